@@ -1,0 +1,1 @@
+//! A simulated internet: the wire formats of the platforms, with faults on request.
