@@ -1,0 +1,363 @@
+//! All that a handler may touch: its job, its account, steps, effects, progress, cancellation.
+//!
+//! [`Context::effect`] drives the protocol that keeps "nothing is published or paid for twice":
+//! written down, permitted once, sent, concluded; and looked up before it is ever repeated.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Time;
+use crate::config::{Account, Config};
+use crate::crashpoint;
+use crate::effect::{
+    Effect, EffectId, EffectState, Evidence, Next, Receipt, Rule, intent_digest, next,
+};
+use crate::job::{Job, JobId, Progress};
+use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
+use crate::outcome::{Class, Failure, Held, Outcome, Scope};
+use crate::platform::CallError;
+use crate::platform::http::Http;
+
+/// Where running attempts tell how far they are; the engine keeps it, coalesced.
+pub trait ProgressSink: Send + Sync {
+    /// Takes the newest progress of a job.
+    fn tell(&self, job: JobId, progress: Progress);
+}
+
+/// All that a handler may touch. One an attempt.
+pub struct Context {
+    /// The job.
+    pub job: Arc<Job>,
+    /// The configuration that the attempt began with.
+    pub config: Arc<Config>,
+    /// The one HTTP client.
+    pub http: Http,
+    /// Fires when the job is cancelled, the lease is lost, or the daemon's drain is over.
+    pub cancelled: CancellationToken,
+    /// The attempt's number for people, from 1.
+    pub attempt: u32,
+    pub(crate) fence: Fence,
+    pub(crate) ledger: Arc<dyn Ledger>,
+    pub(crate) sink: Arc<dyn ProgressSink>,
+}
+
+/// An effect that a handler wants.
+pub struct Wanted<'a> {
+    /// The named part of the job.
+    pub step: &'a str,
+    /// Counts the effects of that step, from 0.
+    pub ordinal: u32,
+    /// What is done: `mastodon.status`.
+    pub op: &'a str,
+    /// What the platform's operation needs to be repeated, or not.
+    pub rule: Rule,
+    /// What is to be sent: text, media digests, target, options. Not what differs in each attempt.
+    pub intent: serde_json::Value,
+    /// What is minted once, before the first send, and the same in each (key, rkey, createdAt).
+    pub keep: serde_json::Value,
+    /// The longest a send may take, answer included.
+    pub budget: Duration,
+}
+
+/// The right to send, once. `keep` is what was minted before the first send.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// The effect's id: a stable key for platforms that dedupe.
+    pub id: EffectId,
+    /// What was minted before the first send.
+    pub keep: serde_json::Value,
+    /// The number of this send, from 1.
+    pub send: u32,
+}
+
+impl Context {
+    /// The account the job acts for, which must be one of `platform`.
+    ///
+    /// # Errors
+    /// Held for the account when none is configured by that name; permanent when it is of another
+    /// platform.
+    pub fn account(&self, platform: &str) -> Result<(&str, &Account), Outcome> {
+        let Some(name) = self.job.account.as_deref() else {
+            let message = format!(
+                "the envelope names no account; set \"account\" to one of [accounts] for {platform}"
+            );
+            return Err(Failure::permanent("no_account", message).into());
+        };
+        match self.config.accounts.get(name) {
+            Some(it) if it.platform == platform => Ok((name, it)),
+            Some(it) => {
+                let message = format!(
+                    "account `{name}` is of platform {}, not {platform}",
+                    it.platform
+                );
+                Err(Failure::permanent("wrong_account", message).into())
+            }
+            None => {
+                let message = format!(
+                    "no account `{name}` in [accounts]; add it and `presswork jobs release` the job"
+                );
+                let failure =
+                    Failure::new(Class::Unauthorised, Scope::Account, "no_account", message);
+                Err(Outcome::Held(Held::Account, failure))
+            }
+        }
+    }
+
+    /// Tells how far the attempt is. Cheap: it is kept once a second at most.
+    pub fn progress(&self, percent: u8, message: impl Into<String>) {
+        let message = message.into();
+        self.sink.tell(
+            self.job.id,
+            Progress {
+                percent: percent.min(100),
+                message,
+            },
+        );
+    }
+
+    /// A named part of the job: its recorded value, or that of `work`, recorded.
+    ///
+    /// # Errors
+    /// What `work` fails with; `Released` when the lease is lost.
+    pub async fn step<T, F>(&self, name: &str, work: F) -> Result<T, Outcome>
+    where
+        T: Serialize + DeserializeOwned,
+        F: Future<Output = Result<T, Outcome>>,
+    {
+        let known = self
+            .ledger
+            .step(self.job.id, self.fence.revision, name)
+            .await
+            .map_err(away)?;
+        if let Some(text) = known {
+            return serde_json::from_str(&text).map_err(|e| {
+                let message =
+                    format!("the recorded value of step `{name}` doesn't fit this program: {e}");
+                Outcome::Held(
+                    Held::Nondeterministic,
+                    Failure::permanent("step_value", message),
+                )
+            });
+        }
+        let value = work.await?;
+        let text = serde_json::to_string(&value).map_err(|e| {
+            Failure::permanent(
+                "step_value",
+                format!("the value of step `{name}` is no JSON: {e}"),
+            )
+        })?;
+        crashpoint!("step.before_record");
+        if self
+            .ledger
+            .record_step(&self.fence, name, &text)
+            .await
+            .map_err(away)?
+        {
+            Ok(value)
+        } else {
+            Err(lease_lost())
+        }
+    }
+
+    /// Makes an effect happen, at most once a permit, and returns its receipt. A re-run finds what
+    /// an earlier run did. `send` makes the one call; it must not repeat anything by itself.
+    ///
+    /// # Errors
+    /// What was refused, as its failure; class unknown when the answer was lost and the effect may
+    /// be looked at again; `Unresolved` when only a person can say; `Held` when this run would send
+    /// something else than was written down; `Released` when the lease is lost.
+    pub async fn effect<S, F>(&self, wanted: Wanted<'_>, send: S) -> Result<Receipt, Outcome>
+    where
+        S: FnOnce(Permit) -> F,
+        F: Future<Output = Result<Receipt, CallError>>,
+    {
+        let intent = intent_digest(&wanted.intent);
+        let row = self.intended(&wanted, &intent);
+        let found = self.ledger.intend(&self.fence, &row).await.map_err(away)?;
+        let Some((effect, now)) = found else {
+            return Err(lease_lost());
+        };
+        crashpoint!("effect.after_intent");
+        match next(&effect, &wanted.rule, &intent, now) {
+            Next::Done(receipt) => Ok(*receipt),
+            Next::Send | Next::Repeat => self.send(&wanted, effect, now, send).await,
+            Next::Ask(why) => self.ask(effect, why, now).await,
+            Next::Nondeterministic => {
+                let message = format!(
+                    "step `{}` would send something else than effect {} wrote down; look at both, then revive with --edit or cancel",
+                    wanted.step, effect.id
+                );
+                Err(Outcome::Held(
+                    Held::Nondeterministic,
+                    Failure::permanent("nondeterministic", message),
+                ))
+            }
+        }
+    }
+
+    fn intended(&self, wanted: &Wanted<'_>, intent: &str) -> Effect {
+        let account = self.job.account.clone().unwrap_or_default();
+        let revision = self.fence.revision;
+        Effect {
+            id: EffectId::new(self.job.id, revision, wanted.step, wanted.ordinal, &account),
+            job: self.job.id,
+            revision,
+            step: wanted.step.to_owned(),
+            account,
+            op: wanted.op.to_owned(),
+            class: wanted.rule.class,
+            state: EffectState::Intended,
+            intent: intent.to_owned(),
+            keep: wanted.keep.clone(),
+            sends: 0,
+            first_sent_at: None,
+            permit_at: None,
+            permit_run: None,
+            receipt: None,
+            evidence: vec![],
+        }
+    }
+
+    async fn send<S, F>(
+        &self,
+        wanted: &Wanted<'_>,
+        effect: Effect,
+        now: Time,
+        send: S,
+    ) -> Result<Receipt, Outcome>
+    where
+        S: FnOnce(Permit) -> F,
+        F: Future<Output = Result<Receipt, CallError>>,
+    {
+        if self.cancelled.is_cancelled() {
+            return Err(lease_lost());
+        }
+        let from = (effect.state, effect.sends);
+        let permitted = self
+            .ledger
+            .permit(&self.fence, effect.id, from, wanted.budget)
+            .await
+            .map_err(away)?;
+        if !permitted {
+            return Err(lease_lost());
+        }
+        crashpoint!("effect.after_permit");
+        let sends = effect.sends + 1;
+        let permit = Permit {
+            id: effect.id,
+            keep: effect.keep.clone(),
+            send: sends,
+        };
+        let answer = match tokio::time::timeout(wanted.budget, send(permit)).await {
+            Ok(it) => it,
+            Err(_) => {
+                let message = format!("no answer within {} s", wanted.budget.as_secs());
+                Err(CallError::Unknown(Failure::new(
+                    Class::Unknown,
+                    Scope::Platform,
+                    "timeout",
+                    message,
+                )))
+            }
+        };
+        crashpoint!("effect.after_response");
+        let (conclusion, result) = concluded(wanted, sends, now, answer);
+        let kept = self
+            .ledger
+            .conclude(effect.id, sends, &conclusion)
+            .await
+            .map_err(away)?;
+        crashpoint!("effect.after_conclude");
+        if kept { result } else { Err(lease_lost()) }
+    }
+
+    async fn ask(&self, effect: Effect, why: String, now: Time) -> Result<Receipt, Outcome> {
+        let message = format!(
+            "{} ({}): {why}; look there, then `presswork unresolved resolve {} --happened --url URL` or `--did-not-happen`",
+            effect.op, effect.account, effect.job
+        );
+        if effect.state != EffectState::Unresolved {
+            let evidence = Evidence { at: now, seen: why };
+            let conclusion = Conclusion {
+                to: EffectState::Unresolved,
+                receipt: None,
+                evidence,
+            };
+            self.ledger
+                .decide(effect.id, effect.state, &conclusion, None)
+                .await
+                .map_err(away)?;
+        }
+        Err(Outcome::Unresolved(Failure::new(
+            Class::Unknown,
+            Scope::Platform,
+            "unresolved",
+            message,
+        )))
+    }
+}
+
+/// What an answer means for the effect, and for the handler.
+fn concluded(
+    wanted: &Wanted<'_>,
+    sends: u32,
+    now: Time,
+    answer: Result<Receipt, CallError>,
+) -> (Conclusion, Result<Receipt, Outcome>) {
+    let (to, receipt, seen, result) = match answer {
+        Ok(receipt) => {
+            let seen = match &receipt.remote_id {
+                Some(id) => format!("send {sends}: confirmed as {id}"),
+                None => format!("send {sends}: confirmed"),
+            };
+            (
+                EffectState::Confirmed,
+                Some(receipt.clone()),
+                seen,
+                Ok(receipt),
+            )
+        }
+        Err(CallError::Refused(failure)) => (
+            EffectState::Refused,
+            None,
+            format!("send {sends}: refused: {failure}"),
+            Err(failure.into()),
+        ),
+        Err(CallError::Unknown(failure)) => {
+            let seen = format!("send {sends}: {failure}");
+            let message = format!(
+                "{}: the answer was lost ({failure}); it is looked at again before anything is sent",
+                wanted.op
+            );
+            let lost = Failure::new(Class::Unknown, failure.scope, "unknown", message)
+                .after(failure.retry_after());
+            (EffectState::Unknown, None, seen, Err(lost.into()))
+        }
+    };
+    (
+        Conclusion {
+            to,
+            receipt,
+            evidence: Evidence { at: now, seen },
+        },
+        result,
+    )
+}
+
+fn lease_lost() -> Outcome {
+    Outcome::Released {
+        reason: "the lease was lost".to_owned(),
+    }
+}
+
+/// A ledger that is away charges no attempt: stopping is not failing.
+fn away(error: LedgerError) -> Outcome {
+    Outcome::Released {
+        reason: error.to_string(),
+    }
+}

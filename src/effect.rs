@@ -1,0 +1,317 @@
+//! An effect: one call that changes the outside world. Its identity, its states, and what may
+//! follow each of them; the calls themselves are made by [`crate::context`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::Time;
+use crate::job::JobId;
+use crate::json::Digest;
+use crate::outcome::words;
+
+/// The effect's own id: the same for each re-run of the same job, step and account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EffectId(pub Uuid);
+
+/// The name space of effect ids (UUIDv5, RFC 9562), made once for Presswork.
+const SPACE: Uuid = Uuid::from_u128(0x6f0d_41a5_2b1e_4c7b_9a36_5d1c_0e7f_8b24);
+
+impl EffectId {
+    /// The id of `job`'s effect number `ordinal` (from 0) in `step`, for `account`.
+    /// Each part is length-prefixed, so that no two lists of parts look alike.
+    pub fn new(job: JobId, revision: u32, step: &str, ordinal: u32, account: &str) -> Self {
+        let name = format!(
+            "{}:{revision}:{}:{step}:{ordinal}:{}:{account}",
+            job.0,
+            step.len(),
+            account.len()
+        );
+        Self(Uuid::new_v5(&SPACE, name.as_bytes()))
+    }
+}
+
+impl std::fmt::Display for EffectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+words! {
+    /// Where an effect stands.
+    EffectState {
+        /// Written down, not permitted yet: it did not happen.
+        Intended = "intended",
+        /// Permitted: the request may be on its way.
+        Sending = "sending",
+        /// It happened; the receipt says where.
+        Confirmed = "confirmed",
+        /// A definitive answer: it did not happen.
+        Refused = "refused",
+        /// It may or may not have happened.
+        Unknown = "unknown",
+        /// Nothing could tell: a person must.
+        Unresolved = "unresolved",
+    }
+}
+
+words! {
+    /// How the truth can be learnt after a lost answer.
+    EffectClass {
+        /// The platform dedupes by a key or id of ours, while the key lives.
+        A = "A",
+        /// A handle that we hold says yes or no.
+        B = "B",
+        /// Neither.
+        C = "C",
+        /// Paid, and invisible outside.
+        P = "P",
+    }
+}
+
+/// What a platform's operation needs to be repeated, or not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rule {
+    /// How the truth can be learnt.
+    pub class: EffectClass,
+    /// How long the platform remembers our key, counted from the first send. `None`: for ever.
+    pub key_life: Option<Duration>,
+    /// How many sends there may be without a known answer, the first included (classes A and P).
+    pub sends_max: u32,
+}
+
+impl Rule {
+    /// Class A: the key lives for `key_life` (`None`: for ever).
+    pub const fn keyed(key_life: Option<Duration>) -> Self {
+        Self {
+            class: EffectClass::A,
+            key_life,
+            sends_max: 20,
+        }
+    }
+
+    /// Class P: sent again `times` times after an unknown answer, each counted as spent.
+    pub const fn paid(times: u32) -> Self {
+        Self {
+            class: EffectClass::P,
+            key_life: None,
+            sends_max: times.saturating_add(1),
+        }
+    }
+}
+
+/// Proof of an effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The platform's id of what was made.
+    pub remote_id: Option<String>,
+    /// Where a person can see it.
+    pub url: Option<String>,
+    /// When the platform answered.
+    pub at: Time,
+    /// What else the answer told that the job needs.
+    #[serde(default)]
+    pub detail: serde_json::Value,
+}
+
+/// An effect's row in the ledger.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Effect {
+    /// Its deterministic id.
+    pub id: EffectId,
+    /// The job that wants it.
+    pub job: JobId,
+    /// The job's revision that wrote it down.
+    pub revision: u32,
+    /// The named part of the job.
+    pub step: String,
+    /// The account it is for.
+    pub account: String,
+    /// What is done: `mastodon.status`, `openai.chat_completion`.
+    pub op: String,
+    /// How the truth can be learnt.
+    pub class: EffectClass,
+    /// Where it stands.
+    pub state: EffectState,
+    /// The digest of what is to be sent (text, media digests, target, options), hexadecimal.
+    pub intent: String,
+    /// What was minted before the first send and must be the same in each: key, rkey, createdAt.
+    pub keep: serde_json::Value,
+    /// How many permits were given.
+    pub sends: u32,
+    /// When the first permit was given.
+    pub first_sent_at: Option<Time>,
+    /// When the last permit was given.
+    pub permit_at: Option<Time>,
+    /// The run that held the last permit.
+    pub permit_run: Option<Uuid>,
+    /// Proof, when confirmed.
+    pub receipt: Option<Receipt>,
+    /// What was seen: refusals, lost answers, look-ups, a person's word. Newest last.
+    pub evidence: Vec<Evidence>,
+}
+
+/// One thing that was seen of an effect.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// When.
+    pub at: Time,
+    /// What: for people, without secrets.
+    pub seen: String,
+}
+
+/// A digest of an intent: what the effect would send.
+pub fn intent_digest(intent: &serde_json::Value) -> String {
+    let text = intent.to_string();
+    match Digest::of_json(&text) {
+        Ok(digest) => digest.hex(),
+        Err(_) => Digest::of_bytes(text.as_bytes()).hex(),
+    }
+}
+
+/// What may follow, given where an effect stands.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Next {
+    /// It happened already: here is the receipt; nothing is sent.
+    Done(Box<Receipt>),
+    /// Take a permit and send.
+    Send,
+    /// Take a permit and send the same again with the same key.
+    Repeat,
+    /// Nobody can know but a person.
+    Ask(String),
+    /// This run would send something else than was written down.
+    Nondeterministic,
+}
+
+/// Decides what may follow. Pure and total: the one place where a resend can come from.
+///
+/// `intent` is the digest of what this run would send; `now` the ledger's time.
+pub fn next(effect: &Effect, rule: &Rule, intent: &str, now: Time) -> Next {
+    if let (EffectState::Confirmed, Some(receipt)) = (effect.state, &effect.receipt) {
+        return Next::Done(Box::new(receipt.clone()));
+    }
+    if effect.intent != intent {
+        return Next::Nondeterministic;
+    }
+    match effect.state {
+        EffectState::Intended | EffectState::Refused => Next::Send,
+        EffectState::Confirmed => Next::Ask("it is confirmed without a receipt".to_owned()),
+        EffectState::Unresolved => Next::Ask("it is not known whether it happened".to_owned()),
+        EffectState::Sending | EffectState::Unknown => unknown(effect, rule, now),
+    }
+}
+
+fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
+    if rule.sends_max <= effect.sends {
+        return Next::Ask(format!(
+            "it was sent {} times and no answer could be read",
+            effect.sends
+        ));
+    }
+    match rule.class {
+        EffectClass::P => Next::Repeat,
+        EffectClass::A => match (rule.key_life, effect.first_sent_at) {
+            (None, _) => Next::Repeat,
+            // the clock of the key runs at the platform from the first request on: keep a margin
+            (Some(life), Some(first)) if now - first < chrono_of(life) * 9 / 10 => Next::Repeat,
+            _ => Next::Ask("the answer was lost and the platform has forgotten our key".to_owned()),
+        },
+        EffectClass::B | EffectClass::C => {
+            Next::Ask("the answer was lost and the platform can't be asked".to_owned())
+        }
+    }
+}
+
+fn chrono_of(life: Duration) -> chrono::Duration {
+    chrono::Duration::from_std(life).unwrap_or(chrono::Duration::MAX / 16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::{TimeDelta, TimeZone, Utc};
+    use proptest::prelude::*;
+
+    fn effect(state: EffectState, sends: u32, first: Option<Time>) -> Effect {
+        Effect {
+            id: EffectId(Uuid::nil()),
+            job: JobId(Uuid::nil()),
+            revision: 0,
+            step: "publish".into(),
+            account: "a".into(),
+            op: "x".into(),
+            class: EffectClass::A,
+            state,
+            intent: "i".into(),
+            keep: serde_json::Value::Null,
+            sends,
+            first_sent_at: first,
+            permit_at: first,
+            permit_run: None,
+            receipt: None,
+            evidence: vec![],
+        }
+    }
+
+    #[test]
+    fn a_key_is_repeated_only_while_it_lives() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        let rule = Rule::keyed(Some(Duration::from_secs(3_600)));
+        let sent = |ago| effect(EffectState::Unknown, 1, Some(now - TimeDelta::seconds(ago)));
+        assert_eq!(next(&sent(60), &rule, "i", now), Next::Repeat);
+        assert!(matches!(next(&sent(3_300), &rule, "i", now), Next::Ask(_)));
+        assert!(matches!(
+            next(&sent(60), &rule, "other", now),
+            Next::Nondeterministic
+        ));
+    }
+
+    #[test]
+    fn a_paid_call_is_repeated_once_and_then_asked() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        let rule = Rule::paid(1);
+        assert_eq!(
+            next(&effect(EffectState::Sending, 1, Some(now)), &rule, "i", now),
+            Next::Repeat
+        );
+        assert!(matches!(
+            next(&effect(EffectState::Unknown, 2, Some(now)), &rule, "i", now),
+            Next::Ask(_)
+        ));
+    }
+
+    #[test]
+    fn without_key_or_handle_an_unknown_is_never_sent_again() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        for class in [EffectClass::B, EffectClass::C] {
+            let rule = Rule {
+                class,
+                key_life: None,
+                sends_max: 100,
+            };
+            for state in [
+                EffectState::Sending,
+                EffectState::Unknown,
+                EffectState::Unresolved,
+            ] {
+                assert!(matches!(
+                    next(&effect(state, 1, Some(now)), &rule, "i", now),
+                    Next::Ask(_)
+                ));
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn effect_ids_never_collide(a in "[a-z:0-9]{0,12}", b in "[a-z:0-9]{0,12}",
+                                    c in "[a-z:0-9]{0,12}", d in "[a-z:0-9]{0,12}",
+                                    m in 0u32..3, n in 0u32..3) {
+            let id = |step: &str, ordinal, account: &str| EffectId::new(JobId(Uuid::nil()), 0, step, ordinal, account);
+            prop_assert_eq!(id(&a, m, &b) == id(&c, n, &d), (&a, m, &b) == (&c, n, &d));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a kind is: a payload type, its schema, its defaults, and the code that runs it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
+
+use crate::config::{Config, KindSettings};
+use crate::context::Context;
+use crate::job::Envelope;
+use crate::json::{Violation, did_you_mean, escape};
+use crate::outcome::Outcome;
+use crate::retry::Policy;
+
+/// What a kind is by itself; `jobs.toml` may say otherwise.
+#[derive(Clone, Debug)]
+pub struct Defaults {
+    /// Its name: `post.mastodon`.
+    pub name: &'static str,
+    /// What it does, in one line.
+    pub about: &'static str,
+    /// Its lane.
+    pub lane: &'static str,
+    /// How often, and how far apart.
+    pub retry: Policy,
+    /// Seconds an attempt may take.
+    pub timeout_s: u32,
+    /// Seconds a job may grow old. Default of the design: 7 days.
+    pub age_max_s: u32,
+    /// The platform of the account that it needs, where it needs one.
+    pub platform: Option<&'static str>,
+    /// A payload to start from.
+    pub example: &'static str,
+}
+
+/// Seven days, the default maximum age.
+pub const AGE_MAX_S: u32 = 7 * 86_400;
+
+/// The code of a kind.
+pub trait Handler: Send + Sync + 'static {
+    /// What it needs. Derive `Deserialize` with `deny_unknown_fields`, and `JsonSchema`.
+    type Payload: DeserializeOwned + JsonSchema + Send + 'static;
+    /// What the kind is by itself.
+    const DEFAULTS: Defaults;
+
+    /// What can be said against a payload without asking anybody: every violation at once, each
+    /// with a pointer into the payload (`/text`).
+    fn preflight(
+        _payload: &Self::Payload,
+        _envelope: &Envelope,
+        _config: &Config,
+    ) -> Vec<Violation> {
+        Vec::new()
+    }
+
+    /// Runs one attempt. The value is the job's result.
+    fn run(
+        cx: &Context,
+        payload: Self::Payload,
+    ) -> impl Future<Output = Result<serde_json::Value, Outcome>> + Send;
+}
+
+type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
+
+/// A kind in the list.
+#[derive(Clone)]
+pub struct Kind {
+    /// What it is by itself.
+    pub defaults: Defaults,
+    schema: fn() -> Schema,
+    check: fn(&Envelope, &Config) -> Vec<Violation>,
+    run: fn(Arc<Context>) -> Running,
+}
+
+impl Kind {
+    /// The kind whose code is `H`.
+    pub fn of<H: Handler>() -> Self {
+        Self {
+            defaults: H::DEFAULTS,
+            schema: || schemars::schema_for!(H::Payload),
+            check: |envelope, config| match read::<H::Payload>(&envelope.payload) {
+                Ok(payload) => H::preflight(&payload, envelope, config),
+                Err(violation) => vec![violation],
+            },
+            run: |cx| {
+                Box::pin(async move {
+                    let payload = match read::<H::Payload>(&cx.job.payload) {
+                        Ok(it) => it,
+                        Err(it) => {
+                            return crate::outcome::Failure::permanent("payload", it.to_string())
+                                .into();
+                        }
+                    };
+                    match H::run(&cx, payload).await {
+                        Ok(value) => Outcome::Completed(value),
+                        Err(outcome) => outcome,
+                    }
+                })
+            },
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.defaults.name
+    }
+
+    /// Its payload's JSON Schema (2020-12), derived from the type.
+    pub fn schema(&self) -> Schema {
+        (self.schema)()
+    }
+
+    /// Checks an envelope's payload: schema first, then preflight. Pointers begin at the payload.
+    pub fn check(&self, envelope: &Envelope, config: &Config) -> Vec<Violation> {
+        (self.check)(envelope, config)
+    }
+
+    /// Runs one attempt.
+    pub fn run(&self, cx: Arc<Context>) -> impl Future<Output = Outcome> + Send + use<> {
+        (self.run)(cx)
+    }
+
+    /// Its lane, policy, timeout (s) and maximum age (s) under a configuration.
+    pub fn settings(&self, config: &Config) -> Settings {
+        let none = KindSettings::default();
+        let said = config.kinds.get(self.name()).unwrap_or(&none);
+        Settings {
+            lane: said
+                .lane
+                .clone()
+                .unwrap_or_else(|| self.defaults.lane.to_owned()),
+            retry: said.retry.unwrap_or(self.defaults.retry),
+            timeout_s: said.timeout_s.unwrap_or(self.defaults.timeout_s),
+            age_max_s: said.age_max_s.unwrap_or(self.defaults.age_max_s),
+        }
+    }
+}
+
+/// What holds for a kind under a configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Its lane.
+    pub lane: String,
+    /// How often, and how far apart.
+    pub retry: Policy,
+    /// Seconds an attempt may take.
+    pub timeout_s: u32,
+    /// Seconds a job may grow old.
+    pub age_max_s: u32,
+}
+
+/// Reads a payload; what is wrong is told with its pointer.
+fn read<T: DeserializeOwned>(text: &str) -> Result<T, Violation> {
+    let mut json = serde_json::Deserializer::from_str(text);
+    serde_path_to_error::deserialize(&mut json).map_err(|e| {
+        let mut pointer = String::new();
+        for part in e.path() {
+            use serde_path_to_error::Segment;
+            match part {
+                Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+                Segment::Map { key } => pointer.push_str(&format!("/{}", escape(key))),
+                Segment::Enum { variant } => pointer.push_str(&format!("/{}", escape(variant))),
+                Segment::Unknown => {}
+            }
+        }
+        Violation::new(pointer, plain(&e.into_inner().to_string()))
+    })
+}
+
+/// serde's words, without the position (the pointer says where) and with a suggestion.
+fn plain(message: &str) -> String {
+    let message = message
+        .rsplit_once(" at line ")
+        .map_or(message, |(it, _)| it);
+    let mut words = message.split('`').skip(1).step_by(2);
+    match (message.starts_with("unknown "), words.next()) {
+        (true, Some(word)) => format!("{message}{}", did_you_mean(word, words)),
+        _ => message.to_owned(),
+    }
+}

@@ -1,0 +1,348 @@
+//! What goes in and out at the ledger's door.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::Time;
+use crate::effect::{EffectState, Evidence, Receipt};
+use crate::job::{JobId, Priority};
+use crate::lifecycle::{State, Transition};
+use crate::outcome::{Failure, words};
+
+/// What a migration did.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Migrated {
+    /// The version before it; 0 for an empty store.
+    pub from: i64,
+    /// The version after it.
+    pub to: i64,
+}
+
+/// How the store and the program fit.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Schema {
+    /// The store's version; 0 for an empty one.
+    pub found: i64,
+    /// The newest version that this program knows.
+    pub known: i64,
+}
+
+/// Something that stands against calling the ledger durable.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Concern {
+    /// The setting: `fsync`.
+    pub setting: String,
+    /// What it is, what it should be, and why.
+    pub message: String,
+    /// The daemon must not start with it.
+    pub fatal: bool,
+}
+
+/// The ledger's answer to a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Acceptance {
+    /// It is new; due at once or later.
+    New {
+        /// Its id.
+        id: JobId,
+        /// It may be dispatched now.
+        due: bool,
+    },
+    /// Its key, kind and payload are known: this is the job.
+    Same {
+        /// The job's id.
+        id: JobId,
+        /// The options it was accepted with (compact JSON).
+        options: String,
+    },
+    /// Its key is taken by another payload.
+    Conflict {
+        /// The job that has the key.
+        id: JobId,
+    },
+}
+
+words! {
+    /// Why an entry is in quarantine.
+    Reason {
+        /// It is no JSON, or no envelope.
+        Malformed = "malformed",
+        /// No daemon here knows its kind.
+        UnknownKind = "unknown_kind",
+        /// Its payload breaks the kind's schema, or its options break a bound.
+        Invalid = "invalid",
+        /// It is larger than an envelope may be.
+        TooLarge = "too_large",
+        /// Its key is taken by another payload.
+        Conflict = "conflict",
+        /// The ledger refused it.
+        Refused = "refused",
+    }
+}
+
+/// What couldn't be accepted, with its bytes and the exact reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Quarantined {
+    /// The id that it would have had.
+    pub id: JobId,
+    /// The door: `inbox`, `http`, `cli`.
+    pub door: String,
+    /// When it came.
+    pub at: Time,
+    /// Why it is here.
+    pub reason: Reason,
+    /// What was wrong, where, and what to write instead.
+    pub message: String,
+    /// Its kind, where it could be read.
+    pub kind: Option<String>,
+    /// The bytes as they came.
+    #[serde(serialize_with = "lossy")]
+    pub bytes: Vec<u8>,
+}
+
+fn lossy<S: serde::Serializer>(bytes: &[u8], s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_str(&String::from_utf8_lossy(bytes))
+}
+
+/// A hint for the queue: this job may be due. The claim is the ledger's.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Hint {
+    /// The job.
+    pub id: JobId,
+    /// What goes first.
+    pub priority: Priority,
+    /// Whose it is.
+    pub tenant: Arc<str>,
+}
+
+/// Who claims.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    /// The run that will hold the leases.
+    pub run: Uuid,
+    /// The queue's generation that gave the hints. `None`: not from a queue.
+    pub generation: Option<i64>,
+}
+
+/// What a write compares: it is made only while this lease is the current one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Fence {
+    /// The job.
+    pub job: JobId,
+    /// The job's revision.
+    pub revision: u32,
+    /// The lease's token.
+    pub token: Uuid,
+    /// The run that holds it.
+    pub run: Uuid,
+}
+
+/// What a settlement compares.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Guard {
+    /// The lease's token: the job is running under it.
+    Token(Uuid),
+    /// The job's version: nobody changed it since it was read.
+    Version(i64),
+}
+
+/// One change of a job's state.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The job.
+    pub id: JobId,
+    /// What must still be true.
+    pub guard: Guard,
+    /// What follows.
+    pub transition: Transition,
+    /// The attempt that ended, for the history.
+    pub attempt: Option<AttemptEnd>,
+    /// The result (JSON text), when completed.
+    pub result: Option<String>,
+    /// The group of the failure.
+    pub fingerprint: Option<String>,
+    /// Another payload (an operator's edit): its bytes and its digest; counts the revision on.
+    pub edit: Option<(Arc<str>, crate::json::Digest)>,
+    /// Who did it, where a person did.
+    pub audit: Option<Audit>,
+}
+
+/// How an attempt ended, for the history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttemptEnd {
+    /// The number of its lease.
+    pub epoch: u32,
+    /// Its number for people: charged attempts so far, plus one.
+    pub number: u32,
+    /// The run that ran it.
+    pub run: Option<Uuid>,
+    /// The host that ran it.
+    pub host: String,
+    /// When it began.
+    pub began_at: Time,
+    /// When it ended.
+    pub ended_at: Time,
+    /// The outcome's word: `completed`, `failed`, `snoozed`, `released`, `reclaimed` ...
+    pub outcome: String,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+}
+
+/// An attempt, as the history tells it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Attempt {
+    /// The number of its lease.
+    pub epoch: u32,
+    /// Its number for people.
+    pub number: u32,
+    /// The host that ran it.
+    pub host: String,
+    /// When it began.
+    pub began_at: Time,
+    /// When it ended.
+    pub ended_at: Time,
+    /// The outcome's word.
+    pub outcome: String,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+}
+
+/// What became of a settlement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    /// It is written down.
+    Done,
+    /// Its guard no longer held: nothing changed.
+    Stale,
+}
+
+/// A run of the daemon on a host.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Run {
+    /// Its id, new at each start.
+    pub id: Uuid,
+    /// The host's name.
+    pub host: String,
+    /// The kernel's boot id, where there is one.
+    pub boot: Option<String>,
+    /// The process.
+    pub pid: u32,
+    /// The program's version.
+    pub version: String,
+    /// When it began.
+    pub began_at: Time,
+}
+
+/// What a daemon must notice within a second.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Control {
+    /// Jobs of this run that somebody asked to cancel.
+    pub cancels: Vec<JobId>,
+    /// Lanes that are paused.
+    pub paused: Vec<String>,
+    /// The queue's generation.
+    pub generation: i64,
+}
+
+/// The queue's generation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Generation {
+    /// The counter.
+    pub number: i64,
+    /// The queue's server that it was counted for.
+    pub server: Option<String>,
+}
+
+/// How an effect's permit ended, or what was decided of it.
+#[derive(Clone, Debug)]
+pub struct Conclusion {
+    /// The state after it.
+    pub to: EffectState,
+    /// Proof, when confirmed.
+    pub receipt: Option<Receipt>,
+    /// What was seen.
+    pub evidence: Evidence,
+}
+
+/// Which jobs to show or change. Empty fields let everything through.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Filter {
+    /// Any of these states; empty: all unfinished ones and the dead.
+    pub states: Vec<State>,
+    /// This kind.
+    pub kind: Option<String>,
+    /// This lane.
+    pub lane: Option<String>,
+    /// This account.
+    pub account: Option<String>,
+    /// This tenant.
+    pub tenant: Option<String>,
+    /// The failure's code is this, or its message contains it.
+    pub error: Option<String>,
+    /// The failure's group.
+    pub fingerprint: Option<String>,
+    /// Ended (dead) or accepted (others) before.
+    pub before: Option<Time>,
+    /// Ended (dead) or accepted (others) at or after.
+    pub after: Option<Time>,
+    /// At most so many; 0 means 100.
+    pub limit: u32,
+}
+
+/// Dead letters of one error.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Group {
+    /// The group.
+    pub fingerprint: String,
+    /// The kind they share.
+    pub kind: String,
+    /// One failure of the group.
+    pub failure: Option<Failure>,
+    /// How many.
+    pub count: u64,
+    /// When the first died.
+    pub first: Time,
+    /// When the last died.
+    pub last: Time,
+}
+
+/// A lane's pause.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pause {
+    /// The lane.
+    pub lane: String,
+    /// Why.
+    pub reason: String,
+    /// Who.
+    pub by: String,
+    /// When.
+    pub at: Time,
+}
+
+/// Who did what.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Audit {
+    /// Who: a person's login, a token's name, or a loop of the daemon.
+    pub actor: String,
+    /// What: `revive`, `discard`, `cancel`, `resolve`, `pause` ...
+    pub action: String,
+    /// The job, where it concerns one.
+    pub job: Option<JobId>,
+    /// The reason given, and what else explains it.
+    pub detail: String,
+    /// When; written by the ledger's clock, ignored on the way in.
+    pub at: Time,
+}
+
+/// What is claimable needs a place to wait: the states of the hot, unfinished table.
+pub const UNFINISHED: [State; 7] = [
+    State::Waiting,
+    State::Scheduled,
+    State::Ready,
+    State::Running,
+    State::Retrying,
+    State::Held,
+    State::Unresolved,
+];

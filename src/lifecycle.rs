@@ -1,0 +1,483 @@
+//! Where a job stands, what can happen to it, and what follows: one total, pure function.
+//!
+//! [`advance`] is the only place that decides a change of state. The ledger applies what it
+//! returns, and its CHECK constraints say the same as [`Transition::is_sound`].
+
+use chrono::Duration;
+use serde::Serialize;
+
+use crate::clock::Time;
+use crate::outcome::{Class, Failure, Held, Outcome, Scope, words};
+use crate::retry::Policy;
+
+words! {
+    /// Where a job stands.
+    State {
+        /// Its parents haven't ended.
+        Waiting = "waiting",
+        /// Its time hasn't come.
+        Scheduled = "scheduled",
+        /// It may run.
+        Ready = "ready",
+        /// A run holds its lease.
+        Running = "running",
+        /// It failed and will be tried again.
+        Retrying = "retrying",
+        /// A person has to mend something first.
+        Held = "held",
+        /// An effect may or may not have happened: a person has to say.
+        Unresolved = "unresolved",
+        /// Done.
+        Completed = "completed",
+        /// Called off.
+        Cancelled = "cancelled",
+        /// Given up: a dead letter.
+        Dead = "dead",
+    }
+}
+
+impl State {
+    /// Nothing but an operator's revive leaves it.
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Self::Completed | Self::Cancelled | Self::Dead)
+    }
+
+    /// A dispatcher may claim it once its `run_at` is past.
+    pub fn is_claimable(self) -> bool {
+        matches!(self, Self::Scheduled | Self::Ready | Self::Retrying)
+    }
+}
+
+/// What can happen to a job.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A dispatcher takes its lease.
+    Claimed,
+    /// Its attempt ended.
+    Ended(Outcome),
+    /// Its lease ran out, or its owner is proven dead.
+    Reclaimed,
+    /// Somebody asks to call it off.
+    CancelAsked,
+    /// `not_after` or its maximum age is past.
+    Expired,
+    /// An operator brings a dead letter back.
+    Revived,
+    /// An operator gives a dead letter up for good.
+    Discarded,
+    /// What it was held for is mended.
+    Mended,
+    /// A person has said what happened to its unknown effects.
+    Resolved,
+}
+
+/// What [`advance`] needs to know of a job.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts {
+    /// Where it stands.
+    pub state: State,
+    /// Attempts that were charged.
+    pub attempts: u32,
+    /// Attempts in all.
+    pub attempts_max: u32,
+    /// Owners that died while they ran it.
+    pub crashes: u32,
+    /// Somebody has asked to cancel it.
+    pub cancel: bool,
+    /// The seed of its jitter.
+    pub seed: u64,
+    /// When it is too old to go on.
+    pub expires_at: Time,
+    /// Its kind's policy.
+    pub policy: Policy,
+}
+
+/// What follows from an event: applied by the ledger in one write.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Transition {
+    /// The state after it.
+    pub to: State,
+    /// When it may run next, where that changes.
+    pub run_at: Option<Time>,
+    /// Attempts charged (0 or 1).
+    pub attempts: u32,
+    /// Crashes charged (0 or 1).
+    pub crashes: u32,
+    /// The counts of attempts and crashes start again.
+    pub reset: bool,
+    /// Why it is held, in state `held` only.
+    pub held: Option<Held>,
+    /// The failure to keep as its last.
+    pub failure: Option<Failure>,
+    /// The value of the cancel mark after it.
+    pub cancel: bool,
+    /// It leaves the hot table for the history.
+    pub archive: bool,
+}
+
+impl Transition {
+    fn to(facts: &Facts, to: State) -> Self {
+        Self {
+            to,
+            run_at: None,
+            attempts: 0,
+            crashes: 0,
+            reset: false,
+            held: None,
+            failure: None,
+            cancel: facts.cancel && !to.is_terminal(),
+            archive: matches!(to, State::Completed | State::Cancelled),
+        }
+    }
+
+    fn at(mut self, at: Time) -> Self {
+        self.run_at = Some(at);
+        self
+    }
+
+    fn with(mut self, failure: Failure) -> Self {
+        self.failure = Some(failure);
+        self
+    }
+
+    /// What the CHECK constraints of both ledgers say, too.
+    pub fn is_sound(&self) -> bool {
+        (self.held.is_some() == (self.to == State::Held))
+            && (!self.archive || self.to.is_terminal())
+            && (self.archive || !matches!(self.to, State::Completed | State::Cancelled))
+            && self.attempts <= 1
+            && self.crashes <= 1
+    }
+}
+
+/// Owners that may die while they run a job before it counts as poison.
+pub const CRASHES_MAX: u32 = 3;
+/// A throttled job without the platform's word waits this long.
+const THROTTLED: Duration = Duration::seconds(30);
+/// An unknown outcome that the platform dedupes is looked at again after this long.
+const UNKNOWN_PAUSE: Duration = Duration::seconds(2);
+
+/// What can't happen to a job in its state, in words for people.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Refused(pub String);
+
+/// Decides what follows when `event` happens to a job at `now`.
+///
+/// # Errors
+/// When the event can't happen in this state; nothing changes then.
+pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Refused> {
+    use State as S;
+    let refused = |what: &str| Err(Refused(format!("a {} job {what}", facts.state)));
+    match (facts.state, event) {
+        (S::Scheduled | S::Ready | S::Retrying, Event::Claimed) => {
+            Ok(Transition::to(facts, S::Running))
+        }
+        (_, Event::Claimed) => refused("can't be claimed"),
+
+        (S::Running, Event::Ended(outcome)) => Ok(ended(facts, outcome, now)),
+        (_, Event::Ended(_)) => refused("has no attempt that could end"),
+
+        (S::Running, Event::Reclaimed) => Ok(reclaimed(facts, now)),
+        (_, Event::Reclaimed) => refused("has no lease to reclaim"),
+
+        (S::Running, Event::CancelAsked) => Ok(Transition {
+            cancel: true,
+            ..Transition::to(facts, S::Running)
+        }),
+        (S::Waiting | S::Scheduled | S::Ready | S::Retrying | S::Held, Event::CancelAsked) => {
+            Ok(Transition::to(facts, S::Cancelled))
+        }
+        (S::Unresolved, Event::CancelAsked) => {
+            refused("can't be cancelled: say first what happened (presswork unresolved resolve)")
+        }
+        (S::Completed | S::Cancelled | S::Dead, Event::CancelAsked) => refused("has ended already"),
+
+        // of a running one it is told when its lease is taken, before its handler starts
+        (
+            S::Waiting | S::Scheduled | S::Ready | S::Running | S::Retrying | S::Held,
+            Event::Expired,
+        ) => Ok(Transition::to(facts, S::Dead).with(expired())),
+        (S::Unresolved, Event::Expired) => refused("waits for a person, however long"),
+        (S::Completed | S::Cancelled | S::Dead, Event::Expired) => refused("has ended already"),
+
+        (S::Dead, Event::Revived) => Ok(Transition {
+            reset: true,
+            cancel: false,
+            ..Transition::to(facts, S::Ready).at(now)
+        }),
+        (_, Event::Revived) => refused("is no dead letter: only those are revived"),
+
+        (S::Dead, Event::Discarded) => Ok(Transition {
+            archive: true,
+            ..Transition::to(facts, S::Dead)
+        }),
+        (_, Event::Discarded) => refused("is no dead letter: only those are discarded"),
+
+        (S::Held, Event::Mended) => Ok(Transition::to(facts, S::Ready).at(now)),
+        (_, Event::Mended) => refused("isn't held"),
+
+        (S::Unresolved, Event::Resolved) => Ok(Transition::to(facts, S::Ready).at(now)),
+        (_, Event::Resolved) => refused("has nothing to resolve"),
+    }
+}
+
+fn expired() -> Failure {
+    let message =
+        "its not_after or its kind's maximum age is past; revive it if it is still wanted";
+    Failure::new(Class::Permanent, Scope::Content, "expired", message)
+}
+
+fn ended(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
+    match outcome {
+        Outcome::Completed(_) => Transition::to(facts, State::Completed),
+        Outcome::Cancelled => Transition::to(facts, State::Cancelled),
+        // what was cancelled meanwhile isn't run again
+        Outcome::Snoozed { .. } | Outcome::Released { .. } if facts.cancel => {
+            Transition::to(facts, State::Cancelled)
+        }
+        Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
+        Outcome::Released { .. } => Transition::to(facts, State::Ready).at(now),
+        Outcome::Held(held, failure) => Transition {
+            held: Some(held),
+            ..Transition::to(facts, State::Held).with(failure)
+        },
+        Outcome::Unresolved(failure) => Transition::to(facts, State::Unresolved).with(failure),
+        Outcome::Failed(failure) => failed(facts, failure, now),
+    }
+}
+
+/// Snoozes aren't counted, so the kind's maximum age bounds them.
+fn later(facts: &Facts, to: State, until: Time, now: Time) -> Transition {
+    if facts.expires_at <= now {
+        return Transition::to(facts, State::Dead).with(expired());
+    }
+    Transition::to(facts, to).at(until.max(now))
+}
+
+fn failed(facts: &Facts, failure: Failure, now: Time) -> Transition {
+    let charged = |it: Transition| Transition { attempts: 1, ..it };
+    match failure.class {
+        // an unknown effect must be looked at again even if the job was called off
+        Class::Unknown => {
+            let wait = failure.retry_after().unwrap_or(UNKNOWN_PAUSE);
+            Transition::to(facts, State::Retrying)
+                .at(now + wait)
+                .with(failure)
+        }
+        _ if facts.cancel => Transition::to(facts, State::Cancelled).with(failure),
+        Class::Throttled => {
+            let wait = failure.retry_after().unwrap_or(THROTTLED);
+            let mut transition = later(facts, State::Retrying, now + wait, now);
+            transition.failure.get_or_insert(failure);
+            transition
+        }
+        Class::Unauthorised => {
+            let held = Some(Held::Account);
+            Transition {
+                held,
+                ..Transition::to(facts, State::Held).with(failure)
+            }
+        }
+        Class::Permanent => charged(Transition::to(facts, State::Dead).with(failure)),
+        Class::Transient => {
+            let failed = facts.attempts.saturating_add(1);
+            if facts.attempts_max <= failed {
+                return charged(Transition::to(facts, State::Dead).with(failure));
+            }
+            let wait = facts.policy.wait(failed, &failure, facts.seed);
+            charged(
+                Transition::to(facts, State::Retrying)
+                    .at(now + wait)
+                    .with(failure),
+            )
+        }
+    }
+}
+
+fn reclaimed(facts: &Facts, now: Time) -> Transition {
+    let crashes = facts.crashes.saturating_add(1);
+    if CRASHES_MAX <= crashes {
+        let message =
+            format!("{crashes} daemons died while they ran it: it may be what kills them");
+        let poison = Failure::new(Class::Permanent, Scope::Handler, "poison", message);
+        return Transition {
+            crashes: 1,
+            ..Transition::to(facts, State::Dead).with(poison)
+        };
+    }
+    if facts.cancel {
+        return Transition {
+            crashes: 1,
+            ..Transition::to(facts, State::Cancelled)
+        };
+    }
+    Transition {
+        crashes: 1,
+        ..Transition::to(facts, State::Ready).at(now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::{TimeZone, Utc};
+    use proptest::prelude::*;
+
+    fn now() -> Time {
+        Utc.timestamp_opt(1_800_000_000, 0).unwrap()
+    }
+
+    fn facts(state: State) -> Facts {
+        Facts {
+            state,
+            attempts: 0,
+            attempts_max: 3,
+            crashes: 0,
+            cancel: false,
+            seed: 7,
+            expires_at: now() + Duration::days(7),
+            policy: Policy::default(),
+        }
+    }
+
+    fn any_outcome() -> impl Strategy<Value = Outcome> {
+        let failure =
+            (0..Class::ALL.len(), prop::option::of(0u64..100_000)).prop_map(|(i, wait)| {
+                let mut it = Failure::new(Class::ALL[i], Scope::Platform, "x", "x");
+                it.retry_after_ms = wait;
+                it
+            });
+        let held = (0..Held::ALL.len()).prop_map(|i| Held::ALL[i]);
+        prop_oneof![
+            Just(Outcome::Completed(serde_json::Value::Null)),
+            Just(Outcome::Cancelled),
+            Just(Outcome::Released { reason: "x".into() }),
+            (-100i64..100).prop_map(|s| Outcome::Snoozed {
+                until: now() + Duration::seconds(s),
+                reason: "x".into()
+            }),
+            failure.clone().prop_map(Outcome::Failed),
+            failure.clone().prop_map(Outcome::Unresolved),
+            (held, failure).prop_map(|(held, it)| Outcome::Held(held, it)),
+        ]
+    }
+
+    fn any_event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            Just(Event::Claimed),
+            any_outcome().prop_map(Event::Ended),
+            Just(Event::Reclaimed),
+            Just(Event::CancelAsked),
+            Just(Event::Expired),
+            Just(Event::Revived),
+            Just(Event::Discarded),
+            Just(Event::Mended),
+            Just(Event::Resolved),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn transitions_are_total_and_sound(
+            state in 0..State::ALL.len(), event in any_event(),
+            attempts in 0u32..5, crashes in 0u32..5, cancel: bool, old: bool,
+        ) {
+            let mut facts = Facts { attempts, crashes, cancel, ..facts(State::ALL[state]) };
+            if old {
+                facts.expires_at = now() - Duration::seconds(1);
+            }
+            let revive = matches!(event, Event::Revived | Event::Discarded);
+            if let Ok(it) = advance(&facts, event, now()) {
+                prop_assert!(it.is_sound(), "{:?}", it);
+                prop_assert!(!facts.state.is_terminal() || revive, "a terminal state was left");
+                prop_assert!(!(it.to.is_claimable() && it.run_at.is_none()), "nobody would wake it: {:?}", it);
+                prop_assert!(it.run_at.is_none_or(|at| now() <= at), "it would run in the past");
+                prop_assert!(!it.to.is_terminal() || !it.cancel, "an ended job isn't to be cancelled");
+            }
+        }
+
+        #[test]
+        fn any_history_ends_or_waits_for_a_person(events in prop::collection::vec(any_event(), 1..60)) {
+            let mut facts = facts(State::Ready);
+            for event in events {
+                let Ok(it) = advance(&facts, event, now()) else { continue };
+                facts.state = it.to;
+                facts.cancel = it.cancel;
+                if it.reset {
+                    (facts.attempts, facts.crashes) = (0, 0);
+                }
+                facts.attempts += it.attempts;
+                facts.crashes += it.crashes;
+                prop_assert!(facts.attempts <= facts.attempts_max.max(1));
+                prop_assert!(facts.crashes <= CRASHES_MAX);
+                if it.archive { break }
+            }
+        }
+    }
+
+    #[test]
+    fn stopping_is_not_failing() {
+        for outcome in [
+            Outcome::Released {
+                reason: "drain".into(),
+            },
+            Outcome::Snoozed {
+                until: now(),
+                reason: "later".into(),
+            },
+            Outcome::Failed(Failure::new(
+                Class::Throttled,
+                Scope::Account,
+                "http_429",
+                "slow down",
+            )),
+            Outcome::Failed(Failure::new(
+                Class::Unknown,
+                Scope::Platform,
+                "lost",
+                "no answer",
+            )),
+            Outcome::Failed(Failure::new(
+                Class::Unauthorised,
+                Scope::Account,
+                "http_401",
+                "who?",
+            )),
+        ] {
+            let it = advance(&facts(State::Running), Event::Ended(outcome), now()).unwrap();
+            assert_eq!((it.attempts, it.crashes), (0, 0), "{it:?}");
+            assert_ne!(it.to, State::Dead);
+        }
+    }
+
+    #[test]
+    fn a_poison_job_is_buried_apart_from_its_attempts() {
+        let mut facts = facts(State::Running);
+        for _ in 0..CRASHES_MAX - 1 {
+            let it = advance(&facts, Event::Reclaimed, now()).unwrap();
+            assert_eq!((it.to, it.attempts), (State::Ready, 0));
+            facts.crashes += 1;
+        }
+        let it = advance(&facts, Event::Reclaimed, now()).unwrap();
+        assert_eq!(
+            (it.to, it.failure.unwrap().code.as_str()),
+            (State::Dead, "poison")
+        );
+    }
+
+    #[test]
+    fn the_last_attempt_buries() {
+        let facts = Facts {
+            attempts: 2,
+            ..facts(State::Running)
+        };
+        let it = advance(
+            &facts,
+            Event::Ended(Failure::transient("x", "x").into()),
+            now(),
+        )
+        .unwrap();
+        assert_eq!((it.to, it.attempts), (State::Dead, 1));
+    }
+}
