@@ -25,6 +25,11 @@ pub mod platform;
 pub mod context;
 pub mod handler;
 pub mod kinds;
+pub mod intake;
+pub mod operate;
+
+// what makes it go: one loop, one file
+pub mod engine;
 
 // who asks
 pub mod sandbox;
