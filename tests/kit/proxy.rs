@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -302,14 +302,14 @@ struct Connection {
 }
 
 impl Connection {
-    async fn serve(mut self, client: TcpStream) {
+    async fn serve(mut self, mut client: TcpStream) {
         let rules = self.rules.borrow_and_update().clone();
         match rules.mode {
             Mode::BlackHole => return self.swallow(client).await,
             Mode::Pass => {}
             Mode::Reset | Mode::Refuse | Mode::End => return reset(&client),
         }
-        let Ok(server) = TcpStream::connect(&*self.upstream).await else {
+        let Ok(mut server) = TcpStream::connect(&*self.upstream).await else {
             // The nearest that can be had to a refusal, once it has been accepted.
             return reset(&client);
         };
@@ -317,8 +317,8 @@ impl Connection {
             // It can only fail on a connection that is broken, which the first read shows.
             let _ = stream.set_nodelay(true);
         }
-        let (mut from_client, mut to_client) = client.into_split();
-        let (mut from_server, mut to_server) = server.into_split();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_server, mut to_server) = server.split();
         let up = self.clone().pump(Up, &mut from_client, &mut to_server);
         let down = self.clone().pump(Down, &mut from_server, &mut to_client);
         // A half that is closed is passed on as such, and the connection ends with the second; a
@@ -329,8 +329,8 @@ impl Connection {
             ended = async { tokio::try_join!(up, down) } => ended,
         };
         if let Err(Cut) = ended {
-            reset(to_client.as_ref());
-            reset(to_server.as_ref());
+            reset(&client);
+            reset(&server);
         }
     }
 
@@ -359,8 +359,8 @@ impl Connection {
     async fn pump(
         mut self,
         direction: Direction,
-        from: &mut OwnedReadHalf,
-        to: &mut OwnedWriteHalf,
+        from: &mut ReadHalf<'_>,
+        to: &mut WriteHalf<'_>,
     ) -> Result<(), Cut> {
         let mut buffer = vec![0; 16 * 1024];
         let mut has_hole = false;
@@ -406,17 +406,18 @@ impl Connection {
         Err(Cut)
     }
 
-    /// Writes what the budget allows. A side that is gone shows at the next read from it.
+    /// Writes what the budget allows.
     async fn pass(
         &self,
         direction: Direction,
         bytes: &[u8],
-        to: &mut OwnedWriteHalf,
+        to: &mut WriteHalf<'_>,
     ) -> Result<(), Cut> {
         let (allowed, cut) = self.spend(direction, bytes.len());
-        if to.write_all(&bytes[..allowed]).await.is_ok() {
-            self.state.bytes[direction as usize].fetch_add(allowed as u64, SeqCst);
-        }
+        // Counted first: who has read them may look at the count at once.
+        self.state.bytes[direction as usize].fetch_add(allowed as u64, SeqCst);
+        // A side that is gone shows at the next read from it.
+        let _ = to.write_all(&bytes[..allowed]).await;
         if cut { Err(Cut) } else { Ok(()) }
     }
 
