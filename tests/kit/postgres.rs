@@ -269,7 +269,13 @@ fn as_server_user(command: &mut Command) {
 /// may enter and whose path is short enough for a socket's name.
 fn new_folder() -> TempDir {
     let folder = empty_folder();
-    copy(template(), &folder.path().join("data"));
+    let data = folder.path().join("data");
+    copy(template(), &data);
+    if let Some((_, uid, gid)) = &installed().user {
+        // A template that went through an archive (a cache between CI runs) may have lost its owner.
+        let owner = format!("{uid}:{gid}");
+        run(Command::new("chown").arg("-R").arg(owner).arg(&data));
+    }
     folder
 }
 
@@ -307,9 +313,7 @@ fn make_template(template: &Path) {
     command.arg("-D").arg(&data).args(["-U", "postgres"]);
     command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
     as_server_user(&mut command);
-    let output = command.output().expect("initdb starts");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "initdb failed: {said}");
+    run(&mut command);
     let partial = template.with_extension("partial");
     if partial.exists() {
         fs::remove_dir_all(&partial).expect("half a template can be removed");
@@ -318,10 +322,13 @@ fn make_template(template: &Path) {
     fs::rename(&partial, template).expect("the template can be put in its place");
 }
 
-/// By `cp`, as it keeps owners and modes.
+/// By `cp`, as it keeps modes.
 fn copy(from: &Path, to: &Path) {
-    let output = Command::new("cp").arg("-a").arg(from).arg(to).output();
-    let output = output.expect("`cp` starts");
+    run(Command::new("cp").arg("-a").arg(from).arg(to));
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "cp failed: {said}");
+    assert!(output.status.success(), "{command:?} failed: {said}");
 }
