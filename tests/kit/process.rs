@@ -149,10 +149,11 @@ fn spawn(command: Command) -> std::io::Result<Child> {
 }
 
 fn janitor(pid: u32, folder: &Path) -> (Child, ChildStdin) {
-    // The parent-death signal has come first and may ask for an orderly end: give that two seconds.
+    // An orderly end first, where a program knows one (PostgreSQL gives its System V memory back).
     const SCRIPT: &str = r#"
         trap '' INT TERM HUP
         read -r word && exit 0
+        kill -QUIT "$1" 2>/dev/null
         for i in 1 2 3 4 5 6 7 8 9 10; do kill -0 "$1" 2>/dev/null || break; sleep 0.2; done
         kill -9 "$1" 2>/dev/null
         rm -rf "$2" || { sleep 1; rm -rf "$2"; }
