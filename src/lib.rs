@@ -17,6 +17,7 @@ pub mod config;
 // where things are kept: one door each
 pub mod ledger;
 pub mod queue;
+pub mod stores;
 
 // what the world looks like from here
 pub mod platform;
@@ -32,4 +33,7 @@ pub mod operate;
 pub mod engine;
 
 // who asks
+pub mod api;
+pub mod daemon;
 pub mod sandbox;
+pub mod cli;
