@@ -4,6 +4,8 @@ pub mod fixture;
 
 pub mod accept;
 pub mod dispatch;
+pub mod effects;
+pub mod runs;
 pub mod settle;
 
 pub use fixture::Fixture;
@@ -67,6 +69,35 @@ macro_rules! conformance {
                 an_unsound_transition_is_refused_whole,
                 leaving_running_clears_the_lease,
                 asking_to_cancel_a_running_job_leaves_its_lease,
+            }
+            runs {
+                a_job_of_a_dead_run_is_lost,
+                a_job_that_its_run_no_longer_names_is_lost,
+                an_ended_run_loses_its_jobs_at_once,
+                expired_are_waiting_jobs_past_their_time,
+                progress_is_kept_under_the_token,
+                running_names_jobs_and_their_runs,
+                a_beat_renews_the_lease,
+                a_lapsed_run_may_come_back,
+                a_run_declared_dead_never_comes_back,
+                live_runs_tell_where_they_run,
+                control_tells_cancels_pauses_and_the_generation,
+                the_generation_is_counted_by_compare_and_set,
+            }
+            effects {
+                the_first_value_of_a_step_stays,
+                a_step_is_recorded_under_the_lease_only,
+                an_effect_is_written_down_once,
+                a_permit_is_single_use,
+                a_permit_needs_the_lease_and_its_time,
+                no_permit_for_a_run_that_was_declared_dead,
+                no_permit_of_another_job,
+                an_effect_is_concluded_with_its_receipt,
+                a_late_answer_is_kept_though_the_lease_is_lost,
+                an_answer_to_an_older_send_concludes_nothing,
+                evidence_accumulates_in_order,
+                a_decision_compares_the_state,
+                effects_and_steps_outlive_the_attempt_and_the_job,
             }
         }
     };

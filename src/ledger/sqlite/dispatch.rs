@@ -9,7 +9,7 @@ use super::intake::audit;
 use super::map::{self, get, job, job_columns, micros, text};
 use super::open::told;
 use crate::job::{Job, JobId, Priority, Progress};
-use crate::ledger::{AttemptEnd, Claim, Guard, Hint, Result, Settled, Settlement};
+use crate::ledger::{AttemptEnd, Claim, Guard, Hint, LedgerError, Result, Settled, Settlement};
 use crate::lifecycle::State;
 
 /// Due jobs of a lane: by priority, then the tenants' turns, then age.
@@ -60,7 +60,7 @@ pub async fn claim(
             .fetch_one(&mut *conn)
             .await
             .map_err(told)?;
-        if get::<i64, _>(&known, 0)? != generation {
+        if generation < get::<i64, _>(&known, 0)? {
             return Ok(Vec::new());
         }
     }
@@ -115,6 +115,10 @@ pub async fn settle(
     now: i64,
     batch: &[Settlement],
 ) -> Result<Vec<Settled>> {
+    if let Some(it) = batch.iter().find(|it| !it.transition.is_sound()) {
+        let said = format!("job {}: no sound transition: {:?}", it.id, it.transition);
+        return Err(LedgerError::Row(said));
+    }
     let mut answers = Vec::with_capacity(batch.len());
     for it in batch {
         let done = change(conn, now, it).await?;
@@ -137,7 +141,9 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
         Guard::Token(token) => (Some(token), None),
         Guard::Version(version) => (None, Some(version)),
     };
-    // a job that goes on running (somebody asked to cancel it) keeps its lease
+    // a job that goes on running (somebody asked to cancel it) keeps its lease; a revive (`reset`)
+    // renews the age that the kind allows and lifts a `not_after` that is past: else what is brought
+    // back after it expired would expire at once
     let running = t.to == State::Running;
     let dead = t.to == State::Dead;
     let row = sqlx::query(
@@ -152,6 +158,8 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
              claimed_at = CASE WHEN ?10 THEN claimed_at END, progress = CASE WHEN ?10 THEN progress END,
              ended_at = CASE WHEN ?11 THEN coalesce(ended_at, ?12) END,
              payload = coalesce(?13, payload), revision = revision + (?13 IS NOT NULL),
+             expires_at = CASE WHEN ?3 THEN max(expires_at, ?12 + expires_at - created_at) ELSE expires_at END,
+             not_after = CASE WHEN ?3 AND not_after <= ?12 THEN NULL ELSE not_after END,
              version = version + 1
          WHERE id = ?14 AND (token = ?15 OR version = ?16)
          RETURNING tenant, kind, key",
@@ -210,10 +218,10 @@ async fn archive(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resu
     sqlx::query(
         "INSERT INTO finished_jobs (id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at,
              not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state, attempts, crashes, epoch,
-             version, failure, fingerprint, result, ended_at)
+             version, failure, fingerprint, result, ended_at, archived_at)
          SELECT id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at,
              not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, ?, attempts, crashes, epoch,
-             version, failure, fingerprint, ?, ?
+             version, failure, fingerprint, ?, ended_at, ?
          FROM jobs WHERE id = ?",
     )
     .bind(it.transition.to.as_str())

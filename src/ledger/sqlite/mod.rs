@@ -102,7 +102,7 @@ impl Ledger for Sqlite {
     }
 
     async fn migrate(&self) -> Result<Migrated> {
-        open::migrate(&mut *self.writer.lock().await).await
+        self.write(|tx, _| Box::pin(open::migrate(tx))).await
     }
 
     async fn schema(&self) -> Result<Schema> {
