@@ -5,6 +5,8 @@ pub mod fixture;
 pub mod accept;
 pub mod dispatch;
 pub mod effects;
+pub mod histories;
+pub mod looking;
 pub mod runs;
 pub mod settle;
 
@@ -98,6 +100,28 @@ macro_rules! conformance {
                 evidence_accumulates_in_order,
                 a_decision_compares_the_state,
                 effects_and_steps_outlive_the_attempt_and_the_job,
+            }
+            looking {
+                jobs_are_found_by_each_field,
+                jobs_are_found_by_state,
+                jobs_come_newest_first_and_by_time,
+                a_list_without_a_limit_has_a_hundred,
+                dead_letters_are_grouped_by_their_error,
+                counts_are_by_lane_and_state,
+                a_paused_lane_is_told_with_its_reason,
+                the_audit_is_told_newest_first,
+                quarantine_keeps_the_bytes,
+                quarantine_is_idempotent,
+                quarantine_takes_what_no_text_can_hold,
+                what_leaves_the_quarantine_is_audited,
+                keys_outlive_finished_jobs_and_both_go,
+                a_dead_letter_and_its_key_stay,
+                a_store_tells_what_it_is,
+            }
+            histories {
+                any_history_keeps_one_owner_and_every_job,
+                another_history_keeps_one_owner_and_every_job,
+                a_third_history_keeps_one_owner_and_every_job,
             }
         }
     };
