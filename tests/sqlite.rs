@@ -14,7 +14,7 @@ use presswork::ledger::{Acceptance, Claim, Guard, Ledger, LedgerError, Run, Sett
 use presswork::lifecycle::{Event, advance};
 use presswork::outcome::Outcome;
 use presswork::retry::Policy;
-use sqlx::{Connection, SqliteConnection};
+use sqlx::{Connection, Row, SqliteConnection};
 use uuid::Uuid;
 
 const LANE: &str = "main";
@@ -260,4 +260,46 @@ async fn ten_thousand_jobs_go_through() {
         rate(accepted),
         rate(all)
     );
+}
+
+/// The scans that a daemon makes every second must not grow with the backlog: each walks an index.
+#[tokio::test]
+async fn what_is_due_and_lost_and_expired_is_found_by_an_index() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    drop(open(&path).await);
+    let url = format!("sqlite://{}", path.display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let scans = [
+        (
+            "jobs_due",
+            "SELECT priority, tenant FROM jobs WHERE lane = 'x' AND state IN ('scheduled', 'ready', 'retrying')
+             AND (priority, tenant) > (0, 'x') ORDER BY priority, tenant LIMIT 1",
+        ),
+        (
+            "jobs_due",
+            "SELECT id, run_at FROM jobs WHERE lane = 'x' AND priority = 1 AND tenant = 'x'
+             AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= 7 ORDER BY run_at, id LIMIT 9",
+        ),
+        ("jobs_running", "SELECT count(*) FROM jobs WHERE state = 'running' AND lane = 'x'"),
+        (
+            "jobs_old",
+            "SELECT id FROM jobs WHERE state IN ('waiting', 'scheduled', 'ready', 'retrying', 'held')
+             AND min(expires_at, coalesce(not_after, expires_at)) < 7 LIMIT 9",
+        ),
+    ];
+    for (index, sql) in scans {
+        let explain = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+        let rows = sqlx::query(explain)
+            .fetch_all(&mut connection)
+            .await
+            .unwrap();
+        let plan: Vec<String> = rows.iter().map(|it| it.get("detail")).collect();
+        let plan = plan.join("; ");
+        assert!(plan.contains(index), "{index}: {plan}");
+        assert!(
+            !plan.contains("TEMP B-TREE"),
+            "{index} gives the order: {plan}"
+        );
+    }
 }
