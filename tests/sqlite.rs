@@ -154,8 +154,8 @@ async fn two_handles_never_share_a_job() {
     let handles = [Arc::new(open(&path).await), Arc::new(open(&path).await)];
     handles[0].accept(&jobs(JOBS)).await.unwrap();
     let mut tasks = vec![];
-    for ledger in handles.iter().cycle().take(6).cloned() {
-        let claim = enter(&ledger).await;
+    for ledger in handles.iter().cycle().take(6) {
+        let (ledger, claim) = (ledger.clone(), enter(ledger).await);
         tasks.push(tokio::spawn(async move {
             let mut mine = vec![];
             loop {

@@ -71,6 +71,7 @@ macro_rules! conformance {
                 an_unsound_transition_is_refused_whole,
                 leaving_running_clears_the_lease,
                 asking_to_cancel_a_running_job_leaves_its_lease,
+                a_failure_with_a_nul_is_kept_and_found,
             }
             runs {
                 a_job_of_a_dead_run_is_lost,

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::fixture::{Fixture, KIND, audit, follows, job, keyed, near, with_payload};
 
 fn failure(class: Class) -> Failure {
-    Failure::new(class, Scope::Platform, "http_503", "\"busy\" \u{0} ü")
+    Failure::new(class, Scope::Platform, "http_503", "\"busy\" ü")
 }
 
 /// Every way a running attempt can end, and the ways out of where that leads.
@@ -442,4 +442,35 @@ pub async fn asking_to_cancel_a_running_job_leaves_its_lease(f: Fixture) {
     let ended = follows(&after, Event::Ended(Outcome::Cancelled), now);
     assert_eq!(f.settle_one(ended).await, Settled::Done);
     assert_eq!(f.look(job.id).await.state, State::Cancelled);
+}
+
+/// Only a platform could have put a NUL into a message, and PostgreSQL can't look into JSON that
+/// holds one: the ledger may change that character, but not lose the failure, nor the search.
+pub async fn a_failure_with_a_nul_is_kept_and_found(f: Fixture) {
+    let (_, job) = f.start(job(KIND)).await;
+    let odd = Failure::permanent("http_400", "before \0 after");
+    let now = f.time().await;
+    let settlement = Settlement {
+        attempt: Some(AttemptEnd {
+            failure: Some(odd.clone()),
+            ..attempt(1, now)
+        }),
+        audit: Some(presswork::ledger::Audit {
+            detail: "a\0b".into(),
+            ..audit("bury", Some(job.id), now)
+        }),
+        ..follows(&job, Event::Ended(odd.into()), now)
+    };
+    assert_eq!(f.settle_one(settlement).await, Settled::Done);
+    for error in ["http_400", "before", "after"] {
+        let filter = presswork::ledger::Filter {
+            error: Some(error.into()),
+            ..Default::default()
+        };
+        let found = f.jobs(&filter).await.unwrap();
+        assert_eq!(found.len(), 1, "{error}");
+        assert_eq!(f.groups(&filter).await.unwrap().len(), 1, "{error}");
+    }
+    assert_eq!(f.attempts(job.id).await.unwrap().len(), 1);
+    assert_eq!(f.audit(Some(job.id), 10).await.unwrap().len(), 1);
 }

@@ -3,7 +3,7 @@
 use sqlx::SqliteConnection;
 
 use super::intake::audit;
-use super::map::{get, micros, text};
+use super::map::{failure, get, micros};
 use super::open::told;
 use crate::job::JobId;
 use crate::ledger::{AttemptEnd, Guard, LedgerError, Result, Settled, Settlement};
@@ -71,7 +71,7 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
     .bind(t.crashes)
     .bind(t.held.map(|it| it.as_str()))
     .bind(t.cancel)
-    .bind(t.failure.as_ref().map(text).transpose()?)
+    .bind(t.failure.as_ref().map(failure).transpose()?)
     .bind(&it.fingerprint)
     .bind(running)
     .bind(dead || t.archive)
@@ -152,7 +152,7 @@ async fn record(conn: &mut SqliteConnection, id: JobId, it: &AttemptEnd) -> Resu
     .bind(micros(it.began_at))
     .bind(micros(it.ended_at))
     .bind(&it.outcome)
-    .bind(it.failure.as_ref().map(text).transpose()?)
+    .bind(it.failure.as_ref().map(failure).transpose()?)
     .execute(conn)
     .await
     .map_err(told)?;
