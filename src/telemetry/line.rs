@@ -85,7 +85,10 @@ impl Line<'_> {
     pub(super) fn json(&self) -> String {
         let mut all = Map::new();
         all.insert("time".into(), self.time().into());
-        all.insert("level".into(), self.level.as_str().to_ascii_lowercase().into());
+        all.insert(
+            "level".into(),
+            self.level.as_str().to_ascii_lowercase().into(),
+        );
         all.insert("target".into(), self.target.into());
         all.insert("message".into(), self.message.into());
         for (name, value) in &self.fields.0 {
@@ -155,7 +158,10 @@ mod tests {
 
     #[test]
     fn control_characters_are_spelled_out() {
-        assert_eq!(escaped("a\tb\r\n\u{1b}[0m\u{7f}é"), r"a\tb\r\n\u{1b}[0m\u{7f}é");
+        assert_eq!(
+            escaped("a\tb\r\n\u{1b}[0m\u{7f}é"),
+            r"a\tb\r\n\u{1b}[0m\u{7f}é"
+        );
         assert!(plain("j-1") && !plain("a b") && !plain("") && !plain("\u{202e}"));
     }
 }

@@ -227,7 +227,11 @@ mod tests {
         install().upkeep();
         let text = handle.render();
         for it in TABLE {
-            assert!(text.contains(&format!("# HELP {} {}", it.name, it.help)), "{}", it.name);
+            assert!(
+                text.contains(&format!("# HELP {} {}", it.name, it.help)),
+                "{}",
+                it.name
+            );
         }
         for line in [
             "presswork_jobs_accepted_total{door=\"http\"} 2",

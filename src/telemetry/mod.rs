@@ -271,10 +271,20 @@ mod tests {
     fn json_lines_carry_the_fields_of_their_spans_and_no_secret() {
         redact::register(&SecretString::from("correct horse battery"));
         let text = logged(true, false, "info", |_| {
-            let span = tracing::info_span!("attempt", job = "j1", attempt = 2, ms = tracing::field::Empty);
+            let span = tracing::info_span!(
+                "attempt",
+                job = "j1",
+                attempt = 2,
+                ms = tracing::field::Empty
+            );
             let _in = span.enter();
             span.record("ms", 17);
-            tracing::info!(attempt = 3, access_token = "x9", note = "correct horse battery", "two\nlines");
+            tracing::info!(
+                attempt = 3,
+                access_token = "x9",
+                note = "correct horse battery",
+                "two\nlines"
+            );
         });
         assert_eq!(text.lines().count(), 1, "{text}");
         let json: serde_json::Value = serde_json::from_str(&text).unwrap();
@@ -290,11 +300,17 @@ mod tests {
     #[test]
     fn human_lines_are_single_and_escaped_and_plain_without_a_terminal() {
         let text = logged(false, false, "info", |_| {
-            tracing::warn!(job = "j1", bad = "\u{1b}[2J\u{202e}x", "password=hunter2 and\nmore");
+            tracing::warn!(
+                job = "j1",
+                bad = "\u{1b}[2J\u{202e}x",
+                "password=hunter2 and\nmore"
+            );
         });
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains(r"password=***"), "{text}");
-        assert!(!text.contains("hunter2") && !text.contains('\u{1b}') && !text.contains('\u{202e}'));
+        assert!(
+            !text.contains("hunter2") && !text.contains('\u{1b}') && !text.contains('\u{202e}')
+        );
         assert!(text.contains(" WARN ") && text.contains("job=j1"), "{text}");
     }
 

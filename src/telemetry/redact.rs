@@ -118,7 +118,11 @@ fn lower_percent(form: &str) -> String {
     form.chars()
         .map(|c| {
             left = if c == '%' { 2 } else { i32::max(left - 1, -1) };
-            if (0..2).contains(&left) { c.to_ascii_lowercase() } else { c }
+            if (0..2).contains(&left) {
+                c.to_ascii_lowercase()
+            } else {
+                c
+            }
         })
         .collect()
 }
@@ -129,11 +133,14 @@ fn inside_base64(value: &[u8], shift: usize) -> Vec<String> {
     let mut bytes = vec![0; shift];
     bytes.extend_from_slice(value);
     let (from, to) = ((8 * shift).div_ceil(6), 8 * bytes.len() / 6);
-    [STANDARD_NO_PAD.encode(&bytes), URL_SAFE_NO_PAD.encode(&bytes)]
-        .iter()
-        .filter(|_| from + 8 <= to)
-        .map(|it| it[from..to].to_owned())
-        .collect()
+    [
+        STANDARD_NO_PAD.encode(&bytes),
+        URL_SAFE_NO_PAD.encode(&bytes),
+    ]
+    .iter()
+    .filter(|_| from + 8 <= to)
+    .map(|it| it[from..to].to_owned())
+    .collect()
 }
 
 fn pattern(text: &str) -> Regex {
@@ -204,7 +211,10 @@ fn by_name(text: &str) -> Option<String> {
 fn value_of(rest: &str, found: &Captures<'_>) -> (usize, usize) {
     let name = found.get(1).or(found.get(2)).map_or("", |it| it.as_str());
     let depth = rest.len() - rest.trim_start_matches('\\').len();
-    let quote = rest[depth..].chars().next().filter(|it| matches!(it, '"' | '\''));
+    let quote = rest[depth..]
+        .chars()
+        .next()
+        .filter(|it| matches!(it, '"' | '\''));
     if let Some(quote) = quote {
         let from = depth + 1;
         return (from, quoted(&rest[from..], quote, depth));
@@ -243,7 +253,9 @@ fn bare(rest: &str) -> usize {
     let end = rest
         .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | '<' | '\\'))
         .unwrap_or(rest.len());
-    rest[..end].trim_end_matches([',', ';', ')', '}', ']']).len()
+    rest[..end]
+        .trim_end_matches([',', ';', ')', '}', ']'])
+        .len()
 }
 
 #[cfg(test)]
@@ -335,7 +347,10 @@ mod tests {
     #[test]
     fn what_is_around_a_secret_stays() {
         for (text, want) in [
-            (r#"{"password":"a\"b","n":1}"#, r#"{"password":"***","n":1}"#),
+            (
+                r#"{"password":"a\"b","n":1}"#,
+                r#"{"password":"***","n":1}"#,
+            ),
             (r#"{"password":"a\\","n":1}"#, r#"{"password":"***","n":1}"#),
             ("api_key=abc status=200", "api_key=*** status=200"),
             ("a?token=x&b=1", "a?token=***&b=1"),
@@ -355,7 +370,12 @@ mod tests {
             "risk-averse: the desk-bound task-force",
             "job 0190-abc settled as completed",
         ] {
-            assert!(matches!(Redactor::default().redact(text), Cow::Borrowed(_)) || redacted(text) == text, "{}", redacted(text));
+            assert!(
+                matches!(Redactor::default().redact(text), Cow::Borrowed(_))
+                    || redacted(text) == text,
+                "{}",
+                redacted(text)
+            );
         }
     }
 
@@ -366,7 +386,14 @@ mod tests {
 
     #[test]
     fn names_of_secret_fields() {
-        for name in ["authorization", "api-key", "ApiKey", "access_token", "db_password", "sig"] {
+        for name in [
+            "authorization",
+            "api-key",
+            "ApiKey",
+            "access_token",
+            "db_password",
+            "sig",
+        ] {
             assert!(is_secret_name(name), "{name}");
         }
         for name in ["job", "kind", "design", "keys"] {
