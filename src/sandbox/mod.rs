@@ -21,7 +21,12 @@ mod bluesky;
 mod wall;
 mod control;
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context, ensure};
 use axum::{Router, routing::any};
@@ -94,7 +99,7 @@ impl Sandbox {
             journal: Default::default(),
             late: Default::default(),
         });
-        let (router, world) = assemble(&shared, format!("http://{addr}"));
+        let (router, world) = assemble(&shared, base_url(addr));
         let mut tasks = JoinSet::new();
         tasks.spawn(wire::accept(listener, router));
         tasks.spawn(async move {
@@ -118,7 +123,7 @@ impl Sandbox {
 
     /// The address as a base URL without a slash at its end.
     pub fn url(&self) -> String {
-        format!("http://{}", self.addr)
+        base_url(self.addr)
     }
 
     /// Cuts every connection, forgets late acts, and gives the directory back.
@@ -133,6 +138,24 @@ impl Sandbox {
     pub async fn wait(mut self) {
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        // They hold the act log, and with it the directory.
+        acts::held(&self.shared.late).abort_all();
+    }
+}
+
+/// Nobody can open the address that means all addresses.
+fn base_url(mut addr: SocketAddr) -> String {
+    if addr.ip().is_unspecified() {
+        addr.set_ip(match addr {
+            SocketAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{addr}")
 }
 
 fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
@@ -183,4 +206,42 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         .merge(wall::routes(Arc::clone(shared)))
         .merge(control::routes(Arc::clone(&world)));
     (router, world)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_can_be_opened() {
+        let url = |addr: &str| base_url(addr.parse().expect("an address"));
+        assert_eq!(url("0.0.0.0:80"), "http://127.0.0.1:80");
+        assert_eq!(url("[::]:80"), "http://[::1]:80");
+        assert_eq!(url("127.0.0.2:80"), "http://127.0.0.2:80");
+    }
+
+    #[tokio::test]
+    async fn options_that_contradict_are_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let options = |seed, fault_rate| Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            dir: dir.path().to_owned(),
+            seed,
+            fault_rate,
+        };
+        assert!(Sandbox::start(options(None, 0.5)).await.is_err());
+        assert!(Sandbox::start(options(Some(1), 1.5)).await.is_err());
+        assert!(Sandbox::start(options(Some(1), f64::NAN)).await.is_err());
+        let first = Sandbox::start(options(None, 0.0)).await.expect("starts");
+        let second = Sandbox::start(options(None, 0.0))
+            .await
+            .expect_err("the directory is taken");
+        assert!(second.to_string().contains("running"), "{second}");
+        first.stop().await;
+        Sandbox::start(options(None, 0.0))
+            .await
+            .expect("given back")
+            .stop()
+            .await;
+    }
 }

@@ -210,7 +210,8 @@ mod tests {
             url: None,
             text: "hi".into(),
             media: vec![],
-            detail: json!({"visibility": "public", "sensitive": false, "spoiler_text": ""}),
+            detail: json!({"visibility": "public", "sensitive": false, "spoiler_text": "",
+                "scheduled_at": "2026-01-01T00:00:00Z"}),
         }
     }
 

@@ -56,7 +56,7 @@ pub(super) fn subject(prompt: &str) -> String {
         .trim();
     let mut words = String::new();
     for word in clause.split(' ').filter(|word| !word.is_empty()) {
-        if words.chars().count() + word.chars().count() > 48 {
+        if words.chars().count() + word.chars().count() > 47 {
             break;
         }
         if !words.is_empty() {
@@ -234,16 +234,19 @@ fn kind(schema: &Value) -> &str {
 
 fn number(schema: &Value, seed: u64, name: &str, whole: bool) -> Value {
     let bound = |key: &str| schema.get(key).and_then(Value::as_f64);
-    let step = bound("multipleOf")
-        .filter(|step| *step > 0.0)
-        .unwrap_or(1.0);
+    let multiple = bound("multipleOf").filter(|step| *step > 0.0);
+    let step = multiple.unwrap_or(1.0);
     let least = bound("minimum").or_else(|| bound("exclusiveMinimum").map(|m| m + step));
     let most = bound("maximum").or_else(|| bound("exclusiveMaximum").map(|m| m - step));
     let low = least.unwrap_or_else(|| most.map_or(1.0, |most| most.min(1.0)));
     let high = most.unwrap_or(low + 9.0).max(low);
     let steps = ((high - low) / step).floor().clamp(0.0, 9.0);
     let chosen = fingerprint(&[&seed.to_string(), name]) % (steps as u64 + 1);
-    let first = (low / step).ceil() * step;
+    let first = if whole || multiple.is_some() {
+        (low / step).ceil() * step
+    } else {
+        low
+    };
     let value = (first + chosen as f64 * step).min(high.max(first));
     if whole {
         json!(value.round() as i64)
