@@ -85,9 +85,8 @@ pub(super) fn links(text: &str) -> Vec<Range<usize>> {
             .unwrap_or(rest.len());
         let link = rest[..end].trim_end_matches(['.', ',', ';', ':', '!', '?', ')', ']', '\'']);
         if link
-            .splitn(2, "://")
-            .nth(1)
-            .is_some_and(|host| !host.is_empty())
+            .split_once("://")
+            .is_some_and(|(_, host)| !host.is_empty())
         {
             found.push(start..start + link.len());
         }

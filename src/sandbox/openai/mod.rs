@@ -61,7 +61,7 @@ pub(super) struct OpenAi {
 pub(super) enum Op {
     Chat {
         account: String,
-        chat: Chat,
+        chat: Box<Chat>,
         key: Option<String>,
     },
     List {
@@ -297,7 +297,7 @@ impl Platform for OpenAi {
                     let chat = request::chat(&request.body);
                     chat.map(|chat| Op::Chat {
                         account,
-                        chat,
+                        chat: Box::new(chat),
                         key: peek.key.clone(),
                     })
                     .map_err(

@@ -129,7 +129,7 @@ impl Writer<'_> {
             "array" => self.array(schema, name, depth),
             "integer" => number(schema, self.seed, name, true),
             "number" => number(schema, self.seed, name, false),
-            "boolean" => json!(fingerprint(&[&self.seed.to_string(), name]) % 2 == 0),
+            "boolean" => json!(fingerprint(&[&self.seed.to_string(), name]).is_multiple_of(2)),
             "null" => Value::Null,
             _ => Value::String(self.string(schema, name)),
         }
