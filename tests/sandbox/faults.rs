@@ -198,7 +198,7 @@ async fn faults_of_size_and_time() {
     assert_eq!(bench.acts("op=status.create&key=drip").await.len(), 1);
 
     bench
-        .toot("[[fault:act_late delay_ms=200]]", "late")
+        .toot("[[fault:act_late delay_ms=1500]]", "late")
         .await
         .expect_err("closed");
     assert!(

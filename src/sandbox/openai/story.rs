@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 use super::super::text::fingerprint;
 
 /// Schemas nest this deep at most; below it only the smallest value is given.
-const MAX_DEPTH: usize = 12;
+const MAX_DEPTH: usize = 8;
 
 const OPENINGS: &[&str] = &[
     "Early one morning, {} woke the whole street.",
