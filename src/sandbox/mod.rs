@@ -244,4 +244,30 @@ mod tests {
             .stop()
             .await;
     }
+
+    #[tokio::test]
+    async fn nothing_is_answered_well_that_the_log_does_not_hold() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let dir = tempfile::tempdir().expect("a directory");
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = Options {
+            listen,
+            dir: dir.path().to_owned(),
+            seed: None,
+            fault_rate: 0.0,
+        };
+        let sandbox = Sandbox::start(options).await.expect("starts");
+        sandbox.shared.acts.close();
+        let mut stream = tokio::net::TcpStream::connect(sandbox.addr())
+            .await
+            .expect("connects");
+        let request = "POST /mastodon/api/v1/statuses HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+            Authorization: Bearer sandbox-alice\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+            Content-Length: 8\r\n\r\nstatus=x";
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 500"), "{answer}");
+        sandbox.stop().await;
+    }
 }
