@@ -7,7 +7,7 @@ use tokio::sync::OnceCell;
 
 use super::out::{CliError, Colour, Exit, Out};
 use crate::clock::Clock;
-use crate::config::{Config, Store};
+use crate::config::{Config, ConfigErrors, Place, Store};
 use crate::handler::Kind;
 use crate::intake::Rules;
 use crate::ledger::Ledger;
@@ -17,12 +17,12 @@ use crate::stores::{self, Role};
 /// The options that every command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Globals {
-    /// The configuration: jobs.toml in this folder if it is there, else built-in defaults
+    /// The configuration. Without it: the file that PRESSWORK_CONFIG names, else ./jobs.toml, else
+    /// /etc/presswork/jobs.toml, else built-in defaults
     #[arg(
         long,
         global = true,
         value_name = "PATH",
-        env = "PRESSWORK_CONFIG",
         help_heading = "Global options"
     )]
     pub config: Option<PathBuf>,
@@ -143,16 +143,42 @@ fn unmigrated(what: &str) -> CliError {
 
 /// The kinds that this program knows.
 pub fn kinds() -> Arc<[Kind]> {
-    Arc::from(Vec::new())
+    crate::kinds::all().into()
 }
 
-/// The configuration of a path, of `jobs.toml` in this folder, or the built-in one.
-fn read(path: Option<&Path>) -> Result<Config, CliError> {
-    let path = path.map_or_else(
-        || "the built-in configuration".to_owned(),
-        |it| it.display().to_string(),
-    );
-    Err(CliError::usage(format!(
-        "{path}: can't be read by this build yet"
-    )))
+/// The configuration of a path, of the environment, of `jobs.toml`, or the built-in one.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn read(path: Option<&Path>) -> Result<Config, CliError> {
+    let env = |name: &str| std::env::var(name).ok();
+    Config::load(path, &env).map_err(|e| wrong_config(&e))
+}
+
+/// What is wrong with a configuration, for people and for programs.
+pub fn wrong_config(e: &ConfigErrors) -> CliError {
+    let file = e.origin.as_ref().map(|it| it.display().to_string());
+    let errors: Vec<serde_json::Value> = e
+        .errors
+        .iter()
+        .map(|it| {
+            let mut error = serde_json::json!({"key": it.key, "message": it.message});
+            match &it.place {
+                Place::File { line, column } => {
+                    error["file"] = file.clone().into();
+                    error["line"] = (*line).into();
+                    error["column"] = (*column).into();
+                }
+                Place::Variable(name) => error["variable"] = name.clone().into(),
+                Place::Nowhere => {}
+            }
+            error
+        })
+        .collect();
+    let lines: String = e
+        .to_string()
+        .lines()
+        .map(|it| format!("\n  {it}"))
+        .collect();
+    CliError::usage(format!("the configuration is wrong:{lines}")).with("errors", errors)
 }
