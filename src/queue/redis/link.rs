@@ -26,7 +26,7 @@ const ANSWER: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(2);
 /// The pauses between attempts to connect; jitter at most doubles them.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_millis(400);
+const PAUSE_MAX: Duration = Duration::from_millis(250);
 /// Scripts with flags came with it.
 const VERSION_MIN: u32 = 7;
 
