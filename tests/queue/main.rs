@@ -72,3 +72,19 @@ fn away<T: std::fmt::Debug>(answer: Result<T, QueueError>) -> String {
         other => panic!("should be away, is {other:?}"),
     }
 }
+
+/// Fills a Redis until it refuses to take more.
+fn fill_up(server: &kit::redis::Redis) {
+    server.cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    for n in 0..1_000 {
+        let mut command = redis::cmd("SETRANGE");
+        command.arg("filler").arg(n * 50_000).arg("x");
+        if let Err(error) = command.exec(&mut connection) {
+            assert_eq!(error.code(), Some("OOM"), "{error}");
+            return;
+        }
+    }
+    panic!("it never gets full");
+}

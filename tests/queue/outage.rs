@@ -7,7 +7,7 @@ use presswork::queue::redis::{RedisOptions, RedisQueue};
 use presswork::queue::{Queue, QueueError};
 use uuid::Uuid;
 
-use super::{LANE, NOW, away, hints, is_stale, job, jobs, open};
+use super::{LANE, NOW, away, fill_up, hints, is_stale, job, jobs, open};
 use crate::kit::proxy::Direction::Down;
 use crate::kit::proxy::Proxy;
 use crate::kit::redis::Redis;
@@ -107,7 +107,7 @@ async fn a_full_redis_still_serves_its_lanes() {
     let server = Redis::start();
     let queue = open(&server.url());
     filled(&queue).await;
-    server.cli(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    fill_up(&server);
     let taken = queue.take(NOW, LANE, RUN, 2, None).await.unwrap();
     assert_eq!(taken.ids.len(), 2);
     let more = hints(10..12, High, "a");
@@ -249,7 +249,8 @@ async fn a_redis_that_refuses_writes_says_why() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_and_not_shown() {
-    let server = Redis::start_with(&["--requirepass", "right"]);
+    let server = Redis::start();
+    server.cli(&["CONFIG", "SET", "requirepass", "right"]);
     let url = format!("redis://:hunter2@127.0.0.1:{}/", server.port());
     let why = away(open(&url).server().await);
     assert!(why.contains("refused") && !why.contains("hunter2"), "{why}");

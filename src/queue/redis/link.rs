@@ -10,8 +10,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use redis::aio::{MultiplexedConnection, PubSubSink, PubSubStream};
 use redis::io::tcp::TcpSettings;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError,
-    ScriptInvocation,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisError, ScriptInvocation,
 };
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
@@ -143,10 +143,8 @@ impl Link {
     fn failed(&self, era: u64, error: &RedisError) -> QueueError {
         let why = self.server.tell(error);
         // A replica or a server that loads may not be the one that the name leads to by now.
-        let elsewhere = matches!(
-            error.code(),
-            Some("READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH")
-        );
+        let code = code(error);
+        let elsewhere = matches!(&*code, "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH");
         if elsewhere || error.is_io_error() || error.is_unrecoverable_error() {
             self.state.send_if_modified(|state| {
                 let current = matches!(state, State::Up(now, _) if *now == era);
@@ -156,8 +154,8 @@ impl Link {
                 current
             });
         }
-        match error.code() {
-            Some("WRONGTYPE") => QueueError::Stale,
+        match &*code {
+            "WRONGTYPE" => QueueError::Stale,
             _ => QueueError::Away(why),
         }
     }
@@ -244,28 +242,36 @@ impl Server {
 
     /// What went wrong, in words. Neither the driver nor the server repeats a password.
     fn tell(&self, error: &RedisError) -> String {
+        let refused = "user or password are missing or refused";
         let said = || error.detail().unwrap_or_default().to_owned();
-        let what = match error.code() {
-            Some("READONLY") => "it is a replica and takes no writes".to_owned(),
-            Some("LOADING") => "it is still loading its data".to_owned(),
-            Some("MISCONF") => {
-                "it can't save to its disk and refuses writes: see its log".to_owned()
-            }
-            Some("OOM") => "its memory is full (maxmemory)".to_owned(),
-            Some("NOREPLICAS") => "it has too few replicas and refuses writes".to_owned(),
-            Some("MASTERDOWN") => "it is a replica that has lost its master".to_owned(),
-            Some("BUSY") => "it is busy with a script of somebody".to_owned(),
-            Some("MOVED" | "ASK" | "CROSSSLOT") => {
+        let what = match &*code(error) {
+            "READONLY" => "it is a replica and takes no writes".to_owned(),
+            "LOADING" => "it is still loading its data".to_owned(),
+            "MISCONF" => "it can't save to its disk and refuses writes: see its log".to_owned(),
+            "OOM" => "its memory is full (maxmemory)".to_owned(),
+            "NOREPLICAS" => "it has too few replicas and refuses writes".to_owned(),
+            "MASTERDOWN" => "it is a replica that has lost its master".to_owned(),
+            "BUSY" => "it is busy with a script of somebody".to_owned(),
+            "MOVED" | "ASK" | "CROSSSLOT" => {
                 "it is a node of a cluster: name a server of its own".to_owned()
             }
-            Some("NOPERM") => format!("its access list forbids it: {}", said()),
-            Some("NOAUTH" | "WRONGPASS") => format!("user or password are refused: {}", said()),
+            "NOPERM" => format!("its access list forbids it: {}", said()),
+            "NOAUTH" | "WRONGPASS" => refused.to_owned(),
+            _ if error.kind() == ErrorKind::AuthenticationFailed => refused.to_owned(),
             _ if error.is_timeout() => return self.silent(ANSWER),
             _ if error.is_connection_refusal() => "the connection was refused".to_owned(),
             _ => error.to_string(),
         };
         self.at(&what)
     }
+}
+
+/// The first word of the server's error, also where it came within a transaction. Empty: it isn't
+/// the server's.
+fn code(error: &RedisError) -> String {
+    let errors = error.clone().into_server_errors();
+    let first = errors.as_deref().and_then(|it| it.first());
+    first.map_or_else(String::new, |(_, it)| it.code().to_owned())
 }
 
 /// Asks for the server's own description.
