@@ -25,9 +25,15 @@ pub fn find(name: &str) -> Option<Kind> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::config::Config;
     use crate::job::Envelope;
+
+    /// A configuration of defaults.
+    pub(crate) fn config() -> Config {
+        Config::default_embedded(std::path::Path::new("/nowhere"))
+    }
 
     #[test]
     fn names_are_sorted_and_unlike() {
@@ -44,7 +50,7 @@ mod tests {
                 payload: kind.defaults.example.to_owned(),
                 ..Envelope::default()
             };
-            let violations = kind.check(&envelope, &crate::config::Config::default());
+            let violations = kind.check(&envelope, &config());
             assert_eq!(violations, [], "{}", kind.name());
         }
     }
