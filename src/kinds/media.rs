@@ -373,7 +373,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_head_panics(mut bytes: Vec<u8>, kind in 0..3) {
+        fn no_head_panics(mut bytes: Vec<u8>, kind in 0usize..3) {
             let heads: [&[u8]; 3] = [&[0xFF, 0xD8, 0xFF], &PNG[..4], b"GIF8"];
             bytes.splice(0..0, heads[kind].iter().copied());
             dimensions(&bytes);
