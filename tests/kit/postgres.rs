@@ -1,0 +1,334 @@
+//! A private PostgreSQL (15 or newer) in a folder of its own, for as long as a test needs it.
+
+use std::fs::{self, File};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
+
+use super::port::Port;
+use super::process::{Process, dying_with_us, find_program, homebrew, tail};
+use super::wait;
+
+const VERSION_MIN: u32 = 15;
+/// A start after a kill replays what was written since the last checkpoint.
+const STARTED: Duration = Duration::from_secs(30);
+const STOPPED: Duration = Duration::from_secs(20);
+
+/// What a ledger needs to be true, and what keeps the server to itself.
+const SETTINGS: [(&str, &str); 7] = [
+    ("listen_addresses", "127.0.0.1"),
+    ("fsync", "on"),
+    ("full_page_writes", "on"),
+    ("synchronous_commit", "on"),
+    ("max_connections", "200"),
+    ("logging_collector", "off"),
+    ("log_destination", "stderr"),
+];
+
+/// A server on a port of its own. Dropped, it is stopped and its folder removed.
+pub struct Postgres {
+    port: Port,
+    settings: Vec<(String, String)>,
+    process: Mutex<Option<Process>>,
+    folder: TempDir,
+}
+
+impl Postgres {
+    /// # Panics
+    /// Where there is no PostgreSQL to be found, or it doesn't start: with its log.
+    pub fn start() -> Postgres {
+        Postgres::start_with(&[])
+    }
+
+    /// Starts a server with settings of `postgresql.conf` that differ from the usual, such as
+    /// `("max_connections", "10")`.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_with(settings: &[(&str, &str)]) -> Postgres {
+        let all = SETTINGS.iter().chain(settings);
+        let settings = all.map(|(name, value)| (name.to_string(), value.to_string()));
+        let settings: Vec<_> = settings.collect();
+        let mut last = String::new();
+        // Another program may take a port between our look at it and the server's.
+        for _ in 0..5 {
+            let server = Postgres {
+                port: Port::take(),
+                settings: settings.clone(),
+                process: Mutex::new(None),
+                folder: new_folder(),
+            };
+            match server.launch() {
+                Ok(()) => return server,
+                Err(error) => last = error,
+            }
+        }
+        panic!("PostgreSQL doesn't start: {last}");
+    }
+
+    /// The one server that the tests of a process share; each makes a database of its own in it. It
+    /// is stopped when the process ends.
+    pub fn shared() -> &'static Postgres {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(Postgres::start)
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.number()
+    }
+
+    /// The URL of the database `name`, as a superuser.
+    pub fn url(&self, name: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{name}", self.port())
+    }
+
+    /// A fresh, empty database; its URL.
+    ///
+    /// # Panics
+    /// Where the server is down.
+    pub async fn create_database(&self) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut connection = PgConnection::connect(&self.url("postgres"))
+            .await
+            .expect("the test's PostgreSQL takes connections");
+        // `template0` lets nobody in, so databases may be made from it at the same time.
+        let sql = sqlx::AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0"));
+        sqlx::raw_sql(sql)
+            .execute(&mut connection)
+            .await
+            .expect("a database can be made");
+        connection.close().await.expect("the connection closes");
+        self.url(&name)
+    }
+
+    /// Ends the postmaster and all its children as a loss of power to the process would: nothing is
+    /// flushed, nobody says goodbye. Returns when all are gone.
+    pub fn kill9(&self) {
+        if let Some(process) = self.lock().take() {
+            process.kill9();
+        }
+    }
+
+    /// An orderly, fast end: open transactions are rolled back, connections closed.
+    ///
+    /// # Panics
+    /// Where it takes longer than 20 s.
+    pub fn stop(&self) {
+        if let Some(process) = self.lock().take() {
+            process.signal("INT");
+            process.wait(STOPPED);
+        }
+    }
+
+    /// Starts it again on the same port and data, after [`Postgres::stop`] if it still runs.
+    ///
+    /// # Panics
+    /// Where it doesn't start: with its log.
+    pub fn restart(&self) {
+        self.stop();
+        if let Err(error) = self.launch() {
+            panic!("PostgreSQL doesn't start again: {error}");
+        }
+    }
+
+    /// What it has logged, for messages.
+    pub fn log(&self) -> PathBuf {
+        self.folder.path().join("postgres.log")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
+        // A failed assertion in one test must not fail those that share the server.
+        self.process.lock().unwrap_or_else(|it| it.into_inner())
+    }
+
+    fn launch(&self) -> Result<(), String> {
+        // SIGQUIT rather than SIGKILL when we die: it gives its System V memory back.
+        let mut command = dying_with_us(&installed().folder.join("postgres"), "QUIT");
+        command.arg("-D").arg(self.data());
+        command.args(["-p", &self.port().to_string()]);
+        command.arg("-k").arg(self.folder.path());
+        for (name, value) in &self.settings {
+            command.args(["-c", &format!("{name}={value}")]);
+        }
+        as_server_user(&mut command);
+        let log = File::options().append(true).create(true).open(self.log());
+        let log = log.map_err(|error| format!("its log can't be opened: {error}"))?;
+        command.stdin(Stdio::null());
+        command.stdout(log.try_clone().map_err(|error| error.to_string())?);
+        command.stderr(log);
+        let process = Process::start(command, self.folder.path());
+        let answered = wait::within(STARTED, || {
+            process.ended().is_some() || self.is_ready(process.pid())
+        });
+        if !answered || process.ended().is_some() {
+            return Err(tail(&self.log()));
+        }
+        *self.lock() = Some(process);
+        Ok(())
+    }
+
+    /// The first line of `postmaster.pid` is the server's pid: if it is our child's, it is ours and
+    /// not one that happens to listen on the port. The eighth says whether it takes connections.
+    fn is_ready(&self, pid: u32) -> bool {
+        let text = fs::read_to_string(self.data().join("postmaster.pid")).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        lines.first() == Some(&pid.to_string().as_str()) && lines.get(7) == Some(&"ready")
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        if let Some(process) = self.lock().take() {
+            process.signal("QUIT");
+            // Where that takes too long, the drop of `process` kills it.
+            wait::within(STOPPED, || process.ended().is_some());
+        }
+    }
+}
+
+/// The PostgreSQL of this machine, and whom it runs as.
+struct Installed {
+    folder: PathBuf,
+    version: String,
+    /// Name, uid and gid, where we are root: the server refuses to run as root.
+    user: Option<(String, u32, u32)>,
+}
+
+fn installed() -> &'static Installed {
+    static INSTALLED: OnceLock<Installed> = OnceLock::new();
+    INSTALLED.get_or_init(|| {
+        let (_, version, folder) = candidates().into_iter().max().unwrap_or_else(|| {
+            panic!("no PostgreSQL {VERSION_MIN} or newer here: `./scripts/test` installs it")
+        });
+        Installed {
+            folder,
+            version,
+            user: (id("-u", None) == Some(0)).then(unprivileged_user),
+        }
+    })
+}
+
+/// Major version, full version and `bin` folder of each server that is new enough.
+fn candidates() -> Vec<(u32, String, PathBuf)> {
+    let mut folders = homebrew("postgresql");
+    if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
+        folders.extend(versions.filter_map(|it| Some(it.ok()?.path().join("bin"))));
+    }
+    let in_path = find_program("postgres", &[]);
+    folders.extend(in_path.and_then(|it| Some(it.parent()?.to_owned())));
+    let candidate = |folder: PathBuf| {
+        let server = Command::new(folder.join("postgres"))
+            .arg("--version")
+            .output();
+        // Such as `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
+        let text = String::from_utf8(server.ok()?.stdout).ok()?;
+        let version = text.split_whitespace().nth(2)?.to_owned();
+        let digits = version.split(|it: char| !it.is_ascii_digit()).next()?;
+        let major: u32 = digits.parse().ok()?;
+        let whole = folder.join("initdb").is_file();
+        (VERSION_MIN <= major && whole).then_some((major, version, folder))
+    };
+    folders.into_iter().filter_map(candidate).collect()
+}
+
+fn unprivileged_user() -> (String, u32, u32) {
+    for name in ["postgres", "_postgres", "nobody"] {
+        if let (Some(uid), Some(gid)) = (id("-u", Some(name)), id("-g", Some(name))) {
+            return (name.to_owned(), uid, gid);
+        }
+    }
+    panic!("PostgreSQL doesn't run as root, and neither `postgres` nor `nobody` exists here");
+}
+
+fn id(what: &str, user: Option<&str>) -> Option<u32> {
+    let output = Command::new("id").arg(what).args(user).output().ok()?;
+    String::from_utf8(output.stdout).ok()?.trim().parse().ok()
+}
+
+fn as_server_user(command: &mut Command) {
+    if let Some((_, uid, gid)) = &installed().user {
+        command.uid(*uid).gid(*gid);
+    }
+    // The user may not be allowed to enter the folder that we are in.
+    command.current_dir("/");
+}
+
+/// A folder with a fresh cluster in it. It lies in the system's temporary folder, which every user
+/// may enter and whose path is short enough for a socket's name.
+fn new_folder() -> TempDir {
+    let folder = empty_folder();
+    let data = folder.path().join("data");
+    copy(template(), &data);
+    if let Some((_, uid, gid)) = &installed().user {
+        // A template that went through an archive (a cache between CI runs) may have lost its owner.
+        let owner = format!("{uid}:{gid}");
+        run(Command::new("chown").arg("-R").arg(owner).arg(&data));
+    }
+    folder
+}
+
+fn empty_folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("presswork-pg-").tempdir();
+    let folder = folder.expect("a temporary folder can be made");
+    if let Some((_, uid, gid)) = &installed().user {
+        chown(folder.path(), Some(*uid), Some(*gid)).expect("root may give a folder away");
+    }
+    folder
+}
+
+/// A cluster as `initdb` leaves it, which takes seconds: made once, copied for each server.
+fn template() -> &'static Path {
+    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
+    TEMPLATE.get_or_init(|| {
+        let here = installed();
+        let user = here.user.as_ref().map_or("self", |it| it.0.as_str());
+        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let template = base.join(format!("postgres-{}-{user}", here.version));
+        let lock = File::create(base.join("postgres.lock")).expect("a lock file can be made");
+        // Held until the end of this function: another test process may be about to do the same.
+        lock.lock().expect("a lock file can be locked");
+        if !template.exists() {
+            make_template(&template);
+        }
+        template
+    })
+}
+
+fn make_template(template: &Path) {
+    let folder = empty_folder();
+    let data = folder.path().join("data");
+    let mut command = Command::new(installed().folder.join("initdb"));
+    command.arg("-D").arg(&data).args(["-U", "postgres"]);
+    command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
+    as_server_user(&mut command);
+    run(&mut command);
+    let partial = template.with_extension("partial");
+    if partial.exists() {
+        fs::remove_dir_all(&partial).expect("half a template can be removed");
+    }
+    copy(&data, &partial);
+    fs::rename(&partial, template).expect("the template can be put in its place");
+}
+
+/// By `cp`, as it keeps modes.
+fn copy(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("-a").arg(from).arg(to));
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} failed: {said}");
+}
