@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Time;
@@ -41,9 +42,11 @@ pub struct Context {
     pub cancelled: CancellationToken,
     /// The attempt's number for people, from 1.
     pub attempt: u32,
-    pub(crate) fence: Fence,
-    pub(crate) ledger: Arc<dyn Ledger>,
-    pub(crate) sink: Arc<dyn ProgressSink>,
+    fence: Fence,
+    ledger: Arc<dyn Ledger>,
+    sink: Arc<dyn ProgressSink>,
+    /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
+    sending: RwLock<()>,
 }
 
 /// An effect that a handler wants.
@@ -76,6 +79,35 @@ pub struct Permit {
 }
 
 impl Context {
+    /// The context of one attempt, whose writes compare `fence`.
+    pub fn new(
+        job: Arc<Job>,
+        config: Arc<Config>,
+        http: Http,
+        cancelled: CancellationToken,
+        fence: Fence,
+        ledger: Arc<dyn Ledger>,
+        sink: Arc<dyn ProgressSink>,
+    ) -> Self {
+        let attempt = job.attempts + 1;
+        Self {
+            job,
+            config,
+            http,
+            cancelled,
+            attempt,
+            fence,
+            ledger,
+            sink,
+            sending: RwLock::new(()),
+        }
+    }
+
+    /// Waits until no call of an effect is under way. Once `cancelled` has fired, none begins.
+    pub async fn idle(&self) {
+        drop(self.sending.write().await);
+    }
+
     /// The account the job acts for, which must be one of `platform`.
     ///
     /// # Errors
@@ -234,8 +266,11 @@ impl Context {
         S: FnOnce(Permit) -> F,
         F: Future<Output = Result<Receipt, CallError>>,
     {
+        let _under_way = self.sending.read().await;
         if self.cancelled.is_cancelled() {
-            return Err(lease_lost());
+            return Err(Outcome::Released {
+                reason: "told to stop before the call".to_owned(),
+            });
         }
         let from = (effect.state, effect.sends);
         let permitted = self

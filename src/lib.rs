@@ -17,6 +17,7 @@ pub mod config;
 // where things are kept: one door each
 pub mod ledger;
 pub mod queue;
+pub mod stores;
 
 // what the world looks like from here
 pub mod platform;
@@ -25,6 +26,14 @@ pub mod platform;
 pub mod context;
 pub mod handler;
 pub mod kinds;
+pub mod intake;
+pub mod operate;
+
+// what makes it go: one loop, one file
+pub mod engine;
 
 // who asks
+pub mod api;
+pub mod daemon;
 pub mod sandbox;
+pub mod cli;

@@ -1,1 +1,3 @@
+//! Parse, run, exit: the only place that exits.
+
 fn main() {}

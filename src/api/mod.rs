@@ -1,0 +1,1 @@
+//! The HTTP API: jobs in, jobs looked at, probes, metrics.

@@ -1,0 +1,64 @@
+//! Control: what people changed is noticed within a second; progress is kept; wake-ups of other
+//! hosts are passed on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::shared::{Shared, Stop};
+use crate::ledger::Result;
+
+/// How often the ledger is asked what people changed.
+const EVERY: Duration = Duration::from_millis(300);
+
+/// The control loop of a daemon.
+pub struct Control {
+    shared: Arc<Shared>,
+}
+
+impl Control {
+    /// The control loop.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Ticks until the daemon has ended.
+    pub async fn run(&self) {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            if let Err(e) = self.tick().await {
+                tracing::debug!("control: {e}");
+            }
+        }
+    }
+
+    /// One round.
+    ///
+    /// # Errors
+    /// When the ledger is away.
+    pub async fn tick(&self) -> Result<()> {
+        let control = self.shared.ledger.control(self.shared.run_id()).await?;
+        for id in control.cancels {
+            self.shared.running.stop(id, Stop::Cancel);
+        }
+        let paused: BTreeSet<String> = control.paused.into_iter().collect();
+        if **self.shared.paused.load() != paused {
+            tracing::info!(paused = ?paused, "lanes paused");
+            self.shared.paused.store(Arc::new(paused));
+            self.shared.dispatch.notify_waiters();
+        }
+        self.shared.progress.tick(&*self.shared.ledger).await
+    }
+
+    /// Passes wake-ups of other hosts on, until the daemon has ended.
+    pub async fn listen(&self) {
+        loop {
+            self.shared.queue.woken().await;
+            self.shared.dispatch.notify_waiters();
+            // a queue that answers at once, without a reason, mustn't make this spin
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The dispatcher of a lane: room first, then as many jobs as that, then the ledger's claim.
+
+use std::sync::Arc;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use super::shared::{Assigned, BATCH, POLL, Shared};
+use crate::crashpoint;
+use crate::job::{Job, JobId};
+use crate::ledger::Claim;
+use crate::queue::{QueueError, Taken};
+
+/// A lane's dispatcher.
+pub struct Dispatcher {
+    shared: Arc<Shared>,
+    lane: String,
+    room: Arc<Semaphore>,
+    jobs: mpsc::Sender<Assigned>,
+}
+
+/// What a tick did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Took {
+    /// So many jobs were handed to the lane.
+    Jobs(usize),
+    /// Hints were taken, and none of them held: look again at once.
+    Stale,
+    /// There was nothing, or no room.
+    Nothing,
+}
+
+impl Dispatcher {
+    /// The dispatcher of `lane`, with `room` places, which hands jobs to `jobs`.
+    pub fn new(
+        shared: Arc<Shared>,
+        lane: &str,
+        room: Arc<Semaphore>,
+        jobs: mpsc::Sender<Assigned>,
+    ) -> Self {
+        Self {
+            shared,
+            lane: lane.to_owned(),
+            room,
+            jobs,
+        }
+    }
+
+    /// Ticks until the daemon drains or the lane is closed.
+    pub async fn run(&self) {
+        let shared = self.shared.clone();
+        while !shared.draining.is_cancelled() && !self.jobs.is_closed() {
+            // registered before the tick, so that a notice during it isn't lost
+            let woken = shared.dispatch.notified();
+            tokio::pin!(woken);
+            woken.as_mut().enable();
+            match self.tick().await {
+                Took::Jobs(_) | Took::Stale => continue,
+                Took::Nothing => {}
+            }
+            tokio::select! {
+                () = woken => {}
+                () = shared.draining.cancelled() => {}
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    /// Takes room, then jobs, claims them and hands them over. Bounded: one batch.
+    pub async fn tick(&self) -> Took {
+        if self.shared.is_paused(&self.lane) {
+            return Took::Nothing;
+        }
+        let Some(mut places) = self.places().await else {
+            return Took::Nothing;
+        };
+        let most = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        match self.shared.generation() {
+            Some(generation) => {
+                let Some(taken) = self.take(generation, most).await else {
+                    return Took::Nothing;
+                };
+                if taken.ids.is_empty() {
+                    return Took::Nothing;
+                }
+                self.claim(generation, taken.ids, &mut places).await
+            }
+            None => self.claim_due(most, &mut places).await,
+        }
+    }
+
+    /// At least one place, and as many as are free.
+    async fn places(&self) -> Option<Vec<OwnedSemaphorePermit>> {
+        let first = tokio::select! {
+            place = self.room.clone().acquire_owned() => place.ok()?,
+            () = self.shared.draining.cancelled() => return None,
+        };
+        let mut places = vec![first];
+        while places.len() < BATCH
+            && let Ok(place) = self.room.clone().try_acquire_owned()
+        {
+            places.push(place);
+        }
+        Some(places)
+    }
+
+    async fn take(&self, generation: i64, most: u32) -> Option<Taken> {
+        let config = self.shared.config.load();
+        let lane = config.lanes.get(&self.lane)?;
+        let taken = self
+            .shared
+            .queue
+            .take(
+                generation,
+                &self.lane,
+                self.shared.run_id(),
+                most,
+                lane.concurrency,
+            )
+            .await;
+        match taken {
+            Ok(taken) => {
+                if taken.ready < u64::from(config.window) / 4 {
+                    self.shared.relay.notify_one();
+                }
+                Some(taken)
+            }
+            Err(e) => {
+                if matches!(e, QueueError::Away(_)) {
+                    tracing::warn!(lane = self.lane, "{e}; dispatch goes on from the ledger");
+                }
+                self.shared.distrust_queue();
+                None
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        generation: i64,
+        ids: Vec<JobId>,
+        places: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Took {
+        let mine = self.shared.running.enter(&ids);
+        crashpoint!("claim.before_commit");
+        let claim = Claim {
+            run: self.shared.run_id(),
+            generation: Some(generation),
+        };
+        let claimed = match self.shared.ledger.claim(&claim, &mine).await {
+            Ok(it) => it,
+            Err(e) => {
+                tracing::warn!(lane = self.lane, "claim: {e}");
+                // it may have been committed: then the sweeper finds them unnamed
+                self.give_back(&mine).await;
+                self.pause_for_ledger().await;
+                return Took::Nothing;
+            }
+        };
+        crashpoint!("claim.after_commit");
+        let stale: Vec<JobId> = mine
+            .iter()
+            .copied()
+            .filter(|id| !claimed.iter().any(|it| it.id == *id))
+            .collect();
+        if !stale.is_empty() {
+            tracing::debug!(lane = self.lane, stale = stale.len(), "stale hints");
+            self.give_back(&stale).await;
+        }
+        self.hand_over(claimed, places).await
+    }
+
+    /// Without a queue the ledger gives: counted there, so that the lane's concurrency holds.
+    async fn claim_due(&self, most: u32, places: &mut Vec<OwnedSemaphorePermit>) -> Took {
+        let concurrency = match self.shared.config.load().lanes.get(&self.lane) {
+            Some(lane) => lane.concurrency,
+            None => return Took::Nothing,
+        };
+        let claim = Claim {
+            run: self.shared.run_id(),
+            generation: None,
+        };
+        let claimed = self
+            .shared
+            .ledger
+            .claim_due(
+                &claim,
+                &self.lane,
+                &self.shared.kind_names,
+                most,
+                concurrency,
+            )
+            .await;
+        match claimed {
+            Ok(claimed) if claimed.is_empty() => Took::Nothing,
+            Ok(claimed) => {
+                let ids: Vec<JobId> = claimed.iter().map(|it| it.id).collect();
+                self.shared.running.enter(&ids);
+                self.hand_over(claimed, places).await
+            }
+            Err(e) => {
+                tracing::warn!(lane = self.lane, "claim: {e}");
+                self.pause_for_ledger().await;
+                Took::Nothing
+            }
+        }
+    }
+
+    async fn hand_over(&self, claimed: Vec<Job>, places: &mut Vec<OwnedSemaphorePermit>) -> Took {
+        if claimed.is_empty() {
+            return Took::Stale;
+        }
+        let count = claimed.len();
+        for job in claimed {
+            let place = places
+                .pop()
+                .expect("never more jobs are claimed than places were taken");
+            let assigned = Assigned {
+                job: Arc::new(job),
+                place: Arc::new(place),
+            };
+            if let Err(refused) = self.jobs.send(assigned).await {
+                // the lane was closed: the lease runs out, or the next start reclaims it
+                self.shared.running.leave(refused.0.job.id);
+            }
+        }
+        Took::Jobs(count)
+    }
+
+    async fn give_back(&self, ids: &[JobId]) {
+        for id in ids {
+            self.shared.running.leave(*id);
+        }
+        self.shared.free(&self.lane, ids).await;
+    }
+
+    async fn pause_for_ledger(&self) {
+        tokio::select! {
+            () = self.shared.draining.cancelled() => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}

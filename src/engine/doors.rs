@@ -1,0 +1,297 @@
+//! The doors' way to the ledger: group commit of what was admitted, and a bound on the backlog.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::batcher::Batcher;
+use super::shared::{BATCH, Shared};
+use crate::crashpoint;
+use crate::intake::{Answer, Refusal, accept, admit, quarantined};
+use crate::job::{JobId, NewJob};
+use crate::ledger::{Hint, LedgerError};
+use crate::queue::{Entry, Inbox, QueueError};
+
+type Accepting = Batcher<NewJob, Result<Answer, Arc<LedgerError>>>;
+
+/// Why a door can't take a job now: later it may.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Busy {
+    /// The backlog is at its bound.
+    #[error("the backlog is at its bound of {0} unfinished jobs; send again later")]
+    Full(u64),
+    /// The ledger can't be reached.
+    #[error("the ledger can't be reached; send again with the same key")]
+    Away,
+    /// The daemon is stopping.
+    #[error("the daemon is stopping; send again with the same key")]
+    Stopping,
+}
+
+/// All doors of a daemon. Cloning shares them.
+#[derive(Clone)]
+pub struct Doors {
+    shared: Arc<Shared>,
+    accepting: Accepting,
+    backlog: Arc<AtomicU64>,
+}
+
+impl Doors {
+    /// The doors of a daemon.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        let ledger = shared.ledger.clone();
+        let relay = shared.clone();
+        let accepting = Batcher::start(BATCH, 3, move |batch: Vec<NewJob>| {
+            let (ledger, shared) = (ledger.clone(), relay.clone());
+            async move {
+                crashpoint!("intake.before_commit");
+                let answers = accept(&*ledger, &batch).await;
+                crashpoint!("intake.after_commit");
+                match answers {
+                    Ok(answers) => {
+                        hint(&shared, &batch, &answers);
+                        answers.into_iter().map(Ok).collect()
+                    }
+                    Err(e) => {
+                        let e = Arc::new(e);
+                        batch.iter().map(|_| Err(e.clone())).collect()
+                    }
+                }
+            }
+        });
+        Self {
+            shared,
+            accepting,
+            backlog: Arc::default(),
+        }
+    }
+
+    /// Takes one envelope's bytes; answers after the ledger's commit.
+    ///
+    /// # Errors
+    /// When it can't be taken now.
+    pub async fn submit(&self, bytes: &[u8]) -> Result<Answer, Busy> {
+        match admit(&self.shared.rules(), JobId::mint(), bytes) {
+            Ok(job) => self.submit_job(job).await,
+            Err(refusal) => Ok(Answer::Refused(refusal)),
+        }
+    }
+
+    async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
+        if self.shared.draining.is_cancelled() {
+            return Err(Busy::Stopping);
+        }
+        let bound = self.shared.config.load().backlog_max;
+        if bound <= self.backlog.load(Ordering::Relaxed) {
+            return Err(Busy::Full(bound));
+        }
+        match self.accepting.submit(job).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(e)) => {
+                tracing::warn!("intake: {e}");
+                Err(Busy::Away)
+            }
+            None => Err(Busy::Stopping),
+        }
+    }
+
+    /// Counts the backlog from time to time, for the bound.
+    pub async fn count(&self) {
+        loop {
+            if let Ok(counts) = self.shared.ledger.counts().await {
+                let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
+                self.backlog
+                    .store(unfinished.map(|(_, n)| n).sum(), Ordering::Relaxed);
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+        }
+    }
+
+    /// Moves entries of the Redis inbox until the daemon drains. Each `slot` has a list of its own.
+    pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32) {
+        let me = self.shared.run_id();
+        let mut looked: Option<Instant> = None;
+        while !self.shared.draining.is_cancelled() {
+            if slot == 0 && looked.is_none_or(|it| ADOPT_EVERY < it.elapsed()) {
+                looked = Some(Instant::now());
+                if let Err(e) = self.adopt(&*inbox).await {
+                    tracing::debug!("inbox: {e}");
+                }
+            }
+            let wait = match self.tick(&*inbox, me, slot, MOST).await {
+                // one loop looks often; the others help when there is much
+                Ok(0) if slot == 0 => Duration::from_millis(20),
+                Ok(0) => Duration::from_millis(200),
+                Ok(_) => continue,
+                Err(e) => {
+                    tracing::warn!("inbox: {e}");
+                    Duration::from_millis(250)
+                }
+            };
+            tokio::select! {
+                () = self.shared.draining.cancelled() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Takes over the lists of dead runs: their entries have their ids already, so that taking one
+    /// twice makes one job.
+    async fn adopt(&self, inbox: &dyn Inbox) -> Result<(), String> {
+        let holders = inbox.holders().await.map_err(|e| e.to_string())?;
+        let me = self.shared.run_id();
+        if holders.iter().all(|(run, _)| *run == me) {
+            return Ok(());
+        }
+        let live = self
+            .shared
+            .ledger
+            .live_runs()
+            .await
+            .map_err(|e| e.to_string())?;
+        for (run, slot) in holders {
+            if !live.iter().any(|it| it.id == run) {
+                self.tick(inbox, run, slot, 0).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One batch of the inbox: moved, written down, removed, in this order.
+    async fn tick(
+        &self,
+        inbox: &dyn Inbox,
+        run: uuid::Uuid,
+        slot: u32,
+        most: u32,
+    ) -> Result<usize, String> {
+        let full = self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed);
+        if full && most != 0 {
+            // it stays in the inbox: Redis is asked for nothing
+            return Ok(0);
+        }
+        let said = |e: QueueError| e.to_string();
+        let entries = inbox.take(run, slot, most).await.map_err(said)?;
+        if entries.is_empty() {
+            return Ok(0);
+        }
+        crashpoint!("inbox.after_take");
+        let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
+        crashpoint!("inbox.after_commit");
+        inbox.done(run, slot, &entries).await.map_err(said)?;
+        crashpoint!("inbox.after_done");
+        self.reply(inbox, &answers).await;
+        Ok(entries.len())
+    }
+
+    async fn write_down(
+        &self,
+        entries: &[Entry],
+    ) -> Result<Vec<(Option<String>, Answer)>, LedgerError> {
+        let rules = self.shared.rules();
+        let mut jobs = Vec::new();
+        let mut answers: Vec<(Option<String>, Option<Answer>)> = Vec::new();
+        for entry in entries {
+            match admit(&rules, entry.id, &entry.bytes) {
+                Ok(mut job) => {
+                    // without a key of its own, the id that it got when it was moved is its key: an
+                    // entry that is taken twice is one job even when the first has ended already
+                    job.key.get_or_insert_with(|| format!("inbox:{}", entry.id));
+                    answers.push((job.reply_to.clone(), None));
+                    jobs.push(job);
+                }
+                Err(refusal) => answers.push((None, Some(Answer::Refused(refusal)))),
+            }
+        }
+        let mut accepted = accept(&*self.shared.ledger, &jobs).await?;
+        hint(&self.shared, &jobs, &accepted);
+        accepted.reverse();
+        let answers: Vec<(Option<String>, Answer)> = answers
+            .into_iter()
+            .map(|(reply_to, answer)| {
+                (
+                    reply_to,
+                    answer.or_else(|| accepted.pop()).unwrap_or_else(defect),
+                )
+            })
+            .collect();
+        let now = self.shared.clock.now();
+        let kept = entries.iter().zip(&answers);
+        let kept: Vec<_> = kept
+            .filter_map(|(it, (_, answer))| quarantined("inbox", it.id, now, &it.bytes, answer))
+            .collect();
+        if !kept.is_empty() {
+            tracing::warn!(
+                entries = kept.len(),
+                "inbox: to quarantine (presswork quarantine list)"
+            );
+            self.shared.ledger.quarantine(&kept).await?;
+        }
+        Ok(answers)
+    }
+
+    async fn reply(&self, inbox: &dyn Inbox, answers: &[(Option<String>, Answer)]) {
+        for (token, answer) in answers {
+            let Some(token) = token else { continue };
+            let receipt = receipt(answer).to_string();
+            if let Err(e) = inbox.reply(token, &receipt).await {
+                tracing::warn!("inbox: a receipt was lost: {e}");
+            }
+        }
+    }
+}
+
+/// Entries that the inbox gives at once.
+const MOST: u32 = 500;
+/// How often lists of dead runs are looked for.
+const ADOPT_EVERY: Duration = Duration::from_secs(1);
+
+/// One answer each is the ledger's contract; without one the entry is kept, not lost.
+fn defect() -> Answer {
+    let violations = vec![crate::json::Violation::new(
+        "",
+        "the ledger gave no answer: a defect",
+    )];
+    Answer::Refused(Refusal {
+        reason: crate::ledger::Reason::Refused,
+        violations,
+        kind: None,
+    })
+}
+
+/// An answer as JSON: the same at every door.
+pub fn receipt(answer: &Answer) -> serde_json::Value {
+    match answer {
+        Answer::New { id, .. } => serde_json::json!({"result": "new", "id": id}),
+        Answer::Same { id, differs } => {
+            serde_json::json!({"result": "same", "id": id, "differs": differs})
+        }
+        Answer::Conflict { id, differs } => {
+            serde_json::json!({"result": "conflict", "id": id, "differs": differs})
+        }
+        Answer::Refused(it) => {
+            serde_json::json!({"result": "refused", "reason": it.reason, "violations": it.violations})
+        }
+    }
+}
+
+/// Tells the relay of jobs that are due at once. What it can't take it finds by itself.
+fn hint(shared: &Shared, jobs: &[NewJob], answers: &[Answer]) {
+    for (job, answer) in jobs.iter().zip(answers) {
+        if let Answer::New {
+            id,
+            lane,
+            due: true,
+        } = answer
+        {
+            let hint = Hint {
+                id: *id,
+                priority: job.priority,
+                tenant: job.tenant.as_str().into(),
+            };
+            if shared.hints.try_send((lane.clone(), hint)).is_err() {
+                return;
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! The lanes of a daemon: a worker and a dispatcher each, kept alive, and fitted to a new
+//! configuration without a restart.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use super::dispatcher::Dispatcher;
+use super::shared::{Assigned, Shared};
+use super::supervisor::Supervisor;
+use super::{lane, runner};
+
+struct Open {
+    room: Arc<Semaphore>,
+    places: u32,
+    closed: CancellationToken,
+}
+
+/// The open lanes.
+pub struct Lanes {
+    shared: Arc<Shared>,
+    supervisor: Supervisor,
+    open: Mutex<BTreeMap<String, Open>>,
+}
+
+impl Lanes {
+    /// No lanes yet; [`Lanes::fit`] opens them.
+    pub fn new(shared: Arc<Shared>, supervisor: Supervisor) -> Self {
+        Self {
+            shared,
+            supervisor,
+            open: Mutex::default(),
+        }
+    }
+
+    /// Opens, widens, narrows and closes lanes as the configuration now says. What runs goes on.
+    pub fn fit(&self) {
+        let config = self.shared.config.load_full();
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|name, lane| {
+            let stays = config.lanes.contains_key(name);
+            if !stays {
+                lane.closed.cancel();
+            }
+            stays
+        });
+        for (name, lane) in &config.lanes {
+            let places = lane.room.min(lane.concurrency.unwrap_or(u32::MAX)).max(1);
+            match open.get_mut(name) {
+                Some(it) => it.resize(places),
+                None => {
+                    open.insert(name.clone(), self.start(name, places));
+                }
+            }
+        }
+    }
+
+    /// Starts a lane: the worker under supervision, and a dispatcher for each life of the worker.
+    fn start(&self, name: &str, places: u32) -> Open {
+        let room = Arc::new(Semaphore::new(places as usize));
+        let closed = CancellationToken::new();
+        let lane = Open {
+            room: room.clone(),
+            places,
+            closed: closed.clone(),
+        };
+        let (shared, name) = (self.shared.clone(), name.to_owned());
+        self.supervisor
+            .keep(&format!("lane {name}"), closed, move || {
+                let (shared, room, name) = (shared.clone(), room.clone(), name.clone());
+                async move { live(shared, room, &name).await }
+            });
+        lane
+    }
+}
+
+/// One life of a lane: it ends when the daemon drains and all its jobs have ended.
+async fn live(shared: Arc<Shared>, room: Arc<Semaphore>, name: &str) -> anyhow::Result<()> {
+    let (jobs, claimed) = mpsc::channel::<Assigned>(super::shared::BATCH);
+    let dispatcher = Dispatcher::new(shared.clone(), name, room, jobs);
+    let work = {
+        let shared = shared.clone();
+        move |assigned: Assigned| runner::run(shared.clone(), assigned)
+    };
+    let dispatch = async move {
+        dispatcher.run().await;
+        // dropping it drops the sender: the worker drains and ends
+        drop(dispatcher);
+    };
+    let (worked, ()) = tokio::join!(lane::run(name, claimed, work), dispatch);
+    worked
+}
+
+impl Open {
+    fn resize(&mut self, places: u32) {
+        if self.places < places {
+            self.room.add_permits((places - self.places) as usize);
+        } else if places < self.places {
+            let (room, fewer) = (self.room.clone(), self.places - places);
+            // waits for running jobs to end: a lower limit drains and kills nothing
+            tokio::spawn(async move {
+                if let Ok(taken) = room.acquire_many_owned(fewer).await {
+                    taken.forget();
+                }
+            });
+        }
+        self.places = places;
+    }
+}

@@ -1,0 +1,218 @@
+//! What makes it go: one loop, one file, `run()` around a bounded `tick()`.
+//!
+//! [`Engine::start`] puts the loops together and keeps them alive; [`Engine::drain`] ends them:
+//! quiet, wait, give the rest back at no charge.
+
+pub mod batcher;
+pub mod progress;
+pub mod shared;
+pub mod settler;
+pub mod runner;
+pub mod lane;
+pub mod dispatcher;
+pub mod relay;
+pub mod lease;
+pub mod sweeper;
+pub mod control;
+pub mod doors;
+pub mod supervisor;
+pub mod lanes;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::ledger::{Hint, Ledger};
+use doors::Doors;
+use lanes::Lanes;
+use relay::Relay;
+use shared::{Parts, Running, Shared, Stop};
+use supervisor::Supervisor;
+
+/// Happenings that a slow watcher may be behind before it misses some.
+const HAPPENINGS: usize = 4_096;
+/// Fresh hints that may wait for the relay; what doesn't fit it finds by itself.
+const HINTS: usize = 20_000;
+
+/// What the loops share, and the relay's end of the hints: for tests that step loops by hand.
+pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
+    let (hints, hinted) = mpsc::channel(HINTS);
+    let shared = Arc::new(Shared {
+        settling: settler::start(parts.ledger.clone()),
+        kind_names: parts.kinds.iter().map(|it| it.name().to_owned()).collect(),
+        ledger: parts.ledger,
+        queue: parts.queue,
+        inbox: parts.inbox,
+        config: ArcSwap::new(parts.config),
+        kinds: parts.kinds,
+        clock: parts.clock,
+        run: parts.run,
+        http: parts.http,
+        running: Running::default(),
+        generation: AtomicI64::new(0),
+        paused: ArcSwap::default(),
+        dispatch: Arc::new(Notify::new()),
+        relay: Notify::new(),
+        hints,
+        progress: progress::Progresses::default(),
+        happenings: broadcast::channel(HAPPENINGS).0,
+        draining: CancellationToken::new(),
+        ledger_up: AtomicBool::new(true),
+    });
+    (shared, hinted)
+}
+
+/// A running daemon.
+pub struct Engine {
+    /// What the loops share.
+    pub shared: Arc<Shared>,
+    /// The doors by which jobs come in.
+    pub doors: Doors,
+    /// Fires when the daemon can't go on: a loop won't live, or the run was declared dead.
+    pub failed: CancellationToken,
+    lanes: Lanes,
+    supervisor: Supervisor,
+    ended: CancellationToken,
+    lease: std::thread::JoinHandle<()>,
+}
+
+impl Engine {
+    /// Enters the run in the ledger, then starts every loop. `lease_ledger` is a door to the same
+    /// ledger with connections of its own, for the heartbeat's thread.
+    ///
+    /// # Errors
+    /// When the ledger doesn't take the run, or the heartbeat's thread can't be started.
+    pub async fn start(parts: Parts, lease_ledger: Arc<dyn Ledger>) -> anyhow::Result<Self> {
+        let (shared, hints) = assemble(parts);
+        let (ended, failed) = (CancellationToken::new(), CancellationToken::new());
+        let began = Instant::now();
+        let length = shared.config.load().lease;
+        shared.ledger.begin_run(&shared.run, length).await?;
+        let lease = lease::Lease::new(shared.clone(), lease_ledger, began)
+            .start(ended.clone(), failed.clone())?;
+        let supervisor = Supervisor::new(ended.clone(), failed.clone());
+        let engine = Self {
+            doors: Doors::new(shared.clone()),
+            lanes: Lanes::new(
+                shared.clone(),
+                Supervisor::new(shared.draining.clone(), failed.clone()),
+            ),
+            shared,
+            failed,
+            supervisor,
+            ended,
+            lease,
+        };
+        engine.loops(hints);
+        engine.lanes.fit();
+        Ok(engine)
+    }
+
+    fn loops(&self, hints: mpsc::Receiver<(String, Hint)>) {
+        let never = CancellationToken::new();
+        let relay = Arc::new(Relay::new(self.shared.clone(), hints));
+        let sweeper = Arc::new(sweeper::Sweeper::new(self.shared.clone()));
+        let control = Arc::new(control::Control::new(self.shared.clone()));
+        macro_rules! keep {
+            ($name:literal, $of:ident, $run:ident) => {{
+                let of = $of.clone();
+                self.supervisor.keep($name, never.clone(), move || {
+                    let of = of.clone();
+                    async move {
+                        of.$run().await;
+                        Ok(())
+                    }
+                });
+            }};
+        }
+        keep!("relay", relay, run);
+        keep!("sweeper", sweeper, run);
+        keep!("control", control, run);
+        keep!("wake-ups", control, listen);
+        let doors = self.doors.clone();
+        keep!("backlog", doors, count);
+        if let Some(inbox) = &self.shared.inbox {
+            for slot in 0..INBOX_SLOTS {
+                let (doors, inbox) = (self.doors.clone(), inbox.clone());
+                self.supervisor
+                    .keep("inbox", self.shared.draining.clone(), move || {
+                        let (doors, inbox) = (doors.clone(), inbox.clone());
+                        async move {
+                            doors.inbox(inbox, slot).await;
+                            Ok(())
+                        }
+                    });
+            }
+        }
+    }
+
+    /// Swaps the configuration whole; attempts that run keep the one they began with.
+    pub fn reload(&self, config: Config) {
+        self.shared.config.store(Arc::new(config));
+        self.lanes.fit();
+        self.shared.relay.notify_one();
+        self.shared.dispatch.notify_waiters();
+    }
+
+    /// Stops: takes nothing more, waits for what runs until `deadline` is past, tells the rest to
+    /// stop and gives it back at no charge. Returns how many were given back.
+    pub async fn drain(self, deadline: Duration) -> usize {
+        self.shared.draining.cancel();
+        self.shared.dispatch.notify_waiters();
+        let quiet = Instant::now() + deadline;
+        self.emptied(quiet).await;
+        let left = self.shared.running.len();
+        if 0 < left {
+            tracing::warn!(
+                jobs = left,
+                "the drain's deadline is past: running jobs are given back"
+            );
+            self.shared.running.stop_all(Stop::Drain);
+            self.emptied(Instant::now() + STOPPING).await;
+        }
+        self.ended.cancel();
+        self.supervisor.abort().await;
+        if let Err(e) = self.shared.ledger.end_run(self.shared.run_id()).await {
+            tracing::warn!("the run's lease couldn't be ended: {e}; it runs out by itself");
+        }
+        // the heartbeat's thread ends by the same token; it may be in a call with a deadline
+        let lease = self.lease;
+        let _ = tokio::task::spawn_blocking(move || lease.join()).await;
+        left
+    }
+
+    async fn emptied(&self, until: Instant) {
+        while !self.shared.running.is_empty() && Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// How the daemon stands, for people: what USR1 writes to the log.
+    pub async fn status(&self) -> serde_json::Value {
+        let counts = self.shared.ledger.counts().await.unwrap_or_default();
+        let mut lanes: BTreeMap<String, BTreeMap<&str, u64>> = BTreeMap::new();
+        for ((lane, state), n) in counts {
+            lanes.entry(lane).or_default().insert(state.as_str(), n);
+        }
+        serde_json::json!({
+            "run": self.shared.run,
+            "held_here": self.shared.running.len(),
+            "lanes": lanes,
+            "paused": **self.shared.paused.load(),
+            "queue": {"name": self.shared.queue.name(), "generation": self.shared.generation()},
+            "ledger": {"name": self.shared.ledger.name(), "up": self.shared.ledger_up.load(std::sync::atomic::Ordering::SeqCst)},
+            "draining": self.shared.draining.is_cancelled(),
+        })
+    }
+}
+
+/// Lists that one daemon moves inbox entries to at once.
+const INBOX_SLOTS: u32 = 2;
+/// How long jobs that were told to stop may take to settle: a call under way is waited for.
+const STOPPING: Duration = Duration::from_secs(10);

@@ -1,0 +1,278 @@
+//! The relay: due jobs of the ledger into their lane's window of the queue; and the queue rebuilt
+//! when it was wiped, restored, or away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::{Mutex, mpsc};
+
+use super::shared::{BATCH, POLL, Shared};
+use crate::crashpoint;
+use crate::job::JobId;
+use crate::ledger::Hint;
+use crate::queue::QueueError;
+
+/// The loop's own memory.
+#[derive(Default)]
+struct Memory {
+    /// The generation under which lanes are known to be filled.
+    generation: i64,
+    /// Lanes that were started under it.
+    lanes: BTreeSet<String>,
+    /// Slots that looked leaked at the last look, by lane.
+    suspects: BTreeMap<String, BTreeSet<JobId>>,
+    /// Counts ticks, for what is looked at less often.
+    ticks: u64,
+}
+
+/// The relay of a daemon.
+pub struct Relay {
+    shared: Arc<Shared>,
+    hints: Mutex<mpsc::Receiver<(String, Hint)>>,
+    memory: Mutex<Memory>,
+}
+
+/// Slots are compared with what runs every so many ticks.
+const COMPARE_EVERY: u64 = 8;
+
+impl Relay {
+    /// The relay, which gets fresh hints from `hints`.
+    pub fn new(shared: Arc<Shared>, hints: mpsc::Receiver<(String, Hint)>) -> Self {
+        Self {
+            shared,
+            hints: Mutex::new(hints),
+            memory: Mutex::default(),
+        }
+    }
+
+    /// Ticks until the daemon has ended: while it drains, too, since slots are still freed.
+    pub async fn run(&self) {
+        let mut hints = self.hints.lock().await;
+        let mut fresh = Vec::new();
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                n = hints.recv_many(&mut fresh, BATCH) => {
+                    if n == 0 {
+                        return;
+                    }
+                    self.offer_fresh(std::mem::take(&mut fresh)).await;
+                }
+                () = self.shared.relay.notified() => self.tick().await,
+                _ = poll.tick() => self.tick().await,
+            }
+        }
+    }
+
+    /// Jobs that were accepted a moment ago. What the queue can't take now the next tick brings.
+    pub async fn offer_fresh(&self, fresh: Vec<(String, Hint)>) {
+        let Some(generation) = self.shared.generation() else {
+            self.shared.dispatch.notify_waiters();
+            return;
+        };
+        let mut lanes: BTreeMap<String, Vec<Hint>> = BTreeMap::new();
+        for (lane, hint) in fresh {
+            lanes.entry(lane).or_default().push(hint);
+        }
+        for (lane, hints) in lanes {
+            self.offer(generation, &lane, &hints).await;
+        }
+        self.wake().await;
+    }
+
+    /// Offers to each lane what is due; rebuilds first where that is needed. Bounded: one window a lane.
+    pub async fn tick(&self) {
+        let mut memory = self.memory.lock().await;
+        memory.ticks += 1;
+        let Some(generation) = self.trusted(&mut memory).await else {
+            return;
+        };
+        let config = self.shared.config.load_full();
+        let mut woke = false;
+        for lane in config.lanes.keys() {
+            if !memory.lanes.contains(lane) && self.start_lane(generation, lane).await {
+                memory.lanes.insert(lane.clone());
+            }
+            woke |= self.refill(generation, lane, config.window).await;
+            if memory.ticks % COMPARE_EVERY == 0 {
+                let before = memory.suspects.remove(lane).unwrap_or_default();
+                let suspects = self.compare(generation, lane, &before).await;
+                memory.suspects.insert(lane.clone(), suspects);
+            }
+        }
+        if woke {
+            self.wake().await;
+        }
+    }
+
+    /// The generation under which the queue may be used: counted on when the queue was wiped, its
+    /// server restarted, or it was away.
+    async fn trusted(&self, memory: &mut Memory) -> Option<i64> {
+        let distrusted = self.shared.generation().is_none();
+        if !distrusted && memory.ticks % 4 != 0 {
+            return self.shared.generation();
+        }
+        let server = match self.shared.queue.server().await {
+            Ok(it) => it,
+            Err(e) => {
+                if !distrusted {
+                    tracing::warn!("{e}; dispatch goes on from the ledger");
+                }
+                self.shared.distrust_queue_quietly();
+                return None;
+            }
+        };
+        let known = match self.shared.ledger.generation().await {
+            Ok(it) => it,
+            Err(_) => return None,
+        };
+        let other_server = known.server.as_deref() != Some(&server);
+        // somebody has counted on since we last trusted it: then the lanes are rebuilt under that
+        let behind = known.number != memory.generation;
+        let number = if other_server || (distrusted && !behind) {
+            match self
+                .shared
+                .ledger
+                .next_generation(known.number, &server)
+                .await
+            {
+                Ok(Some(it)) => it,
+                _ => return None,
+            }
+        } else {
+            known.number
+        };
+        if number != memory.generation {
+            tracing::info!(
+                generation = number,
+                "the queue is filled anew from the ledger"
+            );
+            *memory = Memory {
+                generation: number,
+                ticks: memory.ticks,
+                ..Memory::default()
+            };
+        }
+        self.shared.generation.store(number, Ordering::SeqCst);
+        Some(number)
+    }
+
+    /// Starts a lane under the generation, with the slots of what runs. Whoever comes first does it.
+    async fn start_lane(&self, generation: i64, lane: &str) -> bool {
+        let running = match self.shared.ledger.running(lane).await {
+            Ok(it) => it,
+            Err(e) => {
+                tracing::warn!(lane, "rebuild: {e}");
+                return false;
+            }
+        };
+        crashpoint!("relay.before_reset");
+        match self.shared.queue.reset(generation, lane, &running).await {
+            Ok(_) => true,
+            Err(e) => {
+                self.distrust(&e);
+                false
+            }
+        }
+    }
+
+    /// Fills a lane's window when it runs low.
+    async fn refill(&self, generation: i64, lane: &str, window: u32) -> bool {
+        match self.shared.queue.size(generation, lane).await {
+            Ok(size) if u64::from(window) / 2 <= size => return false,
+            Ok(_) => {}
+            Err(e) => {
+                self.distrust(&e);
+                return false;
+            }
+        }
+        let due = match self
+            .shared
+            .ledger
+            .due(lane, &self.shared.kind_names, window)
+            .await
+        {
+            Ok(it) => it,
+            Err(e) => {
+                tracing::warn!(lane, "due: {e}");
+                return false;
+            }
+        };
+        let due: Vec<Hint> = due
+            .into_iter()
+            .filter(|it| !self.shared.running.holds(it.id))
+            .collect();
+        !due.is_empty() && self.offer(generation, lane, &due).await
+    }
+
+    async fn offer(&self, generation: i64, lane: &str, hints: &[Hint]) -> bool {
+        let window = self.shared.config.load().window;
+        match self
+            .shared
+            .queue
+            .offer(generation, lane, hints, window)
+            .await
+        {
+            Ok(_) => true,
+            Err(e) => {
+                self.distrust(&e);
+                false
+            }
+        }
+    }
+
+    /// Slots that nobody uses: taken, and their answer lost; or of a run that is gone. One that
+    /// looks leaked twice in a row is freed.
+    async fn compare(
+        &self,
+        generation: i64,
+        lane: &str,
+        before: &BTreeSet<JobId>,
+    ) -> BTreeSet<JobId> {
+        let Ok(held) = self.shared.queue.held(generation, lane).await else {
+            return BTreeSet::new();
+        };
+        if held.is_empty() {
+            return BTreeSet::new();
+        }
+        let Ok(live) = self.shared.ledger.live_runs().await else {
+            return BTreeSet::new();
+        };
+        let me = self.shared.run_id();
+        let unused = |(id, run): &(JobId, uuid::Uuid)| {
+            if *run == me {
+                !self.shared.running.holds(*id)
+            } else {
+                !live.iter().any(|it| it.id == *run)
+            }
+        };
+        let unused = held.into_iter().filter(unused).map(|(id, _)| id);
+        let (leaked, suspects): (Vec<JobId>, BTreeSet<JobId>) = {
+            let (again, new): (Vec<_>, Vec<_>) = unused.partition(|id| before.contains(id));
+            (again, new.into_iter().collect())
+        };
+        if !leaked.is_empty() {
+            tracing::warn!(lane, slots = leaked.len(), "freed slots that nobody used");
+            self.shared.free(lane, &leaked).await;
+        }
+        suspects
+    }
+
+    fn distrust(&self, e: &QueueError) {
+        if matches!(e, QueueError::Away(_)) {
+            tracing::warn!("{e}; dispatch goes on from the ledger");
+        }
+        self.shared.distrust_queue();
+    }
+
+    async fn wake(&self) {
+        self.shared.dispatch.notify_waiters();
+        if self.shared.queue.wake().await.is_err() {
+            // other hosts poll
+            tracing::debug!("the wake-up for other hosts was lost");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! The runner: one attempt of one job, from its claim to its settled outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::task::AbortOnDropHandle;
+
+use super::progress::Sink;
+use super::settler::{Ended, settle};
+use super::shared::{Assigned, Shared, Stop, What};
+use crate::clock::Time;
+use crate::context::Context;
+use crate::crashpoint;
+use crate::handler::Kind;
+use crate::job::Job;
+use crate::ledger::Fence;
+use crate::lifecycle::Event;
+use crate::outcome::{Class, Failure, Outcome, Scope};
+
+/// How long a handler that was told to stop may take to do so.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Runs one attempt and settles it. The place in the lane is given back at the end.
+pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
+    let job = assigned.job.clone();
+    let began_at = shared.clock.now();
+    let event = match before(&shared, &job, began_at) {
+        Some(event) => event,
+        None => {
+            shared.tell(&job, What::Began(job.attempts + 1));
+            tracing::debug!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1, epoch = job.epoch, "attempt begins");
+            Event::Ended(attempt(&shared, &job).await)
+        }
+    };
+    let word = match &event {
+        Event::Ended(outcome) => outcome.word(),
+        _ => "expired",
+    };
+    settle(
+        &shared,
+        &job,
+        Ended {
+            event,
+            began_at,
+            word,
+        },
+    )
+    .await;
+    drop(assigned);
+}
+
+/// What ends a job before its handler starts.
+fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
+    if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
+        return Some(Event::Expired);
+    }
+    match shared.running.why(job.id) {
+        Some(why) => Some(Event::Ended(stopped(why))),
+        None => None,
+    }
+}
+
+async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
+    let Some(kind) = shared.kind(&job.kind) else {
+        return Outcome::Released {
+            reason: format!("this daemon doesn't know kind {}", job.kind),
+        };
+    };
+    let (Some(token), Some(run)) = (job.token, job.run) else {
+        return Outcome::Released {
+            reason: "claimed without a token".to_owned(),
+        };
+    };
+    let sink = {
+        let (watchers, job) = (shared.clone(), job.clone());
+        Sink {
+            progresses: shared.progress.clone(),
+            token,
+            told: move |it| watchers.tell(&job, What::Progress(it)),
+        }
+    };
+    let fence = Fence {
+        job: job.id,
+        revision: job.revision,
+        token,
+        run,
+    };
+    let cx = Arc::new(Context::new(
+        job.clone(),
+        shared.config.load_full(),
+        shared.http.clone(),
+        shared.running.token(job.id),
+        fence,
+        shared.ledger.clone(),
+        Arc::new(sink),
+    ));
+    crashpoint!("runner.before_handler");
+    supervise(shared, kind, cx).await
+}
+
+/// Runs the handler in a task of its own, under the attempt's time-out and its stop token. One that
+/// is told to stop gets a moment; a call that is under way is waited for, since its answer is worth
+/// more than the moment (its own deadline bounds it).
+async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
+    let mut task = AbortOnDropHandle::new(tokio::spawn(kind.run(cx.clone())));
+    let limit = Duration::from_secs(u64::from(cx.job.timeout_s));
+    let late = tokio::select! {
+        done = &mut task => return finished(done),
+        () = cx.cancelled.cancelled() => None,
+        () = tokio::time::sleep(limit) => {
+            cx.cancelled.cancel();
+            Some(Failure::new(Class::Transient, Scope::Handler, "timeout",
+                format!("the attempt took longer than {} s (timeout_s)", limit.as_secs())))
+        }
+    };
+    let grace = if late.is_some() {
+        Duration::ZERO
+    } else {
+        GRACE
+    };
+    let answered = tokio::time::timeout(grace, &mut task).await;
+    let outcome = match answered {
+        Ok(done) => Some(finished(done)),
+        Err(_) => tokio::select! {
+            done = &mut task => Some(finished(done)),
+            () = cx.idle() => None,
+        },
+    };
+    let why = shared.running.why(cx.job.id);
+    match (late, outcome) {
+        // it ended by itself, or its call was answered: that is the truth
+        (_, Some(it @ (Outcome::Completed(_) | Outcome::Unresolved(_)))) => it,
+        (_, Some(Outcome::Failed(it))) if it.class == Class::Unknown => Outcome::Failed(it),
+        (Some(failure), _) => Outcome::Failed(failure),
+        (None, Some(it)) if why.is_none() => it,
+        (None, _) => why.map_or_else(|| stopped(Stop::Cancel), stopped),
+    }
+}
+
+fn stopped(why: Stop) -> Outcome {
+    let reason = match why {
+        Stop::Cancel => return Outcome::Cancelled,
+        Stop::Drain => "the daemon stops",
+        Stop::Lease => "the lease couldn't be renewed",
+    };
+    Outcome::Released {
+        reason: reason.to_owned(),
+    }
+}
+
+/// A panic is a failure with its message, not a crash.
+fn finished(done: Result<Outcome, tokio::task::JoinError>) -> Outcome {
+    match done {
+        Ok(outcome) => outcome,
+        Err(e) => match e.try_into_panic() {
+            Ok(panic) => {
+                let said = panic
+                    .downcast_ref::<&str>()
+                    .map(|it| (*it).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "without a message".to_owned());
+                Shared::own_failure("panic", format!("the handler panicked: {said}")).into()
+            }
+            Err(_) => Outcome::Released {
+                reason: "the handler was aborted".to_owned(),
+            },
+        },
+    }
+}

@@ -1,0 +1,303 @@
+//! What the loops of one daemon share.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, mpsc};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::batcher::Batcher;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::handler::Kind;
+use crate::intake::Rules;
+use crate::job::{Job, JobId, Progress};
+use crate::ledger::{Hint, Ledger, LedgerError, Run, Settled, Settlement};
+use crate::outcome::{Class, Outcome};
+use crate::platform::http::Http;
+use crate::queue::{Inbox, Queue};
+use crate::retry::Policy;
+
+/// Jobs that a claim, a settle or an accept writes at once, at most.
+pub const BATCH: usize = 500;
+/// How often an idle loop looks by itself: nothing waits longer than this for a lost notice.
+pub const POLL: Duration = Duration::from_millis(250);
+
+/// What one daemon is made of: given from outside, so that tests bring their own.
+pub struct Parts {
+    /// The truth.
+    pub ledger: Arc<dyn Ledger>,
+    /// The fast lane.
+    pub queue: Arc<dyn Queue>,
+    /// The Redis inbox, where there is one.
+    pub inbox: Option<Arc<dyn Inbox>>,
+    /// The configuration to begin with.
+    pub config: Arc<Config>,
+    /// The kinds that this program knows.
+    pub kinds: Arc<[Kind]>,
+    /// The clock of this host.
+    pub clock: Clock,
+    /// This run of the daemon.
+    pub run: Run,
+    /// The one HTTP client.
+    pub http: Http,
+}
+
+/// Something that happened to a job here, for whoever watches this daemon.
+#[derive(Clone, Debug)]
+pub struct Happening {
+    /// The job.
+    pub job: Arc<Job>,
+    /// What.
+    pub what: What,
+}
+
+/// What happened.
+#[derive(Clone, Debug)]
+pub enum What {
+    /// An attempt began; its number for people.
+    Began(u32),
+    /// The attempt is so far.
+    Progress(Progress),
+    /// The attempt ended, and this follows.
+    Ended(Outcome, crate::lifecycle::Transition),
+}
+
+/// Why running attempts are told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody cancelled the job.
+    Cancel,
+    /// The drain's deadline is past.
+    Drain,
+    /// The lease is about to run out and couldn't be renewed.
+    Lease,
+}
+
+/// A job that this daemon holds: claimed, waiting for its turn, or running.
+struct Held {
+    cancelled: CancellationToken,
+    stop: Option<Stop>,
+}
+
+/// The jobs that this daemon holds. An id is entered before it is claimed, so that a heartbeat made
+/// meanwhile names it.
+#[derive(Default)]
+pub struct Running {
+    held: Mutex<HashMap<JobId, Held>>,
+}
+
+impl Running {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enters ids that are about to be claimed; those that are here already are left out of the
+    /// answer: a second delivery is never run.
+    pub fn enter(&self, ids: &[JobId]) -> Vec<JobId> {
+        let mut held = self.lock();
+        let mut entered = Vec::with_capacity(ids.len());
+        for id in ids {
+            if let std::collections::hash_map::Entry::Vacant(place) = held.entry(*id) {
+                place.insert(Held {
+                    cancelled: CancellationToken::new(),
+                    stop: None,
+                });
+                entered.push(*id);
+            }
+        }
+        entered
+    }
+
+    /// Forgets a job: it is settled, or wasn't claimed.
+    pub fn leave(&self, id: JobId) {
+        self.lock().remove(&id);
+    }
+
+    /// The jobs held, for the heartbeat.
+    pub fn ids(&self) -> Vec<JobId> {
+        self.lock().keys().copied().collect()
+    }
+
+    /// Whether a job is held here.
+    pub fn holds(&self, id: JobId) -> bool {
+        self.lock().contains_key(&id)
+    }
+
+    /// How many are held.
+    pub fn len(&self) -> usize {
+        self.lock().len()
+    }
+
+    /// Whether none is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The token that fires when the job must stop.
+    pub fn token(&self, id: JobId) -> CancellationToken {
+        self.lock()
+            .get(&id)
+            .map(|it| it.cancelled.clone())
+            .unwrap_or_default()
+    }
+
+    /// Tells a job to stop; the first reason stays.
+    pub fn stop(&self, id: JobId, why: Stop) {
+        if let Some(held) = self.lock().get_mut(&id) {
+            held.stop.get_or_insert(why);
+            held.cancelled.cancel();
+        }
+    }
+
+    /// Tells all jobs to stop.
+    pub fn stop_all(&self, why: Stop) {
+        for held in self.lock().values_mut() {
+            held.stop.get_or_insert(why);
+            held.cancelled.cancel();
+        }
+    }
+
+    /// Why a job was told to stop.
+    pub fn why(&self, id: JobId) -> Option<Stop> {
+        self.lock().get(&id).and_then(|it| it.stop)
+    }
+}
+
+/// A claimed job on its way to its lane's worker, with the place it takes there.
+#[derive(Clone)]
+pub struct Assigned {
+    /// The job, as claimed.
+    pub job: Arc<Job>,
+    /// Its place in the lane; given back when the last clone goes.
+    pub place: Arc<OwnedSemaphorePermit>,
+}
+
+/// A settlement on its way to the ledger.
+pub type Settling = Batcher<Settlement, Result<Settled, Arc<LedgerError>>>;
+
+/// What the loops of one daemon share.
+pub struct Shared {
+    /// The truth.
+    pub ledger: Arc<dyn Ledger>,
+    /// The fast lane.
+    pub queue: Arc<dyn Queue>,
+    /// The Redis inbox, where there is one.
+    pub inbox: Option<Arc<dyn Inbox>>,
+    /// The configuration; a reload swaps it whole.
+    pub config: ArcSwap<Config>,
+    /// The kinds that this program knows.
+    pub kinds: Arc<[Kind]>,
+    /// Their names.
+    pub kind_names: Vec<String>,
+    /// The clock of this host.
+    pub clock: Clock,
+    /// This run.
+    pub run: Run,
+    /// The one HTTP client.
+    pub http: Http,
+    /// The jobs held here.
+    pub running: Running,
+    /// The queue's generation; 0 while the queue can't be used.
+    pub generation: AtomicI64,
+    /// Lanes that are paused.
+    pub paused: ArcSwap<BTreeSet<String>>,
+    /// Wakes the dispatchers.
+    pub dispatch: Arc<Notify>,
+    /// Wakes the relay: the queue is stale, or a window runs low.
+    pub relay: Notify,
+    /// Due jobs for the relay, as soon as they are accepted.
+    pub hints: mpsc::Sender<(String, Hint)>,
+    /// Group commit of outcomes.
+    pub settling: Settling,
+    /// Progress to be kept.
+    pub progress: super::progress::Progresses,
+    /// For whoever watches.
+    pub happenings: broadcast::Sender<Happening>,
+    /// No more claims: the daemon drains.
+    pub draining: CancellationToken,
+    /// The ledger answers; set by the heartbeat.
+    pub ledger_up: AtomicBool,
+}
+
+impl Shared {
+    /// What intake decides by now.
+    pub fn rules(&self) -> Rules {
+        Rules {
+            config: self.config.load_full(),
+            kinds: self.kinds.clone(),
+        }
+    }
+
+    /// The kind of a name.
+    pub fn kind(&self, name: &str) -> Option<&Kind> {
+        self.kinds.iter().find(|it| it.name() == name)
+    }
+
+    /// The policy of a kind by now.
+    pub fn policy(&self, kind: &str) -> Policy {
+        self.kind(kind)
+            .map_or_else(Policy::default, |it| it.settings(&self.config.load()).retry)
+    }
+
+    /// The generation to speak to the queue with; `None` while it can't be used.
+    pub fn generation(&self) -> Option<i64> {
+        Some(self.generation.load(Ordering::SeqCst)).filter(|it| *it != 0)
+    }
+
+    /// The queue answered badly: nothing is taken from it until the relay has mended it.
+    pub fn distrust_queue(&self) {
+        self.generation.store(0, Ordering::SeqCst);
+        self.relay.notify_one();
+        self.dispatch.notify_waiters();
+    }
+
+    /// The queue still doesn't answer: as [`Shared::distrust_queue`], without waking anybody.
+    pub fn distrust_queue_quietly(&self) {
+        self.generation.store(0, Ordering::SeqCst);
+    }
+
+    /// The lane is paused, or the daemon drains.
+    pub fn is_paused(&self, lane: &str) -> bool {
+        self.draining.is_cancelled() || self.paused.load().contains(lane)
+    }
+
+    /// Frees the slot of a job that ended, and wakes who waits for it. A queue that is away is
+    /// rebuilt when it is back: then the slot is free by itself.
+    pub async fn free(&self, lane: &str, ids: &[JobId]) {
+        if let Some(generation) = self.generation()
+            && self.queue.release(generation, lane, ids).await.is_err()
+        {
+            self.distrust_queue();
+        }
+        self.dispatch.notify_waiters();
+    }
+
+    /// Tells whoever watches.
+    pub fn tell(&self, job: &Arc<Job>, what: What) {
+        // nobody may be watching
+        let _ = self.happenings.send(Happening {
+            job: job.clone(),
+            what,
+        });
+    }
+
+    /// What a failure counts as when a handler panicked or the program has no such kind.
+    pub fn own_failure(code: &str, message: String) -> crate::outcome::Failure {
+        crate::outcome::Failure::new(
+            Class::Transient,
+            crate::outcome::Scope::Handler,
+            code,
+            message,
+        )
+    }
+
+    /// This run's id.
+    pub fn run_id(&self) -> Uuid {
+        self.run.id
+    }
+}

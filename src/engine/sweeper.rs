@@ -1,0 +1,129 @@
+//! The sweeper: takes back what dead runs held, buries what is too old, keeps the house clean.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::shared::Shared;
+use crate::crashpoint;
+use crate::job::Job;
+use crate::ledger::{AttemptEnd, Guard, Result, Settled, Settlement};
+use crate::lifecycle::{Event, advance};
+
+/// How often lost leases are looked for.
+const EVERY: Duration = Duration::from_millis(500);
+/// Old jobs are looked for every so many ticks, and the history is tidied every so many.
+const EXPIRE_EVERY: u64 = 10;
+const TIDY_EVERY: u64 = 7_200;
+/// Jobs that a tick takes back at most.
+const MOST: u32 = 1_000;
+
+/// The sweeper of a daemon.
+pub struct Sweeper {
+    shared: Arc<Shared>,
+}
+
+impl Sweeper {
+    /// The sweeper.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Ticks until the daemon has ended.
+    pub async fn run(&self) {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for tick in 0u64.. {
+            every.tick().await;
+            if let Err(e) = self.tick(tick).await {
+                tracing::warn!("sweeper: {e}");
+            }
+        }
+    }
+
+    /// One round. Bounded by [`MOST`] jobs.
+    ///
+    /// # Errors
+    /// When the ledger is away; the next round goes on.
+    pub async fn tick(&self, tick: u64) -> Result<()> {
+        self.reclaim().await?;
+        if tick % EXPIRE_EVERY == 0 {
+            self.expire().await?;
+        }
+        if tick % TIDY_EVERY == 0 {
+            let config = self.shared.config.load_full();
+            self.shared
+                .ledger
+                .tidy(config.keep_finished, config.keep_keys)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Takes back the leases of dead runs, by the same transition and the same settle as any end.
+    ///
+    /// # Errors
+    /// When the ledger is away.
+    pub async fn reclaim(&self) -> Result<usize> {
+        let lost = self.shared.ledger.lost(MOST).await?;
+        if lost.is_empty() {
+            return Ok(0);
+        }
+        crashpoint!("reclaim.before_settle");
+        self.end(&lost, &Event::Reclaimed, "reclaimed").await
+    }
+
+    async fn expire(&self) -> Result<usize> {
+        let old = self.shared.ledger.expired(MOST).await?;
+        self.end(&old, &Event::Expired, "expired").await
+    }
+
+    async fn end(&self, jobs: &[Job], event: &Event, word: &str) -> Result<usize> {
+        let now = self.shared.clock.now();
+        let settlement = |job: &Job| {
+            let transition = advance(
+                &job.facts(self.shared.policy(&job.kind)),
+                event.clone(),
+                now,
+            )
+            .ok()?;
+            let attempt = job.token.map(|_| AttemptEnd {
+                epoch: job.epoch,
+                number: job.attempts + 1,
+                run: job.run,
+                host: self.shared.run.host.clone(),
+                began_at: job.claimed_at.unwrap_or(now),
+                ended_at: now,
+                outcome: word.to_owned(),
+                failure: transition.failure.clone(),
+            });
+            Some(Settlement {
+                id: job.id,
+                guard: job.token.map_or(Guard::Version(job.version), Guard::Token),
+                fingerprint: transition
+                    .failure
+                    .as_ref()
+                    .map(|it| it.fingerprint(&job.kind)),
+                transition,
+                attempt,
+                result: None,
+                edit: None,
+                audit: None,
+            })
+        };
+        let batch: Vec<Settlement> = jobs.iter().filter_map(settlement).collect();
+        if batch.is_empty() {
+            return Ok(0);
+        }
+        let settled = self.shared.ledger.settle(&batch).await?;
+        let mut done = 0;
+        for (job, settled) in jobs.iter().zip(settled) {
+            if settled == Settled::Done {
+                done += 1;
+                tracing::warn!(job = %job.id, kind = job.kind, lane = job.lane, epoch = job.epoch, "{word}");
+                self.shared.free(&job.lane, &[job.id]).await;
+            }
+        }
+        self.shared.relay.notify_one();
+        Ok(done)
+    }
+}

@@ -1,0 +1,321 @@
+//! The one way in: check an envelope, apply defaults, write it down under its key.
+//!
+//! [`admit`] decides without asking anybody, [`accept`] writes a batch and finds the culprit when
+//! the ledger refuses one. Every door gives the same answer to the same bytes.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::clock::Time;
+use crate::config::Config;
+use crate::handler::Kind;
+use crate::job::envelope::ENVELOPE_MAX;
+use crate::job::{DEFAULT_TENANT, Envelope, JobId, NewJob, Priority};
+use crate::json::{Digest, Violation, did_you_mean, differences};
+use crate::ledger::{Acceptance, Ledger, LedgerError, Quarantined, Reason};
+
+/// Why an envelope isn't accepted.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Refusal {
+    /// In one word.
+    pub reason: Reason,
+    /// What is wrong, where, and what to write instead: all of it.
+    pub violations: Vec<Violation>,
+    /// The envelope's kind, where it could be read.
+    #[serde(skip)]
+    pub kind: Option<String>,
+}
+
+impl Refusal {
+    fn new(reason: Reason, kind: Option<&str>, violations: Vec<Violation>) -> Self {
+        Self {
+            reason,
+            violations,
+            kind: kind.map(str::to_owned),
+        }
+    }
+
+    /// All of it in one text, a line each.
+    pub fn message(&self) -> String {
+        let lines: Vec<String> = self.violations.iter().map(ToString::to_string).collect();
+        lines.join("\n")
+    }
+}
+
+/// The answer to an envelope.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// A new job.
+    New {
+        /// Its id.
+        id: JobId,
+        /// Where it waits.
+        lane: String,
+        /// It may be dispatched now.
+        due: bool,
+    },
+    /// The same again.
+    Same {
+        /// The job that is there.
+        id: JobId,
+        /// Options that were asked otherwise this time; nothing was changed.
+        differs: Vec<String>,
+    },
+    /// The key is taken by another payload.
+    Conflict {
+        /// The job that has the key.
+        id: JobId,
+        /// Where the payloads differ, as JSON pointers; empty when the other's is gone.
+        differs: Vec<String>,
+    },
+    /// It can't be accepted as it is.
+    Refused(Refusal),
+}
+
+impl Answer {
+    /// The job's id, where there is one.
+    pub fn id(&self) -> Option<JobId> {
+        match self {
+            Self::New { id, .. } | Self::Same { id, .. } | Self::Conflict { id, .. } => Some(*id),
+            Self::Refused(_) => None,
+        }
+    }
+}
+
+/// What intake decides by.
+#[derive(Clone)]
+pub struct Rules {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// The kinds that this program knows.
+    pub kinds: Arc<[Kind]>,
+}
+
+/// Reads and checks an envelope and makes the job of it, with its defaults. Pure.
+///
+/// # Errors
+/// Every violation at once.
+pub fn admit(rules: &Rules, id: JobId, bytes: &[u8]) -> Result<NewJob, Refusal> {
+    let too_large = ENVELOPE_MAX < bytes.len();
+    let envelope = Envelope::parse(bytes).map_err(|violations| {
+        let reason = if too_large {
+            Reason::TooLarge
+        } else {
+            Reason::Malformed
+        };
+        Refusal::new(reason, None, violations)
+    })?;
+    admit_envelope(rules, id, &envelope)
+}
+
+/// Checks an envelope that was read already.
+///
+/// # Errors
+/// Every violation at once.
+pub fn admit_envelope(rules: &Rules, id: JobId, envelope: &Envelope) -> Result<NewJob, Refusal> {
+    let config = &rules.config;
+    let named = Some(envelope.kind.as_str());
+    let Some(kind) = rules.kinds.iter().find(|it| it.name() == envelope.kind) else {
+        let known = rules.kinds.iter().map(Kind::name);
+        let near = did_you_mean(&envelope.kind, known);
+        let message = format!(
+            "`{}` is no kind that this daemon knows{near} (presswork kinds)",
+            envelope.kind
+        );
+        return Err(Refusal::new(
+            Reason::UnknownKind,
+            named,
+            vec![Violation::new("/kind", message)],
+        ));
+    };
+    let settings = kind.settings(config);
+    let mut violations = Vec::new();
+    let lane = envelope
+        .lane
+        .clone()
+        .unwrap_or_else(|| settings.lane.clone());
+    if !config.lanes.contains_key(&lane) {
+        let near = did_you_mean(&lane, config.lanes.keys().map(String::as_str));
+        violations.push(Violation::new(
+            "/lane",
+            format!("`{lane}` is no lane of jobs.toml{near}"),
+        ));
+    }
+    if config.require_key && envelope.key.is_none() {
+        let message = "is missing, and this daemon requires one: without it a repeated send makes a second job";
+        violations.push(Violation::new("/key", message));
+    }
+    violations.extend(account(config, kind, envelope));
+    let in_payload = |it: Violation| Violation::new(format!("/payload{}", it.pointer), it.message);
+    violations.extend(kind.check(envelope, config).into_iter().map(in_payload));
+    let digest = Digest::of_json(&envelope.payload).map_err(|it| {
+        Refusal::new(
+            Reason::Malformed,
+            named,
+            vec![Violation::new(
+                format!("/payload{}", it.pointer),
+                it.message,
+            )],
+        )
+    })?;
+    if !violations.is_empty() {
+        return Err(Refusal::new(Reason::Invalid, named, violations));
+    }
+    Ok(NewJob {
+        id,
+        kind: envelope.kind.clone(),
+        lane,
+        tenant: envelope
+            .tenant
+            .clone()
+            .unwrap_or_else(|| DEFAULT_TENANT.to_owned()),
+        account: envelope.account.clone(),
+        priority: envelope.priority.unwrap_or(Priority::Normal),
+        key: envelope.key.clone(),
+        payload: envelope.payload.as_str().into(),
+        digest,
+        run_at: envelope.run_at,
+        not_after: envelope.not_after,
+        attempts_max: envelope.attempts_max.unwrap_or(settings.retry.attempts_max),
+        timeout_s: envelope.timeout_s.unwrap_or(settings.timeout_s),
+        age_max_s: settings.age_max_s,
+        labels: envelope.labels.clone(),
+        traceparent: envelope.traceparent.clone(),
+        reply_to: envelope.reply_to.clone(),
+        options: envelope.options(),
+    })
+}
+
+fn account(config: &Config, kind: &Kind, envelope: &Envelope) -> Option<Violation> {
+    let platform = kind.defaults.platform?;
+    let fitting = || {
+        config
+            .accounts
+            .iter()
+            .filter(|(_, it)| it.platform == platform)
+            .map(|(name, _)| name.as_str())
+    };
+    let message = match envelope.account.as_deref() {
+        None => format!(
+            "is missing: {} acts for an account of {platform}",
+            kind.name()
+        ),
+        Some(name) => match config.accounts.get(name) {
+            Some(it) if it.platform == platform => return None,
+            Some(it) => format!(
+                "`{name}` is an account of {}, not of {platform}",
+                it.platform
+            ),
+            None => format!(
+                "`{name}` is no account of jobs.toml{}",
+                did_you_mean(name, fitting())
+            ),
+        },
+    };
+    let known: Vec<&str> = fitting().collect();
+    let known = if known.is_empty() {
+        "none is configured".to_owned()
+    } else {
+        format!("configured: {}", known.join(", "))
+    };
+    Some(Violation::new("/account", format!("{message} ({known})")))
+}
+
+/// Writes a batch down. One answer each, in order. A row that the ledger refuses is found by
+/// halving, so that it never blocks the others.
+///
+/// # Errors
+/// When the ledger is away: then nothing of what is still unanswered was written, or it was and the
+/// same call again says `Same`.
+pub async fn accept(ledger: &dyn Ledger, jobs: &[NewJob]) -> Result<Vec<Answer>, LedgerError> {
+    let mut answers = Vec::with_capacity(jobs.len());
+    let mut todo = vec![jobs];
+    while let Some(part) = todo.pop() {
+        match ledger.accept(part).await {
+            Ok(found) => {
+                for (job, acceptance) in part.iter().zip(found) {
+                    answers.push(answer(ledger, job, acceptance).await?);
+                }
+            }
+            Err(LedgerError::Row(message)) if part.len() == 1 => {
+                let violations = vec![Violation::new("", message)];
+                answers.push(Answer::Refused(Refusal::new(
+                    Reason::Refused,
+                    Some(&part[0].kind),
+                    violations,
+                )));
+            }
+            Err(LedgerError::Row(_)) => {
+                let (left, right) = part.split_at(part.len() / 2);
+                todo.push(right);
+                todo.push(left);
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(answers)
+}
+
+/// The most differences that a conflict names.
+const DIFFERS_MAX: usize = 16;
+
+async fn answer(
+    ledger: &dyn Ledger,
+    job: &NewJob,
+    acceptance: Acceptance,
+) -> Result<Answer, LedgerError> {
+    Ok(match acceptance {
+        Acceptance::New { id, due } => Answer::New {
+            id,
+            lane: job.lane.clone(),
+            due,
+        },
+        Acceptance::Same { id, options } => Answer::Same {
+            id,
+            differs: differs(&options, &job.options),
+        },
+        Acceptance::Conflict { id } => {
+            let other = ledger.job(id).await?;
+            let differs = other.map_or_else(Vec::new, |it| differs(&it.payload, &job.payload));
+            Answer::Conflict { id, differs }
+        }
+    })
+}
+
+fn differs(a: &str, b: &str) -> Vec<String> {
+    match (serde_json::from_str(a), serde_json::from_str(b)) {
+        (Ok(a), Ok(b)) => differences(&a, &b, DIFFERS_MAX),
+        _ => Vec::new(),
+    }
+}
+
+/// What quarantine keeps of an entry that wasn't accepted: `None` when it was.
+pub fn quarantined(
+    door: &str,
+    id: JobId,
+    at: Time,
+    bytes: &[u8],
+    answer: &Answer,
+) -> Option<Quarantined> {
+    let (reason, message, kind) = match answer {
+        Answer::New { .. } | Answer::Same { .. } => return None,
+        Answer::Conflict { id, differs } => {
+            let message = format!(
+                "its key is taken by job {id} with another payload (differs at: {})",
+                differs.join(", ")
+            );
+            (Reason::Conflict, message, None)
+        }
+        Answer::Refused(it) => (it.reason, it.message(), it.kind.clone()),
+    };
+    Some(Quarantined {
+        id,
+        door: door.to_owned(),
+        at,
+        reason,
+        message,
+        kind,
+        bytes: bytes.to_vec(),
+    })
+}

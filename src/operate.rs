@@ -1,0 +1,409 @@
+//! What people do to jobs: cancel, revive, discard, let go on, resolve. Every door that a person
+//! uses calls these; each change is guarded by the job's version, and audited.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::clock::Time;
+use crate::effect::{Effect, EffectState, Evidence, Receipt};
+use crate::intake::{Rules, admit_envelope, quarantined};
+use crate::job::{Envelope, Job, JobId};
+use crate::json::{Digest, Violation};
+use crate::ledger::{Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Settled, Settlement};
+use crate::lifecycle::{Event, State, advance};
+use crate::retry::Policy;
+
+/// Why a person's change wasn't made.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// There is no such thing.
+    #[error("{0}")]
+    Missing(String),
+    /// It can't be done to it as it is.
+    #[error("{0}")]
+    Unfit(String),
+    /// The edited payload breaks its kind's schema.
+    #[error("the payload can't be accepted: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<Violation>),
+    /// The ledger couldn't do it.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+}
+
+/// Who does it, and why.
+#[derive(Clone, Debug)]
+pub struct By {
+    /// A person's login, or a token's name.
+    pub actor: String,
+    /// The reason given.
+    pub reason: String,
+}
+
+impl By {
+    fn audit(&self, action: &str, job: JobId, at: Time) -> Audit {
+        Audit {
+            actor: self.actor.clone(),
+            action: action.to_owned(),
+            job: Some(job),
+            detail: self.reason.clone(),
+            at,
+        }
+    }
+}
+
+/// The job of an id.
+///
+/// # Errors
+/// When there is none.
+pub async fn job(ledger: &dyn Ledger, id: JobId) -> Result<Job, Refused> {
+    let found = ledger.job(id).await?;
+    found.ok_or_else(|| {
+        Refused::Missing(format!(
+            "there is no job {id}; `presswork jobs list` shows those there are"
+        ))
+    })
+}
+
+/// A job that somebody else is changing is read again so often.
+const TRIES: usize = 5;
+
+/// Makes one event happen to a job.
+async fn happen(
+    ledger: &dyn Ledger,
+    id: JobId,
+    event: &Event,
+    action: &str,
+    by: &By,
+    edit: Option<&Edited>,
+) -> Result<State, Refused> {
+    for _ in 0..TRIES {
+        let job = job(ledger, id).await?;
+        let now = ledger.now().await?;
+        let transition = advance(&job.facts(Policy::default()), event.clone(), now)
+            .map_err(|e| Refused::Unfit(format!("job {id}: {e}")))?;
+        let to = transition.to;
+        let settlement = Settlement {
+            id,
+            guard: job.token.map_or(Guard::Version(job.version), Guard::Token),
+            fingerprint: None,
+            transition,
+            attempt: None,
+            result: None,
+            edit: edit.cloned(),
+            audit: Some(by.audit(action, id, now)),
+        };
+        if ledger.settle(&[settlement]).await? == [Settled::Done] {
+            return Ok(to);
+        }
+    }
+    Err(Refused::Unfit(format!(
+        "job {id} is being changed by others; try again"
+    )))
+}
+
+/// Calls a job off: a waiting one at once, a running one is told to stop. Returns its state.
+///
+/// # Errors
+/// When it has ended, or waits for a person's word on an effect.
+pub async fn cancel(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
+    happen(ledger, id, &Event::CancelAsked, "cancel", by, None).await
+}
+
+/// Lets a held job go on.
+///
+/// # Errors
+/// When it isn't held.
+pub async fn release(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
+    happen(ledger, id, &Event::Mended, "release", by, None).await
+}
+
+/// Gives a dead letter up for good.
+///
+/// # Errors
+/// When it is no dead letter.
+pub async fn discard(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
+    happen(ledger, id, &Event::Discarded, "discard", by, None).await
+}
+
+/// What a revive would do about one effect of the job.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EffectOutlook {
+    /// What is done: `mastodon.status`.
+    pub op: String,
+    /// For which account.
+    pub account: String,
+    /// `already live`, `would send`, `would be asked again with the same key`, `blocked`.
+    pub outlook: &'static str,
+    /// Where it can be seen.
+    pub url: Option<String>,
+}
+
+/// What a revive would do.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Outlook {
+    /// The dead letter.
+    pub id: JobId,
+    /// Which handler.
+    pub kind: String,
+    /// Its effects so far.
+    pub effects: Vec<EffectOutlook>,
+    /// Why it can't be revived now.
+    pub blocked: Option<String>,
+}
+
+/// Says what reviving a dead letter would do. Changes nothing.
+///
+/// # Errors
+/// When there is no such job.
+pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Outlook, Refused> {
+    let job = job(ledger, id).await?;
+    let effects = ledger.effects(id).await?;
+    let mut blocked = match job.state {
+        State::Dead => None,
+        state => Some(format!("it is {state}: only dead letters are revived")),
+    };
+    let unknown = effects.iter().find(|it| is_open(it));
+    if let (None, Some(effect)) = (&blocked, unknown) {
+        blocked = Some(format!(
+            "its {} may or may not have happened: `presswork unresolved resolve {id}` first",
+            effect.op
+        ));
+    }
+    if edited && blocked.is_none() && effects.iter().any(|it| it.state == EffectState::Confirmed) {
+        blocked = Some("it has happened already: an edited payload would make it happen twice; enqueue a new job instead".to_owned());
+    }
+    let effects = effects.iter().map(effect_outlook).collect();
+    Ok(Outlook {
+        id,
+        kind: job.kind,
+        effects,
+        blocked,
+    })
+}
+
+/// An effect of which a person must say whether it happened before the job goes on with it.
+fn is_open(effect: &Effect) -> bool {
+    matches!(
+        effect.state,
+        EffectState::Unresolved | EffectState::Unknown | EffectState::Sending
+    )
+}
+
+fn effect_outlook(effect: &Effect) -> EffectOutlook {
+    let outlook = match effect.state {
+        EffectState::Confirmed => "already live",
+        EffectState::Intended | EffectState::Refused => "would send",
+        EffectState::Sending | EffectState::Unknown | EffectState::Unresolved => "blocked",
+    };
+    let url = effect.receipt.as_ref().and_then(|it| it.url.clone());
+    EffectOutlook {
+        op: effect.op.clone(),
+        account: effect.account.clone(),
+        outlook,
+        url,
+    }
+}
+
+/// A payload's new bytes and their digest.
+pub type Edited = (Arc<str>, Digest);
+
+/// Checks an edited payload against the job's kind.
+///
+/// # Errors
+/// Every violation at once.
+pub fn edit(rules: &Rules, job: &Job, payload: &str) -> Result<Edited, Refused> {
+    let envelope = Envelope {
+        kind: job.kind.clone(),
+        payload: payload.to_owned(),
+        account: job.account.clone(),
+        lane: Some(job.lane.clone()),
+        key: job.key.clone(),
+        ..Envelope::default()
+    };
+    match admit_envelope(rules, job.id, &envelope) {
+        Ok(new) => Ok((new.payload, new.digest)),
+        Err(refusal) => Err(Refused::Invalid(refusal.violations)),
+    }
+}
+
+/// Brings a dead letter back, with another payload if `edited` is given.
+///
+/// # Errors
+/// When it is no dead letter, or an effect of it may or may not have happened.
+pub async fn revive(
+    ledger: &dyn Ledger,
+    id: JobId,
+    edited: Option<&Edited>,
+    by: &By,
+) -> Result<State, Refused> {
+    let outlook = outlook(ledger, id, edited.is_some()).await?;
+    match outlook.blocked {
+        Some(why) => Err(Refused::Unfit(format!("job {id}: {why}"))),
+        None => happen(ledger, id, &Event::Revived, "revive", by, edited).await,
+    }
+}
+
+/// The dead letters that a filter lets through.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn dead(ledger: &dyn Ledger, filter: &Filter) -> Result<Vec<Job>, Refused> {
+    let filter = Filter {
+        states: vec![State::Dead],
+        ..filter.clone()
+    };
+    Ok(ledger.jobs(&filter).await?)
+}
+
+/// A person's word on what happened.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// It is there.
+    Happened {
+        /// Where it can be seen.
+        url: Option<String>,
+    },
+    /// It isn't: it may be sent.
+    DidNotHappen,
+}
+
+/// Says what happened to the open effects of an unresolved job (or of a dead letter), and lets an
+/// unresolved one go on from there.
+///
+/// # Errors
+/// When the job has no open effect, or is running.
+pub async fn resolve(
+    ledger: &dyn Ledger,
+    id: JobId,
+    verdict: &Verdict,
+    by: &By,
+) -> Result<State, Refused> {
+    let job = job(ledger, id).await?;
+    if job.state == State::Running {
+        return Err(Refused::Unfit(format!(
+            "job {id} is running: it may still find out by itself"
+        )));
+    }
+    let effects = ledger.effects(id).await?;
+    let open: Vec<&Effect> = effects.iter().filter(|it| is_open(it)).collect();
+    if open.is_empty() {
+        return Err(Refused::Unfit(format!(
+            "job {id} has no effect whose outcome is unknown; `presswork jobs show {id}` shows them"
+        )));
+    }
+    let now = ledger.now().await?;
+    for effect in open {
+        let conclusion = verdict_on(verdict, by, now);
+        let audit = by.audit("resolve", id, now);
+        if !ledger
+            .decide(effect.id, effect.state, &conclusion, Some(&audit))
+            .await?
+        {
+            return Err(Refused::Unfit(format!(
+                "effect {} was concluded meanwhile; look again",
+                effect.id
+            )));
+        }
+    }
+    match job.state {
+        State::Unresolved => happen(ledger, id, &Event::Resolved, "resolve", by, None).await,
+        state => Ok(state),
+    }
+}
+
+fn verdict_on(verdict: &Verdict, by: &By, now: Time) -> Conclusion {
+    let (to, receipt, seen) = match verdict {
+        Verdict::Happened { url } => {
+            let detail = serde_json::json!({"resolved_by": by.actor});
+            let receipt = Receipt {
+                remote_id: None,
+                url: url.clone(),
+                at: now,
+                detail,
+            };
+            let at = url
+                .as_deref()
+                .map_or(String::new(), |it| format!(" ({it})"));
+            (
+                EffectState::Confirmed,
+                Some(receipt),
+                format!("{} says: it happened{at}", by.actor),
+            )
+        }
+        Verdict::DidNotHappen => (
+            EffectState::Refused,
+            None,
+            format!("{} says: it did not happen", by.actor),
+        ),
+    };
+    let seen = if by.reason.is_empty() {
+        seen
+    } else {
+        format!("{seen}: {}", by.reason)
+    };
+    Conclusion {
+        to,
+        receipt,
+        evidence: Evidence { at: now, seen },
+    }
+}
+
+/// Tries to accept an entry of the quarantine again, as it is or with other bytes; it leaves the
+/// quarantine when it is accepted. Returns the job's id.
+///
+/// # Errors
+/// When there is no such entry, or it still can't be accepted.
+pub async fn release_quarantined(
+    ledger: &dyn Ledger,
+    rules: &Rules,
+    id: JobId,
+    bytes: Option<&[u8]>,
+    by: &By,
+) -> Result<JobId, Refused> {
+    let missing = || {
+        Refused::Missing(format!(
+            "there is no entry {id} in quarantine; `presswork quarantine list` shows them"
+        ))
+    };
+    let entry = ledger.quarantined_one(id).await?.ok_or_else(missing)?;
+    let bytes = bytes.unwrap_or(&entry.bytes);
+    let mut job =
+        crate::intake::admit(rules, id, bytes).map_err(|it| Refused::Invalid(it.violations))?;
+    job.key
+        .get_or_insert_with(|| format!("{}:{id}", entry.door));
+    let answers = crate::intake::accept(ledger, &[job]).await?;
+    let now = ledger.now().await?;
+    let answer = answers.into_iter().next().ok_or_else(missing)?;
+    match (
+        quarantined(&entry.door, id, now, bytes, &answer),
+        answer.id(),
+    ) {
+        (None, Some(job)) => {
+            ledger
+                .unquarantine(id, &by.audit("release", job, now))
+                .await?;
+            Ok(job)
+        }
+        (refused, _) => Err(Refused::Unfit(
+            refused.map_or_else(String::new, |it| it.message),
+        )),
+    }
+}
+
+/// Throws an entry of the quarantine away.
+///
+/// # Errors
+/// When there is no such entry.
+pub async fn discard_quarantined(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<(), Refused> {
+    let now = ledger.now().await?;
+    if ledger
+        .unquarantine(id, &by.audit("discard", id, now))
+        .await?
+    {
+        return Ok(());
+    }
+    Err(Refused::Missing(format!(
+        "there is no entry {id} in quarantine; `presswork quarantine list` shows them"
+    )))
+}
