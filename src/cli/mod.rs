@@ -122,7 +122,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Kinds(args) => kinds::run(&cx, args).await,
         Command::Check(args) => check::run(&cx, args).await,
         Command::Migrate(args) => migrate::run(&cx, args).await,
-        Command::Sandbox(args) => sandbox::run(&cx, args).await,
+        Command::Sandbox(args) => sandbox::run(cx.out, args).await,
         Command::Bench(args) => bench::run(&cx, args).await,
     }
 }
