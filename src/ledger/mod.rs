@@ -99,8 +99,10 @@ pub trait Ledger: Send + Sync + 'static {
     /// order; a stale guard changes nothing. This is the one way a job's state changes but for claim.
     /// Durable when it returns.
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>>;
-    /// Running jobs whose run is dead (its lease is past), or lives but no longer names them in a
-    /// beat made after they were claimed.
+    /// Running jobs whose run is dead (its lease is past), or lives but no longer names them although
+    /// they were claimed before the beat *before* its last one: a list is made after the beat before
+    /// it returned, and a job is entered in it before its claim is sent, so only then is its absence
+    /// a proof.
     async fn lost(&self, limit: u32) -> Result<Vec<Job>>;
     /// Waiting jobs whose `not_after` or `expires_at` is past.
     async fn expired(&self, limit: u32) -> Result<Vec<Job>>;
