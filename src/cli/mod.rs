@@ -2,6 +2,11 @@
 
 pub mod out;
 pub mod cx;
+pub mod pick;
+pub mod editor;
+pub mod advice;
+pub mod story;
+pub mod watch;
 pub mod run;
 pub mod dev;
 pub mod sandbox;
@@ -122,7 +127,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Kinds(args) => kinds::run(&cx, args).await,
         Command::Check(args) => check::run(&cx, args).await,
         Command::Migrate(args) => migrate::run(&cx, args).await,
-        Command::Sandbox(args) => sandbox::run(&cx, args).await,
+        Command::Sandbox(args) => sandbox::run(out, args).await,
         Command::Bench(args) => bench::run(&cx, args).await,
     }
 }
