@@ -27,9 +27,7 @@ pub enum Role {
 pub async fn ledger(config: &Config, clock: &Clock, role: Role) -> anyhow::Result<Arc<dyn Ledger>> {
     let _ = (clock, role);
     match &config.ledger {
-        Store::Sqlite(_) | Store::Server(_) | Store::Memory => {
-            anyhow::bail!("no ledger is built in yet")
-        }
+        Store::Sqlite(_) | Store::Server(_) | Store::Memory => anyhow::bail!("no ledger is built in yet"),
     }
 }
 
@@ -39,8 +37,6 @@ pub async fn ledger(config: &Config, clock: &Clock, role: Role) -> anyhow::Resul
 /// When its address can't be used.
 pub async fn queue(config: &Config) -> anyhow::Result<(Arc<dyn Queue>, Option<Arc<dyn Inbox>>)> {
     match &config.queue {
-        Store::Sqlite(_) | Store::Server(_) | Store::Memory => {
-            anyhow::bail!("no queue is built in yet")
-        }
+        Store::Sqlite(_) | Store::Server(_) | Store::Memory => anyhow::bail!("no queue is built in yet"),
     }
 }
