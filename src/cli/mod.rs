@@ -2,6 +2,10 @@
 
 pub mod out;
 pub mod cx;
+pub mod pick;
+pub mod editor;
+pub mod advice;
+pub mod story;
 pub mod run;
 pub mod dev;
 pub mod sandbox;
@@ -115,7 +119,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         // these two need no configuration: one brings its own, the other is the outside
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
-        Command::Run(args) => run::run(&cx()?, args).await,
+        Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
         Command::Jobs(args) => jobs::run(&cx()?, args).await,
         Command::Dead(args) => dead::run(&cx()?, args).await,
