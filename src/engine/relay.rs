@@ -94,9 +94,16 @@ impl Relay {
         let config = self.shared.config.load_full();
         let mut woke = false;
         for lane in config.lanes.keys() {
-            if !memory.lanes.contains(lane) && self.start_lane(generation, lane).await {
+            if !memory.lanes.contains(lane) {
+                if !self.start_lane(generation, lane).await {
+                    return;
+                }
                 memory.lanes.insert(lane.clone());
             }
+        }
+        // only now: a dispatcher that came before its lane was started would find it stale
+        self.shared.generation.store(generation, Ordering::SeqCst);
+        for lane in config.lanes.keys() {
             woke |= self.refill(generation, lane, config.window).await;
             if memory.ticks % COMPARE_EVERY == 0 {
                 let before = memory.suspects.remove(lane).unwrap_or_default();
@@ -159,7 +166,6 @@ impl Relay {
             };
         }
         metrics::queue_up(true);
-        self.shared.generation.store(number, Ordering::SeqCst);
         Some(number)
     }
 
