@@ -107,7 +107,7 @@ impl<'a> Reader<'a> {
                 self.wrong(&listen.place, "api.listen", said, message);
             }
             Ok(address) if !address.ip().to_canonical().is_loopback() && !token_said => {
-                let message = "beyond loopback it must be guarded: set api.token = { env = \"PRESSWORK_API_TOKEN\" }, or listen on 127.0.0.1";
+                let message = "beyond loopback it must be guarded: set the variable PRESSWORK_API_TOKEN, or api.token = { env = \"NAME\" }, or listen on 127.0.0.1";
                 self.wrong(&listen.place, "api.listen", said, message);
             }
             Ok(_) => {}

@@ -63,7 +63,7 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let (root, syntax) = DeTable::parse_recoverable(text);
         if !syntax.is_empty() {
-            let errors = syntax.iter().map(|e| ConfigError {
+            let told = syntax.iter().map(|e| ConfigError {
                 place: e
                     .span()
                     .map_or(Place::Nowhere, |it| Place::of_byte(text, it.start)),
@@ -71,20 +71,14 @@ impl Config {
                 said: None,
                 message: format!("is no TOML: {}", e.message()),
             });
-            return Err(ConfigErrors {
-                origin: origin.map(Path::to_owned),
-                errors: errors.collect(),
-            });
+            return Err(in_order(origin, told.collect()));
         }
         let mut reader = read::Reader::new(text, root.get_ref(), env);
         let config = reader.config(origin);
-        let mut errors = reader.errors;
-        if errors.is_empty() {
-            return Ok(config);
+        match reader.errors {
+            errors if errors.is_empty() => Ok(config),
+            errors => Err(in_order(origin, errors)),
         }
-        errors.sort_by(|a, b| a.place.cmp(&b.place));
-        let origin = origin.map(Path::to_owned);
-        Err(ConfigErrors { origin, errors })
     }
 
     /// The built-in defaults under a state directory: a SQLite ledger in it, the queue in memory,
@@ -114,6 +108,12 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
         .collect()
 }
 
+fn in_order(origin: Option<&Path>, mut errors: Vec<ConfigError>) -> ConfigErrors {
+    errors.sort_by(|a, b| a.place.cmp(&b.place));
+    let origin = origin.map(Path::to_owned);
+    ConfigErrors { origin, errors }
+}
+
 fn file(path: &Path) -> io::Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path)?;
@@ -128,3 +128,6 @@ fn file(path: &Path) -> io::Result<String> {
 fn unreadable(path: &Path, e: &io::Error) -> ConfigErrors {
     ConfigErrors::whole(Some(path.to_owned()), format!("can't be read: {e}"))
 }
+
+#[cfg(test)]
+mod tests;

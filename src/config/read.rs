@@ -395,6 +395,9 @@ const UNITS: [(&str, &str, u64); 3] = [
 /// What to write instead of `said`: `"5m"` for seconds is 300.
 fn example(key: &str, said: &Raw<'_>, bounds: Bounds) -> String {
     let plain = bounds.default.unwrap_or(bounds.min.max(1));
+    if key.ends_with("_micros_per_mtok") {
+        return format!("in millionths of a US dollar: 2.50 dollars are {key} = 2500000");
+    }
     let Some((_, unit, size)) = UNITS.iter().find(|it| key.ends_with(it.0)) else {
         return format!("such as {key} = {plain}");
     };
@@ -409,6 +412,7 @@ fn example(key: &str, said: &Raw<'_>, bounds: Bounds) -> String {
         "m" | "min" => Some(60_000),
         "h" => Some(3_600_000),
         "d" => Some(86_400_000),
+        "w" => Some(604_800_000),
         "" => Some(*size),
         _ => None,
     };

@@ -17,7 +17,9 @@ pub(super) struct Fields(Vec<(&'static str, Value)>);
 impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
         let name = field.name();
-        let value = match is_secret_name(name) && !value.is_number() && !value.is_boolean() {
+        // `input_tokens` counts, `has_token` answers; neither says one
+        let tells = value.is_boolean() || value.is_number() && name.ends_with("tokens");
+        let value = match is_secret_name(name) && !tells {
             true => HIDDEN.into(),
             false => value,
         };
@@ -81,20 +83,24 @@ impl Line<'_> {
         self.at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true)
     }
 
-    /// One JSON object. JSON escapes control characters by itself.
-    pub(super) fn json(&self) -> String {
+    /// One JSON object. Its texts are redacted one by one: it stays JSON whatever was hidden.
+    pub(super) fn json(&self, redact: impl Fn(&str) -> String) -> String {
         let mut all = Map::new();
         all.insert("time".into(), self.time().into());
         all.insert(
             "level".into(),
             self.level.as_str().to_ascii_lowercase().into(),
         );
-        all.insert("target".into(), self.target.into());
-        all.insert("message".into(), self.message.into());
+        all.insert("target".into(), redact(self.target).into());
+        all.insert("message".into(), redact(self.message).into());
         for (name, value) in &self.fields.0 {
-            all.entry(*name).or_insert_with(|| value.clone());
+            let value = match value {
+                Value::String(text) => redact(text).into(),
+                other => other.clone(),
+            };
+            all.entry(*name).or_insert(value);
         }
-        Value::Object(all).to_string()
+        one_line(&Value::Object(all).to_string())
     }
 
     /// A line for people. Colour goes around the level after `redact`, so that it can't stand
@@ -138,6 +144,18 @@ fn plain(text: &str) -> bool {
 /// Characters that turn the direction of text: with them a line can show what it doesn't say.
 fn turns(c: char) -> bool {
     matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON escapes control characters up to U+001F by itself; the others become escapes too.
+fn one_line(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}') {
+            true => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => out.push(c),
+        }
+    }
+    out
 }
 
 /// The text on one line, with control characters spelled out.

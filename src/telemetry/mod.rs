@@ -128,7 +128,7 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             let near = did_you_mean(&word.to_ascii_lowercase(), LEVELS);
             let levels = LEVELS.join(", ");
             return Err(format!(
-                "`{word}` is no level{near} Write one of {levels}, or target=level, with commas between"
+                "`{word}` is no level; one of {levels}, or target=level, with commas between{near}"
             ));
         }
     }
@@ -173,9 +173,10 @@ impl<W: Write + Send + 'static> Log<W> {
     }
 
     fn write(&self, line: &Line<'_>) {
+        let redact = |it: &str| redact::text(it).into_owned();
         let text = match self.json {
-            true => redact::text(&line.json()).into_owned(),
-            false => line.human(|it| redact::text(it).into_owned(), self.colour),
+            true => line.json(redact),
+            false => line.human(redact, self.colour),
         };
         let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
         // a full disk or a closed pipe must not stop jobs
@@ -297,19 +298,33 @@ mod tests {
         assert_eq!(json["level"], "info");
     }
 
+    proptest::proptest! {
+        #[test]
+        fn a_json_line_is_json_whatever_it_hides(
+            before in "[a-z\\\\\"\u{7f}\u{202e} ]{0,9}", after in "\\PC{0,30}", name in "(authorization|token|password|cookie)[:=]\\\\*\"?",
+        ) {
+            let said = format!("{before}{name}canary5canary{after}");
+            let text = logged(true, false, "info", |_| tracing::info!(said, pin_token = 12345, "{said}"));
+            let json: serde_json::Value = serde_json::from_str(&text).unwrap();
+            proptest::prop_assert!(!text.contains("canary5"), "{text}");
+            proptest::prop_assert_eq!(&json["pin_token"], "***");
+            proptest::prop_assert_eq!(text.lines().count(), 1);
+        }
+    }
+
     #[test]
     fn human_lines_are_single_and_escaped_and_plain_without_a_terminal() {
         let text = logged(false, false, "info", |_| {
             tracing::warn!(
                 job = "j1",
                 bad = "\u{1b}[2J\u{202e}x",
-                "password=hunter2 and\nmore"
+                "password=canary5 and\nmore"
             );
         });
         assert_eq!(text.lines().count(), 1, "{text}");
         assert!(text.contains(r"password=***"), "{text}");
         assert!(
-            !text.contains("hunter2") && !text.contains('\u{1b}') && !text.contains('\u{202e}')
+            !text.contains("canary5") && !text.contains('\u{1b}') && !text.contains('\u{202e}')
         );
         assert!(text.contains(" WARN ") && text.contains("job=j1"), "{text}");
     }

@@ -46,10 +46,16 @@ pub fn text(text: &str) -> Cow<'_, str> {
 /// Whether a field of this name holds a secret.
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    ["token", "secret", "password", "api_key", "apikey"]
-        .iter()
-        .any(|it| name.contains(it))
-        || ["authorization", "cookie", "set_cookie", "sig", "signature"].contains(&name.as_str())
+    const PARTS: [&str; 7] = [
+        "authorization",
+        "cookie",
+        "token",
+        "secret",
+        "password",
+        "api_key",
+        "apikey",
+    ];
+    PARTS.iter().any(|it| name.contains(it)) || ["sig", "signature"].contains(&name.as_str())
 }
 
 impl Redactor {
@@ -184,14 +190,21 @@ static SHAPES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 /// A secret's name and what stands between it and the value: `"password": `, `token=Some(`,
 /// `x-amz-signature=`, `("authorization", `, `--api-key `.
 static NAMED: LazyLock<Regex> = LazyLock::new(|| {
-    const NAME: &str = "authorization|(?:set-)?cookie|[a-z0-9_.-]{0,60}(?:token|secret|password|passwd|api[-_]?key|signature)[a-z0-9_-]{0,60}|sig";
+    const NAME: &str = "[a-z0-9_.-]*(?:authorization|cookie|(?:token|secret|password|passwd|api[-_]?key|signature)[a-z0-9_-]*)|sig";
     pattern(&format!(
         r#"(?:(?i-u:\b({NAME}))(?:\\*["']\s*(?:=>?|[:,])|\s*(?:=>?|:))|(?i-u:--({NAME}))\s)\s*(?:Some\(|\[)*"#
     ))
 });
 
+/// What every name of [`NAMED`] has in it: most lines have none, and this is quick to see.
+static HINT: LazyLock<Regex> =
+    LazyLock::new(|| pattern("(?i-u:authori|cookie|token|secret|passw|api[-_]?key|sig)"));
+
 /// Hides what stands after a secret's name; `None` when there is no such name.
 fn by_name(text: &str) -> Option<String> {
+    if !HINT.is_match(text) {
+        return None;
+    }
     let mut out = String::new();
     let mut copied = 0;
     while let Some(found) = NAMED.captures_at(text, copied) {
@@ -219,11 +232,15 @@ fn value_of(rest: &str, found: &Captures<'_>) -> (usize, usize) {
         let from = depth + 1;
         return (from, quoted(&rest[from..], quote, depth));
     }
-    let header = ["authorization", "cookie", "set-cookie"];
-    if header.iter().any(|it| name.eq_ignore_ascii_case(it)) {
-        return (0, rest.find(['\r', '\n', '"']).unwrap_or(rest.len()));
+    let header = name.to_ascii_lowercase();
+    if header.ends_with("authorization") || header.ends_with("cookie") {
+        let end = rest.find(['\r', '\n', '"']).unwrap_or(rest.len());
+        return (0, rest[..end].trim_end_matches('\\').len());
     }
     let bare = bare(rest);
+    if bare < VALUE_MIN {
+        return (bare, 0); // "token: a bearer token" is advice, and `{` begins something else
+    }
     let counted = name.to_ascii_lowercase().ends_with("tokens");
     match counted && rest[..bare].bytes().all(|it| it.is_ascii_digit()) {
         true => (bare, 0), // `input_tokens=512` is what was used, not what was said
@@ -238,7 +255,7 @@ fn quoted(rest: &str, quote: char, depth: usize) -> usize {
     for (at, c) in rest.char_indices() {
         if c == '\\' {
             run += 1;
-        } else if c == quote && depth <= run && (run - depth) % (2 * (depth + 1)) == 0 {
+        } else if c == quote && depth <= run && (run - depth).is_multiple_of(2 * (depth + 1)) {
             return at - depth;
         } else {
             run = 0;
@@ -247,14 +264,14 @@ fn quoted(rest: &str, quote: char, depth: usize) -> usize {
     rest.len()
 }
 
-/// The length of an unquoted value: to white space, a quote, `&` or `<`, or to punctuation that
-/// closes something (a gap or the end comes after it).
+/// The length of an unquoted value: to white space, a quote, `&` or `<`, or to what
+/// closes something before such a gap.
 fn bare(rest: &str) -> usize {
     let end = rest
-        .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | '<' | '\\'))
+        .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | '<'))
         .unwrap_or(rest.len());
     rest[..end]
-        .trim_end_matches([',', ';', ')', '}', ']'])
+        .trim_end_matches([',', ';', ')', '}', ']', '\\'])
         .len()
 }
 
@@ -352,10 +369,10 @@ mod tests {
                 r#"{"password":"***","n":1}"#,
             ),
             (r#"{"password":"a\\","n":1}"#, r#"{"password":"***","n":1}"#),
-            ("api_key=abc status=200", "api_key=*** status=200"),
-            ("a?token=x&b=1", "a?token=***&b=1"),
+            ("api_key=abcd status=200", "api_key=*** status=200"),
+            ("a?token=xyz1&b=1", "a?token=***&b=1"),
             ("redis://u:p@h/0", "redis://***@h/0"),
-            ("{token: x}", "{token: ***}"),
+            ("{token: xyz1}", "{token: ***}"),
         ] {
             assert_eq!(redacted(text), want);
         }
