@@ -66,7 +66,7 @@ impl Handler for GenerateText {
     const DEFAULTS: Defaults = Defaults {
         name: "generate.text",
         about: "a text, or JSON by a schema, from an OpenAI-compatible model",
-        lane: "generate",
+        lane: "openai",
         retry: Policy {
             attempts_max: 6,
             base_ms: 2_000,
@@ -265,7 +265,7 @@ mod tests {
             "model": " ", "temperature": 3, "max_tokens": 0, "schema_name": "a b",
         }))
         .unwrap();
-        let config = crate::kinds::tests::config();
+        let config = Config::default_embedded(std::path::Path::new("/nowhere"));
         let found = GenerateText::preflight(&payload, &Envelope::default(), &config);
         let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
         let expected = [

@@ -82,7 +82,7 @@ fn handle(text: &str) -> Option<&str> {
     let top = labels
         .last()?
         .starts_with(|c: char| c.is_ascii_alphabetic());
-    let whole = 2 <= labels.len() && handle.len() <= 253 && labels.iter().all(|it| sound(it));
+    let whole = 2 <= labels.len() && handle.len() <= 253 && labels.iter().all(sound);
     (whole && top && !elsewhere).then_some(handle)
 }
 
