@@ -23,7 +23,7 @@ pub struct Problem {
 }
 
 /// How long a client waits before it asks a ledger again that is away.
-const AWAY: Duration = Duration::from_secs(2);
+pub const AWAY: Duration = Duration::from_secs(2);
 
 impl Problem {
     /// A problem. `word` is stable and short: `conflict`, `too-large`.
