@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use presswork::api::{Limits, Serving, State, serve_within};
 use presswork::clock::Clock;
-use presswork::config::{Api, Config, Lane, Store};
+use presswork::config::Config;
 use presswork::context::Context;
 use presswork::engine::assemble;
 use presswork::engine::doors::Doors;
@@ -124,7 +124,7 @@ impl Site {
             kinds: Arc::new([Kind::of::<Echo>()]),
             clock: Clock::System,
             run,
-            http: Http,
+            http: Http::new(Clock::System).expect("a client"),
         };
         let (shared, _hints) = assemble(parts);
         let doors = Doors::new(shared.clone());
@@ -194,32 +194,10 @@ impl Site {
 }
 
 fn config(folder: &TempDir, backlog_max: u64) -> Config {
+    let config = Config::default_embedded(folder.path());
     Config {
-        origin: None,
-        state_dir: folder.path().to_owned(),
-        ledger: Store::Sqlite(folder.path().join("ledger.db")),
-        queue: Store::Memory,
-        lease: Duration::from_secs(600),
-        drain: Duration::from_secs(1),
-        window: 100,
-        api: Api {
-            listen: None,
-            token: None,
-        },
-        require_key: false,
         backlog_max,
-        keep_finished: Duration::from_secs(3_600),
-        keep_keys: Duration::from_secs(3_600),
-        lanes: BTreeMap::from([(
-            "default".to_owned(),
-            Lane {
-                concurrency: None,
-                room: 10,
-            },
-        )]),
-        kinds: BTreeMap::new(),
-        accounts: BTreeMap::new(),
-        models: BTreeMap::new(),
+        ..config
     }
 }
 
