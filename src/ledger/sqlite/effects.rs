@@ -1,0 +1,214 @@
+//! Steps and effects: what a re-run finds, and the single-use permit.
+
+use std::time::Duration;
+
+use sqlx::SqliteConnection;
+use uuid::Uuid;
+
+use super::intake::audit;
+use super::map::{effect, get, json, micros, text};
+use super::open::told;
+use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::job::JobId;
+use crate::ledger::{Audit, Conclusion, Fence, Result};
+
+/// The recorded value of a step.
+pub async fn step(conn: &mut SqliteConnection, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
+    let row = sqlx::query("SELECT value FROM steps WHERE job = ? AND revision = ? AND name = ?")
+        .bind(job.0)
+        .bind(revision)
+        .bind(name)
+        .fetch_optional(conn)
+        .await
+        .map_err(told)?;
+    row.map(|it| get(&it, 0)).transpose()
+}
+
+/// Whether the lease is the current one.
+async fn is_mine(conn: &mut SqliteConnection, fence: &Fence) -> Result<bool> {
+    let row = sqlx::query("SELECT 1 FROM jobs WHERE id = ? AND token = ? AND run = ?")
+        .bind(fence.job.0)
+        .bind(fence.token)
+        .bind(fence.run)
+        .fetch_optional(conn)
+        .await
+        .map_err(told)?;
+    Ok(row.is_some())
+}
+
+/// Records a step's value; the first stays.
+pub async fn record_step(conn: &mut SqliteConnection, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+    if !is_mine(conn, fence).await? {
+        return Ok(false);
+    }
+    sqlx::query("INSERT INTO steps (job, revision, name, value) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
+        .bind(fence.job.0)
+        .bind(fence.revision)
+        .bind(name)
+        .bind(value)
+        .execute(conn)
+        .await
+        .map_err(told)?;
+    Ok(true)
+}
+
+async fn one(conn: &mut SqliteConnection, id: EffectId) -> Result<Option<Effect>> {
+    let row = sqlx::query("SELECT * FROM effects WHERE id = ?").bind(id.0).fetch_optional(conn).await.map_err(told)?;
+    row.as_ref().map(effect).transpose()
+}
+
+/// Writes an effect down unless it is there.
+pub async fn intend(conn: &mut SqliteConnection, fence: &Fence, it: &Effect) -> Result<Option<Effect>> {
+    if !is_mine(conn, fence).await? {
+        return Ok(None);
+    }
+    sqlx::query(
+        "INSERT INTO effects (id, job, revision, step, account, op, class, state, intent, keep)
+         VALUES (?, ?, ?, ?, ?, ?, ?, 'intended', ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(it.id.0)
+    .bind(it.job.0)
+    .bind(it.revision)
+    .bind(&it.step)
+    .bind(&it.account)
+    .bind(&it.op)
+    .bind(it.class.as_str())
+    .bind(&it.intent)
+    .bind(text(&it.keep)?)
+    .execute(&mut *conn)
+    .await
+    .map_err(told)?;
+    one(conn, it.id).await
+}
+
+/// The single-use permit.
+pub async fn permit(
+    conn: &mut SqliteConnection,
+    now: i64,
+    fence: &Fence,
+    id: EffectId,
+    (state, sends): (EffectState, u32),
+    budget: Duration,
+) -> Result<bool> {
+    let budget = i64::try_from(budget.as_micros()).unwrap_or(i64::MAX / 2);
+    let given = sqlx::query(
+        "UPDATE effects SET state = 'sending', sends = sends + 1, permit_at = ?1, permit_run = ?2,
+             first_sent_at = coalesce(first_sent_at, ?1)
+         WHERE id = ?3 AND job = ?4 AND state = ?5 AND sends = ?6
+           AND EXISTS (SELECT 1 FROM jobs WHERE id = ?4 AND token = ?7 AND run = ?2)
+           AND EXISTS (SELECT 1 FROM runs WHERE id = ?2 AND ended = 0 AND lease_until > ?8)",
+    )
+    .bind(now)
+    .bind(fence.run)
+    .bind(id.0)
+    .bind(fence.job.0)
+    .bind(state.as_str())
+    .bind(sends)
+    .bind(fence.token)
+    .bind(now.saturating_add(budget))
+    .execute(conn)
+    .await
+    .map_err(told)?;
+    Ok(given.rows_affected() == 1)
+}
+
+/// Ends what permit number `sends` began.
+pub async fn conclude(conn: &mut SqliteConnection, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool> {
+    let Some(before) = one(conn, id).await?.filter(|e| e.state == EffectState::Sending && e.sends == sends) else {
+        return Ok(false);
+    };
+    change(conn, before, it).await?;
+    Ok(true)
+}
+
+/// A person's, or a decision's, word.
+pub async fn decide(
+    conn: &mut SqliteConnection,
+    now: i64,
+    id: EffectId,
+    from: EffectState,
+    it: &Conclusion,
+    why: Option<&Audit>,
+) -> Result<bool> {
+    let Some(before) = one(conn, id).await?.filter(|e| e.state == from) else { return Ok(false) };
+    change(conn, before, it).await?;
+    if let Some(why) = why {
+        audit(conn, now, why).await?;
+    }
+    Ok(true)
+}
+
+async fn change(conn: &mut SqliteConnection, before: Effect, it: &Conclusion) -> Result<()> {
+    let receipt = it.receipt.as_ref().or(before.receipt.as_ref()).map(text).transpose()?;
+    let mut evidence = before.evidence;
+    evidence.push(it.evidence.clone());
+    sqlx::query("UPDATE effects SET state = ?, receipt = ?, evidence = ? WHERE id = ?")
+        .bind(it.to.as_str())
+        .bind(receipt)
+        .bind(text(&evidence)?)
+        .bind(before.id.0)
+        .execute(conn)
+        .await
+        .map_err(told)?;
+    Ok(())
+}
+
+/// Adds to an effect's evidence.
+pub async fn witness(conn: &mut SqliteConnection, id: EffectId, seen: &Evidence) -> Result<()> {
+    let row = sqlx::query("SELECT evidence FROM effects WHERE id = ?").bind(id.0).fetch_optional(&mut *conn).await.map_err(told)?;
+    let Some(row) = row else { return Ok(()) };
+    let mut evidence: Vec<Evidence> = json(get(&row, 0)?)?;
+    evidence.push(seen.clone());
+    sqlx::query("UPDATE effects SET evidence = ? WHERE id = ?")
+        .bind(text(&evidence)?)
+        .bind(id.0)
+        .execute(conn)
+        .await
+        .map_err(told)?;
+    Ok(())
+}
+
+/// The effects of a job, in order.
+pub async fn of_job(conn: &mut SqliteConnection, job: JobId) -> Result<Vec<Effect>> {
+    let rows = sqlx::query("SELECT * FROM effects WHERE job = ? ORDER BY seq").bind(job.0).fetch_all(conn).await.map_err(told)?;
+    rows.iter().map(effect).collect()
+}
+
+/// Enters a run, or renews the entry of one that began before.
+pub async fn begin_run(conn: &mut SqliteConnection, now: i64, run: &crate::ledger::Run, lease: Duration) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO runs (id, host, boot, pid, version, began_at, lease_until, beat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until",
+    )
+    .bind(run.id)
+    .bind(&run.host)
+    .bind(&run.boot)
+    .bind(run.pid)
+    .bind(&run.version)
+    .bind(micros(run.began_at))
+    .bind(now.saturating_add(lease_micros(lease)))
+    .bind(now)
+    .execute(conn)
+    .await
+    .map_err(told)?;
+    Ok(())
+}
+
+fn lease_micros(lease: Duration) -> i64 {
+    i64::try_from(lease.as_micros()).unwrap_or(i64::MAX / 2)
+}
+
+/// Renews a run's lease and names its jobs. The list was made after the beat before this returned:
+/// that beat's time is the one at which it proves an absence.
+pub async fn beat(conn: &mut SqliteConnection, now: i64, run: Uuid, jobs: &[String], lease: Duration) -> Result<Option<i64>> {
+    let until = now.saturating_add(lease_micros(lease));
+    let done = sqlx::query("UPDATE runs SET named_at = beat_at, beat_at = ?, named = ?, lease_until = ? WHERE id = ? AND ended = 0")
+        .bind(now)
+        .bind(text(&jobs)?)
+        .bind(until)
+        .bind(run)
+        .execute(conn)
+        .await
+        .map_err(told)?;
+    Ok((done.rows_affected() == 1).then_some(until))
+}

@@ -1,0 +1,161 @@
+//! Jobs in: under their keys, all or nothing; and what couldn't be accepted.
+
+use std::collections::BTreeMap;
+
+use sqlx::{Row, SqliteConnection};
+use uuid::Uuid;
+
+use super::map::{get, micros, text};
+use super::open::told;
+use crate::job::{JobId, NewJob};
+use crate::ledger::{Acceptance, Audit, LedgerError, Quarantined, Result};
+
+/// Writes jobs down under their idempotency keys.
+pub async fn accept(conn: &mut SqliteConnection, now: i64, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
+    let mut answers = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        refuse_nul(job)?;
+        let taken = match &job.key {
+            Some(key) => taken(conn, job, key).await?,
+            None => None,
+        };
+        answers.push(match taken {
+            Some(it) => it,
+            None => insert(conn, now, job).await?,
+        });
+    }
+    Ok(answers)
+}
+
+/// Postgres can't keep it, and a ledger that can would make the two differ.
+fn refuse_nul(job: &NewJob) -> Result<()> {
+    let mut texts = [&job.account, &job.key, &job.traceparent, &job.reply_to].into_iter().flatten();
+    let plain = [&job.kind, &job.lane, &job.tenant];
+    let labels = job.labels.iter().any(|(name, value)| name.contains('\0') || value.contains('\0'));
+    if labels || texts.any(|it| it.contains('\0')) || plain.iter().any(|it| it.contains('\0')) || job.payload.contains('\0') {
+        return Err(LedgerError::Row("a text holds a NUL character".to_owned()));
+    }
+    Ok(())
+}
+
+/// Takes the key for the job, or says who has it.
+async fn taken(conn: &mut SqliteConnection, job: &NewJob, key: &str) -> Result<Option<Acceptance>> {
+    let taken = sqlx::query(
+        "INSERT INTO idempotency_keys (tenant, kind, key, job, digest, options) VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT DO NOTHING",
+    )
+    .bind(&job.tenant)
+    .bind(&job.kind)
+    .bind(key)
+    .bind(job.id.0)
+    .bind(&job.digest.0[..])
+    .bind(&job.options)
+    .execute(&mut *conn)
+    .await
+    .map_err(told)?;
+    if taken.rows_affected() == 1 {
+        return Ok(None);
+    }
+    let row = sqlx::query("SELECT job, digest, options FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?")
+        .bind(&job.tenant)
+        .bind(&job.kind)
+        .bind(key)
+        .fetch_one(conn)
+        .await
+        .map_err(told)?;
+    let id = JobId(get::<Uuid, _>(&row, 0)?);
+    Ok(Some(if get::<&[u8], _>(&row, 1)? == job.digest.0 {
+        Acceptance::Same { id, options: get(&row, 2)? }
+    } else {
+        Acceptance::Conflict { id }
+    }))
+}
+
+async fn insert(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<Acceptance> {
+    let run_at = job.run_at.map_or(now, micros);
+    let due = run_at <= now;
+    let expires_at = run_at.max(now) + i64::from(job.age_max_s) * 1_000_000;
+    sqlx::query(
+        "INSERT INTO jobs (id, kind, lane, tenant, account, priority, key, payload, created_at, run_at, not_after,
+             expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(job.id.0)
+    .bind(&job.kind)
+    .bind(&job.lane)
+    .bind(&job.tenant)
+    .bind(&job.account)
+    .bind(job.priority.rank())
+    .bind(&job.key)
+    .bind(&*job.payload)
+    .bind(now)
+    .bind(run_at)
+    .bind(job.not_after.map(micros))
+    .bind(expires_at)
+    .bind(job.attempts_max)
+    .bind(job.timeout_s)
+    .bind(text(&job.labels)?)
+    .bind(&job.traceparent)
+    .bind(&job.reply_to)
+    .bind(if due { "ready" } else { "scheduled" })
+    .execute(conn)
+    .await
+    .map_err(told)?;
+    Ok(Acceptance::New { id: job.id, due })
+}
+
+/// Keeps what couldn't be accepted.
+pub async fn quarantine(conn: &mut SqliteConnection, entries: &[Quarantined]) -> Result<()> {
+    for entry in entries {
+        sqlx::query(
+            "INSERT INTO quarantine (id, door, at, reason, message, kind, bytes) VALUES (?, ?, ?, ?, ?, ?, ?)
+             ON CONFLICT DO NOTHING",
+        )
+        .bind(entry.id.0)
+        .bind(&entry.door)
+        .bind(micros(entry.at))
+        .bind(entry.reason.as_str())
+        .bind(&entry.message)
+        .bind(&entry.kind)
+        .bind(&entry.bytes)
+        .execute(&mut *conn)
+        .await
+        .map_err(told)?;
+    }
+    Ok(())
+}
+
+/// Takes an entry out of the quarantine.
+pub async fn unquarantine(conn: &mut SqliteConnection, now: i64, id: JobId, why: &Audit) -> Result<bool> {
+    let gone = sqlx::query("DELETE FROM quarantine WHERE id = ?").bind(id.0).execute(&mut *conn).await.map_err(told)?;
+    if gone.rows_affected() == 0 {
+        return Ok(false);
+    }
+    audit(conn, now, why).await?;
+    Ok(true)
+}
+
+/// Writes down who did what.
+pub async fn audit(conn: &mut SqliteConnection, now: i64, audit: &Audit) -> Result<()> {
+    sqlx::query("INSERT INTO audit (at, actor, action, job, detail) VALUES (?, ?, ?, ?, ?)")
+        .bind(now)
+        .bind(&audit.actor)
+        .bind(&audit.action)
+        .bind(audit.job.map(|it| it.0))
+        .bind(&audit.detail)
+        .execute(conn)
+        .await
+        .map_err(told)?;
+    Ok(())
+}
+
+/// The jobs of a lane and state, counted.
+pub async fn counts(conn: &mut SqliteConnection) -> Result<BTreeMap<(String, crate::lifecycle::State), u64>> {
+    let rows = sqlx::query("SELECT lane, state, count(*) FROM jobs GROUP BY lane, state").fetch_all(conn).await.map_err(told)?;
+    rows.iter()
+        .map(|row| {
+            let state = super::map::word(row.try_get(1).map_err(told)?)?;
+            Ok(((get(row, 0)?, state), get::<i64, _>(row, 2)?.unsigned_abs()))
+        })
+        .collect()
+}

@@ -1,0 +1,349 @@
+//! The embedded ledger: one SQLite file, for one daemon and the commands of its people.
+//!
+//! Each writing method is one `BEGIN IMMEDIATE` transaction on the one writing connection, run in a
+//! task of its own: a caller that goes away can't leave it half open. Other processes (commands) may
+//! write to the same file: every change compares, so order doesn't matter.
+
+mod map;
+mod open;
+mod intake;
+mod dispatch;
+mod effects;
+mod look;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::BoxFuture;
+use sqlx::{Connection, SqliteConnection, SqlitePool};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{
+    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation, Group, Hint, Ledger,
+    LedgerError, Migrated, Pause, Quarantined, Result, Run, Schema, Settled, Settlement,
+};
+use crate::clock::{Clock, Time};
+use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::job::{Job, JobId, NewJob, Progress};
+use crate::lifecycle::State;
+use map::{get, micros};
+use open::told;
+
+/// The ledger in a SQLite file.
+pub struct Sqlite {
+    writer: Arc<Mutex<SqliteConnection>>,
+    readers: SqlitePool,
+    clock: Clock,
+}
+
+/// A transaction's work. Its parameters are owned: it runs in a task of its own.
+type Work<'c, T> = BoxFuture<'c, Result<T>>;
+
+impl Sqlite {
+    /// Opens the file, and makes it and its folder where they aren't there. Doesn't migrate.
+    ///
+    /// # Errors
+    /// When the folder or the file can't be made or opened.
+    pub async fn open(path: &Path, clock: Clock) -> Result<Self> {
+        let (writer, readers) = open::open(path).await?;
+        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock })
+    }
+
+    /// One transaction, all or nothing, whatever becomes of the caller. Gives `work` the time now.
+    async fn write<T, W>(&self, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> Work<'c, T> + Send + 'static,
+    {
+        let (writer, clock) = (self.writer.clone(), self.clock.clone());
+        let task = tokio::spawn(async move {
+            let mut writer = writer.lock_owned().await;
+            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
+            let now = micros(clock.now());
+            let done = work(&mut tx, now).await;
+            match done {
+                Ok(value) => {
+                    tx.commit().await.map_err(told)?;
+                    Ok(value)
+                }
+                Err(e) => {
+                    tx.rollback().await.map_err(told)?;
+                    Err(e)
+                }
+            }
+        });
+        task.await.map_err(|e| LedgerError::Other(format!("a transaction ended early: {e}")))?
+    }
+
+    /// A reading connection.
+    async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>> {
+        self.readers.acquire().await.map_err(told)
+    }
+
+    fn now_micros(&self) -> i64 {
+        micros(self.clock.now())
+    }
+}
+
+#[async_trait]
+impl Ledger for Sqlite {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        open::migrate(&mut *self.writer.lock().await).await
+    }
+
+    async fn schema(&self) -> Result<Schema> {
+        open::schema(&mut *self.reader().await?).await
+    }
+
+    /// `synchronous = FULL` and WAL are this program's own doing: nothing stands against it.
+    async fn concerns(&self) -> Result<Vec<Concern>> {
+        Ok(Vec::new())
+    }
+
+    async fn now(&self) -> Result<Time> {
+        Ok(self.clock.now())
+    }
+
+    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
+        let jobs = jobs.to_vec();
+        self.write(move |tx, now| Box::pin(async move { intake::accept(tx, now, &jobs).await })).await
+    }
+
+    async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
+        let entries = entries.to_vec();
+        self.write(move |tx, _| Box::pin(async move { intake::quarantine(tx, &entries).await })).await
+    }
+
+    async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>> {
+        look::quarantined(&mut *self.reader().await?, kind, limit).await
+    }
+
+    async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>> {
+        let row = sqlx::query("SELECT * FROM quarantine WHERE id = ?").bind(id.0);
+        let row = row.fetch_optional(&mut *self.reader().await?).await.map_err(told)?;
+        row.as_ref().map(map::quarantined).transpose()
+    }
+
+    async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
+        let audit = audit.clone();
+        self.write(move |tx, now| Box::pin(async move { intake::unquarantine(tx, now, id, &audit).await })).await
+    }
+
+    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+        dispatch::due(&mut *self.reader().await?, self.now_micros(), lane, kinds, limit).await
+    }
+
+    async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
+        let (claim, ids) = (claim.clone(), ids.to_vec());
+        self.write(move |tx, now| Box::pin(async move { dispatch::claim(tx, now, &claim, &ids).await })).await
+    }
+
+    async fn claim_due(&self, claim: &Claim, lane: &str, kinds: &[String], limit: u32, concurrency: Option<u32>) -> Result<Vec<Job>> {
+        let (claim, lane, kinds) = (claim.clone(), lane.to_owned(), kinds.to_vec());
+        self.write(move |tx, now| {
+            Box::pin(async move { dispatch::claim_due(tx, now, &claim, &lane, &kinds, limit, concurrency).await })
+        })
+        .await
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
+        let batch = batch.to_vec();
+        self.write(move |tx, now| Box::pin(async move { dispatch::settle(tx, now, &batch).await })).await
+    }
+
+    async fn lost(&self, limit: u32) -> Result<Vec<Job>> {
+        dispatch::lost(&mut *self.reader().await?, self.now_micros(), limit).await
+    }
+
+    async fn expired(&self, limit: u32) -> Result<Vec<Job>> {
+        dispatch::expired(&mut *self.reader().await?, self.now_micros(), limit).await
+    }
+
+    async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
+        let batch = batch.to_vec();
+        self.write(move |tx, _| Box::pin(async move { dispatch::progress(tx, &batch).await })).await
+    }
+
+    async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
+        dispatch::running(&mut *self.reader().await?, lane).await
+    }
+
+    async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
+        let run = run.clone();
+        self.write(move |tx, now| Box::pin(async move { effects::begin_run(tx, now, &run, lease).await })).await
+    }
+
+    async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
+        let jobs: Vec<String> = jobs.iter().map(dispatch::hex).collect();
+        let until = self.write(move |tx, now| Box::pin(async move { effects::beat(tx, now, run, &jobs, lease).await })).await?;
+        until.map(map::time).transpose()
+    }
+
+    async fn end_run(&self, run: Uuid) -> Result<()> {
+        self.write(move |tx, now| {
+            Box::pin(async move {
+                let ended = sqlx::query("UPDATE runs SET ended = 1, lease_until = min(lease_until, ?) WHERE id = ?");
+                ended.bind(now).bind(run).execute(tx).await.map_err(told)?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    async fn live_runs(&self) -> Result<Vec<Run>> {
+        let rows = sqlx::query("SELECT * FROM runs WHERE ended = 0 AND lease_until >= ? ORDER BY began_at").bind(self.now_micros());
+        let rows = rows.fetch_all(&mut *self.reader().await?).await.map_err(told)?;
+        rows.iter().map(map::run).collect()
+    }
+
+    async fn control(&self, run: Uuid) -> Result<Control> {
+        let mut reader = self.reader().await?;
+        let cancels = sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1").bind(run);
+        let cancels = cancels.fetch_all(&mut *reader).await.map_err(told)?;
+        let paused = sqlx::query("SELECT lane FROM lanes ORDER BY lane").fetch_all(&mut *reader).await.map_err(told)?;
+        let meta = sqlx::query("SELECT generation FROM meta").fetch_one(&mut *reader).await.map_err(told)?;
+        Ok(Control {
+            cancels: cancels.iter().map(|row| Ok(JobId(get(row, 0)?))).collect::<Result<_>>()?,
+            paused: paused.iter().map(|row| get(row, 0)).collect::<Result<_>>()?,
+            generation: get(&meta, 0)?,
+        })
+    }
+
+    async fn generation(&self) -> Result<Generation> {
+        let row = sqlx::query("SELECT generation, server FROM meta").fetch_one(&mut *self.reader().await?).await.map_err(told)?;
+        Ok(Generation { number: get(&row, 0)?, server: get(&row, 1)? })
+    }
+
+    async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
+        let server = server.to_owned();
+        self.write(move |tx, _| {
+            Box::pin(async move {
+                let next = sqlx::query("UPDATE meta SET generation = generation + 1, server = ? WHERE generation = ?");
+                let next = next.bind(server).bind(from).execute(tx).await.map_err(told)?;
+                Ok((next.rows_affected() == 1).then_some(from + 1))
+            })
+        })
+        .await
+    }
+
+    async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
+        effects::step(&mut *self.reader().await?, job, revision, name).await
+    }
+
+    async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+        let (fence, name, value) = (*fence, name.to_owned(), value.to_owned());
+        self.write(move |tx, _| Box::pin(async move { effects::record_step(tx, &fence, &name, &value).await })).await
+    }
+
+    async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>> {
+        let (fence, effect) = (*fence, effect.clone());
+        let found = self
+            .write(move |tx, now| {
+                Box::pin(async move { Ok((effects::intend(tx, &fence, &effect).await?, now)) })
+            })
+            .await?;
+        match found {
+            (Some(effect), now) => Ok(Some((effect, map::time(now)?))),
+            (None, _) => Ok(None),
+        }
+    }
+
+    async fn permit(&self, fence: &Fence, id: EffectId, from: (EffectState, u32), budget: Duration) -> Result<bool> {
+        let fence = *fence;
+        self.write(move |tx, now| Box::pin(async move { effects::permit(tx, now, &fence, id, from, budget).await })).await
+    }
+
+    async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
+        let conclusion = conclusion.clone();
+        self.write(move |tx, _| Box::pin(async move { effects::conclude(tx, id, sends, &conclusion).await })).await
+    }
+
+    async fn decide(&self, id: EffectId, from: EffectState, conclusion: &Conclusion, audit: Option<&Audit>) -> Result<bool> {
+        let (conclusion, audit) = (conclusion.clone(), audit.cloned());
+        self.write(move |tx, now| {
+            Box::pin(async move { effects::decide(tx, now, id, from, &conclusion, audit.as_ref()).await })
+        })
+        .await
+    }
+
+    async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()> {
+        let evidence = evidence.clone();
+        self.write(move |tx, _| Box::pin(async move { effects::witness(tx, id, &evidence).await })).await
+    }
+
+    async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
+        effects::of_job(&mut *self.reader().await?, job).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        dispatch::one(&mut *self.reader().await?, id).await
+    }
+
+    async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
+        let row = sqlx::query("SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?");
+        let row = row.bind(tenant).bind(kind).bind(key).fetch_optional(&mut *self.reader().await?).await.map_err(told)?;
+        row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+    }
+
+    async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
+        let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
+        let rows = rows.fetch_all(&mut *self.reader().await?).await.map_err(told)?;
+        rows.iter().map(map::attempt).collect()
+    }
+
+    async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
+        look::jobs(&mut *self.reader().await?, filter).await
+    }
+
+    async fn groups(&self, filter: &Filter) -> Result<Vec<Group>> {
+        look::groups(&mut *self.reader().await?, filter).await
+    }
+
+    async fn counts(&self) -> Result<BTreeMap<(String, State), u64>> {
+        intake::counts(&mut *self.reader().await?).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Pause>> {
+        let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane").fetch_all(&mut *self.reader().await?).await.map_err(told)?;
+        rows.iter().map(map::pause).collect()
+    }
+
+    async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()> {
+        let (lane, pause, audit) = (lane.to_owned(), pause.cloned(), audit.clone());
+        self.write(move |tx, now| {
+            Box::pin(async move {
+                let change = match &pause {
+                    Some(it) => sqlx::query("INSERT OR REPLACE INTO lanes (lane, reason, by, at) VALUES (?, ?, ?, ?)")
+                        .bind(&lane)
+                        .bind(&it.reason)
+                        .bind(&it.by)
+                        .bind(micros(it.at)),
+                    None => sqlx::query("DELETE FROM lanes WHERE lane = ?").bind(&lane),
+                };
+                change.execute(&mut *tx).await.map_err(told)?;
+                intake::audit(tx, now, &audit).await
+            })
+        })
+        .await
+    }
+
+    async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
+        look::audits(&mut *self.reader().await?, job, limit).await
+    }
+
+    async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
+        let back = |it: Duration| i64::try_from(it.as_micros()).unwrap_or(i64::MAX / 2);
+        self.write(move |tx, now| {
+            Box::pin(async move { look::tidy(tx, now.saturating_sub(back(finished)), now.saturating_sub(back(keys))).await })
+        })
+        .await
+    }
+}

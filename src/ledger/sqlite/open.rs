@@ -1,0 +1,89 @@
+//! Opening the file, bringing its schema up to date, and transactions that no caller can break.
+
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
+
+use crate::ledger::{LedgerError, Migrated, Result, Schema};
+
+/// Forward only; a file's number is its place in the list, from 1.
+const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_ledger.sql")];
+
+/// A writer that finds the file locked by another process waits this long.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// What sqlx says, in the ledger's words.
+pub fn told(error: sqlx::Error) -> LedgerError {
+    match &error {
+        sqlx::Error::Database(e) => {
+            let primary = e.code().and_then(|it| it.parse::<u32>().ok()).map(|it| it & 0xff);
+            match primary {
+                // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
+                Some(5..=10 | 13..=15) => LedgerError::Away(e.to_string()),
+                // TOOBIG, CONSTRAINT, MISMATCH
+                Some(18..=20) => LedgerError::Row(e.to_string()),
+                _ => LedgerError::Other(e.to_string()),
+            }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => LedgerError::Away(error.to_string()),
+        sqlx::Error::Encode(_) => LedgerError::Row(error.to_string()),
+        _ => LedgerError::Other(error.to_string()),
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY)
+        .foreign_keys(true)
+        .pragma("temp_store", "memory")
+        .pragma("cache_size", "-16384")
+}
+
+/// Makes folder and file, for their owner only, and opens the writer and a few readers.
+pub async fn open(path: &Path) -> Result<(SqliteConnection, SqlitePool)> {
+    let away = |e: std::io::Error| LedgerError::Away(format!("{}: {e}", path.display()));
+    if let Some(folder) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(away)?;
+    }
+    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(away)?;
+    let writer = options(path).connect().await.map_err(told)?;
+    let readers = SqlitePoolOptions::new()
+        .max_connections(4)
+        .acquire_timeout(BUSY)
+        .connect_with(options(path))
+        .await
+        .map_err(told)?;
+    Ok((writer, readers))
+}
+
+/// The file's version, and the program's.
+pub async fn schema(conn: &mut SqliteConnection) -> Result<Schema> {
+    let row = sqlx::query("PRAGMA user_version").fetch_one(conn).await.map_err(told)?;
+    let known = i64::try_from(MIGRATIONS.len()).expect("few migrations");
+    Ok(Schema { found: row.try_get::<i64, _>(0).map_err(told)?, known })
+}
+
+/// Applies what is missing, all or nothing.
+pub async fn migrate(conn: &mut SqliteConnection) -> Result<Migrated> {
+    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
+    let Schema { found, known } = schema(&mut tx).await?;
+    if known < found {
+        return Err(LedgerError::Schema(format!(
+            "the ledger's schema is version {found}, this program knows up to {known}: install the newer Presswork again"
+        )));
+    }
+    let done = usize::try_from(found).unwrap_or(0);
+    for sql in &MIGRATIONS[done..] {
+        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(told)?;
+    }
+    let version = format!("PRAGMA user_version = {known}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(version)).execute(&mut *tx).await.map_err(told)?;
+    tx.commit().await.map_err(told)?;
+    Ok(Migrated { from: found, to: known })
+}
