@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor};
 
-use crate::ledger::{LedgerError, Result};
+use crate::ledger::door::{LedgerError, Result};
 
 /// What a pool is for. Each has its own connections, so that none can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

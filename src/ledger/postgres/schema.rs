@@ -8,7 +8,8 @@ use sqlx::{Connection, Row};
 
 use super::pool::{Pools, explain};
 use crate::json::Digest;
-use crate::ledger::{Concern, LedgerError, Migrated, Result, Schema};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Concern, Migrated, Schema};
 
 /// A step of the schema. Forward only: a file that was released is never changed.
 struct Migration {

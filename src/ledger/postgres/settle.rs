@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::codec;
 use super::pool::{Pools, explain};
 use crate::clock::Time;
-use crate::ledger::{Guard, LedgerError, Result, Settled, Settlement};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Guard, Settled, Settlement};
 
 /// The guard. Not the state: with stale statistics the planner took the partial index of running
 /// jobs for it, and was thirty times slower.
@@ -117,7 +118,7 @@ pub const SETTLE: &str = concat!(
     SELECT n FROM done"
 );
 
-/// Writes transitions; see [`crate::ledger::Ledger::settle`].
+/// Writes transitions; see [`crate::ledger::door::Ledger::settle`].
 pub async fn settle(pools: &Pools, batch: &[Settlement]) -> Result<Vec<Settled>> {
     for it in batch {
         if !it.transition.is_sound() {

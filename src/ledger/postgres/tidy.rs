@@ -7,7 +7,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 
 use super::pool::{Pools, explain};
 use super::runs::seconds;
-use crate::ledger::{LedgerError, Result};
+use crate::ledger::door::{LedgerError, Result};
 
 /// A day's jobs may be millions: a step of this takes longer than a usual call may.
 const PATIENCE: &str = "SET LOCAL statement_timeout = '5min'";
