@@ -105,11 +105,8 @@ async fn a_dropped_call_leaves_nothing_half_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn it_works_without_prepared_statements() {
     let (_, url) = ledger().await;
-    let options = PgOptions {
-        pgbouncer: true,
-        ..PgOptions::new(Role::Ledger)
-    };
-    let ledger = open(&url, options);
+    let url = format!("{url}?pgbouncer=true");
+    let ledger = open(&url, PgOptions::new(Role::Ledger));
     ledger.accept(&new_jobs(10)).await.unwrap();
     let claim = begin(&ledger).await;
     let kinds = kinds();
