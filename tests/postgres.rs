@@ -8,6 +8,8 @@ mod trap;
 mod hot_path;
 #[path = "postgres/schema.rs"]
 mod schema;
+#[path = "postgres/walk.rs"]
+mod walk;
 #[path = "postgres/races.rs"]
 mod races;
 
