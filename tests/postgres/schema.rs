@@ -117,3 +117,25 @@ async fn history_without_a_partition_is_kept_moved_and_dropped_in_time() {
     let known = ledger.job_of_key(DEFAULT_TENANT, "test.job", key);
     assert_eq!(known.await.unwrap(), None);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_go_before_its_job_does() {
+    let (ledger, url) = ledger().await;
+    let day = Duration::from_secs(86_400);
+    let jobs = new_jobs(3);
+    ledger.accept(&jobs).await.unwrap();
+    let cancel = |it: &NewJob| settlement(it.id, Guard::Version(0), to(State::Cancelled));
+    ledger.settle(&[cancel(&jobs[0])]).await.unwrap();
+    let keys = "SELECT count(*) FROM presswork.idempotency_keys";
+    sql(&url, "UPDATE presswork.meta SET shift = '4 days'").await;
+    ledger.settle(&[cancel(&jobs[1])]).await.unwrap();
+    sql(&url, "UPDATE presswork.meta SET shift = '6 days'").await;
+    assert_eq!(ledger.tidy(day * 30, day * 5).await.unwrap(), 1);
+    assert_eq!(count(&url, keys).await, 2);
+    assert_eq!(ledger.tidy(day * 30, day * 5).await.unwrap(), 0);
+    sql(&url, "UPDATE presswork.meta SET shift = '12 days'").await;
+    assert_eq!(ledger.tidy(day * 30, day * 5).await.unwrap(), 1);
+    assert!(ledger.job(jobs[0].id).await.unwrap().is_some());
+    // the third has not ended
+    assert_eq!(count(&url, keys).await, 1);
+}

@@ -98,9 +98,9 @@ pub const SETTLE: &str = concat!(
         SELECT id, epoch, record FROM changed WHERE record IS NOT NULL ORDER BY n
     ),
     done AS (
-        SELECT n, id, tenant, kind, key, digest, archived_at FROM gone
+        SELECT n, id, tenant, kind, key, digest FROM gone
         UNION ALL
-        SELECT n, id, tenant, kind, key, digest, NULL FROM changed
+        SELECT n, id, tenant, kind, key, digest FROM changed
     ),
     noted AS (
         INSERT INTO presswork.audit (actor, action, job, detail, at)
@@ -109,11 +109,9 @@ pub const SETTLE: &str = concat!(
         WHERE w.actor IS NOT NULL ORDER BY w.n
     ),
     rekeyed AS (
-        UPDATE presswork.idempotency_keys k
-        SET digest = coalesce(done.digest, k.digest), ended_at = done.archived_at
-        FROM done
-        WHERE k.tenant = done.tenant AND k.kind = done.kind AND k.key = done.key
-          AND k.job = done.id AND (done.archived_at IS NOT NULL OR done.digest IS NOT NULL)
+        UPDATE presswork.idempotency_keys k SET digest = done.digest FROM done
+        WHERE done.digest IS NOT NULL AND k.tenant = done.tenant AND k.kind = done.kind
+          AND k.key = done.key AND k.job = done.id
     )
     SELECT n FROM done"
 );
