@@ -12,7 +12,7 @@ use super::out::{CliError, Exit, Tone, plain, span};
 use super::pick;
 use crate::clock::Time;
 use crate::engine::doors::receipt;
-use crate::intake::{Answer, accept, admit};
+use crate::intake::{Answer, Refusal, accept, admit};
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{Job, JobId};
 use crate::ledger::Ledger;
@@ -135,7 +135,12 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
 }
 
 /// The envelope that the arguments describe, as intake judges it; spans count from `now`.
-fn admitted(cx: &Cx, args: &Args, payload: &RawValue, now: Time) -> Result<crate::job::NewJob, CliError> {
+fn admitted(
+    cx: &Cx,
+    args: &Args,
+    payload: &RawValue,
+    now: Time,
+) -> Result<crate::job::NewJob, CliError> {
     let envelope = Sent {
         kind: &args.kind,
         payload,
@@ -144,25 +149,36 @@ fn admitted(cx: &Cx, args: &Args, payload: &RawValue, now: Time) -> Result<crate
         account: args.account.as_deref(),
         lane: args.lane.as_deref(),
         priority: args.priority.as_deref(),
-        run_at: args.at.as_deref().map(|it| time("--at", it, now)).transpose()?,
-        not_after: args.not_after.as_deref().map(|it| time("--not-after", it, now)).transpose()?,
+        run_at: args
+            .at
+            .as_deref()
+            .map(|it| time("--at", it, now))
+            .transpose()?,
+        not_after: args
+            .not_after
+            .as_deref()
+            .map(|it| time("--not-after", it, now))
+            .transpose()?,
         attempts_max: args.attempts,
         timeout_s: args.timeout,
         labels: labels(&args.labels)?,
         traceparent: args.traceparent.as_deref(),
     };
     let bytes = serde_json::to_vec(&envelope).map_err(std::io::Error::from)?;
-    admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| {
-        CliError::violations("the job is refused", &refusal.violations)
-            .with("reason", refusal.reason)
-            .hint(format!("`presswork kinds schema {}` says what it takes", hinted(&args.kind)))
-    })
+    admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| refused(&args.kind, &refusal))
 }
 
-/// A kind's name as a hint may repeat it: without what a shell would take for something else.
-fn hinted(kind: &str) -> &str {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if crate::kinds::find(kind).is_some() && kind.chars().all(plain) { kind } else { "" }
+fn refused(kind: &str, refusal: &Refusal) -> CliError {
+    let hint = match crate::kinds::find(kind) {
+        Some(kind) => format!(
+            "`presswork kinds schema {}` says what it takes",
+            kind.name()
+        ),
+        None => "`presswork kinds` lists them".to_owned(),
+    };
+    CliError::violations("the job is refused", &refusal.violations)
+        .with("reason", refusal.reason)
+        .hint(hint)
 }
 
 fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
@@ -176,9 +192,14 @@ fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
             let mut text = String::new();
             // one byte more tells that there is too much
             let most = ENVELOPE_MAX as u64 + 1;
-            std::io::stdin().take(most).read_to_string(&mut text).map_err(|e| {
-                CliError::usage(format!("the payload can't be read from standard input: {e}"))
-            })?;
+            std::io::stdin()
+                .take(most)
+                .read_to_string(&mut text)
+                .map_err(|e| {
+                    CliError::usage(format!(
+                        "the payload can't be read from standard input: {e}"
+                    ))
+                })?;
             ("standard input:".to_owned(), text)
         }
         None => ("--payload".to_owned(), said.to_owned()),
@@ -191,14 +212,19 @@ fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
 
 fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
     if let Some(span) = said.strip_prefix("in ") {
-        let span = pick::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
-        let at = chrono::Duration::from_std(span).ok().and_then(|it| now.checked_add_signed(it));
+        let span =
+            pick::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
+        let at = chrono::Duration::from_std(span)
+            .ok()
+            .and_then(|it| now.checked_add_signed(it));
         return at.ok_or_else(|| CliError::usage(format!("{option} {said:?} is too far away")));
     }
-    chrono::DateTime::parse_from_rfc3339(said).map(|it| it.to_utc()).map_err(|_| {
-        CliError::usage(format!("{option} {said:?} is no time"))
-            .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
-    })
+    chrono::DateTime::parse_from_rfc3339(said)
+        .map(|it| it.to_utc())
+        .map_err(|_| {
+            CliError::usage(format!("{option} {said:?} is no time"))
+                .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
+        })
 }
 
 fn labels<'a>(said: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, CliError> {
@@ -238,35 +264,65 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
     };
     match answer {
         Answer::New { id, lane, due } => {
-            let when = if *due { "" } else { ", its time hasn't come yet" };
+            let when = if *due {
+                ""
+            } else {
+                ", its time hasn't come yet"
+            };
             told(id, format!("new, in lane {}{when}", plain(lane)))
         }
-        Answer::Same { id, differs } if differs.is_empty() => told(id, "the same again: nothing new was made".to_owned()),
+        Answer::Same { id, differs } if differs.is_empty() => {
+            told(id, "the same again: nothing new was made".to_owned())
+        }
         Answer::Same { id, differs } => told(
             id,
-            format!("the same again: nothing new was made, and its options stay (asked otherwise: {})", plain(&differs.join(", "))),
+            format!(
+                "the same again: nothing new was made, and its options stay (asked otherwise: {})",
+                plain(&differs.join(", "))
+            ),
         ),
         Answer::Conflict { id, differs } => {
-            let at = if differs.is_empty() { String::new() } else { format!(", which differs at {}", differs.join(", ")) };
+            let at = if differs.is_empty() {
+                String::new()
+            } else {
+                format!(", which differs at {}", differs.join(", "))
+            };
             Err(CliError::conflict(format!("the key is taken by job {id} with another payload{at}"))
                 .hint(format!("another job needs another key; `presswork jobs show {id}` shows the one that has it"))
                 .with("id", id)
                 .with("differs", differs))
         }
-        Answer::Refused(refusal) => Err(CliError::violations("the job is refused", &refusal.violations)
-            .with("reason", refusal.reason)),
+        Answer::Refused(refusal) => Err(refused(&args.kind, refusal)),
     }
 }
 
 /// Tells a job's end; only a completed one is a good one.
 fn tell_end(cx: &Cx, answer: &Answer, job: &Job) -> Result<(), CliError> {
     let id = job.id;
-    let why = job.failure.as_ref().map_or(String::new(), |it| format!(": {it}"));
+    let why = job
+        .failure
+        .as_ref()
+        .map_or(String::new(), |it| format!(": {it}"));
     let (tone, hint) = match job.state {
         State::Completed => (Tone::Good, None),
-        State::Dead => (Tone::Bad, Some(format!("`presswork dead show {id}` says more, `presswork dead revive {id}` tries it again"))),
-        State::Unresolved => (Tone::Warn, Some(format!("look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"))),
-        State::Held => (Tone::Warn, Some(format!("mend what it waits for, then `presswork jobs release {id}`"))),
+        State::Dead => (
+            Tone::Bad,
+            Some(format!(
+                "`presswork dead show {id}` says more, `presswork dead revive {id}` tries it again"
+            )),
+        ),
+        State::Unresolved => (
+            Tone::Warn,
+            Some(format!(
+                "look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"
+            )),
+        ),
+        State::Held => (
+            Tone::Warn,
+            Some(format!(
+                "mend what it waits for, then `presswork jobs release {id}`"
+            )),
+        ),
         _ => (Tone::Warn, None),
     };
     if cx.out.json {
@@ -274,7 +330,9 @@ fn tell_end(cx: &Cx, answer: &Answer, job: &Job) -> Result<(), CliError> {
         told["job"] = serde_json::to_value(job).map_err(std::io::Error::from)?;
         cx.out.document(&told)?;
     } else {
-        let took = job.ended_at.map_or(String::new(), |it| format!(" after {}", span(it - job.created_at)));
+        let took = job.ended_at.map_or(String::new(), |it| {
+            format!(" after {}", span(it - job.created_at))
+        });
         let word = cx.out.paint(tone, job.state.as_str());
         cx.out.line(&format!("{id}  {word}{took}"))?;
         if let Some(result) = &job.result {
