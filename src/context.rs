@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::RwLock;
@@ -23,6 +24,7 @@ use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::http::Http;
+use crate::telemetry::metrics;
 
 /// Where running attempts tell how far they are; the engine keeps it, coalesced.
 pub trait ProgressSink: Send + Sync {
@@ -329,13 +331,25 @@ impl Context {
         };
         crashpoint!("effect.after_response");
         let (conclusion, result) = concluded(wanted, sends, now, answer);
-        let kept = self
-            .ledger
-            .conclude(effect.id, sends, &conclusion)
-            .await
-            .map_err(away)?;
+        let kept = self.conclude(effect.id, sends, &conclusion).await?;
+        metrics::effect(wanted.op, conclusion.to.as_str());
         crashpoint!("effect.after_conclude");
         if kept { result } else { Err(lease_lost()) }
+    }
+
+    /// Writes down what a permit led to. An answer that is known is worth waiting for: while the
+    /// ledger is away it tries again, as long as a drain or a lease leaves it.
+    async fn conclude(&self, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool, Outcome> {
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .with_total_delay(Some(CONCLUDE))
+            .without_max_times();
+        (|| self.ledger.conclude(id, sends, it))
+            .retry(waits)
+            .when(LedgerError::is_away)
+            .await
+            .map_err(away)
     }
 
     async fn ask(&self, effect: Effect, why: String, now: Time) -> Result<Receipt, Outcome> {
@@ -363,6 +377,9 @@ impl Context {
         )))
     }
 }
+
+/// How long a known answer is kept for a ledger that is away.
+const CONCLUDE: Duration = Duration::from_secs(60);
 
 /// What an answer means for the effect, and for the handler.
 fn concluded(

@@ -40,7 +40,9 @@ pub async fn ledger(config: &Config, clock: &Clock, role: Role) -> anyhow::Resul
             };
             Arc::new(Postgres::open(url, PgOptions::new(role))?)
         }
-        Store::Memory => anyhow::bail!("ledger.url = \"memory:\": the ledger is the truth and needs a disk; write sqlite:PATH or postgres://..."),
+        Store::Memory => anyhow::bail!(
+            "ledger.url = \"memory:\": the ledger is the truth and needs a disk; write sqlite:PATH or postgres://..."
+        ),
     })
 }
 
@@ -52,10 +54,15 @@ pub async fn queue(config: &Config) -> anyhow::Result<(Arc<dyn Queue>, Option<Ar
     Ok(match &config.queue {
         Store::Memory => (Arc::new(MemoryQueue::default()), None),
         Store::Server(url) => {
-            let queue = RedisQueue::open(&RedisOptions { url: url.clone(), prefix: None })?;
+            let queue = RedisQueue::open(&RedisOptions {
+                url: url.clone(),
+                prefix: None,
+            })?;
             let inbox: Arc<dyn Inbox> = Arc::new(queue.inbox());
             (Arc::new(queue), Some(inbox))
         }
-        Store::Sqlite(_) => anyhow::bail!("queue.url: the queue is memory: or redis://..., not a file"),
+        Store::Sqlite(_) => {
+            anyhow::bail!("queue.url: the queue is memory: or redis://..., not a file")
+        }
     })
 }

@@ -154,7 +154,10 @@ pub struct Limits {
     pub body: Duration,
     /// A request must be answered by then.
     pub request: Duration,
-    /// Open requests have this long to end when the server stops.
+    /// A connection is closed at this age, once its open request has ended: so that one whose peer
+    /// sends and never reads isn't kept for ever.
+    pub age: Duration,
+    /// Open requests have this long to end when the server stops or the connection is too old.
     pub stop: Duration,
     /// Connections at once; more wait in the kernel's line.
     pub connections: usize,
@@ -168,6 +171,7 @@ impl Default for Limits {
             head: Duration::from_secs(10),
             body: Duration::from_secs(15),
             request: Duration::from_secs(30),
+            age: Duration::from_secs(600),
             stop: Duration::from_secs(5),
             connections: 1_024,
             requests: 256,

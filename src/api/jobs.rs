@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::body::{self, BODY_MAX, Sent, header_key, is_json, keyed, split};
-use super::problem::{Problem, answer, seconds};
+use super::problem::{AWAY, Problem, answer, seconds};
 use super::state::Api;
 use super::why::why;
 use crate::effect::{Effect, EffectState};
@@ -26,8 +26,6 @@ use crate::operate::{self, By};
 
 /// When to come back to a backlog that is full.
 const FULL: Duration = Duration::from_secs(5);
-/// When to come back to a ledger that is away.
-const AWAY: Duration = Duration::from_secs(2);
 /// When to come back to a daemon that stops: another one, or its successor, may be there.
 const STOPPING: Duration = Duration::from_secs(5);
 

@@ -15,6 +15,11 @@ use crate::operate::Refused;
 pub struct Problem {
     /// The HTTP status.
     pub status: StatusCode,
+    said: Box<Said>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Said {
     word: &'static str,
     detail: String,
     more: Map<String, Value>,
@@ -23,18 +28,21 @@ pub struct Problem {
 }
 
 /// How long a client waits before it asks a ledger again that is away.
-const AWAY: Duration = Duration::from_secs(2);
+pub const AWAY: Duration = Duration::from_secs(2);
 
 impl Problem {
     /// A problem. `word` is stable and short: `conflict`, `too-large`.
     pub fn new(status: StatusCode, word: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
+        let said = Said {
             word,
             detail: detail.into(),
             more: Map::new(),
             retry_after: None,
             header: None,
+        };
+        Self {
+            status,
+            said: Box::new(said),
         }
     }
 
@@ -65,44 +73,44 @@ impl Problem {
     /// With more members: those of an object; anything else adds none.
     pub fn with(mut self, more: Value) -> Self {
         if let Value::Object(more) = more {
-            self.more.extend(more);
+            self.said.more.extend(more);
         }
         self
     }
 
     /// With the time after which it may be asked again.
     pub fn after(mut self, wait: Duration) -> Self {
-        self.retry_after = Some(wait);
+        self.said.retry_after = Some(wait);
         self
     }
 
     /// With a header that goes with the status.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.header = Some((name, value));
+        self.said.header = Some((name, value));
         self
     }
 
     /// The time after which it may be asked again.
     pub fn retry_after(&self) -> Option<Duration> {
-        self.retry_after
+        self.said.retry_after
     }
 
     /// As JSON.
     pub fn body(&self) -> Map<String, Value> {
         let head = json!({
-            "type": format!("urn:presswork:problem:{}", self.word),
+            "type": format!("urn:presswork:problem:{}", self.said.word),
             "title": self.status.canonical_reason().unwrap_or("Problem"),
             "status": self.status.as_u16(),
-            "detail": self.detail,
+            "detail": self.said.detail,
         });
         let mut body = match head {
             Value::Object(it) => it,
             _ => Map::new(),
         };
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = self.said.retry_after {
             body.insert("retry_after_s".to_owned(), seconds(wait).into());
         }
-        body.extend(self.more.clone());
+        body.extend(self.said.more.clone());
         body
     }
 }
@@ -131,11 +139,11 @@ impl IntoResponse for Problem {
         let text = Value::Object(self.body()).to_string();
         let json = HeaderValue::from_static("application/problem+json");
         let mut response = (self.status, [(CONTENT_TYPE, json)], text).into_response();
-        if let Some(wait) = self.retry_after {
+        if let Some(wait) = self.said.retry_after {
             let wait = HeaderValue::from(seconds(wait));
             response.headers_mut().insert(RETRY_AFTER, wait);
         }
-        if let Some((name, value)) = self.header {
+        if let Some((name, value)) = self.said.header {
             response.headers_mut().insert(name, value);
         }
         response

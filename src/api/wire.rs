@@ -99,15 +99,23 @@ async fn answer(
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = closing(&stop, limits.age) => {
             connection.as_mut().graceful_shutdown();
             match tokio::time::timeout(limits.stop, connection).await {
                 Ok(ended) => ended,
-                Err(_) => return tracing::debug!("api: a request was cut off by the stop"),
+                Err(_) => return tracing::debug!("api: a request that didn't end was cut off"),
             }
         }
     };
     if let Err(e) = ended {
         tracing::debug!("api: a connection ended: {e}");
+    }
+}
+
+/// Comes when the server stops or the connection is too old.
+async fn closing(stop: &CancellationToken, age: Duration) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = tokio::time::sleep(age) => {}
     }
 }

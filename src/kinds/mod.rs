@@ -25,15 +25,10 @@ pub fn find(name: &str) -> Option<Kind> {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
     use crate::config::Config;
     use crate::job::Envelope;
-
-    /// A configuration of defaults.
-    pub(crate) fn config() -> Config {
-        Config::default_embedded(std::path::Path::new("/nowhere"))
-    }
 
     #[test]
     fn names_are_sorted_and_unlike() {
@@ -43,15 +38,21 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn every_example_fits_its_payload() {
+    fn every_example_fits_its_payload_and_its_lane_is_there() {
+        let config = Config::default_embedded(std::path::Path::new("/nowhere"));
         for kind in all() {
             let envelope = Envelope {
                 kind: kind.name().to_owned(),
                 payload: kind.defaults.example.to_owned(),
                 ..Envelope::default()
             };
-            let violations = kind.check(&envelope, &config());
+            let violations = kind.check(&envelope, &config);
             assert_eq!(violations, [], "{}", kind.name());
+            assert!(
+                config.lanes.contains_key(kind.defaults.lane),
+                "{}",
+                kind.name()
+            );
         }
     }
 }
