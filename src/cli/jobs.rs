@@ -7,10 +7,11 @@ use clap::Subcommand;
 use serde::Serialize;
 
 use super::cx::Cx;
+use super::follow::{end, follow};
 use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, when};
 use super::pick::{MOST, Which};
 use super::story::{Story, tone};
-use super::watch::follow;
+use super::watch::lines;
 use crate::clock::Time;
 use crate::job::{Job, JobId};
 use crate::ledger::{Filter, Ledger};
@@ -28,7 +29,7 @@ Examples:
   presswork jobs release --account main            its credentials are renewed
 
 Exit codes: 0 done, 2 asked wrongly, 3 not found, 4 refused, 5 ledger away;
-watch: 0 completed, 1 dead or cancelled, 4 it waits for a person";
+watch: 0 completed, 1 it died, was cancelled or waits for a person";
 
 /// Look at jobs, cancel them, let held ones go on
 #[derive(Debug, clap::Args)]
@@ -111,7 +112,11 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
                 false => story.print(&cx.out),
             }
         }
-        Command::Watch { id } => follow(cx, &ledger, id).await,
+        Command::Watch { id } if cx.out.json => lines(cx, &ledger, id).await,
+        Command::Watch { id } => {
+            operate::job(&*ledger, id).await?;
+            end(cx, &follow(cx, &ledger, id, None).await?)
+        }
         Command::Cancel { ids, reason } => cancel(cx, &ledger, ids, &reason).await,
         Command::Release(args) => release(cx, &ledger, args).await,
     }

@@ -6,10 +6,11 @@ pub mod pick;
 pub mod editor;
 pub mod advice;
 pub mod story;
-pub mod watch;
 pub mod run;
 pub mod dev;
 pub mod sandbox;
+pub mod follow;
+pub mod watch;
 pub mod enqueue;
 pub mod jobs;
 pub mod dead;
@@ -114,21 +115,22 @@ fn misunderstood(e: &clap::Error, json: bool) -> Exit {
 }
 
 async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
-    let cx = Cx::new(&cli.globals, out)?;
+    let cx = || Cx::new(&cli.globals, out);
     match cli.command {
-        Command::Dev(args) => dev::run(&cx, args).await,
-        Command::Run(args) => run::run(&cx, args).await,
-        Command::Enqueue(args) => enqueue::run(&cx, args).await,
-        Command::Jobs(args) => jobs::run(&cx, args).await,
-        Command::Dead(args) => dead::run(&cx, args).await,
-        Command::Unresolved(args) => unresolved::run(&cx, args).await,
-        Command::Quarantine(args) => quarantine::run(&cx, args).await,
-        Command::Lanes(args) => lanes::run(&cx, args).await,
-        Command::Kinds(args) => kinds::run(&cx, args).await,
-        Command::Check(args) => check::run(&cx, args).await,
-        Command::Migrate(args) => migrate::run(&cx, args).await,
+        // these two need no configuration: one brings its own, the other is the outside
+        Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
-        Command::Bench(args) => bench::run(&cx, args).await,
+        Command::Run(args) => run::run(&cx()?, args).await,
+        Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
+        Command::Jobs(args) => jobs::run(&cx()?, args).await,
+        Command::Dead(args) => dead::run(&cx()?, args).await,
+        Command::Unresolved(args) => unresolved::run(&cx()?, args).await,
+        Command::Quarantine(args) => quarantine::run(&cx()?, args).await,
+        Command::Lanes(args) => lanes::run(&cx()?, args).await,
+        Command::Kinds(args) => kinds::run(&cx()?, args).await,
+        Command::Check(args) => check::run(&cx()?, args).await,
+        Command::Migrate(args) => migrate::run(&cx()?, args).await,
+        Command::Bench(args) => bench::run(&cx()?, args).await,
     }
 }
 
