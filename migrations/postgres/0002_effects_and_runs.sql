@@ -47,9 +47,10 @@ CREATE TABLE presswork.workers (
     lease_until timestamptz NOT NULL,
     -- Stopped, or declared dead: it never comes back.
     ended       boolean NOT NULL DEFAULT false,
-    -- The jobs that it named in its last beat, and when that was.
+    -- The jobs that it named in its last beat, when that was, and the beat before.
     jobs        uuid[] NOT NULL DEFAULT '{}',
-    beat_at     timestamptz
+    beat_at     timestamptz,
+    before_at   timestamptz
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0.1);
 
 -- A lane stands here while it is paused.

@@ -218,7 +218,7 @@ const LOST: &str = concat!(
     " FROM presswork.jobs j LEFT JOIN presswork.workers w ON w.run = j.run
     WHERE j.token IS NOT NULL
       AND (w.run IS NULL OR w.ended OR w.lease_until < (SELECT now FROM clock)
-           OR (j.claimed_at < w.beat_at
+           OR (j.claimed_at < w.before_at
                AND NOT EXISTS (SELECT FROM named n WHERE n.run = j.run AND n.job = j.id)))
     ORDER BY j.claimed_at, j.id LIMIT $1"
 );

@@ -25,7 +25,7 @@ use crate::job::{Job, JobId, NewJob, Progress};
 use crate::ledger::*;
 use crate::lifecycle::State;
 
-pub use pool::{PgOptions, Role};
+pub use pool::{PgOptions, Role, hooked};
 
 /// A ledger in PostgreSQL 15 or newer.
 #[derive(Debug)]

@@ -37,7 +37,8 @@ pub async fn begin_run(pools: &Pools, run: &Run, lease: Duration) -> Result<()> 
 
 const BEAT: &str = "
 UPDATE presswork.workers w
-SET lease_until = clock.now + $3 * interval '1 second', jobs = $2, beat_at = clock.now
+SET lease_until = clock.now + $3 * interval '1 second', jobs = $2,
+    before_at = w.beat_at, beat_at = clock.now
 FROM (SELECT presswork.now() AS now) clock
 WHERE run = $1 AND NOT ended
 RETURNING lease_until";

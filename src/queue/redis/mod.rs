@@ -4,9 +4,10 @@
 //! here; each is safe to repeat. A key that is lost, alone or with all others, costs time only: with
 //! `held` goes the generation, and the lane is rebuilt.
 
-mod inbox;
 mod keys;
 mod link;
+
+mod inbox;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
