@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::cx::Cx;
 use super::follow::{end, follow};
-use super::out::{CliError, Exit, Tone, plain, span};
+use super::out::{CliError, Exit, plain};
 use super::pick;
 use crate::clock::Time;
 use crate::engine::doors::receipt;
