@@ -36,9 +36,15 @@ impl Lock {
     /// Takes the lock of a folder.
     fn take(path: &Path) -> anyhow::Result<Self> {
         if let Some(folder) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-            std::fs::create_dir_all(folder).with_context(|| format!("can't make {}", folder.display()))?;
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("can't make {}", folder.display()))?;
         }
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
         let mut file = file.with_context(|| format!("can't open {}", path.display()))?;
         let mut holder = String::new();
         let taken = file.try_lock();
@@ -46,9 +52,15 @@ impl Lock {
         let _ = file.read_to_string(&mut holder);
         taken.map_err(|_| {
             let pid = holder.split_whitespace().nth(1).unwrap_or("unknown");
-            anyhow::anyhow!("another daemon (process {pid}) holds {}; stop it, or set another daemon.state_dir", path.display())
+            anyhow::anyhow!(
+                "another daemon (process {pid}) holds {}; stop it, or set another daemon.state_dir",
+                path.display()
+            )
         })?;
-        let predecessor = holder.split_whitespace().next().and_then(|it| Uuid::parse_str(it).ok());
+        let predecessor = holder
+            .split_whitespace()
+            .next()
+            .and_then(|it| Uuid::parse_str(it).ok());
         Ok(Self { file, predecessor })
     }
 
@@ -74,10 +86,16 @@ pub struct Daemon {
 
 /// This run of the daemon, on this host.
 fn this_run(clock: &Clock) -> Run {
-    let read = |path: &str| std::fs::read_to_string(path).ok().map(|it| it.trim().to_owned());
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|it| it.trim().to_owned())
+    };
     Run {
         id: Uuid::new_v4(),
-        host: read("/proc/sys/kernel/hostname").or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_else(|| "localhost".to_owned()),
+        host: read("/proc/sys/kernel/hostname")
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .unwrap_or_else(|| "localhost".to_owned()),
         boot: read("/proc/sys/kernel/random/boot_id"),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -110,9 +128,24 @@ impl Daemon {
         let api_ledger = stores::ledger(&config, &clock, Role::Api).await?;
         let listening = config.api.clone();
         let http = Http::new(clock.clone())?;
-        let parts = Parts { ledger, queue, inbox, config: Arc::new(config), kinds: kinds.into(), clock, run, http };
+        let parts = Parts {
+            ledger,
+            queue,
+            inbox,
+            config: Arc::new(config),
+            kinds: kinds.into(),
+            clock,
+            run,
+            http,
+        };
         let engine = Engine::start(parts, lease).await?;
-        let mut daemon = Self { engine, api: None, api_stop: CancellationToken::new(), api_task: None, _locks: locks };
+        let mut daemon = Self {
+            engine,
+            api: None,
+            api_stop: CancellationToken::new(),
+            api_task: None,
+            _locks: locks,
+        };
         if let Some(listen) = listening.listen {
             daemon.open_api(listen, listening.token, api_ledger).await?;
         }
@@ -159,21 +192,36 @@ impl Daemon {
 async fn prepare(ledger: &dyn Ledger) -> anyhow::Result<()> {
     let migrated = ledger.migrate().await?;
     if migrated.from != migrated.to {
-        tracing::info!(from = migrated.from, to = migrated.to, "the ledger's schema was brought up to date");
+        tracing::info!(
+            from = migrated.from,
+            to = migrated.to,
+            "the ledger's schema was brought up to date"
+        );
     }
     let concerns = ledger.concerns().await?;
     for concern in concerns.iter().filter(|it| !it.fatal) {
         tracing::warn!("{}: {}", concern.setting, concern.message);
     }
-    let fatal: Vec<String> = concerns.iter().filter(|it| it.fatal).map(|it| format!("{}: {}", it.setting, it.message)).collect();
+    let fatal: Vec<String> = concerns
+        .iter()
+        .filter(|it| it.fatal)
+        .map(|it| format!("{}: {}", it.setting, it.message))
+        .collect();
     if !fatal.is_empty() {
-        anyhow::bail!("the ledger isn't durable, and a daemon that promises that nothing is lost won't start on it:\n{}", fatal.join("\n"));
+        anyhow::bail!(
+            "the ledger isn't durable, and a daemon that promises that nothing is lost won't start on it:\n{}",
+            fatal.join("\n")
+        );
     }
     Ok(())
 }
 
 /// The lock proves that the runs that held it before are dead: what they ran is reclaimed at once.
-async fn reclaim_predecessors(ledger: &dyn Ledger, locks: &[Lock], embedded: bool) -> anyhow::Result<()> {
+async fn reclaim_predecessors(
+    ledger: &dyn Ledger,
+    locks: &[Lock],
+    embedded: bool,
+) -> anyhow::Result<()> {
     let mut dead: Vec<Uuid> = locks.iter().filter_map(|it| it.predecessor).collect();
     if embedded {
         // the file belongs to one daemon: whoever else is entered there is dead, too
@@ -203,18 +251,20 @@ fn signals() -> anyhow::Result<mpsc::UnboundedReceiver<Asked>> {
     }
     let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
     let (asked, asks) = mpsc::unbounded_channel();
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for signal in signals.forever() {
-            let ask = match signal {
-                SIGHUP => Asked::Reload,
-                SIGUSR1 => Asked::Status,
-                _ => Asked::Stop,
-            };
-            if asked.send(ask).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let ask = match signal {
+                    SIGHUP => Asked::Reload,
+                    SIGUSR1 => Asked::Status,
+                    _ => Asked::Stop,
+                };
+                if asked.send(ask).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(asks)
 }
 
@@ -222,7 +272,10 @@ fn signals() -> anyhow::Result<mpsc::UnboundedReceiver<Asked>> {
 ///
 /// # Errors
 /// What stood against starting; or that the daemon couldn't go on.
-pub async fn run(config: Config, reload: impl Fn() -> Result<Config, String>) -> anyhow::Result<()> {
+pub async fn run(
+    config: Config,
+    reload: impl Fn() -> Result<Config, String>,
+) -> anyhow::Result<()> {
     let mut asks = signals()?;
     let daemon = Daemon::start(config, kinds::all()).await?;
     tracing::info!(run = %daemon.engine.shared.run.id, version = env!("CARGO_PKG_VERSION"), "ready");

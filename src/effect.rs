@@ -162,10 +162,14 @@ impl Effect {
     pub fn lost(&self) -> u32 {
         let refused = |it: &&Evidence| {
             it.seen.starts_with("send ")
-                && it.seen.split_once(": ").is_some_and(|(_, what)| what.starts_with(REFUSED))
+                && it
+                    .seen
+                    .split_once(": ")
+                    .is_some_and(|(_, what)| what.starts_with(REFUSED))
         };
         let refused = self.evidence.iter().filter(refused).count();
-        self.sends.saturating_sub(u32::try_from(refused).unwrap_or(u32::MAX))
+        self.sends
+            .saturating_sub(u32::try_from(refused).unwrap_or(u32::MAX))
     }
 }
 
@@ -304,13 +308,20 @@ mod tests {
     fn a_refused_send_uses_up_no_repeat() {
         let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
         let mut effect = effect(EffectState::Unknown, 3, Some(now));
-        for seen in ["send 1: refused: http_429: later", "send 2: refused: x: y", "send 3: reset: z"] {
+        for seen in [
+            "send 1: refused: http_429: later",
+            "send 2: refused: x: y",
+            "send 3: reset: z",
+        ] {
             let seen = seen.to_owned();
             effect.evidence.push(Evidence { at: now, seen });
         }
         assert_eq!(effect.lost(), 1);
         assert_eq!(next(&effect, &Rule::paid(1), "i", now), Next::Repeat);
-        assert!(matches!(next(&effect, &Rule::paid(0), "i", now), Next::Ask(_)));
+        assert!(matches!(
+            next(&effect, &Rule::paid(0), "i", now),
+            Next::Ask(_)
+        ));
     }
 
     #[test]

@@ -86,7 +86,12 @@ struct Revive {
     #[arg(long)]
     edit: bool,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     reason: String,
 }
 
@@ -127,7 +132,9 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), Cli
     if jobs.is_empty() {
         return cx.out.line(none(which));
     }
-    let heads = ["ID", "KIND", "ACCOUNT", "DIED", "ATTEMPTS", "CODE", "MESSAGE"];
+    let heads = [
+        "ID", "KIND", "ACCOUNT", "DIED", "ATTEMPTS", "CODE", "MESSAGE",
+    ];
     let mut table = Table::new(&heads);
     for job in &jobs {
         let failure = job.failure.as_ref();
@@ -135,7 +142,9 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), Cli
             job.id.to_string().into(),
             job.kind.as_str().into(),
             job.account.as_deref().unwrap_or("-").into(),
-            job.ended_at.map_or_else(String::new, |it| when(it, now)).into(),
+            job.ended_at
+                .map_or_else(String::new, |it| when(it, now))
+                .into(),
             format!("{}/{}", job.attempts, job.attempts_max).into(),
             Cell::toned(Tone::Bad, failure.map_or("", |it| it.code.as_str())),
             cut(failure.map_or("", |it| it.message.as_str()), 60).into(),
@@ -143,7 +152,10 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), Cli
     }
     table.print(&cx.out)?;
     if jobs.len() >= filter.limit as usize {
-        cx.out.note(&format!("The last {} are shown; --limit shows more, a filter others.", jobs.len()));
+        cx.out.note(&format!(
+            "The last {} are shown; --limit shows more, a filter others.",
+            jobs.len()
+        ));
     }
     Ok(())
 }
@@ -169,7 +181,10 @@ async fn groups(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), C
     let found = ledger.groups(&which.filter(now, LISTED)).await?;
     let command = |it: &Group| format!("presswork dead revive --fingerprint {}", it.fingerprint);
     if cx.out.json {
-        let listed = found.into_iter().map(|group| Listed { revive: command(&group), group });
+        let listed = found.into_iter().map(|group| Listed {
+            revive: command(&group),
+            group,
+        });
         return cx.out.document(&listed.collect::<Vec<_>>());
     }
     if found.is_empty() {
@@ -183,7 +198,11 @@ async fn groups(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), C
         let message = it.failure.as_ref().map_or("", |it| it.message.as_str());
         let head = format!("{} x {} {}", it.count, plain(&it.kind), plain(code));
         let (first, last) = (when(it.first, now), when(it.last, now));
-        cx.out.line(&format!("{}  {}", it.fingerprint, cx.out.paint(Tone::Strong, &head)))?;
+        cx.out.line(&format!(
+            "{}  {}",
+            it.fingerprint,
+            cx.out.paint(Tone::Strong, &head)
+        ))?;
         cx.out.line(&format!("  first {first}, last {last}"))?;
         cx.out.line(&format!("  {}", cut(&plain(message), 160)))?;
         cx.out.line(&format!("    {}", command(it)))?;
@@ -194,8 +213,10 @@ async fn groups(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), C
 async fn show(cx: &Cx, ledger: &Arc<dyn Ledger>, id: JobId) -> Result<(), CliError> {
     let story = Story::read(cx, ledger, id).await?;
     if story.job.state != State::Dead {
-        return Err(CliError::conflict(format!("job {id} is {}, no dead letter", story.job.state))
-            .hint(format!("`presswork jobs show {id}` shows it")));
+        return Err(
+            CliError::conflict(format!("job {id} is {}, no dead letter", story.job.state))
+                .hint(format!("`presswork jobs show {id}` shows it")),
+        );
     }
     match cx.out.json {
         true => cx.out.document(&story),
@@ -216,8 +237,10 @@ async fn choose(ledger: &dyn Ledger, chosen: &Chosen) -> Result<Vec<JobId>, CliE
         return Ok(ids);
     }
     if !narrowed && !chosen.all {
-        return Err(CliError::usage("which ones? Name ids, a filter such as --error TEXT, or --all")
-            .hint("`presswork dead list --group` shows what there is"));
+        return Err(CliError::usage(
+            "which ones? Name ids, a filter such as --error TEXT, or --all",
+        )
+        .hint("`presswork dead list --group` shows what there is"));
     }
     let filter: Filter = chosen.which.filter(ledger.now().await?, MOST);
     let jobs = operate::dead(ledger, &filter).await?;
@@ -271,15 +294,21 @@ fn sure(cx: &Cx, chosen: &Chosen, what: &str, found: usize) -> Result<(), CliErr
         return Ok(());
     }
     if MOST as usize <= found {
-        cx.out.note(&format!("{MOST} are changed at once; run it again for the rest."));
+        cx.out.note(&format!(
+            "{MOST} are changed at once; run it again for the rest."
+        ));
     }
     confirm(&cx.out, chosen.yes, &format!("{what} {}?", letters(found)))
 }
 
 fn nobody(cx: &Cx, done: &str) -> Result<(), CliError> {
     match cx.out.json {
-        true => cx.out.document(&serde_json::json!({done: [], "refused": []})),
-        false => cx.out.line("No dead letters like that; nothing was changed."),
+        true => cx
+            .out
+            .document(&serde_json::json!({done: [], "refused": []})),
+        false => cx
+            .out
+            .line("No dead letters like that; nothing was changed."),
     }
 }
 
@@ -318,7 +347,11 @@ where
                 return Err(e.hint(so_far).with(done, &changed));
             }
             Err(e) => {
-                worst = if left.is_empty() { e.exit } else { Exit::Conflict };
+                worst = if left.is_empty() {
+                    e.exit
+                } else {
+                    Exit::Conflict
+                };
                 left.push(Left { id, why: e.message });
             }
         }
@@ -338,20 +371,34 @@ where
 fn tell(cx: &Cx, done: &str, changed: &[JobId], left: &[Left]) -> Result<(), CliError> {
     if cx.out.json {
         let done = done.replace(' ', "_");
-        return cx.out.document(&serde_json::json!({done: changed, "refused": left}));
+        return cx
+            .out
+            .document(&serde_json::json!({done: changed, "refused": left}));
     }
     if changed.len() <= NAMED {
         for id in changed {
-            cx.out.line(&format!("{} {id}", cx.out.paint(Tone::Good, done)))?;
+            cx.out
+                .line(&format!("{} {id}", cx.out.paint(Tone::Good, done)))?;
         }
     } else {
-        cx.out.line(&format!("{} {}", cx.out.paint(Tone::Good, done), letters(changed.len())))?;
+        cx.out.line(&format!(
+            "{} {}",
+            cx.out.paint(Tone::Good, done),
+            letters(changed.len())
+        ))?;
     }
     for it in left.iter().take(NAMED) {
-        cx.out.line(&format!("{} {}", cx.out.paint(Tone::Bad, "refused"), plain(&it.why)))?;
+        cx.out.line(&format!(
+            "{} {}",
+            cx.out.paint(Tone::Bad, "refused"),
+            plain(&it.why)
+        ))?;
     }
     if NAMED < left.len() {
-        cx.out.line(&format!("and {} more were refused; --json names them all", left.len() - NAMED))?;
+        cx.out.line(&format!(
+            "and {} more were refused; --json names them all",
+            left.len() - NAMED
+        ))?;
     }
     Ok(())
 }
@@ -364,7 +411,9 @@ async fn outlooks(
     edited: bool,
 ) -> Result<(), CliError> {
     let look = |id: JobId| async move { operate::outlook(&**ledger, id, edited).await };
-    let mut looks = stream::iter(ids.iter().copied()).map(look).buffered(AT_ONCE);
+    let mut looks = stream::iter(ids.iter().copied())
+        .map(look)
+        .buffered(AT_ONCE);
     let mut found = Vec::with_capacity(ids.len());
     while let Some(it) = looks.next().await {
         found.push(it?);
@@ -394,7 +443,10 @@ fn would(outlook: &Outlook) -> (Tone, String) {
         return (Tone::Bad, format!("be refused: {why}"));
     }
     if outlook.effects.is_empty() {
-        return (Tone::Plain, "run from its start; nothing was sent so far".to_owned());
+        return (
+            Tone::Plain,
+            "run from its start; nothing was sent so far".to_owned(),
+        );
     }
     let one = |it: &operate::EffectOutlook| match &it.url {
         Some(url) => format!("{} ({}): {}: {url}", it.op, it.account, it.outlook),
@@ -443,8 +495,11 @@ async fn revive_edited(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Revive) -> Resul
     }
     let rules = cx.rules();
     let before = Digest::of_json(&job.payload).ok();
-    let draft = Draft::new("payload.json", format!("{}\n", pretty(&job.payload)).as_bytes())
-        .map_err(|e| CliError::failed(format!("{e:#}")))?;
+    let draft = Draft::new(
+        "payload.json",
+        format!("{}\n", pretty(&job.payload)).as_bytes(),
+    )
+    .map_err(|e| CliError::failed(format!("{e:#}")))?;
     let check = |text: &[u8]| {
         let text = object(text)?;
         match Digest::of_json(text) {
@@ -476,8 +531,10 @@ fn unchanged(cx: &Cx, yes: bool, id: JobId) -> Result<(), CliError> {
     if yes || (can_ask(&cx.out) && ask("The payload wasn't changed. Revive it as it is?")?) {
         return Ok(());
     }
-    Err(CliError::usage("the payload wasn't changed, so nothing was revived")
-        .hint(format!("`presswork dead revive {id}` revives it as it is")))
+    Err(
+        CliError::usage("the payload wasn't changed, so nothing was revived")
+            .hint(format!("`presswork dead revive {id}` revives it as it is")),
+    )
 }
 
 /// The text of a payload that was written by hand.

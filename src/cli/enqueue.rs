@@ -135,7 +135,12 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
 }
 
 /// The envelope that the arguments describe, as intake judges it; spans count from `now`.
-fn admitted(cx: &Cx, args: &Args, payload: &RawValue, now: Time) -> Result<crate::job::NewJob, CliError> {
+fn admitted(
+    cx: &Cx,
+    args: &Args,
+    payload: &RawValue,
+    now: Time,
+) -> Result<crate::job::NewJob, CliError> {
     let envelope = Sent {
         kind: &args.kind,
         payload,
@@ -144,8 +149,16 @@ fn admitted(cx: &Cx, args: &Args, payload: &RawValue, now: Time) -> Result<crate
         account: args.account.as_deref(),
         lane: args.lane.as_deref(),
         priority: args.priority.as_deref(),
-        run_at: args.at.as_deref().map(|it| time("--at", it, now)).transpose()?,
-        not_after: args.not_after.as_deref().map(|it| time("--not-after", it, now)).transpose()?,
+        run_at: args
+            .at
+            .as_deref()
+            .map(|it| time("--at", it, now))
+            .transpose()?,
+        not_after: args
+            .not_after
+            .as_deref()
+            .map(|it| time("--not-after", it, now))
+            .transpose()?,
         attempts_max: args.attempts,
         timeout_s: args.timeout,
         labels: labels(&args.labels)?,
@@ -155,14 +168,21 @@ fn admitted(cx: &Cx, args: &Args, payload: &RawValue, now: Time) -> Result<crate
     admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| {
         CliError::violations("the job is refused", &refusal.violations)
             .with("reason", refusal.reason)
-            .hint(format!("`presswork kinds schema {}` says what it takes", hinted(&args.kind)))
+            .hint(format!(
+                "`presswork kinds schema {}` says what it takes",
+                hinted(&args.kind)
+            ))
     })
 }
 
 /// A kind's name as a hint may repeat it: without what a shell would take for something else.
 fn hinted(kind: &str) -> &str {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if crate::kinds::find(kind).is_some() && kind.chars().all(plain) { kind } else { "" }
+    if crate::kinds::find(kind).is_some() && kind.chars().all(plain) {
+        kind
+    } else {
+        ""
+    }
 }
 
 fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
@@ -176,9 +196,14 @@ fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
             let mut text = String::new();
             // one byte more tells that there is too much
             let most = ENVELOPE_MAX as u64 + 1;
-            std::io::stdin().take(most).read_to_string(&mut text).map_err(|e| {
-                CliError::usage(format!("the payload can't be read from standard input: {e}"))
-            })?;
+            std::io::stdin()
+                .take(most)
+                .read_to_string(&mut text)
+                .map_err(|e| {
+                    CliError::usage(format!(
+                        "the payload can't be read from standard input: {e}"
+                    ))
+                })?;
             ("standard input:".to_owned(), text)
         }
         None => ("--payload".to_owned(), said.to_owned()),
@@ -191,14 +216,19 @@ fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
 
 fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
     if let Some(span) = said.strip_prefix("in ") {
-        let span = pick::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
-        let at = chrono::Duration::from_std(span).ok().and_then(|it| now.checked_add_signed(it));
+        let span =
+            pick::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
+        let at = chrono::Duration::from_std(span)
+            .ok()
+            .and_then(|it| now.checked_add_signed(it));
         return at.ok_or_else(|| CliError::usage(format!("{option} {said:?} is too far away")));
     }
-    chrono::DateTime::parse_from_rfc3339(said).map(|it| it.to_utc()).map_err(|_| {
-        CliError::usage(format!("{option} {said:?} is no time"))
-            .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
-    })
+    chrono::DateTime::parse_from_rfc3339(said)
+        .map(|it| it.to_utc())
+        .map_err(|_| {
+            CliError::usage(format!("{option} {said:?} is no time"))
+                .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
+        })
 }
 
 fn labels<'a>(said: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, CliError> {
@@ -238,23 +268,39 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
     };
     match answer {
         Answer::New { id, lane, due } => {
-            let when = if *due { "" } else { ", its time hasn't come yet" };
+            let when = if *due {
+                ""
+            } else {
+                ", its time hasn't come yet"
+            };
             told(id, format!("new, in lane {}{when}", plain(lane)))
         }
-        Answer::Same { id, differs } if differs.is_empty() => told(id, "the same again: nothing new was made".to_owned()),
+        Answer::Same { id, differs } if differs.is_empty() => {
+            told(id, "the same again: nothing new was made".to_owned())
+        }
         Answer::Same { id, differs } => told(
             id,
-            format!("the same again: nothing new was made, and its options stay (asked otherwise: {})", plain(&differs.join(", "))),
+            format!(
+                "the same again: nothing new was made, and its options stay (asked otherwise: {})",
+                plain(&differs.join(", "))
+            ),
         ),
         Answer::Conflict { id, differs } => {
-            let at = if differs.is_empty() { String::new() } else { format!(", which differs at {}", differs.join(", ")) };
+            let at = if differs.is_empty() {
+                String::new()
+            } else {
+                format!(", which differs at {}", differs.join(", "))
+            };
             Err(CliError::conflict(format!("the key is taken by job {id} with another payload{at}"))
                 .hint(format!("another job needs another key; `presswork jobs show {id}` shows the one that has it"))
                 .with("id", id)
                 .with("differs", differs))
         }
-        Answer::Refused(refusal) => Err(CliError::violations("the job is refused", &refusal.violations)
-            .with("reason", refusal.reason)),
+        Answer::Refused(refusal) => Err(CliError::violations(
+            "the job is refused",
+            &refusal.violations,
+        )
+        .with("reason", refusal.reason)),
     }
 }
 

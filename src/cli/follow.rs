@@ -32,7 +32,8 @@ pub async fn follow(
     let mut teller = Teller::new(cx);
     let mut away: Option<Instant> = None;
     if ledger.live_runs().await?.is_empty() {
-        cx.out.note("no daemon is running: the job waits until one is started with `presswork run`");
+        cx.out
+            .note("no daemon is running: the job waits until one is started with `presswork run`");
     }
     loop {
         match ledger.job(id).await {
@@ -101,10 +102,17 @@ pub fn stands(state: State) -> bool {
 fn standing(job: &Job, now: crate::clock::Time) -> String {
     let attempt = job.attempts + u32::from(job.state == State::Running);
     let attempt = format!("attempt {attempt} of {}", job.attempts_max);
-    let failure = job.failure.as_ref().map_or(String::new(), |it| format!(" after {it}"));
+    let failure = job
+        .failure
+        .as_ref()
+        .map_or(String::new(), |it| format!(" after {it}"));
     match job.state {
         State::Running => match &job.progress {
-            Some(it) => format!("running, {attempt}: {} % {}", it.percent, plain(&it.message)),
+            Some(it) => format!(
+                "running, {attempt}: {} % {}",
+                it.percent,
+                plain(&it.message)
+            ),
             None => format!("running, {attempt}"),
         },
         State::Retrying => format!(

@@ -71,7 +71,12 @@ enum Command {
         #[arg(value_name = "ID", required = true)]
         ids: Vec<JobId>,
         /// Why, for the audit
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
         reason: String,
     },
     /// Let held jobs go on: these, or all of an account or of a reason
@@ -90,7 +95,12 @@ struct Release {
     #[arg(long, value_name = "REASON")]
     held: Option<Held>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     reason: String,
 }
 
@@ -101,8 +111,16 @@ struct Release {
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
     match args.command {
-        Command::List { state, which, limit } => {
-            let filter = Filter { states: state, limit, ..which.filter() };
+        Command::List {
+            state,
+            which,
+            limit,
+        } => {
+            let filter = Filter {
+                states: state,
+                limit,
+                ..which.filter()
+            };
             list(cx, &*ledger, &filter).await
         }
         Command::Show { id } => {
@@ -131,7 +149,9 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, filter: &Filter) -> Result<(), CliEr
         return cx.out.line("No jobs like that.");
     }
     let now = ledger.now().await?;
-    let mut table = Table::new(&["ID", "KIND", "LANE", "ACCOUNT", "STATE", "ACCEPTED", "ATTEMPTS", "NOTE"]);
+    let mut table = Table::new(&[
+        "ID", "KIND", "LANE", "ACCOUNT", "STATE", "ACCEPTED", "ATTEMPTS", "NOTE",
+    ]);
     for job in &jobs {
         table.row([
             job.id.to_string().into(),
@@ -146,7 +166,10 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, filter: &Filter) -> Result<(), CliEr
     }
     table.print(&cx.out)?;
     if filter.limit as usize <= jobs.len() {
-        cx.out.note(&format!("The newest {} are shown; --limit shows more, a filter others.", jobs.len()));
+        cx.out.note(&format!(
+            "The newest {} are shown; --limit shows more, a filter others.",
+            jobs.len()
+        ));
     }
     Ok(())
 }
@@ -156,14 +179,16 @@ fn note(job: &Job, now: Time) -> String {
     let code = job.failure.as_ref().map_or("", |it| it.code.as_str());
     match job.state {
         State::Running if job.cancel => "told to stop".to_owned(),
-        State::Running => job
-            .progress
-            .as_ref()
-            .map_or(String::new(), |it| format!("{}% {}", it.percent, it.message)),
+        State::Running => job.progress.as_ref().map_or(String::new(), |it| {
+            format!("{}% {}", it.percent, it.message)
+        }),
         State::Scheduled => when(job.run_at, now),
         State::Retrying => format!("{code}, again {}", when(job.run_at, now)),
         State::Held => job.held.map_or(String::new(), |it| format!("{it}: {code}")),
-        State::Dead | State::Unresolved => job.failure.as_ref().map_or(String::new(), ToString::to_string),
+        State::Dead | State::Unresolved => job
+            .failure
+            .as_ref()
+            .map_or(String::new(), ToString::to_string),
         State::Waiting | State::Ready | State::Completed | State::Cancelled => String::new(),
     }
 }
@@ -178,7 +203,12 @@ struct Done {
     why: Option<String>,
 }
 
-async fn cancel(cx: &Cx, ledger: &Arc<dyn Ledger>, ids: Vec<JobId>, reason: &str) -> Result<(), CliError> {
+async fn cancel(
+    cx: &Cx,
+    ledger: &Arc<dyn Ledger>,
+    ids: Vec<JobId>,
+    reason: &str,
+) -> Result<(), CliError> {
     let by = cx.by(reason);
     let mut done = Vec::new();
     let mut worst = None;
@@ -189,7 +219,11 @@ async fn cancel(cx: &Cx, ledger: &Arc<dyn Ledger>, ids: Vec<JobId>, reason: &str
                 what: "told to stop",
                 why: told_to_stop(&**ledger, id).await?,
             }),
-            Ok(_) => done.push(Done { id, what: "cancelled", why: None }),
+            Ok(_) => done.push(Done {
+                id,
+                what: "cancelled",
+                why: None,
+            }),
             Err(e) => done.push(refused(id, e.into(), &mut worst)?),
         }
     }
@@ -199,8 +233,13 @@ async fn cancel(cx: &Cx, ledger: &Arc<dyn Ledger>, ids: Vec<JobId>, reason: &str
 /// Of a running job it matters whether its daemon lives.
 async fn told_to_stop(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, CliError> {
     let run = operate::job(ledger, id).await?.run;
-    let alive = ledger.live_runs().await?.iter().any(|it| Some(it.id) == run);
-    Ok((!alive).then(|| "its daemon is gone: it ends when the next one takes its lease back".to_owned()))
+    let alive = ledger
+        .live_runs()
+        .await?
+        .iter()
+        .any(|it| Some(it.id) == run);
+    Ok((!alive)
+        .then(|| "its daemon is gone: it ends when the next one takes its lease back".to_owned()))
 }
 
 async fn release(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Release) -> Result<(), CliError> {
@@ -219,13 +258,19 @@ async fn release(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Release) -> Result<(),
         unique(args.ids)
     };
     if ids.is_empty() && !cx.out.json {
-        return cx.out.line("No jobs are held like that; nothing was changed.");
+        return cx
+            .out
+            .line("No jobs are held like that; nothing was changed.");
     }
     let mut done = Vec::with_capacity(ids.len());
     let mut worst = None;
     for id in ids {
         match operate::release(&**ledger, id, &by).await {
-            Ok(_) => done.push(Done { id, what: "released", why: None }),
+            Ok(_) => done.push(Done {
+                id,
+                what: "released",
+                why: None,
+            }),
             Err(e) => done.push(refused(id, e.into(), &mut worst)?),
         }
     }
@@ -243,9 +288,19 @@ fn unique(mut ids: Vec<JobId>) -> Vec<JobId> {
 fn refused(id: JobId, e: CliError, worst: &mut Option<Exit>) -> Result<Done, CliError> {
     match e.exit {
         Exit::Away | Exit::Failed => return Err(e),
-        exit => *worst = Some(if worst.is_none() { exit } else { Exit::Conflict }),
+        exit => {
+            *worst = Some(if worst.is_none() {
+                exit
+            } else {
+                Exit::Conflict
+            })
+        }
     }
-    Ok(Done { id, what: "refused", why: Some(e.message) })
+    Ok(Done {
+        id,
+        what: "refused",
+        why: Some(e.message),
+    })
 }
 
 fn tell(cx: &Cx, done: &[Done], worst: Option<Exit>) -> Result<(), CliError> {
@@ -253,9 +308,17 @@ fn tell(cx: &Cx, done: &[Done], worst: Option<Exit>) -> Result<(), CliError> {
         cx.out.document(&done)?;
     } else {
         for it in done {
-            let tone = if it.what == "refused" { Tone::Bad } else { Tone::Good };
-            let why = it.why.as_deref().map_or(String::new(), |it| format!(": {}", plain(it)));
-            cx.out.line(&format!("{}  {}{why}", it.id, cx.out.paint(tone, it.what)))?;
+            let tone = if it.what == "refused" {
+                Tone::Bad
+            } else {
+                Tone::Good
+            };
+            let why = it
+                .why
+                .as_deref()
+                .map_or(String::new(), |it| format!(": {}", plain(it)));
+            cx.out
+                .line(&format!("{}  {}{why}", it.id, cx.out.paint(tone, it.what)))?;
         }
     }
     worst.map_or(Ok(()), |exit| Err(CliError::said(exit)))

@@ -39,7 +39,12 @@ enum Command {
         #[arg(value_name = "LANE")]
         lane: String,
         /// Why, for those who wonder
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
         reason: String,
     },
     /// Let a paused lane go on
@@ -48,7 +53,12 @@ enum Command {
         #[arg(value_name = "LANE")]
         lane: String,
         /// Why, for the audit
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
         reason: String,
     },
 }
@@ -117,15 +127,31 @@ async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
         return cx.out.document(&lanes);
     }
     let mut table = Table::new(&[
-        "LANE", "CONCURRENCY", "ROOM", "READY", "SCHEDULED", "RUNNING", "RETRYING", "HELD", "UNRESOLVED", "DEAD", "",
+        "LANE",
+        "CONCURRENCY",
+        "ROOM",
+        "READY",
+        "SCHEDULED",
+        "RUNNING",
+        "RETRYING",
+        "HELD",
+        "UNRESOLVED",
+        "DEAD",
+        "",
     ]);
     for it in &lanes {
         let limit = |it: Option<u32>| Cell::number(it.map_or("-".to_owned(), |it| it.to_string()));
-        let mut row = vec![it.lane.as_str().into(), limit(it.concurrency), limit(it.room)];
+        let mut row = vec![
+            it.lane.as_str().into(),
+            limit(it.concurrency),
+            limit(it.room),
+        ];
         row.extend(COLUMNS.map(|state| Cell::number(it.jobs.get(&state).copied().unwrap_or(0))));
         row.push(match &it.paused {
             Some(pause) => Cell::toned(Tone::Warn, told(pause)),
-            None if !it.configured => Cell::toned(Tone::Warn, "not in jobs.toml: no daemon serves it"),
+            None if !it.configured => {
+                Cell::toned(Tone::Warn, "not in jobs.toml: no daemon serves it")
+            }
             None => "".into(),
         });
         table.row(row);
@@ -149,14 +175,22 @@ struct Turned<'a> {
     changed: bool,
 }
 
-async fn turn(cx: &Cx, ledger: &dyn Ledger, lane: &str, reason: &str, pause: bool) -> Result<(), CliError> {
+async fn turn(
+    cx: &Cx,
+    ledger: &dyn Ledger,
+    lane: &str,
+    reason: &str,
+    pause: bool,
+) -> Result<(), CliError> {
     let lanes = lanes(cx, ledger).await?;
     let Some(listed) = lanes.get(lane) else {
         let names: BTreeSet<&str> = lanes.keys().map(String::as_str).collect();
         let near = did_you_mean(lane, names.iter().copied());
         let names: Vec<&str> = names.into_iter().collect();
-        return Err(CliError::missing(format!("there is no lane `{lane}`{near}"))
-            .hint(format!("there are: {}", names.join(", "))));
+        return Err(
+            CliError::missing(format!("there is no lane `{lane}`{near}"))
+                .hint(format!("there are: {}", names.join(", "))),
+        );
     };
     let changed = listed.paused.is_some() != pause;
     // a second pause stands for its reason; a second resume for nothing
@@ -181,12 +215,19 @@ async fn turn(cx: &Cx, ledger: &dyn Ledger, lane: &str, reason: &str, pause: boo
         ledger.pause(lane, pause.then_some(&entry), &audit).await?;
     }
     if cx.out.json {
-        return cx.out.document(&Turned { lane, paused: pause, changed });
+        return cx.out.document(&Turned {
+            lane,
+            paused: pause,
+            changed,
+        });
     }
     let lane = plain(lane);
     cx.out.line(&match (pause, &listed.paused) {
         (true, None) => format!("{lane} is paused; what runs in it runs on"),
-        (true, Some(before)) => format!("{lane} stays paused, now in your name (it was {})", plain(&told(before))),
+        (true, Some(before)) => format!(
+            "{lane} stays paused, now in your name (it was {})",
+            plain(&told(before))
+        ),
         (false, Some(_)) => format!("{lane} goes on"),
         (false, None) => format!("{lane} isn't paused; nothing was changed"),
     })

@@ -64,7 +64,12 @@ enum Command {
         #[arg(long)]
         edit: bool,
         /// Why, for the audit
-        #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
         reason: String,
     },
     /// Throw entries away
@@ -92,7 +97,12 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     }
 }
 
-async fn list(cx: &Cx, ledger: &dyn Ledger, kind: Option<&str>, limit: u32) -> Result<(), CliError> {
+async fn list(
+    cx: &Cx,
+    ledger: &dyn Ledger,
+    kind: Option<&str>,
+    limit: u32,
+) -> Result<(), CliError> {
     let found = ledger.quarantined(kind, limit).await?;
     if cx.out.json {
         let shown: Vec<Shown> = found.iter().map(Shown::of).collect();
@@ -183,9 +193,14 @@ async fn show(cx: &Cx, it: &Quarantined, bytes: bool, ledger: &dyn Ledger) -> Re
         cx.out.line(&format!("  {line}"))?;
     }
     heading(&cx.out, "What to do")?;
-    for command in ["release ID", "release ID --edit", "discard ID --reason TEXT"] {
+    for command in [
+        "release ID",
+        "release ID --edit",
+        "discard ID --reason TEXT",
+    ] {
         let command = command.replace("ID", &it.id.to_string());
-        cx.out.line(&format!("    presswork quarantine {command}"))?;
+        cx.out
+            .line(&format!("    presswork quarantine {command}"))?;
     }
     Ok(())
 }
@@ -195,7 +210,9 @@ const DUMPED: usize = 1_024;
 
 /// JSON with a member a line, other text as it is, the rest as a dump; each line plain.
 fn readable(bytes: &[u8]) -> Vec<String> {
-    let text = std::str::from_utf8(bytes).ok().filter(|it| !it.contains('\0'));
+    let text = std::str::from_utf8(bytes)
+        .ok()
+        .filter(|it| !it.contains('\0'));
     match text {
         Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
             pretty(text).lines().map(str::to_owned).collect()
@@ -209,27 +226,45 @@ fn dump(bytes: &[u8]) -> Vec<String> {
     let shown = &bytes[..bytes.len().min(DUMPED)];
     let line = |(at, row): (usize, &[u8])| {
         let hex: Vec<String> = row.iter().map(|it| format!("{it:02x}")).collect();
-        let seen = |it: &u8| if it.is_ascii_graphic() || *it == b' ' { char::from(*it) } else { '.' };
+        let seen = |it: &u8| {
+            if it.is_ascii_graphic() || *it == b' ' {
+                char::from(*it)
+            } else {
+                '.'
+            }
+        };
         let text: String = row.iter().map(seen).collect();
         format!("{:06x}  {:47}  {text}", at * 16, hex.join(" "))
     };
     let mut lines: Vec<String> = shown.chunks(16).enumerate().map(line).collect();
     if shown.len() < bytes.len() {
-        lines.push(format!("and {} bytes more; --bytes gives all", bytes.len() - shown.len()));
+        lines.push(format!(
+            "and {} bytes more; --bytes gives all",
+            bytes.len() - shown.len()
+        ));
     }
     lines
 }
 
-async fn release(cx: &Cx, ledger: &dyn Ledger, id: JobId, edit: bool, reason: &str) -> Result<(), CliError> {
+async fn release(
+    cx: &Cx,
+    ledger: &dyn Ledger,
+    id: JobId,
+    edit: bool,
+    reason: &str,
+) -> Result<(), CliError> {
     let rules = cx.rules();
     let entry = entry(ledger, id).await?;
     let edited = match edit {
         true => {
             // the text itself, not a prettier one: what is no JSON must stay what it was
-            let draft = Draft::new("envelope.json", &entry.bytes).map_err(|e| CliError::failed(format!("{e:#}")))?;
+            let draft = Draft::new("envelope.json", &entry.bytes)
+                .map_err(|e| CliError::failed(format!("{e:#}")))?;
             let check = |text: &[u8]| {
                 let text = text.trim_ascii();
-                admit(&rules, id, text).map(|_| text.to_vec()).map_err(|it| it.violations)
+                admit(&rules, id, text)
+                    .map(|_| text.to_vec())
+                    .map_err(|it| it.violations)
             };
             Some(until_right(&cx.out, draft, check).await?)
         }
@@ -238,23 +273,39 @@ async fn release(cx: &Cx, ledger: &dyn Ledger, id: JobId, edit: bool, reason: &s
     let by = cx.by(reason);
     let released = operate::release_quarantined(ledger, &rules, id, edited.as_deref(), &by).await;
     let job = released.map_err(|e| match e {
-        operate::Refused::Invalid(wrong) => CliError::violations("it still can't be accepted", &wrong)
-            .hint(format!("`presswork quarantine release {id} --edit` corrects it first")),
+        operate::Refused::Invalid(wrong) => {
+            CliError::violations("it still can't be accepted", &wrong).hint(format!(
+                "`presswork quarantine release {id} --edit` corrects it first"
+            ))
+        }
         e => e.into(),
     })?;
     if cx.out.json {
         return cx.out.document(&serde_json::json!({"id": id, "job": job}));
     }
-    let said = if job == id { String::new() } else { " (the same was accepted before)".to_owned() };
-    cx.out.line(&format!("{} as job {job}{said}", cx.out.paint(Tone::Good, "accepted")))
+    let said = if job == id {
+        String::new()
+    } else {
+        " (the same was accepted before)".to_owned()
+    };
+    cx.out.line(&format!(
+        "{} as job {job}{said}",
+        cx.out.paint(Tone::Good, "accepted")
+    ))
 }
 
-async fn discard(cx: &Cx, ledger: &dyn Ledger, ids: &[JobId], reason: &str) -> Result<(), CliError> {
+async fn discard(
+    cx: &Cx,
+    ledger: &dyn Ledger,
+    ids: &[JobId],
+    reason: &str,
+) -> Result<(), CliError> {
     let by = cx.by(reason);
     for id in ids {
         operate::discard_quarantined(ledger, *id, &by).await?;
         if !cx.out.json {
-            cx.out.line(&format!("{} {id}", cx.out.paint(Tone::Good, "discarded")))?;
+            cx.out
+                .line(&format!("{} {id}", cx.out.paint(Tone::Good, "discarded")))?;
         }
     }
     match cx.out.json {

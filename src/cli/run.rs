@@ -24,12 +24,17 @@ pub struct Args {}
 /// What stood against starting, or against going on.
 pub async fn run(cx: &Cx, _: Args) -> Result<(), CliError> {
     let config = (*cx.config).clone();
-    telemetry::init(config.log_format, &config.log).map_err(|e| CliError::usage(format!("daemon.log: {e}")))?;
+    telemetry::init(config.log_format, &config.log)
+        .map_err(|e| CliError::usage(format!("daemon.log: {e}")))?;
     telemetry::install_panic_hook();
-    for unread in config::unknown_variables(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok())) {
+    for unread in config::unknown_variables(
+        std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()),
+    ) {
         tracing::warn!("{unread}");
     }
     let path = config.origin.clone();
     let reload = move || cx::read(path.as_deref()).map_err(|e| e.message);
-    daemon::run(config, reload).await.map_err(|e| CliError::new(Exit::Failed, format!("{e:#}")))
+    daemon::run(config, reload)
+        .await
+        .map_err(|e| CliError::new(Exit::Failed, format!("{e:#}")))
 }

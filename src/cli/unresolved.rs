@@ -67,7 +67,12 @@ struct Resolve {
     #[arg(long, value_name = "URL", conflicts_with = "did_not_happen", value_parser = web)]
     url: Option<Url>,
     /// Why, for the audit
-    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true
+    )]
     reason: String,
 }
 
@@ -128,9 +133,16 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, limit: u32) -> Result<(), CliError> 
             job.kind.as_str().into(),
             job.account.as_deref().unwrap_or("-").into(),
             effect.map_or("-", |it| it.op.as_str()).into(),
-            sent.map_or_else(|| "-".to_owned(), |it| when(it, now)).into(),
-            effect.map_or_else(|| "-".to_owned(), |it| it.sends.to_string()).into(),
-            cut(job.failure.as_ref().map_or("", |it| it.message.as_str()), 60).into(),
+            sent.map_or_else(|| "-".to_owned(), |it| when(it, now))
+                .into(),
+            effect
+                .map_or_else(|| "-".to_owned(), |it| it.sends.to_string())
+                .into(),
+            cut(
+                job.failure.as_ref().map_or("", |it| it.message.as_str()),
+                60,
+            )
+            .into(),
         ]);
     }
     table.print(&cx.out)
@@ -160,13 +172,21 @@ async fn show(cx: &Cx, ledger: &Arc<dyn Ledger>, id: JobId) -> Result<(), CliErr
     let story = Story::read(cx, ledger, id).await?;
     let open: Vec<&Effect> = story.effects.iter().filter(|it| is_open(it)).collect();
     if open.is_empty() {
-        return Err(CliError::conflict(format!("job {id} has no effect whose outcome is unknown"))
-            .hint(format!("`presswork jobs show {id}` shows those it has")));
+        return Err(
+            CliError::conflict(format!("job {id} has no effect whose outcome is unknown"))
+                .hint(format!("`presswork jobs show {id}` shows those it has")),
+        );
     }
     let runs = ledger.live_runs().await?;
-    let look: Vec<Look> = open.iter().map(|it| looking(cx, &story, it, &runs)).collect();
+    let look: Vec<Look> = open
+        .iter()
+        .map(|it| looking(cx, &story, it, &runs))
+        .collect();
     if cx.out.json {
-        return cx.out.document(&Evidence { story: &story, look });
+        return cx.out.document(&Evidence {
+            story: &story,
+            look,
+        });
     }
     story.print(&cx.out)?;
     for (effect, look) in open.into_iter().zip(&look) {
@@ -190,9 +210,15 @@ fn looking(cx: &Cx, story: &Story, effect: &Effect, runs: &[Run]) -> Look {
 /// The attempt during which the permit was given names its host; else the run does, while it lives.
 fn host(story: &Story, effect: &Effect, runs: &[Run]) -> Option<String> {
     let at = effect.permit_at?;
-    let attempt = story.attempts.iter().rev().find(|it| it.began_at <= at && at <= it.ended_at);
+    let attempt = story
+        .attempts
+        .iter()
+        .rev()
+        .find(|it| it.began_at <= at && at <= it.ended_at);
     let run = || runs.iter().find(|it| Some(it.id) == effect.permit_run);
-    attempt.map(|it| it.host.clone()).or_else(|| run().map(|it| it.host.clone()))
+    attempt
+        .map(|it| it.host.clone())
+        .or_else(|| run().map(|it| it.host.clone()))
 }
 
 fn evidence(out: &Out, effect: &Effect, look: &Look) -> Result<(), CliError> {
@@ -209,12 +235,17 @@ fn evidence(out: &Out, effect: &Effect, look: &Look) -> Result<(), CliError> {
     more("from host", look.host.as_deref().map(plain));
     more("run", effect.permit_run.map(|it| it.to_string()));
     more("intent", Some(effect.intent.clone()));
-    more("kept", (!effect.keep.is_null()).then(|| plain(&effect.keep.to_string())));
+    more(
+        "kept",
+        (!effect.keep.is_null()).then(|| plain(&effect.keep.to_string())),
+    );
     more("platform", look.platform.as_deref().map(plain));
     more("at", look.base_url.as_deref().map(plain));
     more("as", look.identifier.as_deref().map(plain));
     table(out, &facts)?;
-    let around = effect.permit_at.map_or_else(|| "that time".to_owned(), stamp);
+    let around = effect
+        .permit_at
+        .map_or_else(|| "that time".to_owned(), stamp);
     out.line(&format!(
         "  Look at what {} shows around {around} for the payload above. Lost requests can still act \
          minutes later: wait a while before you say that it did not happen.",
@@ -228,13 +259,21 @@ fn evidence(out: &Out, effect: &Effect, look: &Look) -> Result<(), CliError> {
 async fn resolve(cx: &Cx, ledger: &dyn Ledger, args: Resolve) -> Result<(), CliError> {
     let (id, by) = (args.id, cx.by(&args.reason));
     let verdict = match args.happened {
-        true => Verdict::Happened { url: args.url.map(String::from) },
+        true => Verdict::Happened {
+            url: args.url.map(String::from),
+        },
         false => Verdict::DidNotHappen,
     };
     let state = operate::resolve(ledger, id, &verdict, &by).await?;
     if cx.out.json {
-        let verdict = if args.happened { "happened" } else { "did_not_happen" };
-        return cx.out.document(&serde_json::json!({"id": id, "verdict": verdict, "state": state}));
+        let verdict = if args.happened {
+            "happened"
+        } else {
+            "did_not_happen"
+        };
+        return cx
+            .out
+            .document(&serde_json::json!({"id": id, "verdict": verdict, "state": state}));
     }
     let said = match (args.happened, state) {
         (true, State::Dead) => "it happened; a revive won't send it again".to_owned(),
@@ -242,5 +281,8 @@ async fn resolve(cx: &Cx, ledger: &dyn Ledger, args: Resolve) -> Result<(), CliE
         (true, _) => format!("it happened and won't be sent again; the job is {state}"),
         (false, _) => format!("it did not happen; the job is {state} and sends it again"),
     };
-    cx.out.line(&format!("{} {id}: {said}", cx.out.paint(Tone::Good, "resolved")))
+    cx.out.line(&format!(
+        "{} {id}: {said}",
+        cx.out.paint(Tone::Good, "resolved")
+    ))
 }

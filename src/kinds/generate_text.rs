@@ -91,22 +91,35 @@ impl Handler for GenerateText {
             (Some(_), Some(_)) => wrong("/messages", "is there beside `prompt`; keep one of them"),
             (None, None) => wrong("/prompt", "is missing; say what to generate"),
         }
-        if payload.temperature.is_some_and(|it| !(0.0..=2.0).contains(&it)) {
+        if payload
+            .temperature
+            .is_some_and(|it| !(0.0..=2.0).contains(&it))
+        {
             wrong("/temperature", "must be from 0 to 2");
         }
         if payload.max_tokens == Some(0) {
             wrong("/max_tokens", "must be 1 or more");
         }
-        if payload.json_schema.as_ref().is_some_and(|it| !it.is_object()) {
+        if payload
+            .json_schema
+            .as_ref()
+            .is_some_and(|it| !it.is_object())
+        {
             wrong("/json_schema", "must be a JSON Schema, which is an object");
         }
         if let Some(name) = &payload.schema_name {
             let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
             if payload.json_schema.is_none() {
-                wrong("/schema_name", "names a schema, but `json_schema` is missing");
+                wrong(
+                    "/schema_name",
+                    "names a schema, but `json_schema` is missing",
+                );
             }
             if !(1..=64).contains(&name.len()) || !name.chars().all(plain) {
-                wrong("/schema_name", "must be 1 to 64 letters, digits, `_` or `-`");
+                wrong(
+                    "/schema_name",
+                    "must be 1 to 64 letters, digits, `_` or `-`",
+                );
             }
         }
         found
@@ -236,7 +249,10 @@ mod tests {
     #[test]
     fn an_answer_that_is_no_use_is_told_clearly() {
         assert_eq!(code(json!({"refusal": "no"}), false), "refusal");
-        assert_eq!(code(json!({"finish_reason": "content_filter"}), false), "content_filter");
+        assert_eq!(
+            code(json!({"finish_reason": "content_filter"}), false),
+            "content_filter"
+        );
         assert_eq!(code(json!({"finish_reason": "length"}), true), "truncated");
         assert_eq!(code(json!({"text": "hm"}), true), "no_json");
         let cut = result(&receipt(json!({"finish_reason": "length"})), false).unwrap();
@@ -252,8 +268,14 @@ mod tests {
         let config = crate::kinds::tests::config();
         let found = GenerateText::preflight(&payload, &Envelope::default(), &config);
         let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
-        let expected =
-            ["/model", "/prompt", "/temperature", "/max_tokens", "/schema_name", "/schema_name"];
+        let expected = [
+            "/model",
+            "/prompt",
+            "/temperature",
+            "/max_tokens",
+            "/schema_name",
+            "/schema_name",
+        ];
         assert_eq!(pointers, expected);
     }
 
@@ -262,7 +284,10 @@ mod tests {
         let payload: Payload =
             serde_json::from_value(json!({"model": "m", "prompt": "p", "system": "s"})).unwrap();
         let body = payload.chat().body();
-        assert_eq!(body["messages"][0], json!({"role": "system", "content": "s"}));
+        assert_eq!(
+            body["messages"][0],
+            json!({"role": "system", "content": "s"})
+        );
         assert_eq!(body["messages"][1], json!({"role": "user", "content": "p"}));
     }
 }

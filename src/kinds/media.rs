@@ -165,7 +165,9 @@ async fn read(folder: &Path, file: &str, most: u64) -> Result<Vec<u8>, Failure> 
     let failed = |e: std::io::Error| match e.kind() {
         std::io::ErrorKind::NotFound => {
             let folder = folder.display();
-            refused(format!("isn't in {folder}; put it there and revive the job"))
+            refused(format!(
+                "isn't in {folder}; put it there and revive the job"
+            ))
         }
         _ => Failure::transient("media", format!("`{file}` can't be read: {e}")),
     };
@@ -195,7 +197,21 @@ fn sniff(bytes: &[u8]) -> Option<&'static str> {
         [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
         [0xFF, 0xD8, 0xFF, ..] => Some("image/jpeg"),
         [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some("image/webp"),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => Some("image/webp"),
         _ => None,
     }
 }
@@ -304,7 +320,9 @@ mod tests {
     #[test]
     fn every_violation_is_told_at_once() {
         let data = STANDARD.encode([7; 40]);
-        let wrong = media(serde_json::json!({"data": data, "type": "image/bmp", "alt": "too long", "focus": [0, 2]}));
+        let wrong = media(
+            serde_json::json!({"data": data, "type": "image/bmp", "alt": "too long", "focus": [0, 2]}),
+        );
         let both = media(serde_json::json!({"data": "?", "file": "x", "type": "image/png"}));
         let away = media(serde_json::json!({"file": "../x", "type": "image/png"}));
         let found = check(&[wrong, both, away], &takes());
@@ -324,13 +342,24 @@ mod tests {
     #[test]
     fn bytes_must_be_of_the_type() {
         let gif = STANDARD.encode(b"GIF89a");
-        let found = check(&[media(serde_json::json!({"data": gif, "type": "image/png"}))], &takes());
+        let found = check(
+            &[media(serde_json::json!({"data": gif, "type": "image/png"}))],
+            &takes(),
+        );
         assert!(found[0].message.contains("holds image/gif"), "{found:?}");
     }
 
     #[test]
     fn paths_stay_within_the_folder() {
-        for path in ["/etc/passwd", "../a", "a/../../b", "", "./a", "a\\b", "a\0b"] {
+        for path in [
+            "/etc/passwd",
+            "../a",
+            "a/../../b",
+            "",
+            "./a",
+            "a\\b",
+            "a\0b",
+        ] {
             assert!(relative(path).is_err(), "{path}");
         }
         assert!(relative("a/b.png").is_ok());

@@ -119,7 +119,10 @@ impl Handler for PostBluesky {
         let dids = dids(cx, &of(CALL), &payload.text).await?;
         let mut images = Vec::new();
         for (i, media) in payload.media.iter().enumerate() {
-            cx.progress(10 + u8::try_from(i * 20).unwrap_or(80), format!("picture {}", i + 1));
+            cx.progress(
+                10 + u8::try_from(i * 20).unwrap_or(80),
+                format!("picture {}", i + 1),
+            );
             let upload = async || {
                 let bytes = media.load(&cx.config.state_dir, IMAGE_BYTES_MAX).await?;
                 let made = of(UPLOAD).upload(&media.mime, bytes.clone()).await;
@@ -229,7 +232,10 @@ fn violations(payload: &Payload) -> Vec<Violation> {
         wrong("/text".to_owned(), message.to_owned());
     }
     if LANGS_MAX < payload.langs.len() {
-        let message = format!("has {} languages; at most {LANGS_MAX} fit", payload.langs.len());
+        let message = format!(
+            "has {} languages; at most {LANGS_MAX} fit",
+            payload.langs.len()
+        );
         wrong("/langs".to_owned(), message);
     }
     for (i, tag) in payload.langs.iter().enumerate() {
@@ -242,7 +248,10 @@ fn violations(payload: &Payload) -> Vec<Violation> {
     let posts = payload.reply.iter();
     for (name, post) in posts.flat_map(|it| [("root", &it.root), ("parent", &it.parent)]) {
         if !post.uri.starts_with("at://") {
-            let message = format!("`{}` is no address of a post; it begins with at://", post.uri);
+            let message = format!(
+                "`{}` is no address of a post; it begins with at://",
+                post.uri
+            );
             wrong(format!("/reply/{name}/uri"), message);
         }
     }
@@ -306,7 +315,10 @@ mod tests {
         };
         let it = payload(json!({"text": "#a", "langs": ["de"]}));
         let record = it.record(&BTreeMap::new(), vec![image(blob, "alt")]);
-        assert_eq!(record["embed"]["images"][0]["aspectRatio"], json!({"width": 2, "height": 3}));
+        assert_eq!(
+            record["embed"]["images"][0]["aspectRatio"],
+            json!({"width": 2, "height": 3})
+        );
         assert_eq!(record["facets"][0]["features"][0]["tag"], "a");
     }
 }

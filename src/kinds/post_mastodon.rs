@@ -117,7 +117,10 @@ impl Handler for PostMastodon {
         let mut status = payload.status();
         let mut digests = Vec::new();
         for (i, media) in payload.media.iter().enumerate() {
-            cx.progress(10 + u8::try_from(i * 20).unwrap_or(80), format!("picture {}", i + 1));
+            cx.progress(
+                10 + u8::try_from(i * 20).unwrap_or(80),
+                format!("picture {}", i + 1),
+            );
             let upload = async || {
                 let bytes = media.load(&cx.config.state_dir, limits.image_bytes).await?;
                 let (name, sent) = (media.name(i), bytes.clone());
@@ -283,6 +286,9 @@ mod tests {
     fn only_what_was_said_is_sent() {
         let it = payload(json!({"text": "a", "visibility": "unlisted", "reply_to_id": "7"}));
         let sent = serde_json::to_value(it.status()).unwrap();
-        assert_eq!(sent, json!({"status": "a", "in_reply_to_id": "7", "visibility": "unlisted"}));
+        assert_eq!(
+            sent,
+            json!({"status": "a", "in_reply_to_id": "7", "visibility": "unlisted"})
+        );
     }
 }

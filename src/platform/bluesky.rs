@@ -162,13 +162,20 @@ impl Bluesky<'_> {
     async fn login(&self) -> Result<Session, CallError> {
         let Some(who) = &self.account.identifier else {
             let message = "a Bluesky account needs `identifier`: its handle or DID";
-            let failure =
-                Failure::new(Class::Unauthorised, Scope::Account, "no_identifier", message);
+            let failure = Failure::new(
+                Class::Unauthorised,
+                Scope::Account,
+                "no_identifier",
+                message,
+            );
             return Err(CallError::Refused(failure));
         };
         let body = json!({"identifier": who, "password": self.account.secret.expose_secret()});
         let call = self
-            .post("com.atproto.server.createSession", Body::Json(body.to_string()))
+            .post(
+                "com.atproto.server.createSession",
+                Body::Json(body.to_string()),
+            )
             .hiding(&self.account.secret);
         let (opened, _) = ask::<Opened>(self.http, &RULES, &call).await?;
         Ok(opened.into())
@@ -256,7 +263,11 @@ impl Bluesky<'_> {
     /// What was lost, or refused for another reason.
     pub async fn find(&self, rkey: &str) -> Result<Option<Found>, CallError> {
         let call = |session: &Session| {
-            let query = [("repo", session.did.as_str()), ("collection", POSTS), ("rkey", rkey)];
+            let query = [
+                ("repo", session.did.as_str()),
+                ("collection", POSTS),
+                ("rkey", rkey),
+            ];
             self.get("com.atproto.repo.getRecord", &query)
         };
         match self.signed::<Found>(call).await {
@@ -294,12 +305,12 @@ impl Bluesky<'_> {
             CallError::Unknown(failure)
         };
         let found = self.find(rkey).await.map_err(|e| {
-            unknown(format!("a record is there under our key, but it can't be read: {e}"))
+            unknown(format!(
+                "a record is there under our key, but it can't be read: {e}"
+            ))
         })?;
         match found {
-            Some(it) if it.value == *record => {
-                Ok(receipt(rkey, it.uri, it.cid, self.http.now()))
-            }
+            Some(it) if it.value == *record => Ok(receipt(rkey, it.uri, it.cid, self.http.now())),
             Some(it) => {
                 let uri = it.uri;
                 let message = format!(
@@ -312,12 +323,13 @@ impl Bluesky<'_> {
             )),
         }
     }
-
 }
 
 /// The receipt of a post; its address names the account.
 fn receipt(rkey: &str, uri: String, cid: Option<String>, at: Time) -> Receipt {
-    let who = uri.strip_prefix("at://").and_then(|it| it.split('/').next());
+    let who = uri
+        .strip_prefix("at://")
+        .and_then(|it| it.split('/').next());
     let url = who.map(|who| format!("https://bsky.app/profile/{who}/post/{rkey}"));
     Receipt {
         url,
@@ -390,8 +402,11 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
         (400 | 401 | 403, "ExpiredToken" | "InvalidToken" | "AuthMissing") => unauthorised,
         (
             400 | 401 | 403,
-            "AccountTakedown" | "AccountSuspended" | "AccountDeactivated"
-            | "AuthenticationRequired" | "AuthFactorTokenRequired",
+            "AccountTakedown"
+            | "AccountSuspended"
+            | "AccountDeactivated"
+            | "AuthenticationRequired"
+            | "AuthFactorTokenRequired",
         ) => unauthorised,
         (400, "RateLimitExceeded") => Some(refused(Class::Throttled, Scope::Account)),
         _ => None,
@@ -432,7 +447,10 @@ mod tests {
         // the example of atproto.com/specs/tid that is nought
         assert_eq!(tid(at(0), 0), "2222222222222");
         assert_eq!(tid(at(1_700_000_000_000_000), 0).len(), 13);
-        let (one, two) = (tid(at(1_700_000_000_000_000), 1_023), tid(at(1_700_000_000_000_001), 0));
+        let (one, two) = (
+            tid(at(1_700_000_000_000_000), 1_023),
+            tid(at(1_700_000_000_000_001), 0),
+        );
         assert!(one < two && one.starts_with('3'), "{one} {two}");
     }
 

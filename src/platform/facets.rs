@@ -54,7 +54,9 @@ fn words(text: &str, part: Range<usize>, found: &mut Vec<(Range<usize>, Feature)
         }
         let rest = &piece[from..];
         let found_here = match sign {
-            1 if piece[start..].starts_with('@') => handle(rest).map(|it| (it.len(), Feature::Mention(it.to_lowercase()))),
+            1 if piece[start..].starts_with('@') => {
+                handle(rest).map(|it| (it.len(), Feature::Mention(it.to_lowercase())))
+            }
             _ => tag(rest).map(|it| (it.len(), Feature::Tag(it.to_owned()))),
         };
         if let Some((len, feature)) = found_here {
@@ -77,7 +79,9 @@ fn handle(text: &str) -> Option<&str> {
     let sound = |label: &&str| {
         (1..=63).contains(&label.len()) && !label.starts_with('-') && !label.ends_with('-')
     };
-    let top = labels.last()?.starts_with(|c: char| c.is_ascii_alphabetic());
+    let top = labels
+        .last()?
+        .starts_with(|c: char| c.is_ascii_alphabetic());
     let whole = 2 <= labels.len() && handle.len() <= 253 && labels.iter().all(|it| sound(it));
     (whole && top && !elsewhere).then_some(handle)
 }
@@ -137,8 +141,14 @@ mod tests {
         assert_eq!(
             seen(text),
             [
-                ("@Anna.bsky.social", Feature::Mention("anna.bsky.social".into())),
-                ("https://e.example/ä?x=1", Feature::Link("https://e.example/%C3%A4?x=1".into())),
+                (
+                    "@Anna.bsky.social",
+                    Feature::Mention("anna.bsky.social".into())
+                ),
+                (
+                    "https://e.example/ä?x=1",
+                    Feature::Link("https://e.example/%C3%A4?x=1".into())
+                ),
                 ("#Köln", Feature::Tag("Köln".into())),
             ]
         );
@@ -149,7 +159,10 @@ mod tests {
         let text = "https://e.example/@a.example#top #＃ok @x@y.example";
         assert_eq!(
             seen(text),
-            [("https://e.example/@a.example#top", Feature::Link("https://e.example/@a.example#top".into()))]
+            [(
+                "https://e.example/@a.example#top",
+                Feature::Link("https://e.example/@a.example#top".into())
+            )]
         );
     }
 

@@ -269,13 +269,15 @@ impl Http {
             }
         };
         let headers = response.headers().clone();
-        let size: usize = headers.iter().map(|(n, v)| n.as_str().len() + v.len()).sum();
+        let size: usize = headers
+            .iter()
+            .map(|(n, v)| n.as_str().len() + v.len())
+            .sum();
         let declared = response.content_length().unwrap_or(0);
         let most = call.body_max as u64;
         if HEADERS_MAX < size || most < declared {
-            let message = format!(
-                "{host} answers {declared} bytes with {size} bytes of headers: too large"
-            );
+            let message =
+                format!("{host} answers {declared} bytes with {size} bytes of headers: too large");
             return Err(Lost::new(true, "too_large", message));
         }
         let body = whole(&mut response, call.body_max, host).await?;
@@ -288,7 +290,11 @@ impl Http {
     }
 
     fn request(&self, call: &Call) -> Result<reqwest::RequestBuilder, Lost> {
-        let client = if call.fresh { &self.fresh } else { &self.pooled };
+        let client = if call.fresh {
+            &self.fresh
+        } else {
+            &self.pooled
+        };
         let unfit = |what: &str| Lost::new(false, "request", format!("{what} is no valid header"));
         let mut request = client.request(call.method.clone(), call.url.clone());
         for (name, value) in &call.headers {
@@ -428,7 +434,11 @@ mod tests {
     async fn answers_are_bounded() {
         let answer = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", true).await;
         assert_eq!(answer.unwrap().body, "{}");
-        let e = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}", false).await;
+        let e = asked(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}",
+            false,
+        )
+        .await;
         assert_eq!(e.unwrap_err().code, "too_large");
         let e = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", true).await;
         assert_eq!(e.unwrap_err().code, "reset");
@@ -440,12 +450,16 @@ mod tests {
         endless.extend(vec![b'x'; BODY_MAX + 1]);
         assert_eq!(asked(&endless, false).await.unwrap_err().code, "too_large");
         let wide = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEADERS_MAX));
-        assert_eq!(asked(wide.as_bytes(), false).await.unwrap_err().code, "too_large");
+        assert_eq!(
+            asked(wide.as_bytes(), false).await.unwrap_err().code,
+            "too_large"
+        );
     }
 
     #[tokio::test]
     async fn a_redirect_is_an_answer() {
-        let moved = b"HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
+        let moved =
+            b"HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
         assert_eq!(asked(moved, true).await.unwrap().status, 307);
     }
 
@@ -463,7 +477,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_form_goes_out_with_its_length_and_types() {
-        let (url, task) = server(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(), true).await;
+        let (url, task) = server(
+            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
+            true,
+        )
+        .await;
         let file = Part {
             name: "file",
             file: Some(("a.png".into(), "image/png".into())),
@@ -476,7 +494,11 @@ mod tests {
         };
         let http = Http::new(Clock::System).unwrap();
         let token = SecretString::from("t0ken");
-        let call = Call::post(url, Body::Multipart(vec![alt, file]), Duration::from_secs(5));
+        let call = Call::post(
+            url,
+            Body::Multipart(vec![alt, file]),
+            Duration::from_secs(5),
+        );
         http.send(&call.bearer(&token).fresh()).await.unwrap();
         let sent = task.await.unwrap();
         assert!(sent.contains("authorization: Bearer t0ken"), "{sent}");
@@ -487,9 +509,15 @@ mod tests {
     fn a_path_goes_behind_the_bases_own() {
         let to = |base: &str, path: &str| below(&Url::parse(base).unwrap(), path).to_string();
         assert_eq!(to("https://a.example", "/v1/x"), "https://a.example/v1/x");
-        assert_eq!(to("https://a.example/v1/", "/v1/x"), "https://a.example/v1/x");
+        assert_eq!(
+            to("https://a.example/v1/", "/v1/x"),
+            "https://a.example/v1/x"
+        );
         assert_eq!(to("http://h:1/openai/", "/v1/x"), "http://h:1/openai/v1/x");
-        assert_eq!(to("http://h:1/m?q=1#f", "/api/v1/x"), "http://h:1/m/api/v1/x");
+        assert_eq!(
+            to("http://h:1/m?q=1#f", "/api/v1/x"),
+            "http://h:1/m/api/v1/x"
+        );
     }
 
     #[test]

@@ -138,7 +138,8 @@ impl Limits {
 /// Graphemes of a text with `@user@host` counted as `@user`.
 fn local(text: &str) -> usize {
     static REMOTE: std::sync::LazyLock<Regex> = std::sync::LazyLock::new(|| {
-        let pattern = r"(^|[^=/\w])(@[A-Za-z0-9_]+(?:[A-Za-z0-9_.-]+[A-Za-z0-9_]+)?)@\w+(?:[.-]+\w+)+";
+        let pattern =
+            r"(^|[^=/\w])(@[A-Za-z0-9_]+(?:[A-Za-z0-9_.-]+[A-Za-z0-9_]+)?)@\w+(?:[.-]+\w+)+";
         Regex::new(pattern).expect("a constant pattern that is tested")
     });
     graphemes(&REMOTE.replace_all(text, "$1$2"))
@@ -389,7 +390,10 @@ mod tests {
             status: "hi".into(),
             ..Status::default()
         };
-        assert_eq!(serde_json::to_string(&status).unwrap(), r#"{"status":"hi"}"#);
+        assert_eq!(
+            serde_json::to_string(&status).unwrap(),
+            r#"{"status":"hi"}"#
+        );
     }
 
     proptest! {

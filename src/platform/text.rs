@@ -74,7 +74,10 @@ mod tests {
             found("See https://a.example/x?y=1, or (http://b.example/q). https:// is none"),
             ["https://a.example/x?y=1", "http://b.example/q"]
         );
-        assert_eq!(found("https://e.example/a_(b)!"), ["https://e.example/a_(b)"]);
+        assert_eq!(
+            found("https://e.example/a_(b)!"),
+            ["https://e.example/a_(b)"]
+        );
         assert_eq!(found("xhttps://a.example"), [""; 0]);
         assert_eq!(found("日本https://a.example"), [""; 0]);
         assert_eq!(found("🎉https://a.example🎉 b"), ["https://a.example🎉"]);

@@ -123,8 +123,8 @@ pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
         None => page(answer, call),
     };
     let message = format!("{} answered {status}: {words}", rules.platform);
-    let failure = Failure::new(meaning.class, meaning.scope, &code, message)
-        .after(come_back(answer));
+    let failure =
+        Failure::new(meaning.class, meaning.scope, &code, message).after(come_back(answer));
     match meaning.acted {
         false => CallError::Refused(failure),
         true => CallError::Unknown(failure),
@@ -348,7 +348,10 @@ mod tests {
         assert_eq!(wait("0.5"), Some(Duration::milliseconds(500)));
         let date = (now() + Duration::seconds(90)).format("%a, %d %b %Y %H:%M:%S GMT");
         assert_eq!(wait(&date.to_string()), Some(Duration::seconds(90)));
-        assert_eq!(wait("Fri, 31 Dec 1999 23:59:59 GMT"), Some(Duration::zero()));
+        assert_eq!(
+            wait("Fri, 31 Dec 1999 23:59:59 GMT"),
+            Some(Duration::zero())
+        );
         assert_eq!(wait("99999999999999999999"), Some(AFTER_MAX));
         assert_eq!(wait("soon"), None);
         assert_eq!(wait("-3"), None);
@@ -375,14 +378,21 @@ mod tests {
             ("x-ratelimit-reset-tokens", "6m"),
             ("x-ratelimit-remaining-tokens", "900"),
         ];
-        assert_eq!(come_back(&answer(429, &both, b"")), Some(Duration::seconds(5)));
+        assert_eq!(
+            come_back(&answer(429, &both, b"")),
+            Some(Duration::seconds(5))
+        );
     }
 
     #[test]
     fn what_is_told_holds_no_secret_and_is_short() {
         let own = SecretString::from("hunter2!");
         let body = format!("<html>hunter2! {}</html>", "x".repeat(9_000));
-        let error = judge(&PLAIN, &call().hiding(&own), &answer(500, &[], body.as_bytes()));
+        let error = judge(
+            &PLAIN,
+            &call().hiding(&own),
+            &answer(500, &[], body.as_bytes()),
+        );
         let told = error.to_string();
         assert!(!told.contains("hunter2!") && told.len() < 400, "{told}");
     }

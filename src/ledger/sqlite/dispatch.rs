@@ -13,7 +13,13 @@ use crate::ledger::{AttemptEnd, Claim, Guard, Hint, Result, Settled, Settlement}
 use crate::lifecycle::State;
 
 /// Due jobs of a lane: by priority, then the tenants' turns, then age.
-pub async fn due(conn: &mut SqliteConnection, now: i64, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+pub async fn due(
+    conn: &mut SqliteConnection,
+    now: i64,
+    lane: &str,
+    kinds: &[String],
+    limit: u32,
+) -> Result<Vec<Hint>> {
     let rows = sqlx::query(
         "SELECT id, priority, tenant FROM (
              SELECT id, priority, tenant, run_at,
@@ -33,15 +39,27 @@ pub async fn due(conn: &mut SqliteConnection, now: i64, lane: &str, kinds: &[Str
     let hint = |row| {
         let priority = i16::try_from(get::<i64, _>(row, 1)?).unwrap_or(i16::MAX);
         let tenant: Arc<str> = get::<&str, _>(row, 2)?.into();
-        Ok(Hint { id: JobId(get(row, 0)?), priority: Priority::of_rank(priority), tenant })
+        Ok(Hint {
+            id: JobId(get(row, 0)?),
+            priority: Priority::of_rank(priority),
+            tenant,
+        })
     };
     rows.iter().map(hint).collect()
 }
 
 /// Takes leases by compare-and-set.
-pub async fn claim(conn: &mut SqliteConnection, now: i64, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
+pub async fn claim(
+    conn: &mut SqliteConnection,
+    now: i64,
+    claim: &Claim,
+    ids: &[JobId],
+) -> Result<Vec<Job>> {
     if let Some(generation) = claim.generation {
-        let known = sqlx::query("SELECT generation FROM meta").fetch_one(&mut *conn).await.map_err(told)?;
+        let known = sqlx::query("SELECT generation FROM meta")
+            .fetch_one(&mut *conn)
+            .await
+            .map_err(told)?;
         if get::<i64, _>(&known, 0)? != generation {
             return Ok(Vec::new());
         }
@@ -92,7 +110,11 @@ pub async fn claim_due(
 }
 
 /// Writes transitions, each under its guard.
-pub async fn settle(conn: &mut SqliteConnection, now: i64, batch: &[Settlement]) -> Result<Vec<Settled>> {
+pub async fn settle(
+    conn: &mut SqliteConnection,
+    now: i64,
+    batch: &[Settlement],
+) -> Result<Vec<Settled>> {
     let mut answers = Vec::with_capacity(batch.len());
     for it in batch {
         let done = change(conn, now, it).await?;
@@ -156,14 +178,16 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
     let Some(row) = row else { return Ok(false) };
     let key: Option<String> = get(&row, 2)?;
     if let (Some(key), Some((_, digest))) = (&key, &it.edit) {
-        sqlx::query("UPDATE idempotency_keys SET digest = ? WHERE tenant = ? AND kind = ? AND key = ?")
-            .bind(&digest.0[..])
-            .bind(get::<&str, _>(&row, 0)?)
-            .bind(get::<&str, _>(&row, 1)?)
-            .bind(key)
-            .execute(&mut *conn)
-            .await
-            .map_err(told)?;
+        sqlx::query(
+            "UPDATE idempotency_keys SET digest = ? WHERE tenant = ? AND kind = ? AND key = ?",
+        )
+        .bind(&digest.0[..])
+        .bind(get::<&str, _>(&row, 0)?)
+        .bind(get::<&str, _>(&row, 1)?)
+        .bind(key)
+        .execute(&mut *conn)
+        .await
+        .map_err(told)?;
     }
     if t.archive {
         archive(conn, now, it).await?;
@@ -199,7 +223,11 @@ async fn archive(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resu
     .execute(&mut *conn)
     .await
     .map_err(told)?;
-    sqlx::query("DELETE FROM jobs WHERE id = ?").bind(it.id.0).execute(conn).await.map_err(told)?;
+    sqlx::query("DELETE FROM jobs WHERE id = ?")
+        .bind(it.id.0)
+        .execute(conn)
+        .await
+        .map_err(told)?;
     Ok(())
 }
 
@@ -261,7 +289,10 @@ pub async fn expired(conn: &mut SqliteConnection, now: i64, limit: u32) -> Resul
 }
 
 /// How far running attempts are.
-pub async fn progress(conn: &mut SqliteConnection, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
+pub async fn progress(
+    conn: &mut SqliteConnection,
+    batch: &[(JobId, Uuid, Progress)],
+) -> Result<()> {
     for (id, token, progress) in batch {
         sqlx::query("UPDATE jobs SET progress = ? WHERE id = ? AND token = ?")
             .bind(text(progress)?)
@@ -281,28 +312,40 @@ pub async fn running(conn: &mut SqliteConnection, lane: &str) -> Result<Vec<(Job
         .fetch_all(conn)
         .await
         .map_err(told)?;
-    rows.iter().map(|row| Ok((JobId(get(row, 0)?), row.try_get(1).map_err(told)?))).collect()
+    rows.iter()
+        .map(|row| Ok((JobId(get(row, 0)?), row.try_get(1).map_err(told)?)))
+        .collect()
 }
 
 /// An id as [`lost`] compares it.
 pub fn hex(id: &JobId) -> String {
-    id.0.simple().encode_upper(&mut Uuid::encode_buffer()).to_owned()
+    id.0.simple()
+        .encode_upper(&mut Uuid::encode_buffer())
+        .to_owned()
 }
 
 /// One job, unfinished or finished.
 pub async fn one(conn: &mut SqliteConnection, id: JobId) -> Result<Option<Job>> {
-    let hot = sqlx::query(concat!("SELECT ", job_columns!(hot), " FROM jobs WHERE id = ?"))
-        .bind(id.0)
-        .fetch_optional(&mut *conn)
-        .await
-        .map_err(told)?;
+    let hot = sqlx::query(concat!(
+        "SELECT ",
+        job_columns!(hot),
+        " FROM jobs WHERE id = ?"
+    ))
+    .bind(id.0)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(told)?;
     if let Some(row) = hot {
         return map::job(&row).map(Some);
     }
-    let finished = sqlx::query(concat!("SELECT ", job_columns!(finished), " FROM finished_jobs WHERE id = ?"))
-        .bind(id.0)
-        .fetch_optional(conn)
-        .await
-        .map_err(told)?;
+    let finished = sqlx::query(concat!(
+        "SELECT ",
+        job_columns!(finished),
+        " FROM finished_jobs WHERE id = ?"
+    ))
+    .bind(id.0)
+    .fetch_optional(conn)
+    .await
+    .map_err(told)?;
     finished.as_ref().map(map::job).transpose()
 }

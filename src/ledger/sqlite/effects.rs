@@ -13,7 +13,12 @@ use crate::job::JobId;
 use crate::ledger::{Audit, Conclusion, Fence, Result};
 
 /// The recorded value of a step.
-pub async fn step(conn: &mut SqliteConnection, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
+pub async fn step(
+    conn: &mut SqliteConnection,
+    job: JobId,
+    revision: u32,
+    name: &str,
+) -> Result<Option<String>> {
     let row = sqlx::query("SELECT value FROM steps WHERE job = ? AND revision = ? AND name = ?")
         .bind(job.0)
         .bind(revision)
@@ -37,28 +42,43 @@ async fn is_mine(conn: &mut SqliteConnection, fence: &Fence) -> Result<bool> {
 }
 
 /// Records a step's value; the first stays.
-pub async fn record_step(conn: &mut SqliteConnection, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+pub async fn record_step(
+    conn: &mut SqliteConnection,
+    fence: &Fence,
+    name: &str,
+    value: &str,
+) -> Result<bool> {
     if !is_mine(conn, fence).await? {
         return Ok(false);
     }
-    sqlx::query("INSERT INTO steps (job, revision, name, value) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING")
-        .bind(fence.job.0)
-        .bind(fence.revision)
-        .bind(name)
-        .bind(value)
-        .execute(conn)
-        .await
-        .map_err(told)?;
+    sqlx::query(
+        "INSERT INTO steps (job, revision, name, value) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING",
+    )
+    .bind(fence.job.0)
+    .bind(fence.revision)
+    .bind(name)
+    .bind(value)
+    .execute(conn)
+    .await
+    .map_err(told)?;
     Ok(true)
 }
 
 async fn one(conn: &mut SqliteConnection, id: EffectId) -> Result<Option<Effect>> {
-    let row = sqlx::query("SELECT * FROM effects WHERE id = ?").bind(id.0).fetch_optional(conn).await.map_err(told)?;
+    let row = sqlx::query("SELECT * FROM effects WHERE id = ?")
+        .bind(id.0)
+        .fetch_optional(conn)
+        .await
+        .map_err(told)?;
     row.as_ref().map(effect).transpose()
 }
 
 /// Writes an effect down unless it is there.
-pub async fn intend(conn: &mut SqliteConnection, fence: &Fence, it: &Effect) -> Result<Option<Effect>> {
+pub async fn intend(
+    conn: &mut SqliteConnection,
+    fence: &Fence,
+    it: &Effect,
+) -> Result<Option<Effect>> {
     if !is_mine(conn, fence).await? {
         return Ok(None);
     }
@@ -113,8 +133,16 @@ pub async fn permit(
 }
 
 /// Ends what permit number `sends` began.
-pub async fn conclude(conn: &mut SqliteConnection, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool> {
-    let Some(before) = one(conn, id).await?.filter(|e| e.state == EffectState::Sending && e.sends == sends) else {
+pub async fn conclude(
+    conn: &mut SqliteConnection,
+    id: EffectId,
+    sends: u32,
+    it: &Conclusion,
+) -> Result<bool> {
+    let Some(before) = one(conn, id)
+        .await?
+        .filter(|e| e.state == EffectState::Sending && e.sends == sends)
+    else {
         return Ok(false);
     };
     change(conn, before, it).await?;
@@ -130,7 +158,9 @@ pub async fn decide(
     it: &Conclusion,
     why: Option<&Audit>,
 ) -> Result<bool> {
-    let Some(before) = one(conn, id).await?.filter(|e| e.state == from) else { return Ok(false) };
+    let Some(before) = one(conn, id).await?.filter(|e| e.state == from) else {
+        return Ok(false);
+    };
     change(conn, before, it).await?;
     if let Some(why) = why {
         audit(conn, now, why).await?;
@@ -139,7 +169,12 @@ pub async fn decide(
 }
 
 async fn change(conn: &mut SqliteConnection, before: Effect, it: &Conclusion) -> Result<()> {
-    let receipt = it.receipt.as_ref().or(before.receipt.as_ref()).map(text).transpose()?;
+    let receipt = it
+        .receipt
+        .as_ref()
+        .or(before.receipt.as_ref())
+        .map(text)
+        .transpose()?;
     let mut evidence = before.evidence;
     evidence.push(it.evidence.clone());
     sqlx::query("UPDATE effects SET state = ?, receipt = ?, evidence = ? WHERE id = ?")
@@ -155,7 +190,11 @@ async fn change(conn: &mut SqliteConnection, before: Effect, it: &Conclusion) ->
 
 /// Adds to an effect's evidence.
 pub async fn witness(conn: &mut SqliteConnection, id: EffectId, seen: &Evidence) -> Result<()> {
-    let row = sqlx::query("SELECT evidence FROM effects WHERE id = ?").bind(id.0).fetch_optional(&mut *conn).await.map_err(told)?;
+    let row = sqlx::query("SELECT evidence FROM effects WHERE id = ?")
+        .bind(id.0)
+        .fetch_optional(&mut *conn)
+        .await
+        .map_err(told)?;
     let Some(row) = row else { return Ok(()) };
     let mut evidence: Vec<Evidence> = json(get(&row, 0)?)?;
     evidence.push(seen.clone());
@@ -170,12 +209,21 @@ pub async fn witness(conn: &mut SqliteConnection, id: EffectId, seen: &Evidence)
 
 /// The effects of a job, in order.
 pub async fn of_job(conn: &mut SqliteConnection, job: JobId) -> Result<Vec<Effect>> {
-    let rows = sqlx::query("SELECT * FROM effects WHERE job = ? ORDER BY seq").bind(job.0).fetch_all(conn).await.map_err(told)?;
+    let rows = sqlx::query("SELECT * FROM effects WHERE job = ? ORDER BY seq")
+        .bind(job.0)
+        .fetch_all(conn)
+        .await
+        .map_err(told)?;
     rows.iter().map(effect).collect()
 }
 
 /// Enters a run, or renews the entry of one that began before.
-pub async fn begin_run(conn: &mut SqliteConnection, now: i64, run: &crate::ledger::Run, lease: Duration) -> Result<()> {
+pub async fn begin_run(
+    conn: &mut SqliteConnection,
+    now: i64,
+    run: &crate::ledger::Run,
+    lease: Duration,
+) -> Result<()> {
     sqlx::query(
         "INSERT INTO runs (id, host, boot, pid, version, began_at, lease_until, beat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
          ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until",
@@ -200,7 +248,13 @@ fn lease_micros(lease: Duration) -> i64 {
 
 /// Renews a run's lease and names its jobs. The list was made after the beat before this returned:
 /// that beat's time is the one at which it proves an absence.
-pub async fn beat(conn: &mut SqliteConnection, now: i64, run: Uuid, jobs: &[String], lease: Duration) -> Result<Option<i64>> {
+pub async fn beat(
+    conn: &mut SqliteConnection,
+    now: i64,
+    run: Uuid,
+    jobs: &[String],
+    lease: Duration,
+) -> Result<Option<i64>> {
     let until = now.saturating_add(lease_micros(lease));
     let done = sqlx::query("UPDATE runs SET named_at = beat_at, beat_at = ?, named = ?, lease_until = ? WHERE id = ? AND ended = 0")
         .bind(now)

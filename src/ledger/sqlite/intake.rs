@@ -11,7 +11,11 @@ use crate::job::{JobId, NewJob};
 use crate::ledger::{Acceptance, Audit, LedgerError, Quarantined, Result};
 
 /// Writes jobs down under their idempotency keys.
-pub async fn accept(conn: &mut SqliteConnection, now: i64, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
+pub async fn accept(
+    conn: &mut SqliteConnection,
+    now: i64,
+    jobs: &[NewJob],
+) -> Result<Vec<Acceptance>> {
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         refuse_nul(job)?;
@@ -29,10 +33,19 @@ pub async fn accept(conn: &mut SqliteConnection, now: i64, jobs: &[NewJob]) -> R
 
 /// Postgres can't keep it, and a ledger that can would make the two differ.
 fn refuse_nul(job: &NewJob) -> Result<()> {
-    let mut texts = [&job.account, &job.key, &job.traceparent, &job.reply_to].into_iter().flatten();
+    let mut texts = [&job.account, &job.key, &job.traceparent, &job.reply_to]
+        .into_iter()
+        .flatten();
     let plain = [&job.kind, &job.lane, &job.tenant];
-    let labels = job.labels.iter().any(|(name, value)| name.contains('\0') || value.contains('\0'));
-    if labels || texts.any(|it| it.contains('\0')) || plain.iter().any(|it| it.contains('\0')) || job.payload.contains('\0') {
+    let labels = job
+        .labels
+        .iter()
+        .any(|(name, value)| name.contains('\0') || value.contains('\0'));
+    if labels
+        || texts.any(|it| it.contains('\0'))
+        || plain.iter().any(|it| it.contains('\0'))
+        || job.payload.contains('\0')
+    {
         return Err(LedgerError::Row("a text holds a NUL character".to_owned()));
     }
     Ok(())
@@ -65,7 +78,10 @@ async fn taken(conn: &mut SqliteConnection, job: &NewJob, key: &str) -> Result<O
         .map_err(told)?;
     let id = JobId(get::<Uuid, _>(&row, 0)?);
     Ok(Some(if get::<&[u8], _>(&row, 1)? == job.digest.0 {
-        Acceptance::Same { id, options: get(&row, 2)? }
+        Acceptance::Same {
+            id,
+            options: get(&row, 2)?,
+        }
     } else {
         Acceptance::Conflict { id }
     }))
@@ -126,8 +142,17 @@ pub async fn quarantine(conn: &mut SqliteConnection, entries: &[Quarantined]) ->
 }
 
 /// Takes an entry out of the quarantine.
-pub async fn unquarantine(conn: &mut SqliteConnection, now: i64, id: JobId, why: &Audit) -> Result<bool> {
-    let gone = sqlx::query("DELETE FROM quarantine WHERE id = ?").bind(id.0).execute(&mut *conn).await.map_err(told)?;
+pub async fn unquarantine(
+    conn: &mut SqliteConnection,
+    now: i64,
+    id: JobId,
+    why: &Audit,
+) -> Result<bool> {
+    let gone = sqlx::query("DELETE FROM quarantine WHERE id = ?")
+        .bind(id.0)
+        .execute(&mut *conn)
+        .await
+        .map_err(told)?;
     if gone.rows_affected() == 0 {
         return Ok(false);
     }
@@ -150,8 +175,13 @@ pub async fn audit(conn: &mut SqliteConnection, now: i64, audit: &Audit) -> Resu
 }
 
 /// The jobs of a lane and state, counted.
-pub async fn counts(conn: &mut SqliteConnection) -> Result<BTreeMap<(String, crate::lifecycle::State), u64>> {
-    let rows = sqlx::query("SELECT lane, state, count(*) FROM jobs GROUP BY lane, state").fetch_all(conn).await.map_err(told)?;
+pub async fn counts(
+    conn: &mut SqliteConnection,
+) -> Result<BTreeMap<(String, crate::lifecycle::State), u64>> {
+    let rows = sqlx::query("SELECT lane, state, count(*) FROM jobs GROUP BY lane, state")
+        .fetch_all(conn)
+        .await
+        .map_err(told)?;
     rows.iter()
         .map(|row| {
             let state = super::map::word(row.try_get(1).map_err(told)?)?;

@@ -35,7 +35,9 @@ pub fn micros(at: Time) -> i64 {
 
 /// The time of microseconds.
 pub fn time(micros: i64) -> Result<Time> {
-    Utc.timestamp_micros(micros).single().ok_or_else(|| odd("time", micros))
+    Utc.timestamp_micros(micros)
+        .single()
+        .ok_or_else(|| odd("time", micros))
 }
 
 fn maybe_time(micros: Option<i64>) -> Result<Option<Time>> {
@@ -183,7 +185,12 @@ pub fn run(row: &SqliteRow) -> Result<Run> {
 
 /// A lane's pause.
 pub fn pause(row: &SqliteRow) -> Result<Pause> {
-    Ok(Pause { lane: get(row, "lane")?, reason: get(row, "reason")?, by: get(row, "by")?, at: time(get(row, "at")?)? })
+    Ok(Pause {
+        lane: get(row, "lane")?,
+        reason: get(row, "reason")?,
+        by: get(row, "by")?,
+        at: time(get(row, "at")?)?,
+    })
 }
 
 /// Who did what.

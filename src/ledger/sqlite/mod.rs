@@ -23,8 +23,9 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation, Group, Hint, Ledger,
-    LedgerError, Migrated, Pause, Quarantined, Result, Run, Schema, Settled, Settlement,
+    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation,
+    Group, Hint, Ledger, LedgerError, Migrated, Pause, Quarantined, Result, Run, Schema, Settled,
+    Settlement,
 };
 use crate::clock::{Clock, Time};
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
@@ -50,7 +51,11 @@ impl Sqlite {
     /// When the folder or the file can't be made or opened.
     pub async fn open(path: &Path, clock: Clock) -> Result<Self> {
         let (writer, readers) = open::open(path).await?;
-        Ok(Self { writer: Arc::new(Mutex::new(writer)), readers, clock })
+        Ok(Self {
+            writer: Arc::new(Mutex::new(writer)),
+            readers,
+            clock,
+        })
     }
 
     /// One transaction, all or nothing, whatever becomes of the caller. Gives `work` the time now.
@@ -76,7 +81,8 @@ impl Sqlite {
                 }
             }
         });
-        task.await.map_err(|e| LedgerError::Other(format!("a transaction ended early: {e}")))?
+        task.await
+            .map_err(|e| LedgerError::Other(format!("a transaction ended early: {e}")))?
     }
 
     /// A reading connection.
@@ -114,12 +120,14 @@ impl Ledger for Sqlite {
 
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
         let jobs = jobs.to_vec();
-        self.write(move |tx, now| Box::pin(async move { intake::accept(tx, now, &jobs).await })).await
+        self.write(move |tx, now| Box::pin(async move { intake::accept(tx, now, &jobs).await }))
+            .await
     }
 
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
         let entries = entries.to_vec();
-        self.write(move |tx, _| Box::pin(async move { intake::quarantine(tx, &entries).await })).await
+        self.write(move |tx, _| Box::pin(async move { intake::quarantine(tx, &entries).await }))
+            .await
     }
 
     async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>> {
@@ -128,35 +136,61 @@ impl Ledger for Sqlite {
 
     async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>> {
         let row = sqlx::query("SELECT * FROM quarantine WHERE id = ?").bind(id.0);
-        let row = row.fetch_optional(&mut *self.reader().await?).await.map_err(told)?;
+        let row = row
+            .fetch_optional(&mut *self.reader().await?)
+            .await
+            .map_err(told)?;
         row.as_ref().map(map::quarantined).transpose()
     }
 
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
         let audit = audit.clone();
-        self.write(move |tx, now| Box::pin(async move { intake::unquarantine(tx, now, id, &audit).await })).await
+        self.write(move |tx, now| {
+            Box::pin(async move { intake::unquarantine(tx, now, id, &audit).await })
+        })
+        .await
     }
 
     async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
-        dispatch::due(&mut *self.reader().await?, self.now_micros(), lane, kinds, limit).await
+        dispatch::due(
+            &mut *self.reader().await?,
+            self.now_micros(),
+            lane,
+            kinds,
+            limit,
+        )
+        .await
     }
 
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
         let (claim, ids) = (claim.clone(), ids.to_vec());
-        self.write(move |tx, now| Box::pin(async move { dispatch::claim(tx, now, &claim, &ids).await })).await
+        self.write(move |tx, now| {
+            Box::pin(async move { dispatch::claim(tx, now, &claim, &ids).await })
+        })
+        .await
     }
 
-    async fn claim_due(&self, claim: &Claim, lane: &str, kinds: &[String], limit: u32, concurrency: Option<u32>) -> Result<Vec<Job>> {
+    async fn claim_due(
+        &self,
+        claim: &Claim,
+        lane: &str,
+        kinds: &[String],
+        limit: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Vec<Job>> {
         let (claim, lane, kinds) = (claim.clone(), lane.to_owned(), kinds.to_vec());
         self.write(move |tx, now| {
-            Box::pin(async move { dispatch::claim_due(tx, now, &claim, &lane, &kinds, limit, concurrency).await })
+            Box::pin(async move {
+                dispatch::claim_due(tx, now, &claim, &lane, &kinds, limit, concurrency).await
+            })
         })
         .await
     }
 
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
         let batch = batch.to_vec();
-        self.write(move |tx, now| Box::pin(async move { dispatch::settle(tx, now, &batch).await })).await
+        self.write(move |tx, now| Box::pin(async move { dispatch::settle(tx, now, &batch).await }))
+            .await
     }
 
     async fn lost(&self, limit: u32) -> Result<Vec<Job>> {
@@ -169,7 +203,8 @@ impl Ledger for Sqlite {
 
     async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
         let batch = batch.to_vec();
-        self.write(move |tx, _| Box::pin(async move { dispatch::progress(tx, &batch).await })).await
+        self.write(move |tx, _| Box::pin(async move { dispatch::progress(tx, &batch).await }))
+            .await
     }
 
     async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
@@ -178,19 +213,28 @@ impl Ledger for Sqlite {
 
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
         let run = run.clone();
-        self.write(move |tx, now| Box::pin(async move { effects::begin_run(tx, now, &run, lease).await })).await
+        self.write(move |tx, now| {
+            Box::pin(async move { effects::begin_run(tx, now, &run, lease).await })
+        })
+        .await
     }
 
     async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
         let jobs: Vec<String> = jobs.iter().map(dispatch::hex).collect();
-        let until = self.write(move |tx, now| Box::pin(async move { effects::beat(tx, now, run, &jobs, lease).await })).await?;
+        let until = self
+            .write(move |tx, now| {
+                Box::pin(async move { effects::beat(tx, now, run, &jobs, lease).await })
+            })
+            .await?;
         until.map(map::time).transpose()
     }
 
     async fn end_run(&self, run: Uuid) -> Result<()> {
         self.write(move |tx, now| {
             Box::pin(async move {
-                let ended = sqlx::query("UPDATE runs SET ended = 1, lease_until = min(lease_until, ?) WHERE id = ?");
+                let ended = sqlx::query(
+                    "UPDATE runs SET ended = 1, lease_until = min(lease_until, ?) WHERE id = ?",
+                );
                 ended.bind(now).bind(run).execute(tx).await.map_err(told)?;
                 Ok(())
             })
@@ -199,35 +243,68 @@ impl Ledger for Sqlite {
     }
 
     async fn live_runs(&self) -> Result<Vec<Run>> {
-        let rows = sqlx::query("SELECT * FROM runs WHERE ended = 0 AND lease_until >= ? ORDER BY began_at").bind(self.now_micros());
-        let rows = rows.fetch_all(&mut *self.reader().await?).await.map_err(told)?;
+        let rows = sqlx::query(
+            "SELECT * FROM runs WHERE ended = 0 AND lease_until >= ? ORDER BY began_at",
+        )
+        .bind(self.now_micros());
+        let rows = rows
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(told)?;
         rows.iter().map(map::run).collect()
     }
 
     async fn control(&self, run: Uuid) -> Result<Control> {
         let mut reader = self.reader().await?;
-        let cancels = sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1").bind(run);
+        let cancels =
+            sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1")
+                .bind(run);
         let cancels = cancels.fetch_all(&mut *reader).await.map_err(told)?;
-        let paused = sqlx::query("SELECT lane FROM lanes ORDER BY lane").fetch_all(&mut *reader).await.map_err(told)?;
-        let meta = sqlx::query("SELECT generation FROM meta").fetch_one(&mut *reader).await.map_err(told)?;
+        let paused = sqlx::query("SELECT lane FROM lanes ORDER BY lane")
+            .fetch_all(&mut *reader)
+            .await
+            .map_err(told)?;
+        let meta = sqlx::query("SELECT generation FROM meta")
+            .fetch_one(&mut *reader)
+            .await
+            .map_err(told)?;
         Ok(Control {
-            cancels: cancels.iter().map(|row| Ok(JobId(get(row, 0)?))).collect::<Result<_>>()?,
-            paused: paused.iter().map(|row| get(row, 0)).collect::<Result<_>>()?,
+            cancels: cancels
+                .iter()
+                .map(|row| Ok(JobId(get(row, 0)?)))
+                .collect::<Result<_>>()?,
+            paused: paused
+                .iter()
+                .map(|row| get(row, 0))
+                .collect::<Result<_>>()?,
             generation: get(&meta, 0)?,
         })
     }
 
     async fn generation(&self) -> Result<Generation> {
-        let row = sqlx::query("SELECT generation, server FROM meta").fetch_one(&mut *self.reader().await?).await.map_err(told)?;
-        Ok(Generation { number: get(&row, 0)?, server: get(&row, 1)? })
+        let row = sqlx::query("SELECT generation, server FROM meta")
+            .fetch_one(&mut *self.reader().await?)
+            .await
+            .map_err(told)?;
+        Ok(Generation {
+            number: get(&row, 0)?,
+            server: get(&row, 1)?,
+        })
     }
 
     async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
         let server = server.to_owned();
         self.write(move |tx, _| {
             Box::pin(async move {
-                let next = sqlx::query("UPDATE meta SET generation = generation + 1, server = ? WHERE generation = ?");
-                let next = next.bind(server).bind(from).execute(tx).await.map_err(told)?;
+                let next = sqlx::query(
+                    "UPDATE meta SET generation = generation + 1, server = ? WHERE generation = ?",
+                );
+                let next = next
+                    .bind(server)
+                    .bind(from)
+                    .execute(tx)
+                    .await
+                    .map_err(told)?;
                 Ok((next.rows_affected() == 1).then_some(from + 1))
             })
         })
@@ -240,7 +317,10 @@ impl Ledger for Sqlite {
 
     async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool> {
         let (fence, name, value) = (*fence, name.to_owned(), value.to_owned());
-        self.write(move |tx, _| Box::pin(async move { effects::record_step(tx, &fence, &name, &value).await })).await
+        self.write(move |tx, _| {
+            Box::pin(async move { effects::record_step(tx, &fence, &name, &value).await })
+        })
+        .await
     }
 
     async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>> {
@@ -256,27 +336,48 @@ impl Ledger for Sqlite {
         }
     }
 
-    async fn permit(&self, fence: &Fence, id: EffectId, from: (EffectState, u32), budget: Duration) -> Result<bool> {
+    async fn permit(
+        &self,
+        fence: &Fence,
+        id: EffectId,
+        from: (EffectState, u32),
+        budget: Duration,
+    ) -> Result<bool> {
         let fence = *fence;
-        self.write(move |tx, now| Box::pin(async move { effects::permit(tx, now, &fence, id, from, budget).await })).await
+        self.write(move |tx, now| {
+            Box::pin(async move { effects::permit(tx, now, &fence, id, from, budget).await })
+        })
+        .await
     }
 
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
         let conclusion = conclusion.clone();
-        self.write(move |tx, _| Box::pin(async move { effects::conclude(tx, id, sends, &conclusion).await })).await
+        self.write(move |tx, _| {
+            Box::pin(async move { effects::conclude(tx, id, sends, &conclusion).await })
+        })
+        .await
     }
 
-    async fn decide(&self, id: EffectId, from: EffectState, conclusion: &Conclusion, audit: Option<&Audit>) -> Result<bool> {
+    async fn decide(
+        &self,
+        id: EffectId,
+        from: EffectState,
+        conclusion: &Conclusion,
+        audit: Option<&Audit>,
+    ) -> Result<bool> {
         let (conclusion, audit) = (conclusion.clone(), audit.cloned());
         self.write(move |tx, now| {
-            Box::pin(async move { effects::decide(tx, now, id, from, &conclusion, audit.as_ref()).await })
+            Box::pin(async move {
+                effects::decide(tx, now, id, from, &conclusion, audit.as_ref()).await
+            })
         })
         .await
     }
 
     async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()> {
         let evidence = evidence.clone();
-        self.write(move |tx, _| Box::pin(async move { effects::witness(tx, id, &evidence).await })).await
+        self.write(move |tx, _| Box::pin(async move { effects::witness(tx, id, &evidence).await }))
+            .await
     }
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
@@ -288,14 +389,25 @@ impl Ledger for Sqlite {
     }
 
     async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
-        let row = sqlx::query("SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?");
-        let row = row.bind(tenant).bind(kind).bind(key).fetch_optional(&mut *self.reader().await?).await.map_err(told)?;
+        let row = sqlx::query(
+            "SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?",
+        );
+        let row = row
+            .bind(tenant)
+            .bind(kind)
+            .bind(key)
+            .fetch_optional(&mut *self.reader().await?)
+            .await
+            .map_err(told)?;
         row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
     }
 
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
         let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
-        let rows = rows.fetch_all(&mut *self.reader().await?).await.map_err(told)?;
+        let rows = rows
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(told)?;
         rows.iter().map(map::attempt).collect()
     }
 
@@ -312,7 +424,10 @@ impl Ledger for Sqlite {
     }
 
     async fn paused(&self) -> Result<Vec<Pause>> {
-        let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane").fetch_all(&mut *self.reader().await?).await.map_err(told)?;
+        let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane")
+            .fetch_all(&mut *self.reader().await?)
+            .await
+            .map_err(told)?;
         rows.iter().map(map::pause).collect()
     }
 
@@ -321,11 +436,13 @@ impl Ledger for Sqlite {
         self.write(move |tx, now| {
             Box::pin(async move {
                 let change = match &pause {
-                    Some(it) => sqlx::query("INSERT OR REPLACE INTO lanes (lane, reason, by, at) VALUES (?, ?, ?, ?)")
-                        .bind(&lane)
-                        .bind(&it.reason)
-                        .bind(&it.by)
-                        .bind(micros(it.at)),
+                    Some(it) => sqlx::query(
+                        "INSERT OR REPLACE INTO lanes (lane, reason, by, at) VALUES (?, ?, ?, ?)",
+                    )
+                    .bind(&lane)
+                    .bind(&it.reason)
+                    .bind(&it.by)
+                    .bind(micros(it.at)),
                     None => sqlx::query("DELETE FROM lanes WHERE lane = ?").bind(&lane),
                 };
                 change.execute(&mut *tx).await.map_err(told)?;
@@ -342,7 +459,14 @@ impl Ledger for Sqlite {
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         let back = |it: Duration| i64::try_from(it.as_micros()).unwrap_or(i64::MAX / 2);
         self.write(move |tx, now| {
-            Box::pin(async move { look::tidy(tx, now.saturating_sub(back(finished)), now.saturating_sub(back(keys))).await })
+            Box::pin(async move {
+                look::tidy(
+                    tx,
+                    now.saturating_sub(back(finished)),
+                    now.saturating_sub(back(keys)),
+                )
+                .await
+            })
         })
         .await
     }

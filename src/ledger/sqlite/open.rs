@@ -4,7 +4,9 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
+};
 use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
 
 use crate::ledger::{LedgerError, Migrated, Result, Schema};
@@ -19,7 +21,10 @@ const BUSY: Duration = Duration::from_secs(5);
 pub fn told(error: sqlx::Error) -> LedgerError {
     match &error {
         sqlx::Error::Database(e) => {
-            let primary = e.code().and_then(|it| it.parse::<u32>().ok()).map(|it| it & 0xff);
+            let primary = e
+                .code()
+                .and_then(|it| it.parse::<u32>().ok())
+                .map(|it| it & 0xff);
             match primary {
                 // BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL
                 Some(5..=10 | 13..=15) => LedgerError::Away(e.to_string()),
@@ -28,7 +33,9 @@ pub fn told(error: sqlx::Error) -> LedgerError {
                 _ => LedgerError::Other(e.to_string()),
             }
         }
-        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => LedgerError::Away(error.to_string()),
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::WorkerCrashed => {
+            LedgerError::Away(error.to_string())
+        }
         sqlx::Error::Encode(_) => LedgerError::Row(error.to_string()),
         _ => LedgerError::Other(error.to_string()),
     }
@@ -49,9 +56,18 @@ fn options(path: &Path) -> SqliteConnectOptions {
 pub async fn open(path: &Path) -> Result<(SqliteConnection, SqlitePool)> {
     let away = |e: std::io::Error| LedgerError::Away(format!("{}: {e}", path.display()));
     if let Some(folder) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(away)?;
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(away)?;
     }
-    std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(away)?;
+    std::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(away)?;
     let writer = options(path).connect().await.map_err(told)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(4)
@@ -64,9 +80,15 @@ pub async fn open(path: &Path) -> Result<(SqliteConnection, SqlitePool)> {
 
 /// The file's version, and the program's.
 pub async fn schema(conn: &mut SqliteConnection) -> Result<Schema> {
-    let row = sqlx::query("PRAGMA user_version").fetch_one(conn).await.map_err(told)?;
+    let row = sqlx::query("PRAGMA user_version")
+        .fetch_one(conn)
+        .await
+        .map_err(told)?;
     let known = i64::try_from(MIGRATIONS.len()).expect("few migrations");
-    Ok(Schema { found: row.try_get::<i64, _>(0).map_err(told)?, known })
+    Ok(Schema {
+        found: row.try_get::<i64, _>(0).map_err(told)?,
+        known,
+    })
 }
 
 /// Applies what is missing, all or nothing.
@@ -83,7 +105,13 @@ pub async fn migrate(conn: &mut SqliteConnection) -> Result<Migrated> {
         sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(told)?;
     }
     let version = format!("PRAGMA user_version = {known}");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(version)).execute(&mut *tx).await.map_err(told)?;
+    sqlx::raw_sql(sqlx::AssertSqlSafe(version))
+        .execute(&mut *tx)
+        .await
+        .map_err(told)?;
     tx.commit().await.map_err(told)?;
-    Ok(Migrated { from: found, to: known })
+    Ok(Migrated {
+        from: found,
+        to: known,
+    })
 }
