@@ -120,7 +120,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         // these two need no configuration: one brings its own, the other is the outside
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
-        Command::Run(args) => run::run(&cx()?, args).await,
+        Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
         Command::Jobs(args) => jobs::run(&cx()?, args).await,
         Command::Dead(args) => dead::run(&cx()?, args).await,
