@@ -7,12 +7,12 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::cx::Cx;
-use super::follow::follow;
-use super::out::{CliError, Exit, Tone, plain, span};
+use super::follow::{end, follow};
+use super::out::{CliError, Exit, plain};
 use super::pick;
 use crate::clock::Time;
 use crate::engine::doors::receipt;
-use crate::intake::{Answer, accept, admit};
+use crate::intake::{Answer, Refusal, accept, admit};
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{Job, JobId};
 use crate::ledger::Ledger;
@@ -165,24 +165,20 @@ fn admitted(
         traceparent: args.traceparent.as_deref(),
     };
     let bytes = serde_json::to_vec(&envelope).map_err(std::io::Error::from)?;
-    admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| {
-        CliError::violations("the job is refused", &refusal.violations)
-            .with("reason", refusal.reason)
-            .hint(format!(
-                "`presswork kinds schema {}` says what it takes",
-                hinted(&args.kind)
-            ))
-    })
+    admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| refused(&args.kind, &refusal))
 }
 
-/// A kind's name as a hint may repeat it: without what a shell would take for something else.
-fn hinted(kind: &str) -> &str {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
-    if crate::kinds::find(kind).is_some() && kind.chars().all(plain) {
-        kind
-    } else {
-        ""
-    }
+fn refused(kind: &str, refusal: &Refusal) -> CliError {
+    let hint = match crate::kinds::find(kind) {
+        Some(kind) => format!(
+            "`presswork kinds schema {}` says what it takes",
+            kind.name()
+        ),
+        None => "`presswork kinds` lists them".to_owned(),
+    };
+    CliError::violations("the job is refused", &refusal.violations)
+        .with("reason", refusal.reason)
+        .hint(hint)
 }
 
 fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
@@ -296,62 +292,21 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
                 .with("id", id)
                 .with("differs", differs))
         }
-        Answer::Refused(refusal) => Err(CliError::violations(
-            "the job is refused",
-            &refusal.violations,
-        )
-        .with("reason", refusal.reason)),
+        Answer::Refused(refusal) => Err(refused(&args.kind, refusal)),
     }
 }
 
 /// Tells a job's end; only a completed one is a good one.
 fn tell_end(cx: &Cx, answer: &Answer, job: &Job) -> Result<(), CliError> {
-    let id = job.id;
-    let why = job
-        .failure
-        .as_ref()
-        .map_or(String::new(), |it| format!(": {it}"));
-    let (tone, hint) = match job.state {
-        State::Completed => (Tone::Good, None),
-        State::Dead => (
-            Tone::Bad,
-            Some(format!(
-                "`presswork dead show {id}` says more, `presswork dead revive {id}` tries it again"
-            )),
-        ),
-        State::Unresolved => (
-            Tone::Warn,
-            Some(format!(
-                "look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"
-            )),
-        ),
-        State::Held => (
-            Tone::Warn,
-            Some(format!(
-                "mend what it waits for, then `presswork jobs release {id}`"
-            )),
-        ),
-        _ => (Tone::Warn, None),
-    };
-    if cx.out.json {
-        let mut told = receipt(answer);
-        told["job"] = serde_json::to_value(job).map_err(std::io::Error::from)?;
-        cx.out.document(&told)?;
-    } else {
-        let took = job.ended_at.map_or(String::new(), |it| {
-            format!(" after {}", span(it - job.created_at))
-        });
-        let word = cx.out.paint(tone, job.state.as_str());
-        cx.out.line(&format!("{id}  {word}{took}"))?;
-        if let Some(result) = &job.result {
-            cx.out.line(&plain(result))?;
-        }
+    if !cx.out.json {
+        return end(cx, job);
     }
-    match (job.state, hint) {
-        (State::Completed, _) => Ok(()),
+    let mut told = receipt(answer);
+    told["job"] = serde_json::to_value(job).map_err(std::io::Error::from)?;
+    cx.out.document(&told)?;
+    match job.state {
+        State::Completed => Ok(()),
         // the document says it all
-        _ if cx.out.json => Err(CliError::said(Exit::Failed)),
-        (state, Some(hint)) => Err(CliError::failed(format!("the job is {state}{why}")).hint(hint)),
-        (state, None) => Err(CliError::failed(format!("the job is {state}{why}"))),
+        _ => Err(CliError::said(Exit::Failed)),
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::cx::Cx;
-use super::out::{CliError, cut, plain, span, when};
+use super::out::{CliError, Tone, cut, plain, span, when};
 use crate::job::{Job, JobId};
 use crate::ledger::Ledger;
 use crate::lifecycle::State;
@@ -39,7 +39,7 @@ pub async fn follow(
         match ledger.job(id).await {
             Ok(Some(job)) => {
                 away = None;
-                if job.state.is_terminal() || matches!(job.state, State::Held | State::Unresolved) {
+                if stands(job.state) {
                     teller.clear();
                     return Ok(job);
                 }
@@ -63,6 +63,39 @@ pub async fn follow(
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Tells how a job that was followed ended, and what to do about it.
+///
+/// # Errors
+/// Exit 1 unless it completed.
+pub fn end(cx: &Cx, job: &Job) -> Result<(), CliError> {
+    let id = job.id;
+    let (tone, hint) = match job.state {
+        State::Completed => (Tone::Good, None),
+        State::Dead => (Tone::Bad, Some(format!("`presswork dead show {id}` says more, `presswork dead revive {id}` tries it again"))),
+        State::Unresolved => (Tone::Warn, Some(format!("look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"))),
+        State::Held => (Tone::Warn, Some(format!("mend what it waits for, then `presswork jobs release {id}`"))),
+        _ => (Tone::Warn, None),
+    };
+    let took = job.ended_at.map_or(String::new(), |it| format!(" after {}", span(it - job.created_at)));
+    let word = cx.out.paint(tone, job.state.as_str());
+    cx.out.line(&format!("{id}  {word}{took}"))?;
+    if let Some(result) = &job.result {
+        cx.out.line(&plain(result))?;
+    }
+    let why = job.failure.as_ref().map_or(String::new(), |it| format!(": {it}"));
+    let told = CliError::failed(format!("the job is {}{why}", job.state));
+    match (job.state, hint) {
+        (State::Completed, _) => Ok(()),
+        (_, Some(hint)) => Err(told.hint(hint)),
+        (_, None) => Err(told),
+    }
+}
+
+/// Whether following ends here: the job has ended, or only a person can let it go on.
+pub fn stands(state: State) -> bool {
+    state.is_terminal() || matches!(state, State::Held | State::Unresolved)
 }
 
 /// Where a job stands, in one line.

@@ -10,6 +10,7 @@ pub mod run;
 pub mod dev;
 pub mod sandbox;
 pub mod follow;
+pub mod watch;
 pub mod enqueue;
 pub mod jobs;
 pub mod dead;

@@ -113,7 +113,7 @@ async fn act(
     let shared = &daemon.engine.shared;
     let samples = Samples::enqueue(&daemon.engine.doors, show).await?;
     let mut look = tokio::time::interval(Duration::from_millis(100));
-    let mut told: Option<bool> = None;
+    let mut told = false;
     loop {
         tokio::select! {
             biased;
@@ -124,23 +124,18 @@ async fn act(
                 Err(broadcast::error::RecvError::Lagged(missed)) => show.missed(missed)?,
                 Err(broadcast::error::RecvError::Closed) => return Err(CliError::failed("the daemon is gone")),
             },
-            _ = look.tick(), if told.is_none() => {
+            _ = look.tick(), if !told => {
                 let late = SAMPLES_MAX < show.began.elapsed();
                 if late || samples.ended(&*shared.ledger).await? {
                     let good = samples.table(&*shared.ledger, show, home).await?;
-                    told = Some(good);
+                    told = true;
+                    match (args.once, good) {
+                        (true, true) => return Ok(()),
+                        (true, false) => return Err(CliError::said(Exit::Failed)),
+                        (false, _) => show.stays()?,
+                    }
                 }
             }
-        }
-        match told {
-            Some(good) if args.once => {
-                return if good {
-                    Ok(())
-                } else {
-                    Err(CliError::said(Exit::Failed))
-                };
-            }
-            _ => {}
         }
     }
 }

@@ -79,6 +79,7 @@ impl Show {
     pub(super) fn happening(&self, it: &Happening) -> Result<(), CliError> {
         let job = &it.job;
         let text = match &it.what {
+            What::Began(attempt) if *attempt < job.epoch => format!("attempt {attempt} goes on"),
             What::Began(attempt) => format!("attempt {attempt} begins"),
             What::Progress(at) => format!("{:3} % {}", at.percent, plain(&at.message)),
             What::Ended(outcome, then) => self.ended(outcome, then),
@@ -181,6 +182,11 @@ impl Show {
             self.line(&format!("  {}", self.out.paint(Tone::Strong, &command)))?;
         }
         self.line("")
+    }
+
+    /// The samples are over, the daemon isn't.
+    pub(super) fn stays(&self) -> Result<(), CliError> {
+        self.line("It stays, and shows what you do with it. Ctrl-C ends it.\n")
     }
 }
 
