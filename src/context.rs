@@ -23,6 +23,7 @@ use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::http::Http;
+use crate::telemetry::metrics;
 
 /// Where running attempts tell how far they are; the engine keeps it, coalesced.
 pub trait ProgressSink: Send + Sync {
@@ -334,6 +335,7 @@ impl Context {
             .conclude(effect.id, sends, &conclusion)
             .await
             .map_err(away)?;
+        metrics::effect(wanted.op, conclusion.to.as_str());
         crashpoint!("effect.after_conclude");
         if kept { result } else { Err(lease_lost()) }
     }

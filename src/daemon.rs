@@ -73,6 +73,9 @@ impl Lock {
     }
 }
 
+/// Histograms gather samples until somebody looks; without a scraper this does.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// A running daemon.
 pub struct Daemon {
     /// What makes it go.
@@ -159,6 +162,16 @@ impl Daemon {
         ledger: Arc<dyn Ledger>,
     ) -> anyhow::Result<()> {
         let metrics = metrics::install();
+        let (kept, stop) = (metrics.clone(), self.api_stop.clone());
+        tokio::spawn(async move {
+            while stop
+                .run_until_cancelled(tokio::time::sleep(UPKEEP))
+                .await
+                .is_some()
+            {
+                kept.upkeep();
+            }
+        });
         let state = api::State {
             doors: self.engine.doors.clone(),
             shared: self.engine.shared.clone(),

@@ -44,11 +44,14 @@ pub async fn run(globals: &Globals, cx: &Cx, _args: Args) -> Result<(), CliError
         log.set_level(&level(&config))?;
         Ok(config)
     };
-    daemon::run((*cx.config).clone(), reload).await.map_err(|e| stopped(&e))
+    daemon::run((*cx.config).clone(), reload)
+        .await
+        .map_err(|e| stopped(&e))
 }
 
 fn reread(path: Option<&Path>) -> Result<Config, CliError> {
-    let config = Config::load(path, &|name| std::env::var(name).ok()).map_err(|e| wrong_config(&e))?;
+    let config =
+        Config::load(path, &|name| std::env::var(name).ok()).map_err(|e| wrong_config(&e))?;
     known_kinds(&config)?;
     Ok(config)
 }
@@ -62,8 +65,10 @@ fn known_kinds(config: &Config) -> Result<(), CliError> {
         return Ok(());
     }
     let lines: String = wrong.iter().map(|it| format!("\n  {it}")).collect();
-    Err(CliError::usage(format!("the configuration is wrong:{lines}"))
-        .hint("`presswork check` shows all of it"))
+    Err(
+        CliError::usage(format!("the configuration is wrong:{lines}"))
+            .hint("`presswork check` shows all of it"),
+    )
 }
 
 fn stopped(e: &anyhow::Error) -> CliError {

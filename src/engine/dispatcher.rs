@@ -9,6 +9,7 @@ use crate::crashpoint;
 use crate::job::{Job, JobId};
 use crate::ledger::Claim;
 use crate::queue::{QueueError, Taken};
+use crate::telemetry::metrics;
 
 /// A lane's dispatcher.
 pub struct Dispatcher {
@@ -163,6 +164,7 @@ impl Dispatcher {
             .filter(|id| !claimed.iter().any(|it| it.id == *id))
             .collect();
         if !stale.is_empty() {
+            metrics::claims_stale(stale.len() as u64);
             tracing::debug!(lane = self.lane, stale = stale.len(), "stale hints");
             self.give_back(&stale).await;
         }

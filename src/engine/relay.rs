@@ -12,6 +12,7 @@ use crate::crashpoint;
 use crate::job::JobId;
 use crate::ledger::Hint;
 use crate::queue::QueueError;
+use crate::telemetry::metrics;
 
 /// The loop's own memory.
 #[derive(Default)]
@@ -121,6 +122,7 @@ impl Relay {
                 if !distrusted {
                     tracing::warn!("{e}; dispatch goes on from the ledger");
                 }
+                metrics::queue_up(false);
                 self.shared.distrust_queue_quietly();
                 return None;
             }
@@ -156,6 +158,7 @@ impl Relay {
                 ..Memory::default()
             };
         }
+        metrics::queue_up(true);
         self.shared.generation.store(number, Ordering::SeqCst);
         Some(number)
     }

@@ -13,6 +13,7 @@ use crate::job::Job;
 use crate::ledger::{AttemptEnd, Guard, Ledger, Settled, Settlement};
 use crate::lifecycle::{Event, advance};
 use crate::outcome::Outcome;
+use crate::telemetry::metrics;
 
 /// Starts the group commit of outcomes.
 pub fn start(ledger: Arc<dyn Ledger>) -> Settling {
@@ -105,12 +106,20 @@ fn report(
         (Some(Settled::Done), Some(outcome)) => {
             tracing::info!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1,
                 outcome = outcome.word(), state = %transition.to, ms, "attempt ended");
+            metrics::settled(&job.lane, outcome.word());
+            if let Some(kind) = shared.kind(&job.kind) {
+                metrics::attempt(
+                    kind.name(),
+                    (shared.clock.now() - began_at).to_std().unwrap_or_default(),
+                );
+            }
             shared.tell(job, What::Ended(outcome, transition));
         }
         (Some(Settled::Done), None) => {
             tracing::info!(job = %job.id, kind = job.kind, state = %transition.to, "job ended before its attempt");
         }
         (Some(Settled::Stale), _) => {
+            metrics::settles_stale(1);
             tracing::warn!(job = %job.id, kind = job.kind, epoch = job.epoch, "late settle refused: the lease was lost");
         }
         (None, _) => {

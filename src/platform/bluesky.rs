@@ -408,6 +408,9 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
             | "AuthenticationRequired"
             | "AuthFactorTokenRequired",
         ) => unauthorised,
+        // the PDS dropped a picture that no record held yet: the next attempt uploads it again
+        (400, "BlobNotFound") => Some(refused(Class::Transient, Scope::Content)),
+        (501, "MethodNotImplemented") => Some(refused(Class::Permanent, Scope::Platform)),
         (400, "RateLimitExceeded") => Some(refused(Class::Throttled, Scope::Account)),
         _ => None,
     }
@@ -438,6 +441,11 @@ mod tests {
         }
         assert_eq!(class(400, "ExpiredToken"), (false, Class::Unauthorised));
         assert_eq!(class(400, "AccountTakedown"), (false, Class::Unauthorised));
+        assert_eq!(class(400, "BlobNotFound"), (false, Class::Transient));
+        assert_eq!(
+            class(501, "MethodNotImplemented"),
+            (false, Class::Permanent)
+        );
         assert_eq!(class(500, "InternalServerError"), (true, Class::Unknown));
     }
 

@@ -41,9 +41,15 @@ impl Home<'_> {
 
     /// Writes secrets and configuration, and reads the configuration as every command does.
     pub(super) fn furnish(&self) -> Result<Config, CliError> {
-        let failed = |e: io::Error| CliError::failed(format!("{} can't be furnished: {e}", self.dir.display()));
+        let failed = |e: io::Error| {
+            CliError::failed(format!("{} can't be furnished: {e}", self.dir.display()))
+        };
         let secrets = self.dir.join("secrets");
-        DirBuilder::new().recursive(true).mode(0o700).create(&secrets).map_err(failed)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&secrets)
+            .map_err(failed)?;
         for (name, _, _) in ACCOUNTS {
             write(&secrets.join(name), &format!("sandbox-{name}")).map_err(failed)?;
         }
@@ -59,10 +65,18 @@ impl Home<'_> {
     }
 
     fn text(&self) -> String {
-        let secret = |name: &str| format!("{{ file = {} }}", quoted(&self.dir.join("secrets").join(name)));
+        let secret = |name: &str| {
+            format!(
+                "{{ file = {} }}",
+                quoted(&self.dir.join("secrets").join(name))
+            )
+        };
         let ledger = match self.postgres {
             Some(_) => secret("ledger"),
-            None => quoted(format!("sqlite:{}", self.dir.join("ledger.sqlite").display())),
+            None => quoted(format!(
+                "sqlite:{}",
+                self.dir.join("ledger.sqlite").display()
+            )),
         };
         let queue = match self.redis {
             Some(_) => secret("queue"),
@@ -83,7 +97,8 @@ impl Home<'_> {
             text.push_str(&format!("\n[lanes.{lane}]\nconcurrency = 4\n"));
         }
         for (name, platform, identifier) in ACCOUNTS {
-            let identifier = identifier.map_or(String::new(), |it| format!("identifier = \"{it}\"\n"));
+            let identifier =
+                identifier.map_or(String::new(), |it| format!("identifier = \"{it}\"\n"));
             let base_url = quoted(format!("{}/{platform}", self.sandbox));
             text.push_str(&format!(
                 "\n[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = {base_url}\n{identifier}secret = {}\n",
@@ -102,7 +117,12 @@ fn quoted(text: impl AsRef<std::ffi::OsStr>) -> String {
 /// Writes a file that only its owner reads, in one step: a reader sees the old one or the new one.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&new)?;
     file.write_all(text.as_bytes())?;
     rename(new, path)
 }
@@ -125,8 +145,15 @@ mod tests {
         let config = home.furnish().unwrap();
         assert_eq!(config.state_dir, dir);
         assert_eq!(config.accounts.len(), ACCOUNTS.len());
-        assert_eq!(config.accounts["bella"].base_url.as_str(), "http://127.0.0.1:8090/bluesky");
-        assert!(!std::fs::read_to_string(home.jobs_toml()).unwrap().contains("secret@"));
+        assert_eq!(
+            config.accounts["bella"].base_url.as_str(),
+            "http://127.0.0.1:8090/bluesky"
+        );
+        assert!(
+            !std::fs::read_to_string(home.jobs_toml())
+                .unwrap()
+                .contains("secret@")
+        );
         for kind in kinds::all() {
             assert!(config.lanes.contains_key(&kind.settings(&config).lane));
         }

@@ -55,7 +55,8 @@ pub struct Args {
 /// The samples must have ended by then.
 const SAMPLES_MAX: Duration = Duration::from_secs(90);
 /// The sandbox's port where it is free, so that accounts stay valid from run to run.
-const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
+const SANDBOX: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
 
 /// Runs it.
 ///
@@ -64,8 +65,10 @@ const SANDBOX: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4A
 pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError> {
     let began = Instant::now();
     if globals.config.is_some() {
-        return Err(CliError::usage("dev brings its own configuration: leave --config out")
-            .hint("`presswork --config PATH run` runs the daemon under yours"));
+        return Err(
+            CliError::usage("dev brings its own configuration: leave --config out")
+                .hint("`presswork --config PATH run` runs the daemon under yours"),
+        );
     }
     // what goes wrong is shown below, job by job; the log is for what no job can show
     let level = std::env::var("PRESSWORK_LOG").unwrap_or_else(|_| "error".to_owned());
@@ -101,7 +104,10 @@ async fn act(
     let api = daemon.api.unwrap_or(home.api);
     show.head(&[
         ("API", format!("http://{api}/v1/jobs")),
-        ("wall", format!("{} (what the sandbox really published)", home.sandbox)),
+        (
+            "wall",
+            format!("{} (what the sandbox really published)", home.sandbox),
+        ),
         ("settings", home.jobs_toml().display().to_string()),
     ])?;
     let shared = &daemon.engine.shared;
@@ -128,7 +134,11 @@ async fn act(
         }
         match told {
             Some(good) if args.once => {
-                return if good { Ok(()) } else { Err(CliError::said(Exit::Failed)) };
+                return if good {
+                    Ok(())
+                } else {
+                    Err(CliError::said(Exit::Failed))
+                };
             }
             _ => {}
         }
@@ -137,7 +147,14 @@ async fn act(
 
 fn stopped(args: &Args) -> Result<(), CliError> {
     // interrupting the watching is its usual end; interrupting `--once` leaves the question open
-    if args.once { Err(CliError::new(Exit::Interrupted, "interrupted before the samples had ended")) } else { Ok(()) }
+    if args.once {
+        Err(CliError::new(
+            Exit::Interrupted,
+            "interrupted before the samples had ended",
+        ))
+    } else {
+        Ok(())
+    }
 }
 
 async fn sandbox(args: &Args) -> Result<Sandbox, CliError> {
@@ -150,7 +167,10 @@ async fn sandbox(args: &Args) -> Result<Sandbox, CliError> {
         fault_rate: 0.0,
     };
     let started = Sandbox::start(options).await;
-    started.map_err(|e| CliError::failed(format!("{e:#}")).hint("is another `presswork dev` running in this folder?"))
+    started.map_err(|e| {
+        CliError::failed(format!("{e:#}"))
+            .hint("is another `presswork dev` running in this folder?")
+    })
 }
 
 /// The address, or a free one beside it where it is taken.
@@ -172,17 +192,23 @@ fn signals() -> Result<mpsc::UnboundedReceiver<()>, CliError> {
     let again = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // in this order: the first sets the flag, the second finds it set and ends the process
-        signal_hook::flag::register_conditional_shutdown(signal, Exit::Interrupted as i32, again.clone())?;
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            Exit::Interrupted as i32,
+            again.clone(),
+        )?;
         signal_hook::flag::register(signal, again.clone())?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let (asked, asks) = mpsc::unbounded_channel();
-    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        for _ in signals.forever() {
-            if asked.send(()).is_err() {
-                return;
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for _ in signals.forever() {
+                if asked.send(()).is_err() {
+                    return;
+                }
             }
-        }
-    })?;
+        })?;
     Ok(asks)
 }

@@ -43,7 +43,9 @@ impl Expected {
             Self::Completed => completed && attempts.len() == 1,
             Self::Recovered(least) => completed && least <= attempts.len(),
             Self::Throttled(seconds) => {
-                let took = job.ended_at.map_or(0, |it| (it - job.created_at).num_seconds());
+                let took = job
+                    .ended_at
+                    .map_or(0, |it| (it - job.created_at).num_seconds());
                 completed && seconds <= took
             }
             Self::Dead => job.state == State::Dead,
@@ -64,18 +66,50 @@ struct Sample {
 fn all(run: &str) -> Vec<Sample> {
     let post = |kind: &str, account: &str, text: &str| json!({"kind": kind, "account": account, "payload": {"text": text}});
     let toot = |text: &str| post("post.mastodon", "alice", &format!("{text} (run {run})"));
-    let sample = |name, envelope, expected| Sample { name, envelope, expected, times: 1 };
+    let sample = |name, envelope, expected| Sample {
+        name,
+        envelope,
+        expected,
+        times: 1,
+    };
     let text = json!({"kind": "generate.text", "account": "studio",
         "payload": {"model": "gpt-4.1-mini", "prompt": "One sentence about a fox in a print shop."}});
     let link = "Read how nothing is published twice: https://example.com/once";
     vec![
         sample("a text", text, Expected::Completed),
-        sample("a post on Mastodon", toot("Hello from Presswork!"), Expected::Completed),
-        sample("a post with a link on Bluesky", post("post.bluesky", "bella", link), Expected::Completed),
-        sample("fails twice, then recovers", toot("Third time lucky [[fault:503 times=2]]"), Expected::Recovered(3)),
-        sample("throttled, told to wait 2 s", toot("Patience [[fault:429 times=1 retry_after=2]]"), Expected::Throttled(2)),
-        sample("refused for good", toot("Not like this [[fault:refuse times=1]]"), Expected::Dead),
-        Sample { times: 2, ..sample("sent twice under one key", toot("Only once"), Expected::Once) },
+        sample(
+            "a post on Mastodon",
+            toot("Hello from Presswork!"),
+            Expected::Completed,
+        ),
+        sample(
+            "a post with a link on Bluesky",
+            post("post.bluesky", "bella", link),
+            Expected::Completed,
+        ),
+        sample(
+            "fails twice, then recovers",
+            toot("Third time lucky [[fault:503 times=2]]"),
+            Expected::Recovered(3),
+        ),
+        sample(
+            "throttled, told to wait 2 s",
+            toot("Patience [[fault:429 times=1 retry_after=2]]"),
+            Expected::Throttled(2),
+        ),
+        sample(
+            "refused for good",
+            toot("Not like this [[fault:refuse times=1]]"),
+            Expected::Dead,
+        ),
+        Sample {
+            times: 2,
+            ..sample(
+                "sent twice under one key",
+                toot("Only once"),
+                Expected::Once,
+            )
+        },
     ]
 }
 
@@ -97,9 +131,15 @@ impl Samples {
             let mut ids = Vec::new();
             for _ in 0..sample.times {
                 let answer = doors.submit(bytes.as_bytes()).await;
-                let answer = answer.map_err(|e| CliError::failed(format!("the sample \"{}\": {e}", sample.name)))?;
+                let answer = answer.map_err(|e| {
+                    CliError::failed(format!("the sample \"{}\": {e}", sample.name))
+                })?;
                 let (Answer::New { id, .. } | Answer::Same { id, .. }) = answer else {
-                    return Err(CliError::failed(format!("the sample \"{}\" wasn't accepted: {}", sample.name, receipt(&answer))));
+                    return Err(CliError::failed(format!(
+                        "the sample \"{}\" wasn't accepted: {}",
+                        sample.name,
+                        receipt(&answer)
+                    )));
                 };
                 show.enqueued(sample.name, id, matches!(answer, Answer::Same { .. }))?;
                 if !ids.contains(&id) {
@@ -119,7 +159,9 @@ impl Samples {
     pub(super) async fn ended(&self, ledger: &dyn Ledger) -> Result<bool, CliError> {
         for id in self.ids() {
             let job = ledger.job(id).await?;
-            let over = |it: &Job| it.state.is_terminal() || matches!(it.state, State::Held | State::Unresolved);
+            let over = |it: &Job| {
+                it.state.is_terminal() || matches!(it.state, State::Held | State::Unresolved)
+            };
             if !job.as_ref().is_some_and(over) {
                 return Ok(false);
             }
@@ -128,7 +170,12 @@ impl Samples {
     }
 
     /// Shows what happened, and what to try next; whether each ended as it should.
-    pub(super) async fn table(&self, ledger: &dyn Ledger, show: &Show, home: &Home<'_>) -> Result<bool, CliError> {
+    pub(super) async fn table(
+        &self,
+        ledger: &dyn Ledger,
+        show: &Show,
+        home: &Home<'_>,
+    ) -> Result<bool, CliError> {
         let mut rows = Vec::new();
         let mut told = Vec::new();
         let mut all_good = true;
@@ -140,7 +187,11 @@ impl Samples {
                 };
                 let attempts = ledger.attempts(*id).await?;
                 let good = sample.expected.fits(&job, &attempts, ids.len());
-                let url = ledger.effects(*id).await?.into_iter().find_map(|it| it.receipt?.url);
+                let url = ledger
+                    .effects(*id)
+                    .await?
+                    .into_iter()
+                    .find_map(|it| it.receipt?.url);
                 all_good &= good;
                 if job.state == State::Dead {
                     dead.get_or_insert(*id);
@@ -151,7 +202,10 @@ impl Samples {
                 rows.push([
                     Cell::from(sample.name),
                     sample.expected.word().into(),
-                    Cell::toned(if good { Tone::Good } else { Tone::Bad }, happened(&job, good)),
+                    Cell::toned(
+                        if good { Tone::Good } else { Tone::Bad },
+                        happened(&job, good),
+                    ),
                     Cell::number(attempts.len()),
                     Cell::number(took.map_or("-".to_owned(), span)),
                     Cell::toned(Tone::Faint, url.unwrap_or_else(|| said(&job))),
@@ -166,7 +220,9 @@ impl Samples {
 
 fn happened(job: &Job, good: bool) -> String {
     match &job.failure {
-        Some(failure) if job.state != State::Completed => format!("{}: {}", job.state, failure.code),
+        Some(failure) if job.state != State::Completed => {
+            format!("{}: {}", job.state, failure.code)
+        }
         _ if good => job.state.to_string(),
         _ => format!("{}, but otherwise", job.state),
     }
@@ -174,7 +230,13 @@ fn happened(job: &Job, good: bool) -> String {
 
 /// What a job without a place to look at has to say: a text that was generated.
 fn said(job: &Job) -> String {
-    let result: Option<Value> = job.result.as_deref().and_then(|it| serde_json::from_str(it).ok());
-    let text = result.as_ref().and_then(|it| it.get("text")).and_then(Value::as_str);
+    let result: Option<Value> = job
+        .result
+        .as_deref()
+        .and_then(|it| serde_json::from_str(it).ok());
+    let text = result
+        .as_ref()
+        .and_then(|it| it.get("text"))
+        .and_then(Value::as_str);
     text.map_or_else(|| "-".to_owned(), |it| cut(it, 48))
 }

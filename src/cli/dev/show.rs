@@ -20,7 +20,11 @@ pub(super) struct Show {
 
 impl Show {
     pub(super) fn new(out: Out, began: Instant) -> Self {
-        Self { out, began, completed: Flag::new(false) }
+        Self {
+            out,
+            began,
+            completed: Flag::new(false),
+        }
     }
 
     fn elapsed(&self) -> f64 {
@@ -33,9 +37,14 @@ impl Show {
             return Ok(());
         }
         let name = self.out.paint(Tone::Strong, "presswork dev");
-        self.out.line(&format!("{name}: a whole press shop on this machine; nothing leaves it"))?;
+        self.out.line(&format!(
+            "{name}: a whole press shop on this machine; nothing leaves it"
+        ))?;
         for (name, place) in places {
-            self.out.line(&format!("  {}{place}", self.out.paint(Tone::Faint, &format!("{name:10}"))))?;
+            self.out.line(&format!(
+                "  {}{place}",
+                self.out.paint(Tone::Faint, &format!("{name:10}"))
+            ))?;
         }
         self.out.line("")
     }
@@ -44,16 +53,22 @@ impl Show {
         if self.out.json {
             return Ok(());
         }
-        let at = self.out.paint(Tone::Faint, &format!("{:6.2} s", self.elapsed()));
+        let at = self
+            .out
+            .paint(Tone::Faint, &format!("{:6.2} s", self.elapsed()));
         let id = self.out.paint(Tone::Busy, &short(id));
         let (lane, kind) = (plain(lane), plain(kind));
-        self.out.line(&format!("{at}  {lane:9} {kind:14} {id}  {text}"))
+        self.out
+            .line(&format!("{at}  {lane:9} {kind:14} {id}  {text}"))
     }
 
     /// A sample was sent.
     pub(super) fn enqueued(&self, name: &str, id: JobId, again: bool) -> Result<(), CliError> {
         let text = if again {
-            format!("{name}: {}", self.out.paint(Tone::Good, "known already, no second job"))
+            format!(
+                "{name}: {}",
+                self.out.paint(Tone::Good, "known already, no second job")
+            )
         } else {
             format!("{} {name}", self.out.paint(Tone::Faint, "enqueued"))
         };
@@ -76,10 +91,15 @@ impl Show {
         let follows = match (then.to, then.run_at) {
             (State::Retrying | State::Scheduled, Some(at)) => {
                 let now = crate::clock::Clock::System.now();
-                format!(", again in {}", span((at - now).max(chrono::Duration::zero())))
+                format!(
+                    ", again in {}",
+                    span((at - now).max(chrono::Duration::zero()))
+                )
             }
             (State::Dead, _) => self.out.paint(Tone::Bad, ", dead"),
-            (State::Held | State::Unresolved, _) => self.out.paint(Tone::Warn, &format!(", {}", then.to)),
+            (State::Held | State::Unresolved, _) => {
+                self.out.paint(Tone::Warn, &format!(", {}", then.to))
+            }
             _ => String::new(),
         };
         let tone = match outcome {
@@ -97,17 +117,32 @@ impl Show {
 
     /// More happened than could be shown.
     pub(super) fn missed(&self, events: u64) -> Result<(), CliError> {
-        self.line(&self.out.paint(Tone::Faint, &format!("({events} events weren't shown)")))
+        self.line(
+            &self
+                .out
+                .paint(Tone::Faint, &format!("({events} events weren't shown)")),
+        )
     }
 
     fn line(&self, text: &str) -> Result<(), CliError> {
-        if self.out.json { Ok(()) } else { self.out.line(text) }
+        if self.out.json {
+            Ok(())
+        } else {
+            self.out.line(text)
+        }
     }
 
     /// What happened to the samples.
-    pub(super) fn table(&self, rows: Vec<[Cell; 6]>, told: &[serde_json::Value], good: bool) -> Result<(), CliError> {
+    pub(super) fn table(
+        &self,
+        rows: Vec<[Cell; 6]>,
+        told: &[serde_json::Value],
+        good: bool,
+    ) -> Result<(), CliError> {
         if self.out.json {
-            return self.out.document(&serde_json::json!({"good": good, "samples": told}));
+            return self
+                .out
+                .document(&serde_json::json!({"good": good, "samples": told}));
         }
         let mut table = Table::new(&["SAMPLE", "EXPECTED", "HAPPENED", "ATTEMPTS", "TOOK", "SEE"]);
         for row in rows {
@@ -126,10 +161,19 @@ impl Show {
 
     /// Three commands to try next, as they can be pasted.
     pub(super) fn next(&self, config: &Path, dead: Option<JobId>) -> Result<(), CliError> {
-        let program = std::env::args().next().unwrap_or_else(|| "presswork".to_owned());
-        let start = format!("{} --config {}", shell(&program), shell(&config.display().to_string()));
+        let program = std::env::args()
+            .next()
+            .unwrap_or_else(|| "presswork".to_owned());
+        let start = format!(
+            "{} --config {}",
+            shell(&program),
+            shell(&config.display().to_string())
+        );
         let last = match dead {
-            Some(id) => [format!("{start} dead show {id}"), format!("{start} dead revive {id}")],
+            Some(id) => [
+                format!("{start} dead show {id}"),
+                format!("{start} dead revive {id}"),
+            ],
             None => [format!("{start} dead list"), format!("{start} kinds")],
         };
         self.line("\nTry next, from this folder:")?;
@@ -161,7 +205,10 @@ mod tests {
 
     #[test]
     fn words_are_pasted_as_they_are() {
-        assert_eq!(shell("target/release/presswork"), "target/release/presswork");
+        assert_eq!(
+            shell("target/release/presswork"),
+            "target/release/presswork"
+        );
         assert_eq!(shell("a b"), "'a b'");
         assert_eq!(shell("it's"), r"'it'\''s'");
     }

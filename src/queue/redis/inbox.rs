@@ -39,6 +39,17 @@ impl RedisInbox {
         Self { link, names, keys }
     }
 
+    /// Appends envelopes, as any producer would: one `RPUSH`.
+    ///
+    /// # Errors
+    /// Redis is away, or the key is of another type.
+    pub async fn push(&self, envelopes: &[Vec<u8>]) -> Result<()> {
+        let mut command = redis::cmd("RPUSH");
+        command.arg(&self.keys.inbox).arg(envelopes);
+        let length: Result<u64> = self.link.query(&command).await;
+        length.map(drop).map_err(|error| self.wrong_type(error))
+    }
+
     fn wrong_type(&self, error: QueueError) -> QueueError {
         match error {
             QueueError::Stale => QueueError::Away(format!(
