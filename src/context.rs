@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use backon::{ExponentialBuilder, Retryable};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::RwLock;
@@ -16,13 +17,14 @@ use crate::clock::Time;
 use crate::config::{Account, Config};
 use crate::crashpoint;
 use crate::effect::{
-    Effect, EffectId, EffectState, Evidence, Next, Receipt, Rule, intent_digest, next,
+    Effect, EffectId, EffectState, Evidence, Next, REFUSED, Receipt, Rule, intent_digest, next,
 };
 use crate::job::{Job, JobId, Progress};
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::http::Http;
+use crate::telemetry::metrics;
 
 /// Where running attempts tell how far they are; the engine keeps it, coalesced.
 pub trait ProgressSink: Send + Sync {
@@ -76,7 +78,13 @@ pub struct Permit {
     pub keep: serde_json::Value,
     /// The number of this send, from 1.
     pub send: u32,
+    /// Sends before this one whose answer was lost: they may have happened, and been paid for.
+    pub lost: u32,
 }
+
+/// The waits after a lost answer, the first and the longest: an outage must not use up the repeats
+/// within a minute.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 impl Context {
     /// The context of one attempt, whose writes compare `fence`.
@@ -150,6 +158,28 @@ impl Context {
                 message,
             },
         );
+    }
+
+    /// Waits, at most until the attempt has to stop.
+    ///
+    /// # Errors
+    /// `Released` when it has to stop.
+    pub async fn wait(&self, time: Duration) -> Result<(), Outcome> {
+        tokio::select! {
+            () = self.cancelled.cancelled() => Err(stopped()),
+            () = tokio::time::sleep(time) => Ok(()),
+        }
+    }
+
+    /// Goes on only if the attempt needn't stop.
+    ///
+    /// # Errors
+    /// `Released` when it has to stop.
+    pub fn go_on(&self) -> Result<(), Outcome> {
+        match self.cancelled.is_cancelled() {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
     }
 
     /// A named part of the job: its recorded value, or that of `work`, recorded.
@@ -267,15 +297,13 @@ impl Context {
         F: Future<Output = Result<Receipt, CallError>>,
     {
         let _under_way = self.sending.read().await;
-        if self.cancelled.is_cancelled() {
-            return Err(Outcome::Released {
-                reason: "told to stop before the call".to_owned(),
-            });
-        }
+        self.go_on()?;
         let from = (effect.state, effect.sends);
+        // heartbeats renew the lease while a long send goes on; it is only asked to be fresh
+        let left = wanted.budget.min(self.config.lease / 2);
         let permitted = self
             .ledger
-            .permit(&self.fence, effect.id, from, wanted.budget)
+            .permit(&self.fence, effect.id, from, left)
             .await
             .map_err(away)?;
         if !permitted {
@@ -287,6 +315,7 @@ impl Context {
             id: effect.id,
             keep: effect.keep.clone(),
             send: sends,
+            lost: effect.lost(),
         };
         let answer = match tokio::time::timeout(wanted.budget, send(permit)).await {
             Ok(it) => it,
@@ -302,13 +331,25 @@ impl Context {
         };
         crashpoint!("effect.after_response");
         let (conclusion, result) = concluded(wanted, sends, now, answer);
-        let kept = self
-            .ledger
-            .conclude(effect.id, sends, &conclusion)
-            .await
-            .map_err(away)?;
+        let kept = self.conclude(effect.id, sends, &conclusion).await?;
+        metrics::effect(wanted.op, conclusion.to.as_str());
         crashpoint!("effect.after_conclude");
         if kept { result } else { Err(lease_lost()) }
+    }
+
+    /// Writes down what a permit led to. An answer that is known is worth waiting for: while the
+    /// ledger is away it tries again, as long as a drain or a lease leaves it.
+    async fn conclude(&self, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool, Outcome> {
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .with_total_delay(Some(CONCLUDE))
+            .without_max_times();
+        (|| self.ledger.conclude(id, sends, it))
+            .retry(waits)
+            .when(LedgerError::is_away)
+            .await
+            .map_err(away)
     }
 
     async fn ask(&self, effect: Effect, why: String, now: Time) -> Result<Receipt, Outcome> {
@@ -337,6 +378,9 @@ impl Context {
     }
 }
 
+/// How long a known answer is kept for a ledger that is away.
+const CONCLUDE: Duration = Duration::from_secs(60);
+
 /// What an answer means for the effect, and for the handler.
 fn concluded(
     wanted: &Wanted<'_>,
@@ -360,7 +404,7 @@ fn concluded(
         Err(CallError::Refused(failure)) => (
             EffectState::Refused,
             None,
-            format!("send {sends}: refused: {failure}"),
+            format!("send {sends}: {REFUSED}{failure}"),
             Err(failure.into()),
         ),
         Err(CallError::Unknown(failure)) => {
@@ -370,7 +414,7 @@ fn concluded(
                 wanted.op
             );
             let lost = Failure::new(Class::Unknown, failure.scope, "unknown", message)
-                .after(failure.retry_after());
+                .after(failure.retry_after().or_else(|| pause(sends)));
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }
     };
@@ -382,6 +426,19 @@ fn concluded(
         },
         result,
     )
+}
+
+/// The wait after the `sends`th send's answer was lost: doubled each time.
+fn pause(sends: u32) -> Option<chrono::Duration> {
+    let doublings = sends.saturating_sub(1).min(16);
+    let wait = PAUSES.0.saturating_mul(1 << doublings).min(PAUSES.1);
+    chrono::Duration::from_std(wait).ok()
+}
+
+fn stopped() -> Outcome {
+    Outcome::Released {
+        reason: "the attempt was asked to stop".to_owned(),
+    }
 }
 
 fn lease_lost() -> Outcome {

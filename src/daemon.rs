@@ -1,1 +1,322 @@
 //! The daemon as a process: its lock, its run, its engine, its API, its signals.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
+use signal_hook::iterator::Signals;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::config::{Config, Store};
+use crate::engine::Engine;
+use crate::engine::shared::Parts;
+use crate::handler::Kind;
+use crate::ledger::{Ledger, Run};
+use crate::platform::http::Http;
+use crate::stores::{self, Role};
+use crate::telemetry::metrics;
+use crate::{api, kinds};
+
+/// The proof that no other daemon uses the same state: the kernel frees it when the process dies.
+struct Lock {
+    file: File,
+    predecessor: Option<Uuid>,
+}
+
+impl Lock {
+    /// Takes the lock of a folder.
+    fn take(path: &Path) -> anyhow::Result<Self> {
+        if let Some(folder) = path.parent().filter(|it| !it.as_os_str().is_empty()) {
+            std::fs::create_dir_all(folder)
+                .with_context(|| format!("can't make {}", folder.display()))?;
+        }
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let mut file = file.with_context(|| format!("can't open {}", path.display()))?;
+        let mut holder = String::new();
+        let taken = file.try_lock();
+        // whatever it holds is only a hint of who that was
+        let _ = file.read_to_string(&mut holder);
+        taken.map_err(|_| {
+            let pid = holder.split_whitespace().nth(1).unwrap_or("unknown");
+            anyhow::anyhow!(
+                "another daemon (process {pid}) holds {}; stop it, or set another daemon.state_dir",
+                path.display()
+            )
+        })?;
+        let predecessor = holder
+            .split_whitespace()
+            .next()
+            .and_then(|it| Uuid::parse_str(it).ok());
+        Ok(Self { file, predecessor })
+    }
+
+    /// Names the run that holds it now.
+    fn hold(&mut self, run: &Run) -> std::io::Result<()> {
+        self.file.set_len(0)?;
+        self.file.rewind()?;
+        write!(self.file, "{} {}", run.id, run.pid)?;
+        self.file.sync_data()
+    }
+}
+
+/// Histograms gather samples until somebody looks; without a scraper this does.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// A running daemon.
+pub struct Daemon {
+    /// What makes it go.
+    pub engine: Engine,
+    /// Where the API listens.
+    pub api: Option<SocketAddr>,
+    api_stop: CancellationToken,
+    api_task: Option<tokio::task::JoinHandle<()>>,
+    _locks: Vec<Lock>,
+}
+
+/// This run of the daemon, on this host.
+fn this_run(clock: &Clock) -> Run {
+    let read = |path: &str| {
+        std::fs::read_to_string(path)
+            .ok()
+            .map(|it| it.trim().to_owned())
+    };
+    Run {
+        id: Uuid::new_v4(),
+        host: read("/proc/sys/kernel/hostname")
+            .or_else(|| std::env::var("HOSTNAME").ok())
+            .unwrap_or_else(|| "localhost".to_owned()),
+        boot: read("/proc/sys/kernel/random/boot_id"),
+        pid: std::process::id(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        began_at: clock.now(),
+    }
+}
+
+impl Daemon {
+    /// Starts a daemon: lock, ledger (migrated, and asked whether it is durable), queue, engine, API.
+    /// Ready when it returns; Redis may still be away.
+    ///
+    /// # Errors
+    /// What stands against starting, in words for people.
+    pub async fn start(config: Config, kinds: Vec<Kind>) -> anyhow::Result<Self> {
+        let clock = Clock::System;
+        let run = this_run(&clock);
+        let mut locks = vec![Lock::take(&config.state_dir.join("daemon.lock"))?];
+        if let Store::Sqlite(path) = &config.ledger {
+            locks.push(Lock::take(&path.with_extension("lock"))?);
+        }
+        let ledger = stores::ledger(&config, &clock, Role::Engine).await?;
+        prepare(&*ledger).await?;
+        let embedded = matches!(config.ledger, Store::Sqlite(_));
+        reclaim_predecessors(&*ledger, &locks, embedded).await?;
+        for lock in &mut locks {
+            lock.hold(&run).context("can't write to the lock file")?;
+        }
+        let (queue, inbox) = stores::queue(&config).await?;
+        let lease = stores::ledger(&config, &clock, Role::Lease).await?;
+        let api_ledger = stores::ledger(&config, &clock, Role::Api).await?;
+        let listening = config.api.clone();
+        let http = Http::new(clock.clone())?;
+        let parts = Parts {
+            ledger,
+            queue,
+            inbox,
+            config: Arc::new(config),
+            kinds: kinds.into(),
+            clock,
+            run,
+            http,
+        };
+        let engine = Engine::start(parts, lease).await?;
+        let mut daemon = Self {
+            engine,
+            api: None,
+            api_stop: CancellationToken::new(),
+            api_task: None,
+            _locks: locks,
+        };
+        if let Some(listen) = listening.listen {
+            daemon.open_api(listen, listening.token, api_ledger).await?;
+        }
+        Ok(daemon)
+    }
+
+    async fn open_api(
+        &mut self,
+        listen: SocketAddr,
+        token: Option<secrecy::SecretString>,
+        ledger: Arc<dyn Ledger>,
+    ) -> anyhow::Result<()> {
+        let metrics = metrics::install();
+        let (kept, stop) = (metrics.clone(), self.api_stop.clone());
+        tokio::spawn(async move {
+            while stop
+                .run_until_cancelled(tokio::time::sleep(UPKEEP))
+                .await
+                .is_some()
+            {
+                kept.upkeep();
+            }
+        });
+        let state = api::State {
+            doors: self.engine.doors.clone(),
+            shared: self.engine.shared.clone(),
+            ledger,
+            render: Arc::new(move || metrics.render()),
+        };
+        let serving = api::serve(listen, token, state, self.api_stop.clone()).await?;
+        tracing::info!(address = %serving.addr, "the API listens");
+        (self.api, self.api_task) = (Some(serving.addr), Some(serving.task));
+        Ok(())
+    }
+
+    /// Stops: no new jobs, running ones get until the drain's deadline, the rest is given back at no
+    /// charge. Returns how many were given back.
+    pub async fn stop(self) -> usize {
+        let drain = self.engine.shared.config.load().drain;
+        let given_back = self.engine.drain(drain).await;
+        self.api_stop.cancel();
+        if let Some(task) = self.api_task {
+            // it ends by itself within its own bound
+            let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
+        }
+        given_back
+    }
+}
+
+/// Brings the schema up to date and asks the ledger whether it is durable.
+///
+/// # Errors
+/// When it can't be reached, is newer than this program, or isn't durable.
+async fn prepare(ledger: &dyn Ledger) -> anyhow::Result<()> {
+    let migrated = ledger.migrate().await?;
+    if migrated.from != migrated.to {
+        tracing::info!(
+            from = migrated.from,
+            to = migrated.to,
+            "the ledger's schema was brought up to date"
+        );
+    }
+    let concerns = ledger.concerns().await?;
+    for concern in concerns.iter().filter(|it| !it.fatal) {
+        tracing::warn!("{}: {}", concern.setting, concern.message);
+    }
+    let fatal: Vec<String> = concerns
+        .iter()
+        .filter(|it| it.fatal)
+        .map(|it| format!("{}: {}", it.setting, it.message))
+        .collect();
+    if !fatal.is_empty() {
+        anyhow::bail!(
+            "the ledger isn't durable, and a daemon that promises that nothing is lost won't start on it:\n{}",
+            fatal.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// The lock proves that the runs that held it before are dead: what they ran is reclaimed at once.
+async fn reclaim_predecessors(
+    ledger: &dyn Ledger,
+    locks: &[Lock],
+    embedded: bool,
+) -> anyhow::Result<()> {
+    let mut dead: Vec<Uuid> = locks.iter().filter_map(|it| it.predecessor).collect();
+    if embedded {
+        // the file belongs to one daemon: whoever else is entered there is dead, too
+        dead.extend(ledger.live_runs().await?.iter().map(|it| it.id));
+    }
+    for run in dead {
+        ledger.end_run(run).await?;
+    }
+    Ok(())
+}
+
+/// What the process is asked by signals.
+enum Asked {
+    Stop,
+    Reload,
+    Status,
+}
+
+/// Listens for signals on a thread of its own: TERM and INT stop, and a second one ends the process
+/// even with a stuck runtime; HUP reloads; USR1 writes a status report.
+fn signals() -> anyhow::Result<mpsc::UnboundedReceiver<Asked>> {
+    let again = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // in this order: the first sets the flag, the second finds it set and ends the process
+        signal_hook::flag::register_conditional_shutdown(signal, 130, again.clone())?;
+        signal_hook::flag::register(signal, again.clone())?;
+    }
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+    let (asked, asks) = mpsc::unbounded_channel();
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let ask = match signal {
+                    SIGHUP => Asked::Reload,
+                    SIGUSR1 => Asked::Status,
+                    _ => Asked::Stop,
+                };
+                if asked.send(ask).is_err() {
+                    return;
+                }
+            }
+        })?;
+    Ok(asks)
+}
+
+/// Runs the daemon until it is told to stop. `reload` reads the configuration anew for HUP.
+///
+/// # Errors
+/// What stood against starting; or that the daemon couldn't go on.
+pub async fn run(
+    config: Config,
+    reload: impl Fn() -> Result<Config, String>,
+) -> anyhow::Result<()> {
+    let mut asks = signals()?;
+    let daemon = Daemon::start(config, kinds::all()).await?;
+    tracing::info!(run = %daemon.engine.shared.run.id, version = env!("CARGO_PKG_VERSION"), "ready");
+    loop {
+        tokio::select! {
+            ask = asks.recv() => match ask {
+                Some(Asked::Reload) => match reload() {
+                    Ok(config) => {
+                        tracing::info!("the configuration was read anew and holds from now on");
+                        daemon.engine.reload(config);
+                    }
+                    Err(e) => tracing::error!("the configuration wasn't changed, the old one holds:\n{e}"),
+                },
+                Some(Asked::Status) => {
+                    let status = daemon.engine.status().await;
+                    tracing::info!(%status, "status");
+                }
+                Some(Asked::Stop) | None => break,
+            },
+            () = daemon.engine.failed.cancelled() => {
+                let why = "a loop won't live, or the ledger says that this run is dead";
+                daemon.stop().await;
+                anyhow::bail!("{why}: see the log; the service manager starts it again");
+            }
+        }
+    }
+    tracing::info!("stopping: no new jobs; running ones may finish (a second signal ends at once)");
+    let given_back = daemon.stop().await;
+    tracing::info!(given_back, "stopped");
+    Ok(())
+}

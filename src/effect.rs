@@ -153,6 +153,26 @@ pub struct Effect {
     pub evidence: Vec<Evidence>,
 }
 
+/// How the evidence of a refused send begins, after its number.
+pub const REFUSED: &str = "refused: ";
+
+impl Effect {
+    /// The permits so far whose answer isn't known: what was sent, and neither confirmed nor
+    /// refused.
+    pub fn lost(&self) -> u32 {
+        let refused = |it: &&Evidence| {
+            it.seen.starts_with("send ")
+                && it
+                    .seen
+                    .split_once(": ")
+                    .is_some_and(|(_, what)| what.starts_with(REFUSED))
+        };
+        let refused = self.evidence.iter().filter(refused).count();
+        self.sends
+            .saturating_sub(u32::try_from(refused).unwrap_or(u32::MAX))
+    }
+}
+
 /// One thing that was seen of an effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
@@ -205,10 +225,11 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, now: Time) -> Next {
 }
 
 fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
-    if rule.sends_max <= effect.sends {
+    // what was refused certainly didn't happen: it doesn't use up a repeat
+    let lost = effect.lost();
+    if rule.sends_max <= lost {
         return Next::Ask(format!(
-            "it was sent {} times and no answer could be read",
-            effect.sends
+            "it was sent {lost} times and no answer could be read"
         ));
     }
     match rule.class {
@@ -279,6 +300,26 @@ mod tests {
         );
         assert!(matches!(
             next(&effect(EffectState::Unknown, 2, Some(now)), &rule, "i", now),
+            Next::Ask(_)
+        ));
+    }
+
+    #[test]
+    fn a_refused_send_uses_up_no_repeat() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        let mut effect = effect(EffectState::Unknown, 3, Some(now));
+        for seen in [
+            "send 1: refused: http_429: later",
+            "send 2: refused: x: y",
+            "send 3: reset: z",
+        ] {
+            let seen = seen.to_owned();
+            effect.evidence.push(Evidence { at: now, seen });
+        }
+        assert_eq!(effect.lost(), 1);
+        assert_eq!(next(&effect, &Rule::paid(1), "i", now), Next::Repeat);
+        assert!(matches!(
+            next(&effect, &Rule::paid(0), "i", now),
             Next::Ask(_)
         ));
     }

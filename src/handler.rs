@@ -131,7 +131,7 @@ impl Kind {
                 .lane
                 .clone()
                 .unwrap_or_else(|| self.defaults.lane.to_owned()),
-            retry: said.retry.unwrap_or(self.defaults.retry),
+            retry: said.retry.or(config.retry).unwrap_or(self.defaults.retry),
             timeout_s: said.timeout_s.unwrap_or(self.defaults.timeout_s),
             age_max_s: said.age_max_s.unwrap_or(self.defaults.age_max_s),
         }

@@ -12,6 +12,7 @@ pub mod retry;
 pub mod lifecycle;
 pub mod job;
 pub mod effect;
+pub mod telemetry;
 pub mod config;
 
 // where things are kept: one door each

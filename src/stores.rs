@@ -5,6 +5,10 @@ use std::sync::Arc;
 use crate::clock::Clock;
 use crate::config::{Config, Store};
 use crate::ledger::Ledger;
+use crate::ledger::postgres::{PgOptions, Postgres, Role as PgRole};
+use crate::ledger::sqlite::Sqlite;
+use crate::queue::memory::MemoryQueue;
+use crate::queue::redis::{RedisOptions, RedisQueue};
 use crate::queue::{Inbox, Queue};
 
 /// What a ledger's door is opened for: each has connections of its own, so that none starves another.
@@ -20,23 +24,45 @@ pub enum Role {
     Command,
 }
 
-/// The ledger of a configuration. Doesn't migrate it.
+/// The ledger of a configuration. Doesn't migrate it; a server is connected to when first used.
 ///
 /// # Errors
-/// When it can't be opened.
+/// When its address can't be used, or its file can't be opened.
 pub async fn ledger(config: &Config, clock: &Clock, role: Role) -> anyhow::Result<Arc<dyn Ledger>> {
-    let _ = (clock, role);
-    match &config.ledger {
-        Store::Sqlite(_) | Store::Server(_) | Store::Memory => anyhow::bail!("no ledger is built in yet"),
-    }
+    Ok(match &config.ledger {
+        Store::Sqlite(path) => Arc::new(Sqlite::open(path, clock.clone()).await?),
+        Store::Server(url) => {
+            let role = match role {
+                Role::Lease => PgRole::Lease,
+                Role::Engine => PgRole::Ledger,
+                Role::Api => PgRole::Api,
+                Role::Command => PgRole::Cli,
+            };
+            Arc::new(Postgres::open(url, PgOptions::new(role))?)
+        }
+        Store::Memory => anyhow::bail!(
+            "ledger.url = \"memory:\": the ledger is the truth and needs a disk; write sqlite:PATH or postgres://..."
+        ),
+    })
 }
 
-/// The queue of a configuration, and its inbox where it has one.
+/// The queue of a configuration, and its inbox where it has one. A server is connected to when first used.
 ///
 /// # Errors
 /// When its address can't be used.
 pub async fn queue(config: &Config) -> anyhow::Result<(Arc<dyn Queue>, Option<Arc<dyn Inbox>>)> {
-    match &config.queue {
-        Store::Sqlite(_) | Store::Server(_) | Store::Memory => anyhow::bail!("no queue is built in yet"),
-    }
+    Ok(match &config.queue {
+        Store::Memory => (Arc::new(MemoryQueue::default()), None),
+        Store::Server(url) => {
+            let queue = RedisQueue::open(&RedisOptions {
+                url: url.clone(),
+                prefix: None,
+            })?;
+            let inbox: Arc<dyn Inbox> = Arc::new(queue.inbox());
+            (Arc::new(queue), Some(inbox))
+        }
+        Store::Sqlite(_) => {
+            anyhow::bail!("queue.url: the queue is memory: or redis://..., not a file")
+        }
+    })
 }

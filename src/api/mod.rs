@@ -1,1 +1,82 @@
 //! The HTTP API: jobs in, jobs looked at, probes, metrics.
+//!
+//! ```text
+//! POST /v1/jobs              one envelope, or an array of up to 1,000
+//! GET  /v1/jobs/{id}         a job with all that happened to it
+//! POST /v1/jobs/{id}/cancel  calls it off
+//! GET  /livez  /readyz       open to anybody
+//! GET  /metrics              as Prometheus reads them
+//! ```
+//!
+//! Whatever can't be done is told as problem details (RFC 9457). There is no CORS: no page of
+//! another origin reads anything here.
+
+pub mod problem;
+pub mod guard;
+pub mod body;
+pub mod why;
+pub mod state;
+pub mod jobs;
+pub mod probes;
+pub mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{get, post};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use guard::{Access, Bounds, bounded};
+use state::Api;
+
+pub use guard::Limits;
+pub use state::State;
+pub use wire::Serving;
+
+/// Serves the API at `listen` until `stop` fires; then open requests have a few seconds to end.
+///
+/// # Errors
+/// When the address can't be listened on, or lies beyond loopback and there is no token.
+pub async fn serve(
+    listen: SocketAddr,
+    token: Option<SecretString>,
+    state: State,
+    stop: CancellationToken,
+) -> anyhow::Result<Serving> {
+    serve_within(Limits::default(), listen, token, state, stop).await
+}
+
+/// As [`serve`], within other limits.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_within(
+    limits: Limits,
+    listen: SocketAddr,
+    token: Option<SecretString>,
+    state: State,
+    stop: CancellationToken,
+) -> anyhow::Result<Serving> {
+    let access = Access::new(listen, token.as_ref())?;
+    let router = router(limits.clone(), access, state);
+    wire::listen(listen, router, limits, stop).await
+}
+
+fn router(limits: Limits, access: Access, state: State) -> Router {
+    let bounds = Arc::new(Bounds::new(&limits));
+    Router::new()
+        .route("/v1/jobs", post(jobs::submit))
+        .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/livez", get(probes::livez))
+        .route("/readyz", get(probes::readyz))
+        .route("/metrics", get(probes::metrics))
+        .fallback(problem::unknown_path)
+        .method_not_allowed_fallback(problem::wrong_method)
+        .layer(from_fn_with_state(Arc::new(access), guard::guard))
+        .layer(from_fn_with_state(bounds, bounded))
+        .with_state(Arc::new(Api::new(state, limits)))
+}

@@ -1,1 +1,146 @@
 //! The command line: one file a command.
+
+pub mod out;
+pub mod cx;
+pub mod pick;
+pub mod editor;
+pub mod advice;
+pub mod story;
+pub mod run;
+pub mod dev;
+pub mod sandbox;
+pub mod follow;
+pub mod watch;
+pub mod enqueue;
+pub mod jobs;
+pub mod dead;
+pub mod unresolved;
+pub mod quarantine;
+pub mod lanes;
+pub mod kinds;
+pub mod check;
+pub mod migrate;
+pub mod bench;
+
+use std::ffi::OsString;
+
+use clap::{Parser, Subcommand};
+
+use cx::{Cx, Globals};
+use out::{CliError, Colour, Exit, Out};
+
+const ABOUT: &str = "A job daemon for people who make and publish things: nothing lost, nothing published \
+or paid for twice, every platform's rules kept.";
+
+const AFTER: &str = "\
+Examples:
+  presswork dev                                   try it: nothing to install
+  presswork enqueue generate.text --account studio --wait \\
+      --payload '{\"model\": \"gpt-4.1-mini\", \"prompt\": \"A haiku about presses\"}'
+  presswork jobs list                             what is going on
+  presswork dead list --group                     what went wrong, by cause
+
+Exit codes:
+    0  done
+    1  tried and failed (a job that was waited for died)
+    2  asked wrongly (an unknown option, a bad payload, a bad jobs.toml)
+    3  not found
+    4  refused: it can't be done as things are (wrong state, a key that is taken)
+    5  the ledger or the queue can't be reached
+  130  interrupted (Ctrl-C)";
+
+#[derive(Debug, Parser)]
+#[command(name = "presswork", version, about = ABOUT, after_help = AFTER, max_term_width = 100)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    disable_help_subcommand = true
+)]
+struct Cli {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Dev(dev::Args),
+    Run(run::Args),
+    Enqueue(enqueue::Args),
+    Jobs(jobs::Args),
+    Dead(dead::Args),
+    Unresolved(unresolved::Args),
+    Quarantine(quarantine::Args),
+    Lanes(lanes::Args),
+    Kinds(kinds::Args),
+    Check(check::Args),
+    Migrate(migrate::Args),
+    Sandbox(sandbox::Args),
+    Bench(bench::Args),
+}
+
+/// Does what the arguments ask (the first names the program), and returns the process's exit code.
+pub async fn main(args: Vec<OsString>) -> u8 {
+    let json = args.iter().any(|it| it == "--json");
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => return misunderstood(&e, json) as u8,
+    };
+    let out = Out::new(cli.globals.json, cli.globals.color);
+    match command(cli, out).await {
+        Ok(()) => Exit::Done as u8,
+        Err(e) => {
+            out.error(&e);
+            e.exit as u8
+        }
+    }
+}
+
+/// Help, the version, or what is wrong with the arguments, in clap's words.
+fn misunderstood(e: &clap::Error, json: bool) -> Exit {
+    if json && e.use_stderr() {
+        let text = e.to_string();
+        let message = text.trim_start_matches("error: ").trim_end();
+        Out::new(true, Colour::Never).error(&CliError::usage(message));
+    } else {
+        // there is nobody left to tell of a closed standard output
+        let _ = e.print();
+    }
+    if e.use_stderr() {
+        Exit::Usage
+    } else {
+        Exit::Done
+    }
+}
+
+async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
+    let cx = || Cx::new(&cli.globals, out);
+    match cli.command {
+        // these two need no configuration: one brings its own, the other is the outside
+        Command::Dev(args) => dev::run(&cli.globals, out, args).await,
+        Command::Sandbox(args) => sandbox::run(out, args).await,
+        Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
+        Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
+        Command::Jobs(args) => jobs::run(&cx()?, args).await,
+        Command::Dead(args) => dead::run(&cx()?, args).await,
+        Command::Unresolved(args) => unresolved::run(&cx()?, args).await,
+        Command::Quarantine(args) => quarantine::run(&cx()?, args).await,
+        Command::Lanes(args) => lanes::run(&cx()?, args).await,
+        Command::Kinds(args) => kinds::run(&cx()?, args).await,
+        Command::Check(args) => check::run(&cx()?, args).await,
+        Command::Migrate(args) => migrate::run(&cx()?, args).await,
+        Command::Bench(args) => bench::run(&cx()?, args).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_commands_fit_together() {
+        Cli::command().debug_assert();
+    }
+}

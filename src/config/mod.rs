@@ -1,114 +1,133 @@
 //! The configuration: `jobs.toml` and the environment, checked once and as a whole.
+//!
+//! A file is read in three steps: TOML with the place of every value (`read`), what was said to
+//! what holds (`build`), secrets by reference (`secret`). Every mistake is told at once, each with
+//! line, column, key, and what to write instead. `keys` is the one table of what may be said.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::time::Duration;
+mod error;
+pub mod keys;
+mod types;
+mod read;
+mod secret;
+mod build;
+mod effective;
 
-use secrecy::SecretString;
-use url::Url;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
-use crate::retry::Policy;
+use toml::de::DeTable;
 
-/// What the daemon runs by. A snapshot: a reload makes another one.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where it was read from, for people; `None` for the built-in defaults.
-    pub origin: Option<PathBuf>,
-    /// The host's own files: lock, SQLite, sandbox log.
-    pub state_dir: PathBuf,
-    /// The ledger.
-    pub ledger: Store,
-    /// The queue.
-    pub queue: Store,
-    /// The lease of a run; heartbeats come every third of it.
-    pub lease: Duration,
-    /// How long a drain waits for running jobs.
-    pub drain: Duration,
-    /// The ids that the queue holds of a lane at most.
-    pub window: u32,
-    /// The HTTP API.
-    pub api: Api,
-    /// Envelopes without a key are refused.
-    pub require_key: bool,
-    /// Unfinished jobs that intake accepts at most, before it answers "full".
-    pub backlog_max: u64,
-    /// How long finished jobs are kept.
-    pub keep_finished: Duration,
-    /// How long idempotency keys are kept after their job's end.
-    pub keep_keys: Duration,
-    /// By lane. `default` is always there.
-    pub lanes: BTreeMap<String, Lane>,
-    /// By kind: only what differs from the kind's own defaults.
-    pub kinds: BTreeMap<String, KindSettings>,
-    /// By name.
-    pub accounts: BTreeMap<String, Account>,
-    /// Prices by model, for the recorded cost.
-    pub models: BTreeMap<String, Model>,
+use crate::json::did_you_mean;
+
+pub use error::{ConfigError, ConfigErrors, Place};
+pub use types::{Account, Api, Config, KindSettings, Lane, Model, Store};
+
+/// The largest file, in bytes.
+const FILE_MAX: u64 = 1024 * 1024;
+
+impl Config {
+    /// Reads the configuration: from `path`, else from the file that `PRESSWORK_CONFIG` names,
+    /// else from `./jobs.toml` or `/etc/presswork/jobs.toml` where there is one, else the built-in
+    /// defaults. Scalars of the fixed sections may be said by `env` too, which then holds.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(
+        path: Option<&Path>,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        let named = env("PRESSWORK_CONFIG").filter(|it| !it.is_empty());
+        let named = path.map(Path::to_owned).or(named.map(PathBuf::from));
+        if let Some(path) = named {
+            let text = file(&path).map_err(|e| unreadable(&path, &e))?;
+            return Self::parse(&text, Some(&path), env);
+        }
+        for path in ["jobs.toml", "/etc/presswork/jobs.toml"].map(Path::new) {
+            match file(path) {
+                Ok(text) => return Self::parse(&text, Some(path), env),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                Err(e) => return Err(unreadable(path, &e)),
+            }
+        }
+        Self::parse("", None, env)
+    }
+
+    /// Reads a configuration from text; `origin` is its file, for people.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once, in the order of the file. Where it is no TOML only that.
+    pub fn parse(
+        text: &str,
+        origin: Option<&Path>,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigErrors> {
+        let (root, syntax) = DeTable::parse_recoverable(text);
+        if !syntax.is_empty() {
+            let told = syntax.iter().map(|e| ConfigError {
+                place: e
+                    .span()
+                    .map_or(Place::Nowhere, |it| Place::of_byte(text, it.start)),
+                key: String::new(),
+                said: None,
+                message: format!("is no TOML: {}", e.message()),
+            });
+            return Err(in_order(origin, told.collect()));
+        }
+        let mut reader = read::Reader::new(text, root.get_ref(), env);
+        let config = reader.config(origin);
+        match reader.errors {
+            errors if errors.is_empty() => Ok(config),
+            errors => Err(in_order(origin, errors)),
+        }
+    }
+
+    /// The built-in defaults under a state directory: a SQLite ledger in it, the queue in memory,
+    /// the API on loopback. Neither a file nor the environment is asked.
+    pub fn default_embedded(state_dir: &Path) -> Self {
+        let config = Self::parse("", None, &|_| None);
+        let config = config.expect("the built-in defaults are valid, as a test shows");
+        Self {
+            state_dir: state_dir.to_owned(),
+            ledger: Store::Sqlite(state_dir.join("ledger.sqlite")),
+            ..config
+        }
+    }
 }
 
-/// A store's address.
-#[derive(Clone, Debug)]
-pub enum Store {
-    /// `memory:`, of the queue only.
-    Memory,
-    /// A SQLite file, of the ledger only.
-    Sqlite(PathBuf),
-    /// A URL with its secrets: `postgres://`, `redis://`, `rediss://`.
-    Server(SecretString),
+/// What can be said against the names of variables: each `PRESSWORK_` one that nothing reads.
+pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String> {
+    let known: Vec<String> = keys::variables().collect();
+    let unknown = names
+        .into_iter()
+        .filter(|it| it.starts_with("PRESSWORK_") && !known.contains(it));
+    unknown
+        .map(|name| {
+            let near = did_you_mean(&name, known.iter().map(String::as_str));
+            format!("{name}: nothing reads this variable{near}")
+        })
+        .collect()
 }
 
-/// The HTTP API.
-#[derive(Clone, Debug)]
-pub struct Api {
-    /// Where it listens. `None`: not at all.
-    pub listen: Option<SocketAddr>,
-    /// The bearer token that guards it. Without one it listens on loopback only.
-    pub token: Option<SecretString>,
+fn in_order(origin: Option<&Path>, mut errors: Vec<ConfigError>) -> ConfigErrors {
+    errors.sort_by(|a, b| a.place.cmp(&b.place));
+    let origin = origin.map(Path::to_owned);
+    ConfigErrors { origin, errors }
 }
 
-/// A lane: a named line of ready jobs with its own limits.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Lane {
-    /// Jobs of it that run at once, across all hosts. `None`: no limit but `room`.
-    pub concurrency: Option<u32>,
-    /// Jobs of it that run at once on this host.
-    pub room: u32,
+fn file(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    let file = std::fs::File::open(path)?;
+    file.take(FILE_MAX + 1).read_to_string(&mut text)?;
+    if FILE_MAX < text.len() as u64 {
+        let message = format!("is larger than {FILE_MAX} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
+    }
+    Ok(text)
 }
 
-/// What a file says of a kind.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct KindSettings {
-    /// Its lane.
-    pub lane: Option<String>,
-    /// Its policy.
-    pub retry: Option<Policy>,
-    /// Seconds an attempt may take.
-    pub timeout_s: Option<u32>,
-    /// Seconds a job may grow old.
-    pub age_max_s: Option<u32>,
-    /// Class P: sends after an unknown answer (`never` is 0).
-    pub resend_times: Option<u32>,
+fn unreadable(path: &Path, e: &io::Error) -> ConfigErrors {
+    ConfigErrors::whole(Some(path.to_owned()), format!("can't be read: {e}"))
 }
 
-/// An account of a platform.
-#[derive(Clone, Debug)]
-pub struct Account {
-    /// `openai`, `mastodon`, `bluesky`.
-    pub platform: String,
-    /// Where it is reached.
-    pub base_url: Url,
-    /// Who it is there, where the platform asks (Bluesky: handle or DID).
-    pub identifier: Option<String>,
-    /// The token, key or app password.
-    pub secret: SecretString,
-}
-
-/// A model's prices, in millionths of a US dollar for a million tokens.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Model {
-    /// Tokens in.
-    pub input_micros_per_mtok: u64,
-    /// Tokens out.
-    pub output_micros_per_mtok: u64,
-}
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::shared::{Assigned, BATCH, POLL, Shared};
 use crate::crashpoint;
 use crate::job::{Job, JobId};
 use crate::ledger::Claim;
 use crate::queue::{QueueError, Taken};
+use crate::telemetry::metrics;
 
 /// A lane's dispatcher.
 pub struct Dispatcher {
@@ -16,6 +18,7 @@ pub struct Dispatcher {
     lane: String,
     room: Arc<Semaphore>,
     jobs: mpsc::Sender<Assigned>,
+    closed: CancellationToken,
 }
 
 /// What a tick did.
@@ -30,25 +33,30 @@ pub enum Took {
 }
 
 impl Dispatcher {
-    /// The dispatcher of `lane`, with `room` places, which hands jobs to `jobs`.
+    /// The dispatcher of `lane`, with `room` places, which hands jobs to `jobs` until `closed` fires.
     pub fn new(
         shared: Arc<Shared>,
         lane: &str,
         room: Arc<Semaphore>,
         jobs: mpsc::Sender<Assigned>,
+        closed: CancellationToken,
     ) -> Self {
         Self {
             shared,
             lane: lane.to_owned(),
             room,
             jobs,
+            closed,
         }
     }
 
     /// Ticks until the daemon drains or the lane is closed.
     pub async fn run(&self) {
         let shared = self.shared.clone();
-        while !shared.draining.is_cancelled() && !self.jobs.is_closed() {
+        while !shared.draining.is_cancelled()
+            && !self.closed.is_cancelled()
+            && !self.jobs.is_closed()
+        {
             // registered before the tick, so that a notice during it isn't lost
             let woken = shared.dispatch.notified();
             tokio::pin!(woken);
@@ -60,6 +68,7 @@ impl Dispatcher {
             tokio::select! {
                 () = woken => {}
                 () = shared.draining.cancelled() => {}
+                () = self.closed.cancelled() => {}
                 () = tokio::time::sleep(POLL) => {}
             }
         }
@@ -93,6 +102,7 @@ impl Dispatcher {
         let first = tokio::select! {
             place = self.room.clone().acquire_owned() => place.ok()?,
             () = self.shared.draining.cancelled() => return None,
+            () = self.closed.cancelled() => return None,
         };
         let mut places = vec![first];
         while places.len() < BATCH
@@ -163,6 +173,7 @@ impl Dispatcher {
             .filter(|id| !claimed.iter().any(|it| it.id == *id))
             .collect();
         if !stale.is_empty() {
+            metrics::claims_stale(stale.len() as u64);
             tracing::debug!(lane = self.lane, stale = stale.len(), "stale hints");
             self.give_back(&stale).await;
         }

@@ -9,8 +9,10 @@ use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::intake::{Answer, Refusal, accept, admit, quarantined};
 use crate::job::{JobId, NewJob};
-use crate::ledger::{Hint, LedgerError};
+use crate::ledger::{Hint, LedgerError, Reason};
+use crate::lifecycle::State;
 use crate::queue::{Entry, Inbox, QueueError};
+use crate::telemetry::metrics;
 
 type Accepting = Batcher<NewJob, Result<Answer, Arc<LedgerError>>>;
 
@@ -66,14 +68,29 @@ impl Doors {
         }
     }
 
-    /// Takes one envelope's bytes; answers after the ledger's commit.
+    /// Takes one envelope's bytes at the HTTP door; answers after the ledger's commit.
     ///
     /// # Errors
     /// When it can't be taken now.
     pub async fn submit(&self, bytes: &[u8]) -> Result<Answer, Busy> {
-        match admit(&self.shared.rules(), JobId::mint(), bytes) {
-            Ok(job) => self.submit_job(job).await,
-            Err(refusal) => Ok(Answer::Refused(refusal)),
+        let answer = match admit(&self.shared.rules(), JobId::mint(), bytes) {
+            Ok(job) => self.submit_job(job).await?,
+            Err(refusal) => Answer::Refused(refusal),
+        };
+        self.counted("http", &answer);
+        Ok(answer)
+    }
+
+    /// Counts an answer, for the metrics and for the bound on the backlog.
+    fn counted(&self, door: &'static str, answer: &Answer) {
+        match answer {
+            Answer::New { .. } => {
+                self.backlog.fetch_add(1, Ordering::Relaxed);
+                metrics::accepted(door, 1);
+            }
+            Answer::Same { .. } => {}
+            Answer::Conflict { .. } => metrics::refused(door, Reason::Conflict.as_str()),
+            Answer::Refused(it) => metrics::refused(door, it.reason.as_str()),
         }
     }
 
@@ -102,8 +119,19 @@ impl Doors {
                 let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
                 self.backlog
                     .store(unfinished.map(|(_, n)| n).sum(), Ordering::Relaxed);
+                for lane in self.shared.config.load().lanes.keys() {
+                    for state in State::ALL {
+                        let n = counts.get(&(lane.clone(), *state)).copied().unwrap_or(0);
+                        metrics::jobs(lane, state.as_str(), n);
+                    }
+                }
             }
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            if let Some(inbox) = &self.shared.inbox
+                && let Ok(waiting) = inbox.waiting().await
+            {
+                metrics::inbox_waiting(waiting);
+            }
+            tokio::time::sleep(COUNT_EVERY).await;
         }
     }
 
@@ -175,9 +203,14 @@ impl Doors {
         if entries.is_empty() {
             return Ok(0);
         }
+        let moved = Instant::now();
         crashpoint!("inbox.after_take");
         let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
         crashpoint!("inbox.after_commit");
+        for (_, answer) in &answers {
+            self.counted("inbox", answer);
+        }
+        metrics::inbox_exposure(moved.elapsed());
         inbox.done(run, slot, &entries).await.map_err(said)?;
         crashpoint!("inbox.after_done");
         self.reply(inbox, &answers).await;
@@ -241,6 +274,8 @@ impl Doors {
     }
 }
 
+/// How often the backlog is counted; what comes in between is added at once.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// Entries that the inbox gives at once.
 const MOST: u32 = 500;
 /// How often lists of dead runs are looked for.
@@ -253,7 +288,7 @@ fn defect() -> Answer {
         "the ledger gave no answer: a defect",
     )];
     Answer::Refused(Refusal {
-        reason: crate::ledger::Reason::Refused,
+        reason: Reason::Refused,
         violations,
         kind: None,
     })

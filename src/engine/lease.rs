@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::shared::{Shared, Stop};
 use crate::ledger::Ledger;
+use crate::telemetry::metrics;
 
 /// Before the lease ends by this host's own clock, by this part of it, handlers are told to stop.
 const MARGIN: u32 = 5;
@@ -97,6 +98,8 @@ impl Lease {
                 self.holds_until = asked + self.length;
                 self.told = false;
                 self.shared.ledger_up.store(true, Ordering::SeqCst);
+                metrics::ledger_up(true);
+                metrics::lease_remaining(self.length);
                 Beat::Renewed
             }
             Ok(Ok(None)) => {
@@ -112,6 +115,8 @@ impl Lease {
     fn missed(&mut self, why: &str) -> Beat {
         self.shared.ledger_up.store(false, Ordering::SeqCst);
         let left = self.holds_until.saturating_duration_since(Instant::now());
+        metrics::ledger_up(false);
+        metrics::lease_remaining(left);
         tracing::warn!(
             left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
             "heartbeat: {why}"

@@ -12,6 +12,7 @@ use crate::crashpoint;
 use crate::job::JobId;
 use crate::ledger::Hint;
 use crate::queue::QueueError;
+use crate::telemetry::metrics;
 
 /// The loop's own memory.
 #[derive(Default)]
@@ -93,9 +94,16 @@ impl Relay {
         let config = self.shared.config.load_full();
         let mut woke = false;
         for lane in config.lanes.keys() {
-            if !memory.lanes.contains(lane) && self.start_lane(generation, lane).await {
+            if !memory.lanes.contains(lane) {
+                if !self.start_lane(generation, lane).await {
+                    return;
+                }
                 memory.lanes.insert(lane.clone());
             }
+        }
+        // only now: a dispatcher that came before its lane was started would find it stale
+        self.shared.generation.store(generation, Ordering::SeqCst);
+        for lane in config.lanes.keys() {
             woke |= self.refill(generation, lane, config.window).await;
             if memory.ticks % COMPARE_EVERY == 0 {
                 let before = memory.suspects.remove(lane).unwrap_or_default();
@@ -121,6 +129,7 @@ impl Relay {
                 if !distrusted {
                     tracing::warn!("{e}; dispatch goes on from the ledger");
                 }
+                metrics::queue_up(false);
                 self.shared.distrust_queue_quietly();
                 return None;
             }
@@ -156,7 +165,7 @@ impl Relay {
                 ..Memory::default()
             };
         }
-        self.shared.generation.store(number, Ordering::SeqCst);
+        metrics::queue_up(true);
         Some(number)
     }
 

@@ -16,6 +16,7 @@ use crate::job::Job;
 use crate::ledger::Fence;
 use crate::lifecycle::Event;
 use crate::outcome::{Class, Failure, Outcome, Scope};
+use crate::telemetry::metrics;
 
 /// How long a handler that was told to stop may take to do so.
 const GRACE: Duration = Duration::from_secs(3);
@@ -27,6 +28,8 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
     let event = match before(&shared, &job, began_at) {
         Some(event) => event,
         None => {
+            let waited = began_at - job.run_at.max(job.created_at);
+            metrics::pickup(waited.to_std().unwrap_or_default());
             shared.tell(&job, What::Began(job.attempts + 1));
             tracing::debug!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1, epoch = job.epoch, "attempt begins");
             Event::Ended(attempt(&shared, &job).await)

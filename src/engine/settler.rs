@@ -10,9 +10,10 @@ use super::shared::{BATCH, Settling, Shared, What};
 use crate::clock::Time;
 use crate::crashpoint;
 use crate::job::Job;
-use crate::ledger::{AttemptEnd, Guard, Ledger, Settled, Settlement};
+use crate::ledger::{AttemptEnd, Guard, Ledger, LedgerError, Settled, Settlement};
 use crate::lifecycle::{Event, advance};
-use crate::outcome::Outcome;
+use crate::outcome::{Class, Failure, Outcome, Scope};
+use crate::telemetry::metrics;
 
 /// Starts the group commit of outcomes.
 pub fn start(ledger: Arc<dyn Ledger>) -> Settling {
@@ -20,17 +21,35 @@ pub fn start(ledger: Arc<dyn Ledger>) -> Settling {
         let ledger = ledger.clone();
         async move {
             crashpoint!("settle.before_commit");
-            let settled = ledger.settle(&batch).await;
+            let settled = in_parts(&*ledger, &batch).await;
             crashpoint!("settle.after_commit");
-            match settled {
-                Ok(it) => it.into_iter().map(Ok).collect(),
-                Err(e) => {
-                    let e = Arc::new(e);
-                    batch.iter().map(|_| Err(e.clone())).collect()
-                }
-            }
+            settled
         }
     })
+}
+
+/// Settles a batch. One that the ledger refuses is found by halving: it never blocks the others.
+async fn in_parts(
+    ledger: &dyn Ledger,
+    batch: &[Settlement],
+) -> Vec<Result<Settled, Arc<LedgerError>>> {
+    let mut answers = Vec::with_capacity(batch.len());
+    let mut todo = vec![batch];
+    while let Some(part) = todo.pop() {
+        match ledger.settle(part).await {
+            Ok(settled) => answers.extend(settled.into_iter().map(Ok)),
+            Err(e) if e.is_away() || part.len() == 1 => {
+                let e = Arc::new(e);
+                answers.extend(part.iter().map(|_| Err(e.clone())));
+            }
+            Err(_) => {
+                let (left, right) = part.split_at(part.len() / 2);
+                todo.push(right);
+                todo.push(left);
+            }
+        }
+    }
+    answers
 }
 
 /// How an attempt ended: what [`settle`] needs besides the job.
@@ -85,7 +104,7 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, ended: Ended) {
         edit: None,
         audit: None,
     };
-    let settled = commit(shared, settlement).await;
+    let settled = commit(shared, job, settlement).await;
     crashpoint!("settle.before_release");
     shared.running.leave(job.id);
     shared.free(&job.lane, &[job.id]).await;
@@ -105,12 +124,20 @@ fn report(
         (Some(Settled::Done), Some(outcome)) => {
             tracing::info!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1,
                 outcome = outcome.word(), state = %transition.to, ms, "attempt ended");
+            metrics::settled(&job.lane, outcome.word());
+            if let Some(kind) = shared.kind(&job.kind) {
+                metrics::attempt(
+                    kind.name(),
+                    (shared.clock.now() - began_at).to_std().unwrap_or_default(),
+                );
+            }
             shared.tell(job, What::Ended(outcome, transition));
         }
         (Some(Settled::Done), None) => {
             tracing::info!(job = %job.id, kind = job.kind, state = %transition.to, "job ended before its attempt");
         }
         (Some(Settled::Stale), _) => {
+            metrics::settles_stale(1);
             tracing::warn!(job = %job.id, kind = job.kind, epoch = job.epoch, "late settle refused: the lease was lost");
         }
         (None, _) => {
@@ -120,7 +147,11 @@ fn report(
 }
 
 /// Submits until the ledger has answered. `None` when the daemon ends first.
-async fn commit(shared: &Shared, settlement: Settlement) -> Option<Settled> {
+///
+/// An outcome that the ledger refuses to store (and would refuse for ever) is replaced by one that
+/// says so: a dead letter that a person sees, not a job that runs again and again.
+async fn commit(shared: &Shared, job: &Job, mut settlement: Settlement) -> Option<Settled> {
+    let mut replaced = false;
     let mut waits = ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(50))
         .with_max_delay(Duration::from_secs(1))
@@ -130,8 +161,35 @@ async fn commit(shared: &Shared, settlement: Settlement) -> Option<Settled> {
     loop {
         match shared.settling.submit(settlement.clone()).await? {
             Ok(it) => return Some(it),
+            Err(e) if !e.is_away() && !replaced => {
+                tracing::error!(job = %settlement.id, "the outcome can't be stored: {e}");
+                replaced = true;
+                settlement = unstorable(shared, job, settlement, &e);
+            }
             Err(e) => tracing::warn!(job = %settlement.id, "settle: {e}; trying again"),
         }
         tokio::time::sleep(waits.next()?).await;
+    }
+}
+
+/// The settlement that stands in for one that the ledger refuses.
+fn unstorable(shared: &Shared, job: &Job, settlement: Settlement, e: &LedgerError) -> Settlement {
+    let message = format!("the attempt ended, but the ledger refused its outcome: {e}");
+    let failure = Failure::new(Class::Permanent, Scope::Handler, "unstorable", message);
+    let event = Event::Ended(failure.clone().into());
+    let facts = job.facts(shared.policy(&job.kind));
+    let Ok(transition) = advance(&facts, event, shared.clock.now()) else {
+        return settlement;
+    };
+    Settlement {
+        transition,
+        result: None,
+        fingerprint: Some(failure.fingerprint(&job.kind)),
+        attempt: settlement.attempt.map(|it| AttemptEnd {
+            outcome: "failed".to_owned(),
+            failure: Some(failure),
+            ..it
+        }),
+        ..settlement
     }
 }

@@ -8,6 +8,7 @@ use crate::crashpoint;
 use crate::job::Job;
 use crate::ledger::{AttemptEnd, Guard, Result, Settled, Settlement};
 use crate::lifecycle::{Event, advance};
+use crate::telemetry::metrics;
 
 /// How often lost leases are looked for.
 const EVERY: Duration = Duration::from_millis(500);
@@ -69,7 +70,9 @@ impl Sweeper {
             return Ok(0);
         }
         crashpoint!("reclaim.before_settle");
-        self.end(&lost, &Event::Reclaimed, "reclaimed").await
+        let done = self.end(&lost, &Event::Reclaimed, "reclaimed").await?;
+        metrics::reclaimed(done as u64);
+        Ok(done)
     }
 
     async fn expire(&self) -> Result<usize> {

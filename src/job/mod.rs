@@ -1,6 +1,7 @@
 //! A job: one request for work, immutable once accepted, and the envelope it came in.
 
 pub mod envelope;
+pub mod schema;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,29 +1,13 @@
-//! What the world looks like from here: one HTTP client, and a file a platform.
+//! What the world looks like from here: one HTTP client, one table of what an answer means, and a
+//! file a platform. An adapter knows only its service and the client.
 
 pub mod http;
+pub mod verdict;
+pub mod text;
+pub mod facets;
 
-use crate::outcome::Failure;
+pub mod openai;
+pub mod mastodon;
+pub mod bluesky;
 
-/// Why a call brought no success, and whether the platform may have acted.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum CallError {
-    /// It certainly did not act: nothing was sent, or the answer says so.
-    #[error("{0}")]
-    Refused(Failure),
-    /// It may have acted: time-out, reset, 5xx, an unreadable answer.
-    #[error("{0}")]
-    Unknown(Failure),
-}
-
-impl CallError {
-    /// The failure, for a call that changes nothing outside: then a lost answer is transient.
-    pub fn harmless(self) -> Failure {
-        match self {
-            Self::Refused(it) => it,
-            Self::Unknown(it) => Failure {
-                class: crate::outcome::Class::Transient,
-                ..it
-            },
-        }
-    }
-}
+pub use verdict::CallError;

@@ -1,1 +1,220 @@
-//! (being written)
+//! The queue in this process: for one host with nothing else configured, and for tests.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::bell::Bell;
+use super::door::{Queue, QueueError, Result, Taken};
+use crate::job::JobId;
+use crate::ledger::Hint;
+
+/// As many turns are kept beyond those that the window needs, before old ones are thrown away.
+const TURNS_SPARE: usize = 64;
+
+/// A queue that lives and dies with its process. It starts empty, so that each lane has to be
+/// [reset](Queue::reset) first.
+pub struct MemoryQueue {
+    server: String,
+    lanes: Mutex<HashMap<String, Lane>>,
+    bell: Bell,
+}
+
+impl Default for MemoryQueue {
+    fn default() -> Self {
+        Self {
+            server: Uuid::new_v4().to_string(),
+            lanes: Mutex::default(),
+            bell: Bell::default(),
+        }
+    }
+}
+
+/// Where a job stands: its priority's rank, its turn, and its id to tell equals apart.
+type Place = (i16, u64, JobId);
+
+#[derive(Default)]
+struct Lane {
+    generation: i64,
+    ready: BTreeMap<Place, Arc<str>>,
+    places: HashMap<JobId, Place>,
+    held: BTreeMap<JobId, Uuid>,
+    clocks: BTreeMap<i16, Clock>,
+}
+
+/// The turns within a priority (start-time fair queueing): each job of a tenant starts one after
+/// its last one, and nobody starts before the turn that is being served.
+#[derive(Default)]
+struct Clock {
+    now: u64,
+    next: HashMap<Arc<str>, u64>,
+}
+
+impl Lane {
+    fn add(&mut self, hint: &Hint) {
+        if self.places.contains_key(&hint.id) || self.held.contains_key(&hint.id) {
+            return;
+        }
+        let rank = hint.priority.rank();
+        let clock = self.clocks.entry(rank).or_default();
+        let next = clock.next.entry(hint.tenant.clone()).or_default();
+        let turn = clock.now.max(*next);
+        *next = turn + 1;
+        let place = (rank, turn, hint.id);
+        self.places.insert(hint.id, place);
+        self.ready.insert(place, hint.tenant.clone());
+    }
+
+    /// Drops what is beyond the window and gives the tenants their turns back: otherwise who is
+    /// evicted and offered again would stand further behind each time.
+    fn evict(&mut self, window: usize) {
+        while window < self.ready.len() {
+            let Some(((rank, turn, id), tenant)) = self.ready.pop_last() else {
+                return;
+            };
+            self.places.remove(&id);
+            let next = self.clocks.get_mut(&rank);
+            if let Some(next) = next.and_then(|it| it.next.get_mut(&tenant)) {
+                *next = turn.min(*next);
+            }
+        }
+    }
+
+    fn take(&mut self, run: Uuid, most: usize) -> Vec<JobId> {
+        let mut ids = Vec::new();
+        while ids.len() < most {
+            let Some(((rank, turn, id), _)) = self.ready.pop_first() else {
+                break;
+            };
+            self.places.remove(&id);
+            self.held.insert(id, run);
+            self.clocks.entry(rank).or_default().now = turn;
+            ids.push(id);
+        }
+        let most = 2 * self.ready.len() + TURNS_SPARE;
+        for clock in self.clocks.values_mut() {
+            if most < clock.next.len() {
+                clock.next.retain(|_, next| clock.now < *next);
+            }
+        }
+        ids
+    }
+
+    /// An empty window has no past: whoever comes next, comes first.
+    fn rest(&mut self) {
+        if self.ready.is_empty() {
+            self.clocks.clear();
+        }
+    }
+}
+
+impl MemoryQueue {
+    fn lanes(&self) -> MutexGuard<'_, HashMap<String, Lane>> {
+        self.lanes.lock().expect("no holder of this lock panics")
+    }
+
+    /// Does something with a lane that is under this generation.
+    fn within<T>(
+        &self,
+        generation: i64,
+        lane: &str,
+        act: impl FnOnce(&mut Lane) -> T,
+    ) -> Result<T> {
+        match self.lanes().get_mut(lane) {
+            Some(lane) if lane.generation == generation => Ok(act(lane)),
+            _ => Err(QueueError::Stale),
+        }
+    }
+}
+
+#[async_trait]
+impl Queue for MemoryQueue {
+    fn name(&self) -> &'static str {
+        "memory"
+    }
+
+    async fn server(&self) -> Result<String> {
+        Ok(self.server.clone())
+    }
+
+    async fn offer(&self, generation: i64, lane: &str, hints: &[Hint], window: u32) -> Result<u64> {
+        self.within(generation, lane, |lane| {
+            hints.iter().for_each(|it| lane.add(it));
+            lane.evict(window as usize);
+            lane.rest();
+            lane.ready.len() as u64
+        })
+    }
+
+    async fn take(
+        &self,
+        generation: i64,
+        lane: &str,
+        run: Uuid,
+        most: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Taken> {
+        self.within(generation, lane, |lane| {
+            let free = concurrency.map_or(usize::MAX, |it| {
+                (it as usize).saturating_sub(lane.held.len())
+            });
+            let ids = lane.take(run, free.min(most as usize));
+            lane.rest();
+            Taken {
+                ids,
+                ready: lane.ready.len() as u64,
+                held: lane.held.len() as u64,
+            }
+        })
+    }
+
+    async fn release(&self, generation: i64, lane: &str, ids: &[JobId]) -> Result<()> {
+        self.within(generation, lane, |lane| {
+            for id in ids {
+                lane.held.remove(id);
+                if let Some(place) = lane.places.remove(id) {
+                    lane.ready.remove(&place);
+                }
+            }
+            lane.rest();
+        })
+    }
+
+    async fn held(&self, generation: i64, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
+        self.within(generation, lane, |lane| {
+            lane.held.iter().map(|(id, run)| (*id, *run)).collect()
+        })
+    }
+
+    async fn size(&self, generation: i64, lane: &str) -> Result<u64> {
+        self.within(generation, lane, |lane| lane.ready.len() as u64)
+    }
+
+    async fn reset(&self, generation: i64, lane: &str, held: &[(JobId, Uuid)]) -> Result<bool> {
+        let mut lanes = self.lanes();
+        if lanes
+            .get(lane)
+            .is_some_and(|it| it.generation == generation)
+        {
+            return Ok(false);
+        }
+        let fresh = Lane {
+            generation,
+            held: held.iter().copied().collect(),
+            ..Lane::default()
+        };
+        lanes.insert(lane.to_owned(), fresh);
+        Ok(true)
+    }
+
+    async fn wake(&self) -> Result<()> {
+        self.bell.ring();
+        Ok(())
+    }
+
+    async fn woken(&self) {
+        self.bell.rung().await;
+    }
+}

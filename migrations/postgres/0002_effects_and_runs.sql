@@ -1,0 +1,72 @@
+-- Steps and effects of jobs, the daemon's runs, paused lanes, and who did what.
+
+CREATE TABLE presswork.steps (
+    job      uuid NOT NULL,
+    revision integer NOT NULL,
+    name     text NOT NULL,
+    value    text NOT NULL,
+    at       timestamptz NOT NULL,
+    PRIMARY KEY (job, revision, name)
+);
+
+CREATE TABLE presswork.effects (
+    id            uuid PRIMARY KEY,
+    n             bigint GENERATED ALWAYS AS IDENTITY,
+    job           uuid NOT NULL,
+    revision      integer NOT NULL CHECK (0 <= revision),
+    step          text NOT NULL,
+    account       text NOT NULL,
+    op            text NOT NULL,
+    class         text NOT NULL CHECK (class IN ('A', 'B', 'C', 'P')),
+    state         text NOT NULL CHECK (state IN ('intended', 'sending', 'confirmed', 'refused',
+                                                 'unknown', 'unresolved')),
+    intent        text NOT NULL,
+    keep          text NOT NULL,
+    sends         integer NOT NULL DEFAULT 0 CHECK (0 <= sends),
+    first_sent_at timestamptz,
+    permit_at     timestamptz,
+    permit_run    uuid,
+    receipt       text,
+    -- One JSON text each, newest last.
+    evidence      text[] NOT NULL DEFAULT '{}',
+    CONSTRAINT effects_permits CHECK ((0 < sends) = (first_sent_at IS NOT NULL)
+                                  AND (0 < sends) = (permit_at IS NOT NULL)
+                                  AND (0 < sends) = (permit_run IS NOT NULL)),
+    CONSTRAINT effects_sending CHECK (state <> 'sending' OR 0 < sends)
+) WITH (fillfactor = 80);
+CREATE INDEX effects_job ON presswork.effects (job, n);
+
+-- Runs of the daemon: narrow, so that a heartbeat waits for nobody.
+CREATE TABLE presswork.workers (
+    run         uuid PRIMARY KEY,
+    host        text NOT NULL,
+    boot        text,
+    pid         integer NOT NULL,
+    version     text NOT NULL,
+    began_at    timestamptz NOT NULL,
+    lease_until timestamptz NOT NULL,
+    -- Stopped, or declared dead: it never comes back.
+    ended       boolean NOT NULL DEFAULT false,
+    -- The jobs that it named in its last beat, when that was, and the beat before.
+    jobs        uuid[] NOT NULL DEFAULT '{}',
+    beat_at     timestamptz,
+    before_at   timestamptz
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0.1);
+
+-- A lane stands here while it is paused.
+CREATE TABLE presswork.lanes (
+    lane   text PRIMARY KEY,
+    reason text NOT NULL,
+    by     text NOT NULL,
+    at     timestamptz NOT NULL
+);
+
+CREATE TABLE presswork.audit (
+    n      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    actor  text NOT NULL,
+    action text NOT NULL,
+    job    uuid,
+    detail text NOT NULL,
+    at     timestamptz NOT NULL
+);
+CREATE INDEX audit_job ON presswork.audit (job, n) WHERE job IS NOT NULL;

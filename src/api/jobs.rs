@@ -1,0 +1,283 @@
+//! Jobs in, jobs looked at, jobs called off.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State as Of};
+use axum::http::header::{LOCATION, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Map, Value, json};
+
+use super::body::{self, BODY_MAX, Sent, header_key, is_json, keyed, split};
+use super::problem::{AWAY, Problem, answer, seconds};
+use super::state::Api;
+use super::why::why;
+use crate::effect::{Effect, EffectState};
+use crate::engine::doors::{Busy, receipt};
+use crate::intake::Answer;
+use crate::job::{Job, JobId};
+use crate::ledger::{Attempt, Reason};
+use crate::operate::{self, By};
+
+/// When to come back to a backlog that is full.
+const FULL: Duration = Duration::from_secs(5);
+/// When to come back to a daemon that stops: another one, or its successor, may be there.
+const STOPPING: Duration = Duration::from_secs(5);
+
+/// `POST /v1/jobs`: one envelope, or an array of them.
+pub async fn submit(Of(api): Of<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+    let (head, body) = request.into_parts();
+    body::check_type(&head.headers)?;
+    let key = header_key(&head.headers)?;
+    let read = body::read(&head.headers, body, BODY_MAX, api.limits.body, &api.large).await?;
+    match (split(&read.bytes)?, key) {
+        (Sent::One(bytes), Some(key)) => Ok(one(&api, &keyed(bytes, &key)?).await),
+        (Sent::One(bytes), None) => Ok(one(&api, bytes).await),
+        (Sent::Many(all), None) => Ok(many(&api, &all).await),
+        (Sent::Many(_), Some(_)) => Err(Problem::bad(
+            "Idempotency-Key can't be the key of many; give each envelope its own `key`",
+        )),
+    }
+}
+
+async fn one(api: &Api, bytes: &[u8]) -> Response {
+    match judged(bytes, api.given.doors.submit(bytes).await) {
+        Ok((status, receipt)) => {
+            let place = place(&receipt);
+            let mut response = answer(status, &receipt);
+            if let (StatusCode::CREATED, Some(place)) = (status, place) {
+                response.headers_mut().insert(LOCATION, place);
+            }
+            response
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// Where the job of a receipt is.
+fn place(receipt: &Map<String, Value>) -> Option<HeaderValue> {
+    let id = receipt.get("id")?.as_str()?;
+    HeaderValue::from_str(&format!("/v1/jobs/{id}")).ok()
+}
+
+/// All at once, so that they share a commit; answered in order, each by itself.
+async fn many(api: &Api, all: &[&[u8]]) -> Response {
+    let answers = join_all(all.iter().map(|it| api.given.doors.submit(it))).await;
+    let mut wait = None;
+    let told: Vec<Map<String, Value>> = all
+        .iter()
+        .zip(answers)
+        .map(|(bytes, answer)| match judged(bytes, answer) {
+            Ok((status, receipt)) => {
+                let mut told = Map::from_iter([("status".to_owned(), status.as_u16().into())]);
+                told.extend(receipt);
+                told
+            }
+            Err(problem) => {
+                wait = wait.max(problem.retry_after());
+                problem.body()
+            }
+        })
+        .collect();
+    let mut response = answer(StatusCode::MULTI_STATUS, &told);
+    if let Some(wait) = wait {
+        let wait = HeaderValue::from(seconds(wait));
+        response.headers_mut().insert(RETRY_AFTER, wait);
+    }
+    response
+}
+
+/// What the door's answer to `bytes` is in HTTP: a status and the receipt, or a problem.
+fn judged(
+    bytes: &[u8],
+    answered: Result<Answer, Busy>,
+) -> Result<(StatusCode, Map<String, Value>), Problem> {
+    let answered = answered.map_err(|busy| {
+        let said = busy.to_string();
+        match busy {
+            Busy::Full(_) => Problem::new(StatusCode::TOO_MANY_REQUESTS, "full", said).after(FULL),
+            Busy::Away => Problem::later("ledger-away", said, AWAY),
+            Busy::Stopping => Problem::later("stopping", said, STOPPING),
+        }
+    })?;
+    let receipt = receipt(&answered);
+    let taken = |status: StatusCode| match receipt.clone() {
+        Value::Object(it) => (status, it),
+        _ => (status, Map::new()),
+    };
+    let problem = match &answered {
+        Answer::New { .. } => return Ok(taken(StatusCode::CREATED)),
+        Answer::Same { .. } => return Ok(taken(StatusCode::OK)),
+        Answer::Conflict { id, .. } => Problem::new(
+            StatusCode::CONFLICT,
+            "conflict",
+            format!("the key is taken by job {id} with another payload; nothing was changed"),
+        ),
+        Answer::Refused(refusal) => refused(bytes, refusal.reason),
+    };
+    Err(problem.with(receipt))
+}
+
+fn refused(bytes: &[u8], reason: Reason) -> Problem {
+    let unfit = |word, said| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, word, said);
+    match reason {
+        Reason::TooLarge => Problem::too_large("the envelope is larger than one may be"),
+        Reason::Malformed if !is_json(bytes) => {
+            Problem::new(StatusCode::BAD_REQUEST, "no-json", "the body is no JSON")
+        }
+        Reason::Malformed => unfit("no-envelope", "this is no envelope; `violations` says why"),
+        Reason::UnknownKind => unfit("unknown-kind", "no daemon here knows this kind"),
+        Reason::Invalid => unfit(
+            "invalid",
+            "it can't be accepted as it is; `violations` says why",
+        ),
+        Reason::Refused | Reason::Conflict => unfit(
+            "refused",
+            "the ledger didn't take it; `violations` says why",
+        ),
+    }
+}
+
+fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+    let Path(text) = path.map_err(|e| Problem::bad(e.body_text()))?;
+    text.parse().map_err(Problem::bad)
+}
+
+/// A job as the API shows it.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    job: &'a Job,
+    /// One sentence.
+    why: String,
+    /// As it came.
+    payload: Option<&'a RawValue>,
+    /// The attempts, oldest first.
+    history: Vec<Attempt>,
+    effects: Vec<ShownEffect<'a>>,
+}
+
+/// An effect, without what it keeps for its repeats.
+#[derive(Serialize)]
+struct ShownEffect<'a> {
+    id: crate::effect::EffectId,
+    step: &'a str,
+    op: &'a str,
+    account: &'a str,
+    state: EffectState,
+    sends: u32,
+    url: Option<&'a str>,
+    remote_id: Option<&'a str>,
+    evidence: &'a [crate::effect::Evidence],
+}
+
+impl<'a> ShownEffect<'a> {
+    fn of(effect: &'a Effect) -> Self {
+        let receipt = effect.receipt.as_ref();
+        Self {
+            id: effect.id,
+            step: &effect.step,
+            op: &effect.op,
+            account: &effect.account,
+            state: effect.state,
+            sends: effect.sends,
+            url: receipt.and_then(|it| it.url.as_deref()),
+            remote_id: receipt.and_then(|it| it.remote_id.as_deref()),
+            evidence: &effect.evidence,
+        }
+    }
+}
+
+/// `GET /v1/jobs/{id}`: a job, unfinished or finished, with all that happened to it.
+pub async fn show(
+    Of(api): Of<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let id = id_of(path)?;
+    let ledger = &*api.given.ledger;
+    let found = ledger.job(id).await?;
+    let missing = || {
+        let said = format!("there is no job {id}: it never was, or is past its keeping");
+        Problem::new(StatusCode::NOT_FOUND, "no-such-job", said)
+    };
+    let job = found.ok_or_else(missing)?;
+    let pauses = match job.state.is_claimable() {
+        true => ledger.paused().await?,
+        false => Vec::new(),
+    };
+    let pause = pauses.iter().find(|it| it.lane == job.lane);
+    let effects = ledger.effects(id).await?;
+    let shown = Shown {
+        why: why(&job, ledger.now().await?, pause),
+        payload: serde_json::from_str(&job.payload).ok(),
+        history: ledger.attempts(id).await?,
+        effects: effects.iter().map(ShownEffect::of).collect(),
+        job: &job,
+    };
+    Ok(answer(StatusCode::OK, &shown))
+}
+
+/// The body of a cancel, where there is one.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Cancel {
+    #[serde(default)]
+    reason: String,
+}
+
+/// The largest body of a cancel, in bytes.
+const CANCEL_MAX: usize = 4 * 1024;
+
+/// `POST /v1/jobs/{id}/cancel`, with or without `{"reason": "..."}`. 200: it is called off; 202: it
+/// runs, and is told to stop.
+pub async fn cancel(
+    Of(api): Of<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let id = id_of(path)?;
+    let (head, body) = request.into_parts();
+    let read = body::read(&head.headers, body, CANCEL_MAX, api.limits.body, &api.large).await?;
+    let cancel: Cancel = match read.bytes.trim_ascii() {
+        b"" => Cancel::default(),
+        bytes => {
+            body::check_type(&head.headers)?;
+            serde_json::from_slice(bytes).map_err(|e| {
+                Problem::bad(format!("send {{\"reason\": \"...\"}} or nothing: {e}"))
+            })?
+        }
+    };
+    let by = By {
+        actor: "http".to_owned(),
+        reason: cancel.reason,
+    };
+    let state = operate::cancel(&*api.given.ledger, id, &by).await?;
+    let status = match state.is_terminal() {
+        true => StatusCode::OK,
+        false => StatusCode::ACCEPTED,
+    };
+    Ok(answer(status, &json!({"id": id, "state": state})))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_cannot_be_taken_now_is_told_when_to_come_back() {
+        for (busy, status) in [
+            (Busy::Full(7), 429),
+            (Busy::Away, 503),
+            (Busy::Stopping, 503),
+        ] {
+            let problem = judged(b"{}", Err(busy)).unwrap_err();
+            assert_eq!(problem.status.as_u16(), status);
+            assert!(problem.retry_after().is_some());
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! What a person can do: about a dead letter, about a held job, and why a job isn't running.
+//! Pure: what is read from the ledger goes in, words and commands that can be pasted come out.
+
+use serde::Serialize;
+
+use super::out::{stamp, when};
+use crate::clock::Time;
+use crate::effect::{Effect, EffectState};
+use crate::job::Job;
+use crate::ledger::Pause;
+use crate::lifecycle::State;
+use crate::outcome::{Class, Failure, Held};
+
+/// Words, and the commands that follow from them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Advice {
+    /// What to do, in a sentence or two.
+    pub text: String,
+    /// Commands, in the order in which to run them.
+    pub commands: Vec<String>,
+}
+
+impl Advice {
+    fn new<const N: usize>(text: impl Into<String>, commands: [String; N]) -> Self {
+        Self {
+            text: text.into(),
+            commands: commands.to_vec(),
+        }
+    }
+}
+
+/// Whether a person must say first what happened to an effect.
+pub fn is_open(effect: &Effect) -> bool {
+    matches!(
+        effect.state,
+        EffectState::Sending | EffectState::Unknown | EffectState::Unresolved
+    )
+}
+
+/// What to do about a dead letter.
+pub fn dead(job: &Job, effects: &[Effect]) -> Advice {
+    let id = job.id;
+    if let Some(effect) = effects.iter().find(|it| is_open(it)) {
+        return Advice::new(
+            format!(
+                "Its {} may or may not have happened: look at the evidence, say what happened, then revive it.",
+                effect.op
+            ),
+            [
+                format!("presswork unresolved show {id}"),
+                format!("presswork unresolved resolve {id} --happened --url URL"),
+                format!("presswork unresolved resolve {id} --did-not-happen"),
+                format!("presswork dead revive {id}"),
+            ],
+        );
+    }
+    let live = effects.iter().any(|it| it.state == EffectState::Confirmed);
+    let mut advice = match &job.failure {
+        Some(failure) => of_failure(job, failure),
+        None => Advice::new(
+            "Why it died wasn't kept.",
+            [revive(job), discard(job, "not needed")],
+        ),
+    };
+    if live {
+        advice.text.push_str(
+            " What it has done already is not done again: a revive goes on from there, with the payload as it is.",
+        );
+        advice.commands.retain(|it| !it.ends_with("--edit"));
+    }
+    advice
+}
+
+fn revive(job: &Job) -> String {
+    format!("presswork dead revive {}", job.id)
+}
+
+fn edit(job: &Job) -> String {
+    format!("presswork dead revive {} --edit", job.id)
+}
+
+fn discard(job: &Job, reason: &str) -> String {
+    format!("presswork dead discard {} --reason '{reason}'", job.id)
+}
+
+/// By the failure's code first, which says more than its class.
+fn of_failure(job: &Job, failure: &Failure) -> Advice {
+    match failure.code.as_str() {
+        "expired" => Advice::new(
+            "Its time passed before it could be done. If it is still wanted, revive it, or enqueue it anew with a later not_after; if not, discard it.",
+            [revive(job), discard(job, "too late")],
+        ),
+        "poison" => Advice::new(
+            "Several daemons died while they ran it, so it may be what kills them (memory, a crash in native code). Look at their logs of that time first; revive it on a host of its own, with nothing else running.",
+            [
+                format!("presswork jobs show {} --json", job.id),
+                revive(job),
+            ],
+        ),
+        "panic" => Advice::new(
+            "Its handler panicked: a defect of Presswork. Report the message; revive it with a version that has it mended.",
+            [revive(job), discard(job, "waits for a mended version")],
+        ),
+        "timeout" => Advice::new(
+            format!(
+                "Its attempts took longer than {} s. See whether the platform is slow or the work is large; for new jobs give the kind more time (timeout_s in [kinds.\"{}\"] of jobs.toml). A revived one keeps its own timeout_s.",
+                job.timeout_s, job.kind
+            ),
+            [revive(job), discard(job, "too slow")],
+        ),
+        "nondeterministic" | "step_value" => Advice::new(
+            "A re-run would do something else than was written down; it was stopped so that nothing is done twice. Enqueue a new job if it is still wanted.",
+            [discard(job, "enqueued anew")],
+        ),
+        "payload" | "preflight" => mend(job),
+        "no_account" | "wrong_account" | "no_identifier" => Advice::new(
+            "Its account isn't configured as it needs it. Correct [accounts] in jobs.toml, have it checked, then revive.",
+            ["presswork check".to_owned(), revive(job)],
+        ),
+        _ => of_class(job, failure),
+    }
+}
+
+fn mend(job: &Job) -> Advice {
+    Advice::new(
+        "Its payload can't be done as it is. Correct it and revive it in one step: the editor opens with the payload, and it is checked before it is taken.",
+        [
+            format!("presswork kinds schema {}", job.kind),
+            edit(job),
+            discard(job, "not mendable"),
+        ],
+    )
+}
+
+fn of_class(job: &Job, failure: &Failure) -> Advice {
+    match failure.class {
+        Class::Unauthorised => Advice::new(
+            format!(
+                "The platform refused the credentials of {}. Renew its secret, have it checked, then revive all that died of it.",
+                account(job)
+            ),
+            ["presswork check".to_owned(), revive_alike(job)],
+        ),
+        Class::Permanent => mend(job),
+        Class::Throttled => Advice::new(
+            "The platform asked for less. Wait until its limit has passed, or lower the lane's concurrency in jobs.toml, then revive.",
+            [revive_alike(job)],
+        ),
+        Class::Transient => Advice::new(
+            format!(
+                "All its {} failed in a way that may pass. See whether the platform works again, then revive all that died of the same.",
+                attempts(job.attempts)
+            ),
+            [
+                format!("{} --dry-run", revive_alike(job)),
+                revive_alike(job),
+            ],
+        ),
+        Class::Unknown => Advice::new(
+            "It was not known whether it happened; now it is said. Revive it to go on from there.",
+            [revive(job)],
+        ),
+    }
+}
+
+fn attempts(n: u32) -> String {
+    match n {
+        1 => "1 attempt".to_owned(),
+        n => format!("{n} attempts"),
+    }
+}
+
+fn revive_alike(job: &Job) -> String {
+    match &job.fingerprint {
+        Some(group) => format!("presswork dead revive --fingerprint {group}"),
+        None => revive(job),
+    }
+}
+
+fn account(job: &Job) -> String {
+    job.account
+        .as_deref()
+        .map_or_else(|| "its account".to_owned(), |it| format!("account `{it}`"))
+}
+
+/// What the answer to "why isn't it running?" needs, besides the job.
+#[derive(Clone, Debug)]
+pub struct Around {
+    /// The ledger's time.
+    pub now: Time,
+    /// The lane's pause.
+    pub pause: Option<Pause>,
+    /// How many of the lane run.
+    pub running: u64,
+    /// How many of it may, across all hosts.
+    pub concurrency: Option<u32>,
+    /// The lane is in `jobs.toml`.
+    pub lane_known: bool,
+    /// Runs of the daemon that live.
+    pub daemons: usize,
+}
+
+/// Why a job isn't running, and what to do about it. `None` when it runs or has ended well.
+pub fn why(job: &Job, around: &Around, effects: &[Effect]) -> Option<Advice> {
+    let id = job.id;
+    match job.state {
+        State::Completed | State::Cancelled => None,
+        State::Running => job.cancel.then(|| {
+            Advice::new(
+                "It runs, and was told to stop; a call that is under way is waited for.",
+                [format!("presswork jobs watch {id}")],
+            )
+        }),
+        State::Waiting => Some(Advice::new(
+            "It waits for the jobs that come before it.",
+            [],
+        )),
+        State::Held => Some(held(job)),
+        State::Unresolved => Some(unresolved(job, effects)),
+        State::Dead => Some(dead(job, effects)),
+        State::Scheduled | State::Ready | State::Retrying => Some(waits(job, around)),
+    }
+}
+
+fn unresolved(job: &Job, effects: &[Effect]) -> Advice {
+    let op = effects
+        .iter()
+        .find(|it| is_open(it))
+        .map_or("an effect", |it| it.op.as_str());
+    Advice::new(
+        format!("{op} may or may not have happened, and only a person can say."),
+        [
+            format!("presswork unresolved show {}", job.id),
+            format!(
+                "presswork unresolved resolve {} --happened --url URL",
+                job.id
+            ),
+            format!("presswork unresolved resolve {} --did-not-happen", job.id),
+        ],
+    )
+}
+
+/// What to do about a held job.
+pub fn held(job: &Job) -> Advice {
+    let id = job.id;
+    let release = format!("presswork jobs release {id}");
+    match job.held {
+        Some(Held::Account) => {
+            let all = job.account.as_ref().map_or_else(
+                || release.clone(),
+                |it| format!("presswork jobs release --account {it}"),
+            );
+            Advice::new(
+                format!(
+                    "It is held: the platform refused the credentials of {}. Renew its secret (see [accounts] in jobs.toml), have it checked, then let it and all that wait with it go on. No attempt was charged.",
+                    account(job)
+                ),
+                ["presswork check".to_owned(), all],
+            )
+        }
+        Some(Held::Breaker) => Advice::new(
+            "It is held: its platform keeps failing. Let it go on when the platform works again.",
+            [release],
+        ),
+        Some(Held::Budget) => Advice::new(
+            "It is held: its budget is spent. Raise it, or let it go on when it is filled again.",
+            [release],
+        ),
+        Some(Held::Nondeterministic) => Advice::new(
+            "It is held: a re-run would send something else than was written down, so nothing was sent. Cancel it and enqueue a new job, or let it go on if the difference came from a configuration that is back.",
+            [format!("presswork jobs cancel {id}"), release],
+        ),
+        Some(Held::Policy) => Advice::new("It is held by an operator's rule.", [release]),
+        None => Advice::new("It is held; why wasn't kept.", [release]),
+    }
+}
+
+/// Of a job that a dispatcher may take: the first of what stands in its way.
+fn waits(job: &Job, around: &Around) -> Advice {
+    let lane = &job.lane;
+    if around.now < job.run_at {
+        let why = match job.state {
+            State::Retrying => "It failed and will be tried again",
+            _ => "Its time hasn't come",
+        };
+        return Advice::new(
+            format!(
+                "{why}: at {} ({}).",
+                stamp(job.run_at),
+                when(job.run_at, around.now)
+            ),
+            [],
+        );
+    }
+    if let Some(pause) = &around.pause {
+        let reason = if pause.reason.is_empty() {
+            String::new()
+        } else {
+            format!(": {}", pause.reason)
+        };
+        return Advice::new(
+            format!(
+                "Its lane is paused by {} since {}{reason}.",
+                pause.by,
+                stamp(pause.at)
+            ),
+            [format!("presswork lanes resume {lane}")],
+        );
+    }
+    if !around.lane_known {
+        return Advice::new(
+            format!(
+                "Its lane `{lane}` isn't in jobs.toml, so no daemon with this configuration serves it. Add [lanes.{lane}] and reload (HUP)."
+            ),
+            [],
+        );
+    }
+    if around.daemons == 0 {
+        return Advice::new(
+            "No daemon runs on this ledger; it will start as soon as one does.",
+            ["presswork run".to_owned()],
+        );
+    }
+    match around.concurrency {
+        Some(most) if u64::from(most) <= around.running => Advice::new(
+            format!(
+                "Its lane is full: {} of {most} run. It starts when one of them ends.",
+                around.running
+            ),
+            [format!("presswork jobs list --lane {lane} --state running")],
+        ),
+        _ => Advice::new(
+            "Nothing stands in its way: a daemon takes it within a moment, after those of its lane that come before it. If it stays, no daemon that runs knows its kind.",
+            [format!("presswork jobs watch {}", job.id)],
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{JobId, Priority};
+    use crate::outcome::Scope;
+    use chrono::{Duration, TimeZone, Utc};
+    use uuid::Uuid;
+
+    fn job(state: State) -> Job {
+        let now = now();
+        Job {
+            id: JobId(Uuid::nil()),
+            kind: "post.mastodon".to_owned(),
+            lane: "mastodon".to_owned(),
+            tenant: "default".to_owned(),
+            account: Some("main".to_owned()),
+            priority: Priority::Normal,
+            key: None,
+            payload: "{}".into(),
+            revision: 0,
+            created_at: now,
+            run_at: now,
+            not_after: None,
+            expires_at: now + Duration::days(7),
+            attempts_max: 3,
+            timeout_s: 60,
+            labels: std::collections::BTreeMap::new(),
+            traceparent: None,
+            reply_to: None,
+            state,
+            attempts: 3,
+            crashes: 0,
+            epoch: 3,
+            version: 9,
+            run: None,
+            token: None,
+            claimed_at: None,
+            cancel: false,
+            held: None,
+            failure: None,
+            fingerprint: Some("abc".to_owned()),
+            progress: None,
+            result: None,
+            ended_at: None,
+        }
+    }
+
+    fn now() -> Time {
+        Utc.timestamp_opt(1_800_000_000, 0).unwrap()
+    }
+
+    fn around() -> Around {
+        Around {
+            now: now(),
+            pause: None,
+            running: 0,
+            concurrency: Some(2),
+            lane_known: true,
+            daemons: 1,
+        }
+    }
+
+    #[test]
+    fn every_class_has_an_advice_with_a_command() {
+        for class in Class::ALL {
+            let mut job = job(State::Dead);
+            job.failure = Some(Failure::new(*class, Scope::Platform, "x", "x"));
+            let advice = dead(&job, &[]);
+            assert!(
+                !advice.text.is_empty() && !advice.commands.is_empty(),
+                "{class}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_stands_in_the_way_is_told_in_its_order() {
+        let ready = job(State::Ready);
+        let said = |job: &Job, around: &Around| why(job, around, &[]).unwrap().text;
+        let mut late = ready.clone();
+        late.run_at = now() + Duration::hours(3);
+        assert!(said(&late, &around()).contains("in 3 h"));
+        let mut it = around();
+        it.daemons = 0;
+        assert!(said(&ready, &it).contains("No daemon runs"));
+        it.pause = Some(Pause {
+            lane: "mastodon".to_owned(),
+            reason: "rate limits".to_owned(),
+            by: "ada".to_owned(),
+            at: now(),
+        });
+        assert!(said(&ready, &it).contains("paused by ada"));
+        it = around();
+        it.running = 2;
+        assert!(said(&ready, &it).contains("full: 2 of 2"));
+        it.lane_known = false;
+        assert!(said(&ready, &it).contains("isn't in jobs.toml"));
+        assert!(said(&ready, &around()).contains("Nothing stands in its way"));
+        assert_eq!(why(&job(State::Completed), &around(), &[]), None);
+    }
+
+    #[test]
+    fn a_held_account_lets_all_its_jobs_go_on() {
+        let mut job = job(State::Held);
+        job.held = Some(Held::Account);
+        assert!(held(&job).commands[1].ends_with("--account main"));
+    }
+}

@@ -1,0 +1,312 @@
+//! `presswork enqueue`: a job from the command line.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::cx::Cx;
+use super::follow::{end, follow};
+use super::out::{CliError, Exit, plain};
+use super::pick;
+use crate::clock::Time;
+use crate::engine::doors::receipt;
+use crate::intake::{Answer, Refusal, accept, admit};
+use crate::job::envelope::ENVELOPE_MAX;
+use crate::job::{Job, JobId};
+use crate::ledger::Ledger;
+use crate::lifecycle::State;
+
+const AFTER: &str = "\
+Works with the daemon down: the job waits in the ledger. A running daemon takes it within 250 ms.
+
+Examples:
+  presswork enqueue test.job --payload '{\"sleep_ms\": 500}' --wait
+  presswork enqueue post.mastodon --account alice --key launch-2027 \\
+      --payload '{\"text\": \"We are live: https://example.com\"}' --at 2027-01-31T09:00:00Z
+  presswork enqueue generate.text --account studio --payload @prompt.json --wait --json
+  echo '{\"text\": \"Hello\"}' | presswork enqueue post.bluesky --account bella --payload - --at 'in 10m'
+
+Exit codes: 0 accepted (new, or the same again under its key), 2 refused, 4 the key is taken by
+another payload, 5 the ledger can't be reached. With --wait: 0 completed, 1 died, was cancelled,
+needs a person, or the time was up";
+
+/// Enqueue a job, and wait for its end if asked
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// Which kind; `presswork kinds` lists them
+    kind: String,
+    /// The payload: JSON, @FILE, or - for standard input
+    #[arg(long, short, value_name = "JSON", default_value = "{}")]
+    payload: String,
+    /// The idempotency key: the same key and payload is the same job, however often it is sent
+    #[arg(long)]
+    key: Option<String>,
+    /// Not before: RFC 3339, or `in 10m`
+    #[arg(long, value_name = "WHEN")]
+    at: Option<String>,
+    /// Not after: RFC 3339, or `in 2h`
+    #[arg(long, value_name = "WHEN")]
+    not_after: Option<String>,
+    /// What goes first in its lane: high, normal, low
+    #[arg(long)]
+    priority: Option<String>,
+    /// Whose job it is
+    #[arg(long)]
+    tenant: Option<String>,
+    /// The account it acts for, by its name in jobs.toml
+    #[arg(long)]
+    account: Option<String>,
+    /// The lane it waits in
+    #[arg(long)]
+    lane: Option<String>,
+    /// Attempts in all
+    #[arg(long, value_name = "N")]
+    attempts: Option<u32>,
+    /// An attempt is ended after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u32>,
+    /// A label of your own; may be given often
+    #[arg(long = "label", value_name = "NAME=VALUE")]
+    labels: Vec<String>,
+    /// W3C trace context
+    #[arg(long)]
+    traceparent: Option<String>,
+    /// Follow the job to its end, and exit by it
+    #[arg(long)]
+    wait: bool,
+    /// Wait at most so long: 30s, 5m
+    #[arg(long, value_name = "SPAN", requires = "wait", value_parser = pick::span)]
+    wait_timeout: Option<std::time::Duration>,
+}
+
+/// An envelope on its way out; the payload's bytes stay as they were given.
+#[derive(Serialize)]
+struct Sent<'a> {
+    kind: &'a str,
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_after: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempts_max: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_s: Option<u32>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<&'a str, &'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<&'a str>,
+}
+
+/// Runs it.
+///
+/// # Errors
+/// When the job isn't accepted, or its end wasn't a good one.
+pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
+    let payload = payload(&args.payload)?;
+    // what needs no ledger is told without one
+    admitted(cx, &args, &payload, cx.clock.now())?;
+    let ledger = cx.ledger().await?;
+    let job = admitted(cx, &args, &payload, ledger.now().await?)?;
+    room(cx, &*ledger).await?;
+    let answers = accept(&*ledger, &[job]).await?;
+    let Some(answer) = answers.into_iter().next() else {
+        return Err(CliError::failed("the ledger gave no answer: a defect"));
+    };
+    let id = taken(cx, &args, &answer)?;
+    if !args.wait {
+        return Ok(());
+    }
+    let ended = follow(cx, &ledger, id, args.wait_timeout).await?;
+    tell_end(cx, &answer, &ended)
+}
+
+/// The envelope that the arguments describe, as intake judges it; spans count from `now`.
+fn admitted(
+    cx: &Cx,
+    args: &Args,
+    payload: &RawValue,
+    now: Time,
+) -> Result<crate::job::NewJob, CliError> {
+    let envelope = Sent {
+        kind: &args.kind,
+        payload,
+        key: args.key.as_deref(),
+        tenant: args.tenant.as_deref(),
+        account: args.account.as_deref(),
+        lane: args.lane.as_deref(),
+        priority: args.priority.as_deref(),
+        run_at: args
+            .at
+            .as_deref()
+            .map(|it| time("--at", it, now))
+            .transpose()?,
+        not_after: args
+            .not_after
+            .as_deref()
+            .map(|it| time("--not-after", it, now))
+            .transpose()?,
+        attempts_max: args.attempts,
+        timeout_s: args.timeout,
+        labels: labels(&args.labels)?,
+        traceparent: args.traceparent.as_deref(),
+    };
+    let bytes = serde_json::to_vec(&envelope).map_err(std::io::Error::from)?;
+    admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| refused(&args.kind, &refusal))
+}
+
+fn refused(kind: &str, refusal: &Refusal) -> CliError {
+    let hint = match crate::kinds::find(kind) {
+        Some(kind) => format!(
+            "`presswork kinds schema {}` says what it takes",
+            kind.name()
+        ),
+        None => "`presswork kinds` lists them".to_owned(),
+    };
+    CliError::violations("the job is refused", &refusal.violations)
+        .with("reason", refusal.reason)
+        .hint(hint)
+}
+
+fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
+    let (from, text) = match said.strip_prefix('@') {
+        Some(path) => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| CliError::usage(format!("--payload @{path} can't be read: {e}")))?;
+            (format!("{path}:"), text)
+        }
+        None if said == "-" => {
+            let mut text = String::new();
+            // one byte more tells that there is too much
+            let most = ENVELOPE_MAX as u64 + 1;
+            std::io::stdin()
+                .take(most)
+                .read_to_string(&mut text)
+                .map_err(|e| {
+                    CliError::usage(format!(
+                        "the payload can't be read from standard input: {e}"
+                    ))
+                })?;
+            ("standard input:".to_owned(), text)
+        }
+        None => ("--payload".to_owned(), said.to_owned()),
+    };
+    serde_json::from_str::<Box<RawValue>>(text.trim()).map_err(|e| {
+        CliError::usage(format!("{from} is no JSON: {e}"))
+            .hint("put it into single quotes: --payload '{\"text\": \"Hello\"}', or write @FILE")
+    })
+}
+
+fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
+    if let Some(span) = said.strip_prefix("in ") {
+        let span =
+            pick::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
+        let at = chrono::Duration::from_std(span)
+            .ok()
+            .and_then(|it| now.checked_add_signed(it));
+        return at.ok_or_else(|| CliError::usage(format!("{option} {said:?} is too far away")));
+    }
+    chrono::DateTime::parse_from_rfc3339(said)
+        .map(|it| it.to_utc())
+        .map_err(|_| {
+            CliError::usage(format!("{option} {said:?} is no time"))
+                .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
+        })
+}
+
+fn labels<'a>(said: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, CliError> {
+    let split = |it: &'a String| {
+        let parts = it.split_once('=').filter(|(name, _)| !name.is_empty());
+        parts.ok_or_else(|| CliError::usage(format!("--label {it:?} must be NAME=VALUE")))
+    };
+    said.iter().map(split).collect()
+}
+
+/// The bound on unfinished jobs holds at this door, too.
+async fn room(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
+    let counts = ledger.counts().await?;
+    let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
+    if unfinished.map(|(_, n)| n).sum::<u64>() < cx.config.backlog_max {
+        return Ok(());
+    }
+    Err(CliError::conflict(format!(
+        "the backlog is at its bound of {} unfinished jobs",
+        cx.config.backlog_max
+    ))
+    .hint("try again later, or raise inbox.backlog_max in jobs.toml"))
+}
+
+/// Tells the answer; the job's id where it was taken.
+fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
+    let told = |id: &JobId, what: String| {
+        if cx.out.json && args.wait {
+            return Ok(*id);
+        }
+        if cx.out.json {
+            cx.out.document(&receipt(answer))?;
+        } else {
+            cx.out.line(&format!("{id}  {what}"))?;
+        }
+        Ok(*id)
+    };
+    match answer {
+        Answer::New { id, lane, due } => {
+            let when = if *due {
+                ""
+            } else {
+                ", its time hasn't come yet"
+            };
+            told(id, format!("new, in lane {}{when}", plain(lane)))
+        }
+        Answer::Same { id, differs } if differs.is_empty() => {
+            told(id, "the same again: nothing new was made".to_owned())
+        }
+        Answer::Same { id, differs } => told(
+            id,
+            format!(
+                "the same again: nothing new was made, and its options stay (asked otherwise: {})",
+                plain(&differs.join(", "))
+            ),
+        ),
+        Answer::Conflict { id, differs } => {
+            let at = if differs.is_empty() {
+                String::new()
+            } else {
+                format!(", which differs at {}", differs.join(", "))
+            };
+            Err(CliError::conflict(format!("the key is taken by job {id} with another payload{at}"))
+                .hint(format!("another job needs another key; `presswork jobs show {id}` shows the one that has it"))
+                .with("id", id)
+                .with("differs", differs))
+        }
+        Answer::Refused(refusal) => Err(refused(&args.kind, refusal)),
+    }
+}
+
+/// Tells a job's end; only a completed one is a good one.
+fn tell_end(cx: &Cx, answer: &Answer, job: &Job) -> Result<(), CliError> {
+    if !cx.out.json {
+        return end(cx, job);
+    }
+    let mut told = receipt(answer);
+    told["job"] = serde_json::to_value(job).map_err(std::io::Error::from)?;
+    cx.out.document(&told)?;
+    match job.state {
+        State::Completed => Ok(()),
+        // the document says it all
+        _ => Err(CliError::said(Exit::Failed)),
+    }
+}

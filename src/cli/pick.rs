@@ -1,0 +1,175 @@
+//! Which jobs a command is about: ids or a filter; and whether a person is sure of it.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::out::{CliError, Out};
+use crate::clock::Time;
+use crate::ledger::Filter;
+
+/// A filter over jobs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Which {
+    /// Only of this kind
+    #[arg(long, value_name = "KIND")]
+    pub kind: Option<String>,
+    /// Only of this lane
+    #[arg(long, value_name = "LANE")]
+    pub lane: Option<String>,
+    /// Only for this account
+    #[arg(long, value_name = "NAME")]
+    pub account: Option<String>,
+    /// Only of this tenant
+    #[arg(long, value_name = "NAME")]
+    pub tenant: Option<String>,
+}
+
+/// A filter over dead letters.
+#[derive(Args, Clone, Debug, Default)]
+pub struct WhichDead {
+    #[command(flatten)]
+    which: Which,
+    /// Only where the failure's code is TEXT or its message contains it
+    #[arg(long, value_name = "TEXT")]
+    error: Option<String>,
+    /// Only of this group (dead list --group shows them)
+    #[arg(long, value_name = "GROUP")]
+    fingerprint: Option<String>,
+    /// Only what died longer ago than this: 90s, 15m, 2h, 7d
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    older: Option<Duration>,
+    /// Only what died since then: 90s, 15m, 2h, 7d
+    #[arg(long, value_name = "SPAN", value_parser = span)]
+    newer: Option<Duration>,
+    /// At most so many, those that died last first
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: Option<u32>,
+}
+
+impl Which {
+    /// The ledger's filter of it, for any state.
+    pub fn filter(&self) -> Filter {
+        Filter {
+            kind: self.kind.clone(),
+            lane: self.lane.clone(),
+            account: self.account.clone(),
+            tenant: self.tenant.clone(),
+            ..Filter::default()
+        }
+    }
+}
+
+impl WhichDead {
+    /// Nothing narrows it (a limit doesn't).
+    pub fn is_empty(&self) -> bool {
+        let limit = self.limit.unwrap_or(0);
+        self.filter(Time::UNIX_EPOCH, 0)
+            == Filter {
+                limit,
+                ..Filter::default()
+            }
+    }
+
+    /// The ledger's filter of it at `now`; `most` when no limit is said.
+    pub fn filter(&self, now: Time, most: u32) -> Filter {
+        Filter {
+            error: self.error.clone(),
+            fingerprint: self.fingerprint.clone(),
+            before: self.older.map(|it| now - it),
+            after: self.newer.map(|it| now - it),
+            limit: self.limit.unwrap_or(most),
+            ..self.which.filter()
+        }
+    }
+}
+
+/// A span of time: a number and one of `s`, `m`, `h`, `d`, `w`.
+///
+/// # Errors
+/// When it isn't one, with what to write.
+pub fn span(text: &str) -> Result<Duration, String> {
+    let wrong =
+        || format!("`{text}` is no span of time; write a number and s, m, h, d or w, such as 2h");
+    let unit = text.chars().next_back().ok_or_else(wrong)?;
+    let factor = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        'w' => 604_800,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
+    let seconds = number
+        .checked_mul(factor)
+        .filter(|it| *it <= 36_500 * 86_400);
+    let seconds = seconds.ok_or_else(|| format!("`{text}` is longer than a hundred years"))?;
+    Ok(Duration::from_secs(seconds))
+}
+
+/// So many jobs at most are changed by one command that names them by a filter.
+pub const MOST: u32 = 10_000;
+
+/// Whether a person is there to be asked.
+pub fn can_ask(out: &Out) -> bool {
+    !out.json && out.terminal && std::io::stdin().is_terminal()
+}
+
+/// Asks a yes-or-no question; anything but a yes is a no.
+///
+/// # Errors
+/// When the answer can't be read.
+pub fn ask(question: &str) -> Result<bool, CliError> {
+    eprint!("{question} [y/N] ");
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes" | "Yes"))
+}
+
+/// Makes sure of a change to many: `yes` was said, or the person at the terminal says so now.
+///
+/// # Errors
+/// When neither.
+pub fn confirm(out: &Out, yes: bool, question: &str) -> Result<(), CliError> {
+    if yes {
+        return Ok(());
+    }
+    if !can_ask(out) {
+        return Err(
+            CliError::usage(format!("{question} Nothing was changed: this needs a yes"))
+                .hint("look with --dry-run, then say --yes"),
+        );
+    }
+    match ask(question)? {
+        true => Ok(()),
+        false => Err(CliError::conflict("nothing was changed")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_read_or_explained() {
+        assert_eq!(span("2h").unwrap(), Duration::from_secs(7_200));
+        assert_eq!(span("0s").unwrap(), Duration::ZERO);
+        for wrong in ["", "2", "h", "2 h", "-1d", "2ü", "99999999999999999999d"] {
+            assert!(span(wrong).unwrap_err().contains("such as 2h"), "{wrong}");
+        }
+        assert!(span("9999999w").unwrap_err().contains("hundred years"));
+    }
+
+    #[test]
+    fn a_limit_alone_narrows_nothing() {
+        let mut which = WhichDead {
+            limit: Some(5),
+            ..WhichDead::default()
+        };
+        assert!(which.is_empty());
+        which.older = Some(Duration::ZERO);
+        assert!(!which.is_empty());
+    }
+}

@@ -1,0 +1,87 @@
+//! `presswork sandbox`: a simulated internet.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::out::{CliError, Exit, Out, Tone};
+use crate::sandbox::{Options, Sandbox};
+
+const AFTER: &str = "\
+It never calls anything outside. What it really did stands in DIR/acts.jsonl, and on its page.
+A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]],
+[[fault:act_reset]] ... (`presswork dev` does so)
+
+Examples:
+  presswork sandbox
+  presswork sandbox --listen 127.0.0.1:0 --dir /tmp/sandbox --json
+  presswork sandbox --seed 7 --fault-rate 0.1     bends every tenth request, the same ones each time";
+
+/// Run the sandbox: OpenAI, Mastodon and Bluesky on this machine, as they would answer
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER)]
+pub struct Args {
+    /// Where to listen; port 0 takes any free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8090")]
+    listen: SocketAddr,
+    /// Where its log and the media live
+    #[arg(long, value_name = "DIR", default_value = ".presswork/sandbox")]
+    dir: PathBuf,
+    /// Makes the faults of --fault-rate the same each time
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+    /// The share of requests that are bent, 0 to 1
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, requires = "seed")]
+    fault_rate: f64,
+}
+
+/// Serves until it is stopped.
+///
+/// # Errors
+/// When it can't start.
+pub async fn run(out: Out, args: Args) -> Result<(), CliError> {
+    if !(0.0..=1.0).contains(&args.fault_rate) {
+        return Err(CliError::usage(format!(
+            "--fault-rate {} must lie between 0 and 1",
+            args.fault_rate
+        )));
+    }
+    let dir = args.dir.display().to_string();
+    let options = Options {
+        listen: args.listen,
+        dir: args.dir,
+        seed: args.seed,
+        fault_rate: args.fault_rate,
+    };
+    let started = Sandbox::start(options).await;
+    let sandbox = started.map_err(|e| CliError::new(Exit::Failed, format!("{e:#}")))?;
+    let url = sandbox.url();
+    if out.json {
+        out.json_line(&serde_json::json!({"url": url, "dir": dir}))?;
+    } else {
+        out.line(&format!("the sandbox: {}", out.paint(Tone::Strong, &url)))?;
+        out.line(&format!(
+            "what it really did: the page above, and {dir}/acts.jsonl"
+        ))?;
+        out.line("accounts for jobs.toml; any token that begins with `sandbox-` will do:")?;
+        for (name, platform, more) in ACCOUNTS {
+            out.line(&format!(
+                "  [accounts.{name}]\n  platform = \"{platform}\"\n  base_url = \"{url}/{platform}\"{more}\n  secret = {{ env = \"{}_SECRET\" }}",
+                name.to_uppercase()
+            ))?;
+        }
+        out.line("Ctrl-C ends it")?;
+    }
+    sandbox.wait().await;
+    Ok(())
+}
+
+/// Names, platforms, and what else their accounts need.
+const ACCOUNTS: [(&str, &str, &str); 3] = [
+    ("studio", "openai", ""),
+    ("alice", "mastodon", ""),
+    (
+        "bella",
+        "bluesky",
+        "\n  identifier = \"bella.sandbox.test\"",
+    ),
+];

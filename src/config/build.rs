@@ -1,0 +1,312 @@
+//! From what was said to what holds: defaults filled in, and what must fit together checked.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use url::{Host, Url};
+
+use crate::json::did_you_mean;
+use crate::retry::Policy;
+use crate::telemetry::{Format, check_level};
+
+use super::error::Place;
+use super::keys::{LANES, ROOM};
+use super::read::{Part, Reader, Said, shown_key};
+use super::types::{Account, Api, Config, KindSettings, Lane, Model, Store};
+
+const DAY: u64 = 86_400;
+
+impl<'a> Reader<'a> {
+    /// The whole configuration. It only holds when no error was noted.
+    pub(super) fn config(&mut self, origin: Option<&Path>) -> Config {
+        let daemon = self.part("daemon");
+        let state_dir = PathBuf::from(self.text_or_default(&daemon, "state_dir").value);
+        let (log, log_format) = self.log(&daemon);
+        let ledger = self.part("ledger");
+        let queue = self.part("queue");
+        let inbox = self.part("inbox");
+        let keep = self.part("keep");
+        let retry = self.part("retry");
+        let retry = self.policy(&retry, None);
+        let lanes = self.lanes();
+        Config {
+            origin: origin.map(Path::to_owned),
+            lease: Duration::from_secs(self.int_or_default(&daemon, "lease_s")),
+            drain: Duration::from_secs(self.int_or_default(&daemon, "drain_s")),
+            log,
+            log_format,
+            ledger: self
+                .address(&ledger, &["sqlite:", "postgres://", "postgresql://"])
+                .unwrap_or_else(|| Store::Sqlite(state_dir.join("ledger.sqlite"))),
+            queue: self
+                .address(&queue, &["memory:", "redis://", "rediss://"])
+                .unwrap_or(Store::Memory),
+            window: u32::try_from(self.int_or_default(&queue, "window"))
+                .expect("its bounds are below 2^32"),
+            api: self.api(),
+            require_key: self.bool(&inbox, "require_key"),
+            backlog_max: self.int_or_default(&inbox, "backlog_max"),
+            keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
+            keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
+            kinds: self.kinds(&lanes, retry),
+            retry,
+            lanes,
+            accounts: self.accounts(),
+            models: self.models(),
+            state_dir,
+            places: std::mem::take(&mut self.places),
+        }
+    }
+
+    /// `PRESSWORK_LOG` holds over `daemon.log`: it is for the one time that somebody looks closer.
+    fn log(&mut self, daemon: &Part<'a>) -> (String, Format) {
+        let path = "daemon.log";
+        let mut level = self.text_or_default(daemon, "log");
+        if let Some(value) = (self.env)("PRESSWORK_LOG").filter(|it| !it.is_empty()) {
+            let place = Place::Variable("PRESSWORK_LOG".to_owned());
+            self.places.insert(path.to_owned(), place.clone());
+            level = Said { value, place };
+        }
+        if let Err(message) = check_level(&level.value) {
+            self.wrong(&level.place, path, None, message);
+        }
+        let format = self.text_or_default(daemon, "log_format").value;
+        let format = format
+            .parse()
+            .expect("the table of keys has the words of the type, as a test shows");
+        (level.value, format)
+    }
+
+    fn api(&mut self) -> Api {
+        let part = self.part("api");
+        let token = self.secret(&part, "token");
+        let token_said = token.is_some() || self.places.contains_key("api.token");
+        let token = token.map(|it| self.long_enough("api.token", it));
+        let listen = self.text_or_default(&part, "listen");
+        if listen.value == "off" {
+            return Api {
+                listen: None,
+                token,
+            };
+        }
+        let said = Some(format!("{:?}", listen.value));
+        let address = listen.value.parse::<SocketAddr>();
+        match &address {
+            Err(_) => {
+                let port = listen
+                    .value
+                    .rsplit(':')
+                    .next()
+                    .and_then(|it| it.parse::<u16>().ok());
+                let port = port.unwrap_or(8787);
+                let message = format!(
+                    "an IP address and a port, such as \"127.0.0.1:{port}\" (\"0.0.0.0:{port}\" for every network), or \"off\""
+                );
+                self.wrong(&listen.place, "api.listen", said, message);
+            }
+            Ok(address) if !address.ip().to_canonical().is_loopback() && !token_said => {
+                let message = "beyond loopback it must be guarded: set the variable PRESSWORK_API_TOKEN, or api.token = { env = \"NAME\" }, or listen on 127.0.0.1";
+                self.wrong(&listen.place, "api.listen", said, message);
+            }
+            Ok(_) => {}
+        }
+        Api {
+            listen: address.ok(),
+            token,
+        }
+    }
+
+    /// A policy, whole, when any of it is said; the rest is `base`'s, else the built-in one.
+    fn policy(&mut self, part: &Part<'a>, base: Option<Policy>) -> Option<Policy> {
+        let attempts = self.small(part, "attempts");
+        let base_ms = self.int(part, "base_ms");
+        let cap_ms = self.int(part, "cap_ms");
+        if attempts.is_none() && base_ms.is_none() && cap_ms.is_none() {
+            return None;
+        }
+        let base = base.unwrap_or_default();
+        let policy = Policy {
+            attempts_max: attempts.unwrap_or(base.attempts_max),
+            base_ms: base_ms.as_ref().map_or(base.base_ms, |it| it.value),
+            cap_ms: cap_ms.as_ref().map_or(base.cap_ms, |it| it.value),
+        };
+        if policy.cap_ms < policy.base_ms {
+            let message = format!(
+                "at least base_ms, which is {}, because no wait is wider than cap_ms",
+                policy.base_ms
+            );
+            let place = cap_ms.or(base_ms).map_or(part.place.clone(), |it| it.place);
+            let said = Some(policy.cap_ms.to_string());
+            self.wrong(&place, format!("{}.cap_ms", part.path), said, message);
+        }
+        Some(policy)
+    }
+
+    fn lanes(&mut self) -> BTreeMap<String, Lane> {
+        let mut lanes: BTreeMap<String, Lane> = LANES
+            .into_iter()
+            .map(|(name, concurrency)| {
+                (
+                    name.to_owned(),
+                    Lane {
+                        concurrency,
+                        room: ROOM,
+                    },
+                )
+            })
+            .collect();
+        for part in self.parts("lanes") {
+            let concurrency = self.small(&part, "concurrency");
+            let said = self.small(&part, "room");
+            let lane = lanes.entry(part.name.to_owned()).or_insert(Lane {
+                concurrency: None,
+                room: ROOM,
+            });
+            lane.concurrency = concurrency.or(lane.concurrency);
+            lane.room = said.unwrap_or(lane.room);
+        }
+        lanes
+    }
+
+    fn kinds(
+        &mut self,
+        lanes: &BTreeMap<String, Lane>,
+        retry: Option<Policy>,
+    ) -> BTreeMap<String, KindSettings> {
+        let mut kinds = BTreeMap::new();
+        for part in self.parts("kinds") {
+            let lane = self.text(&part, "lane");
+            if let Some(lane) = &lane
+                && !lanes.contains_key(&lane.value)
+            {
+                let known = lanes.keys().map(String::as_str);
+                let message = match did_you_mean(&lane.value, known.clone()) {
+                    near if near.is_empty() => format!(
+                        "no such lane; add [lanes.{}], or take one of {}",
+                        shown_key(&lane.value),
+                        known.collect::<Vec<_>>().join(", ")
+                    ),
+                    near => format!("no such lane{near}"),
+                };
+                let said = Some(format!("{:?}", lane.value));
+                self.wrong(&lane.place, format!("{}.lane", part.path), said, message);
+            }
+            let settings = KindSettings {
+                lane: lane.map(|it| it.value),
+                retry: self.policy(&part, retry),
+                timeout_s: self.small(&part, "timeout_s"),
+                age_max_s: self.small(&part, "age_max_s"),
+                resend_times: self.small(&part, "resend_times"),
+            };
+            kinds.insert(part.name.to_owned(), settings);
+        }
+        kinds
+    }
+
+    fn accounts(&mut self) -> BTreeMap<String, Account> {
+        let mut accounts = BTreeMap::new();
+        for part in self.parts("accounts") {
+            let platform = self.text(&part, "platform").map(|it| it.value);
+            let base_url = self.base_url(&part, platform.as_deref());
+            let identifier = self.text(&part, "identifier").map(|it| it.value);
+            let secret = self.secret(&part, "secret").map(|it| it.value);
+            if platform.is_none() {
+                self.missing(&part, "platform", "write one of openai, mastodon, bluesky");
+            }
+            if platform.as_deref() == Some("bluesky") && identifier.is_none() {
+                let advice = "Bluesky asks for the handle or DID: identifier = \"ada.example.com\"";
+                self.missing(&part, "identifier", advice);
+            }
+            if secret.is_none() {
+                let advice = "write secret = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
+                self.missing(&part, "secret", advice);
+            }
+            if let (Some(platform), Some(base_url), Some(secret)) = (platform, base_url, secret) {
+                let account = Account {
+                    platform,
+                    base_url,
+                    identifier,
+                    secret,
+                };
+                accounts.insert(part.name.to_owned(), account);
+            }
+        }
+        accounts
+    }
+
+    fn base_url(&mut self, part: &Part<'a>, platform: Option<&str>) -> Option<Url> {
+        let said = self.text(part, "base_url");
+        let Some(said) = said else {
+            let text = match platform? {
+                "openai" => "https://api.openai.com/v1",
+                "bluesky" => "https://bsky.social",
+                _ => {
+                    let advice =
+                        "write the server's address: base_url = \"https://mastodon.example\"";
+                    self.missing(part, "base_url", advice);
+                    return None;
+                }
+            };
+            return Some(
+                Url::parse(text).expect("the built-in addresses are URLs, as a test shows"),
+            );
+        };
+        let wrong = match Url::parse(&said.value) {
+            Err(_) => "an address such as \"https://example.com\"",
+            Ok(url) if !matches!(url.scheme(), "http" | "https") => "begins with https://",
+            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+                "holds a user or password; only `secret` says who it is"
+            }
+            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
+                "ends before `?` and `#`; paths are added to it"
+            }
+            Ok(url) if url.scheme() == "http" && !nearby(&url) => {
+                "https://, because the account's secret would travel in clear; http:// is for this machine and private networks"
+            }
+            Ok(url) => return Some(url),
+        };
+        self.wrong(&said.place, format!("{}.base_url", part.path), None, wrong);
+        None
+    }
+
+    fn models(&mut self) -> BTreeMap<String, Model> {
+        let mut models = BTreeMap::new();
+        for part in self.parts("models") {
+            let mut price = |key: &str| {
+                let said = self.int(&part, key).map(|it| it.value);
+                if said.is_none() {
+                    self.missing(
+                        &part,
+                        key,
+                        "write the price of a million tokens in millionths of a US dollar, or 0",
+                    );
+                }
+                said.unwrap_or(0)
+            };
+            let model = Model {
+                input_micros_per_mtok: price("input_micros_per_mtok"),
+                output_micros_per_mtok: price("output_micros_per_mtok"),
+            };
+            models.insert(part.name.to_owned(), model);
+        }
+        models
+    }
+}
+
+/// Whether a server is this machine or on a private network: by its address, or by a name that
+/// the public DNS doesn't have.
+fn nearby(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local(),
+        Some(Host::Domain(name)) => {
+            !name.contains('.')
+                || [".localhost", ".local", ".internal", ".test"]
+                    .iter()
+                    .any(|it| name.ends_with(it))
+        }
+        None => false,
+    }
+}

@@ -1,0 +1,125 @@
+//! What holds, key by key, and who said so: for `presswork check`. Secrets are never shown.
+
+use crate::json::did_you_mean;
+use crate::telemetry::redact::HIDDEN;
+
+use super::error::{ConfigError, Place};
+use super::read::shown_key;
+use super::secret::shown;
+use super::types::Config;
+
+impl Config {
+    /// Every key that holds: its path, its value (secrets as `***`), and where it was said
+    /// (`jobs.toml:3:11`, a variable's name, or `default`).
+    pub fn effective(&self) -> Vec<(String, String, String)> {
+        let mut all = self.fixed();
+        for (name, lane) in &self.lanes {
+            let path = format!("lanes.{}", shown_key(name));
+            let concurrency = lane
+                .concurrency
+                .map_or("no limit".to_owned(), |it| it.to_string());
+            all.push((format!("{path}.concurrency"), concurrency));
+            all.push((format!("{path}.room"), lane.room.to_string()));
+        }
+        for (name, kind) in &self.kinds {
+            let path = format!("kinds.{}", shown_key(name));
+            let mut put = |key: &str, value: Option<String>| {
+                all.extend(value.map(|it| (format!("{path}.{key}"), it)));
+            };
+            put("lane", kind.lane.clone());
+            put("attempts", kind.retry.map(|it| it.attempts_max.to_string()));
+            put("base_ms", kind.retry.map(|it| it.base_ms.to_string()));
+            put("cap_ms", kind.retry.map(|it| it.cap_ms.to_string()));
+            put("timeout_s", kind.timeout_s.map(|it| it.to_string()));
+            put("age_max_s", kind.age_max_s.map(|it| it.to_string()));
+            put("resend_times", kind.resend_times.map(|it| it.to_string()));
+        }
+        for (name, account) in &self.accounts {
+            let path = format!("accounts.{}", shown_key(name));
+            all.push((format!("{path}.platform"), account.platform.clone()));
+            all.push((format!("{path}.base_url"), account.base_url.to_string()));
+            let identifier = account.identifier.clone();
+            all.extend(identifier.map(|it| (format!("{path}.identifier"), it)));
+            all.push((format!("{path}.secret"), HIDDEN.to_owned()));
+        }
+        for (name, model) in &self.models {
+            let path = format!("models.{}", shown_key(name));
+            let (input, output) = (model.input_micros_per_mtok, model.output_micros_per_mtok);
+            all.push((format!("{path}.input_micros_per_mtok"), input.to_string()));
+            all.push((format!("{path}.output_micros_per_mtok"), output.to_string()));
+        }
+        all.into_iter()
+            .map(|(key, value)| {
+                let said = self.said_at(&key);
+                (key, value, said)
+            })
+            .collect()
+    }
+
+    fn fixed(&self) -> Vec<(String, String)> {
+        let days = |it: std::time::Duration| (it.as_secs() / 86_400).to_string();
+        let listen = self
+            .api
+            .listen
+            .map_or("off".to_owned(), |it| it.to_string());
+        let token = self.api.token.as_ref().map_or("none", |_| HIDDEN);
+        let mut all = vec![
+            ("daemon.state_dir", self.state_dir.display().to_string()),
+            ("daemon.lease_s", self.lease.as_secs().to_string()),
+            ("daemon.drain_s", self.drain.as_secs().to_string()),
+            ("daemon.log", self.log.clone()),
+            ("daemon.log_format", self.log_format.to_string()),
+            ("ledger.url", shown(&self.ledger)),
+            ("queue.url", shown(&self.queue)),
+            ("queue.window", self.window.to_string()),
+            ("api.listen", listen),
+            ("api.token", token.to_owned()),
+            ("inbox.require_key", self.require_key.to_string()),
+            ("inbox.backlog_max", self.backlog_max.to_string()),
+            ("keep.finished_days", days(self.keep_finished)),
+            ("keep.keys_days", days(self.keep_keys)),
+        ];
+        if let Some(retry) = self.retry {
+            all.push(("retry.attempts", retry.attempts_max.to_string()));
+            all.push(("retry.base_ms", retry.base_ms.to_string()));
+            all.push(("retry.cap_ms", retry.cap_ms.to_string()));
+        }
+        all.into_iter()
+            .map(|(key, value)| (key.to_owned(), value))
+            .collect()
+    }
+
+    fn said_at(&self, key: &str) -> String {
+        let file = self
+            .origin
+            .as_ref()
+            .map_or("configuration".to_owned(), |it| it.display().to_string());
+        match self.places.get(key) {
+            Some(Place::File { line, column }) => format!("{file}:{line}:{column}"),
+            Some(Place::Variable(name)) => name.clone(),
+            Some(Place::Nowhere) | None => "default".to_owned(),
+        }
+    }
+
+    /// The kinds of `[kinds]` that the program doesn't know.
+    pub fn check_kinds(&self, known: &[&str]) -> Vec<ConfigError> {
+        let unknown = self.kinds.keys().filter(|it| !known.contains(&it.as_str()));
+        unknown
+            .map(|name| {
+                let key = format!("kinds.{}", shown_key(name));
+                let message = match did_you_mean(name, known.iter().copied()) {
+                    near if near.is_empty() => {
+                        format!("unknown kind; there are {}", known.join(", "))
+                    }
+                    near => format!("unknown kind{near}"),
+                };
+                ConfigError {
+                    place: self.places.get(&key).cloned().unwrap_or(Place::Nowhere),
+                    key,
+                    said: None,
+                    message,
+                }
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,410 @@
+//! Every key of `jobs.toml`: its type, bounds, default and why. The reader knows no others.
+//!
+//! Scalars of the fixed sections can be said by the environment too, which then holds over the
+//! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
+
+/// What a key takes.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// A whole number within bounds, both allowed.
+    Int(Bounds),
+    /// `true` or `false`.
+    Bool {
+        /// What holds when nothing is said.
+        default: bool,
+    },
+    /// A string.
+    Text {
+        /// What holds when nothing is said.
+        default: Option<&'static str>,
+    },
+    /// One of these words.
+    Word {
+        /// The words.
+        of: &'static [&'static str],
+        /// What holds when nothing is said.
+        default: Option<&'static str>,
+    },
+    /// A secret: by reference only.
+    Secret,
+    /// A store's URL: literal while it holds no password, else by reference.
+    Address {
+        /// What holds when nothing is said.
+        default: &'static str,
+    },
+}
+
+/// The bounds of a number, and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// The smallest that is allowed.
+    pub min: u64,
+    /// Why not less: ", because ...".
+    pub low: &'static str,
+    /// The largest that is allowed.
+    pub max: u64,
+    /// Why not more: ", because ...".
+    pub high: &'static str,
+    /// What holds when nothing is said.
+    pub default: Option<u64>,
+}
+
+/// A key.
+#[derive(Clone, Copy, Debug)]
+pub struct Key {
+    /// Its name; durations carry their unit: `_s`, `_ms`, `_days`.
+    pub name: &'static str,
+    /// What it takes.
+    pub shape: Shape,
+}
+
+/// A section.
+#[derive(Clone, Copy, Debug)]
+pub struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// Whether it has a table for each name: `[lanes.NAME]`.
+    pub by_name: bool,
+    /// Whether the environment may say its keys.
+    pub overlay: bool,
+    /// Its keys.
+    pub keys: &'static [Key],
+}
+
+impl Section {
+    /// The key of this name.
+    pub fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|it| it.name == name)
+    }
+
+    /// The variable that says a key, in sections where the environment may.
+    pub fn variable(&self, key: &str) -> Option<String> {
+        let name = format!("PRESSWORK_{}_{key}", self.name).to_ascii_uppercase();
+        self.overlay.then_some(name)
+    }
+}
+
+/// Variables that aren't keys: the file; crash points; the log's level for a while (holds over
+/// `daemon.log`); where official descriptions are, for tests.
+pub const OTHER_VARIABLES: [&str; 4] = [
+    "PRESSWORK_CONFIG",
+    "PRESSWORK_CRASH",
+    "PRESSWORK_LOG",
+    "PRESSWORK_SPECS",
+];
+
+/// The platforms that accounts can be of.
+pub const PLATFORMS: [&str; 3] = ["openai", "mastodon", "bluesky"];
+
+/// The room of a lane that says none.
+pub const ROOM: u32 = 256;
+
+/// The lanes that are always there, with their concurrency.
+pub const LANES: [(&str, Option<u32>); 4] = [
+    ("default", None),
+    ("openai", Some(8)),
+    ("mastodon", Some(4)),
+    ("bluesky", Some(4)),
+];
+
+const fn int(
+    name: &'static str,
+    (min, low): (u64, &'static str),
+    (max, high): (u64, &'static str),
+    default: Option<u64>,
+) -> Key {
+    let bounds = Bounds {
+        min,
+        low,
+        max,
+        high,
+        default,
+    };
+    Key {
+        name,
+        shape: Shape::Int(bounds),
+    }
+}
+
+const fn key(name: &'static str, shape: Shape) -> Key {
+    Key { name, shape }
+}
+
+const TEXT: Shape = Shape::Text { default: None };
+
+const fn attempts() -> Key {
+    let low = ", because the first one counts";
+    let high = ", because what failed a hundred times won't work by itself";
+    int("attempts", (1, low), (100, high), None)
+}
+
+const fn base_ms() -> Key {
+    let low = ", because no wait at all is a storm";
+    let high = " (a day), because it is the wait after the very first failure";
+    int("base_ms", (1, low), (86_400_000, high), None)
+}
+
+const fn cap_ms() -> Key {
+    let low = ", because no wait at all is a storm";
+    let high = " (a week), because jobs grow no older by default";
+    int("cap_ms", (1, low), (604_800_000, high), None)
+}
+
+const DAYS_LOW: &str = ", because people look for a job on the day after";
+const DAYS_HIGH: &str = " (ten years), because everything kept is read by every backup";
+const PRICE_LOW: &str = ", because a price can't be negative";
+const PRICE_HIGH: &str = " (a million dollars); the unit is millionths of a dollar";
+
+/// Every section, in the order of `jobs.toml`.
+pub const SECTIONS: &[Section] = &[
+    Section {
+        name: "daemon",
+        by_name: false,
+        overlay: true,
+        keys: &[
+            key(
+                "state_dir",
+                Shape::Text {
+                    default: Some(".presswork"),
+                },
+            ),
+            int(
+                "lease_s",
+                (1, ", because heartbeats come every third of it"),
+                (3_600, ", because a dead host's jobs wait that long"),
+                Some(30),
+            ),
+            int(
+                "drain_s",
+                (0, ""),
+                (
+                    3_600,
+                    ", because a stop that takes longer is killed by what asked for it",
+                ),
+                Some(25),
+            ),
+            key(
+                "log",
+                Shape::Text {
+                    default: Some("info"),
+                },
+            ),
+            key(
+                "log_format",
+                Shape::Word {
+                    of: &["auto", "json", "human"],
+                    default: Some("auto"),
+                },
+            ),
+        ],
+    },
+    Section {
+        name: "ledger",
+        by_name: false,
+        overlay: true,
+        keys: &[key("url", Shape::Address { default: "" })],
+    },
+    Section {
+        name: "queue",
+        by_name: false,
+        overlay: true,
+        keys: &[
+            key("url", Shape::Address { default: "memory:" }),
+            int(
+                "window",
+                (1, ", because an empty window dispatches nothing"),
+                (
+                    1_000_000,
+                    ", because the queue is a hint that must stay small",
+                ),
+                Some(10_000),
+            ),
+        ],
+    },
+    Section {
+        name: "api",
+        by_name: false,
+        overlay: true,
+        keys: &[
+            key(
+                "listen",
+                Shape::Text {
+                    default: Some("127.0.0.1:8787"),
+                },
+            ),
+            key("token", Shape::Secret),
+        ],
+    },
+    Section {
+        name: "inbox",
+        by_name: false,
+        overlay: true,
+        keys: &[
+            key("require_key", Shape::Bool { default: false }),
+            int(
+                "backlog_max",
+                (1, ", because otherwise nothing is accepted"),
+                (1_000_000_000, ", because a bound that is never met is none"),
+                Some(1_000_000),
+            ),
+        ],
+    },
+    Section {
+        name: "keep",
+        by_name: false,
+        overlay: true,
+        keys: &[
+            int("finished_days", (1, DAYS_LOW), (3_650, DAYS_HIGH), Some(30)),
+            int(
+                "keys_days",
+                (1, ", because a producer repeats what it isn't sure of"),
+                (3_650, DAYS_HIGH),
+                Some(30),
+            ),
+        ],
+    },
+    Section {
+        name: "retry",
+        by_name: false,
+        overlay: false,
+        keys: &[attempts(), base_ms(), cap_ms()],
+    },
+    Section {
+        name: "lanes",
+        by_name: true,
+        overlay: false,
+        keys: &[
+            int(
+                "concurrency",
+                (1, "; to stop a lane, `presswork lanes pause` it"),
+                (100_000, ", because no platform lets more through"),
+                None,
+            ),
+            int(
+                "room",
+                (1, "; to stop a lane, `presswork lanes pause` it"),
+                (100_000, ", because each takes memory and a socket"),
+                Some(ROOM as u64),
+            ),
+        ],
+    },
+    Section {
+        name: "kinds",
+        by_name: true,
+        overlay: false,
+        keys: &[
+            key("lane", TEXT),
+            attempts(),
+            base_ms(),
+            cap_ms(),
+            int(
+                "timeout_s",
+                (1, ", because no attempt ends in no time"),
+                (
+                    86_400,
+                    " (a day), because a stuck attempt holds its place in the lane",
+                ),
+                None,
+            ),
+            int(
+                "age_max_s",
+                (1, ", because older jobs are buried as expired"),
+                (
+                    31_536_000,
+                    " (a year), because a job that waits longer was forgotten",
+                ),
+                None,
+            ),
+            int(
+                "resend_times",
+                (0, ""),
+                (10, ", because each may be paid for once more"),
+                None,
+            ),
+        ],
+    },
+    Section {
+        name: "accounts",
+        by_name: true,
+        overlay: false,
+        keys: &[
+            key(
+                "platform",
+                Shape::Word {
+                    of: &PLATFORMS,
+                    default: None,
+                },
+            ),
+            key("base_url", TEXT),
+            key("identifier", TEXT),
+            key("secret", Shape::Secret),
+        ],
+    },
+    Section {
+        name: "models",
+        by_name: true,
+        overlay: false,
+        keys: &[
+            int(
+                "input_micros_per_mtok",
+                (0, PRICE_LOW),
+                (1_000_000_000_000, PRICE_HIGH),
+                None,
+            ),
+            int(
+                "output_micros_per_mtok",
+                (0, PRICE_LOW),
+                (1_000_000_000_000, PRICE_HIGH),
+                None,
+            ),
+        ],
+    },
+];
+
+/// The section of this name, one of [`SECTIONS`].
+pub fn section(name: &str) -> &'static Section {
+    SECTIONS
+        .iter()
+        .find(|it| it.name == name)
+        .expect("the reader asks for sections of the table, as a test shows")
+}
+
+/// Every variable that the configuration reads.
+pub fn variables() -> impl Iterator<Item = String> {
+    SECTIONS
+        .iter()
+        .flat_map(|section| {
+            section
+                .keys
+                .iter()
+                .filter_map(|key| section.variable(key.name))
+        })
+        .chain(OTHER_VARIABLES.map(str::to_owned))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_within_their_bounds() {
+        for key in SECTIONS.iter().flat_map(|it| it.keys) {
+            if let Shape::Int(Bounds {
+                min,
+                max,
+                default: Some(default),
+                ..
+            }) = key.shape
+            {
+                assert!((min..=max).contains(&default), "{}", key.name);
+            }
+        }
+    }
+
+    #[test]
+    fn variables_are_of_the_fixed_sections() {
+        let all: Vec<String> = variables().collect();
+        assert!(all.contains(&"PRESSWORK_DAEMON_LEASE_S".to_owned()));
+        assert!(!all.iter().any(|it| it.starts_with("PRESSWORK_LANES")));
+    }
+}

@@ -1,0 +1,237 @@
+//! Secrets: by reference only, resolved once, registered with the redactor, never shown.
+
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use secrecy::{ExposeSecret as _, SecretString};
+use toml::de::DeValue;
+use url::Url;
+
+use crate::json::did_you_mean;
+use crate::telemetry::redact;
+
+use super::read::{Env, Part, Raw, Reader, Said};
+use super::types::Store;
+
+/// The shortest secret: shorter ones can be guessed, and can't be hidden in a log without hiding
+/// ordinary words.
+const SECRET_MIN: usize = 8;
+/// The longest, in bytes.
+const SECRET_MAX: u64 = 64 * 1024;
+
+const FORMS: &str = "{ env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
+
+impl<'a> Reader<'a> {
+    /// A secret by reference, resolved. What the environment's overlay says is a reference too.
+    pub(super) fn secret(&mut self, part: &Part<'a>, key: &str) -> Option<Said<SecretString>> {
+        let said = self.raw(part, key)?;
+        let path = format!("{}.{key}", part.path);
+        let found = match said.value {
+            Raw::Variable(text) => checked(text),
+            Raw::Toml(DeValue::Table(_)) => reference(&said.value, self.env).and_then(checked),
+            Raw::Toml(_) => Err(format!(
+                "a secret doesn't stand in the file, where backups and repositories find it; write {FORMS}, and replace the secret if this file was shared"
+            )),
+        };
+        match found {
+            Ok(value) => {
+                redact::register(&value);
+                let place = said.place;
+                Some(Said { value, place })
+            }
+            Err(message) => {
+                self.wrong(&said.place, path, None, message);
+                None
+            }
+        }
+    }
+
+    /// A store's address: literal while it holds no password, else by reference.
+    pub(super) fn address(&mut self, part: &Part<'a>, schemes: &[&str]) -> Option<Store> {
+        let said = self.raw(part, "url")?;
+        let (text, literal) = match &said.value {
+            Raw::Toml(DeValue::Table(_)) => (reference(&said.value, self.env), false),
+            Raw::Toml(DeValue::String(text)) => (Ok(text.to_string()), true),
+            Raw::Variable(text) => (Ok(text.clone()), false),
+            Raw::Toml(_) => (Err(format!("a URL in quotes, or {FORMS}")), true),
+        };
+        let path = format!("{}.url", part.path);
+        match text.and_then(|text| store(text.trim(), schemes, literal)) {
+            Ok(store) => Some(store),
+            Err(message) => {
+                self.wrong(&said.place, path, None, message);
+                None
+            }
+        }
+    }
+
+    /// Whether a token is good enough to guard a door.
+    pub(super) fn long_enough(&mut self, path: &str, said: Said<SecretString>) -> SecretString {
+        const LEAST: usize = 16;
+        if said.value.expose_secret().len() < LEAST {
+            let message = format!(
+                "at least {LEAST} characters, because a shorter one can be guessed; `openssl rand -hex 24` makes one"
+            );
+            self.wrong(&said.place, path, None, message);
+        }
+        said.value
+    }
+}
+
+/// The value that a reference names.
+fn reference(said: &Raw<'_>, env: Env<'_>) -> Result<String, String> {
+    let Raw::Toml(DeValue::Table(table)) = said else {
+        return Err(format!("write {FORMS}"));
+    };
+    let mut members = table.iter();
+    let (Some((how, what)), None) = (members.next(), members.next()) else {
+        return Err(format!("names one source; write {FORMS}"));
+    };
+    let how: &str = how.get_ref();
+    let Some(what) = what.get_ref().as_str().filter(|it| !it.is_empty()) else {
+        return Err(format!("`{how}` takes a name in quotes; write {FORMS}"));
+    };
+    match how {
+        "env" => env(what)
+            .filter(|it| !it.is_empty())
+            .ok_or_else(|| format!("the variable {what} isn't set, or is empty")),
+        "file" => from_file(Path::new(what)),
+        "credential" if what.contains('/') => {
+            Err(format!("`{what}` is a credential's name, without a path"))
+        }
+        "credential" => match env("CREDENTIALS_DIRECTORY") {
+            Some(folder) => from_file(&PathBuf::from(folder).join(what)),
+            None => Err(format!(
+                "$CREDENTIALS_DIRECTORY isn't set: run it by systemd with LoadCredential={what}:PATH, or write {{ env = \"NAME\" }} or {{ file = \"path\" }}"
+            )),
+        },
+        other => {
+            let near = did_you_mean(other, ["env", "file", "credential"]);
+            Err(format!(
+                "`{other}` is no source of secrets; write {FORMS}{near}"
+            ))
+        }
+    }
+}
+
+fn from_file(path: &Path) -> Result<String, String> {
+    let told = |e: std::io::Error| format!("{} can't be read: {e}", path.display());
+    let file = std::fs::File::open(path).map_err(told)?;
+    let mut text = String::new();
+    file.take(SECRET_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(told)?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(format!("{} is empty", path.display())),
+        it => Ok(it.to_owned()),
+    }
+}
+
+fn checked(text: String) -> Result<SecretString, String> {
+    if text.len() < SECRET_MIN {
+        return Err(format!(
+            "what it names is shorter than {SECRET_MIN} characters: too short to be kept secret"
+        ));
+    }
+    if SECRET_MAX < text.len() as u64 {
+        return Err(format!("what it names is longer than {SECRET_MAX} bytes"));
+    }
+    match text.chars().any(char::is_control) || text.trim() != text {
+        true => Err(
+            "what it names holds a line break, a control character, or blanks around it".to_owned(),
+        ),
+        false => Ok(SecretString::from(text)),
+    }
+}
+
+/// A store of one of `schemes`. Errors never show the text: it may hold a password.
+fn store(text: &str, schemes: &[&str], literal: bool) -> Result<Store, String> {
+    let known = schemes.join(", ");
+    let scheme = schemes.iter().find(|it| text.starts_with(**it));
+    let Some(scheme) = scheme else {
+        let scheme = text.split_once(':').map_or("", |it| it.0);
+        let word = |it: &&str| it.len() <= 12 && it.chars().all(|c| c.is_ascii_lowercase());
+        let names = schemes.iter().map(|it| it.trim_end_matches([':', '/']));
+        let near = did_you_mean(scheme, names);
+        return Err(match Some(scheme).filter(word) {
+            Some("") | None => format!("a URL that begins with {known}"),
+            Some(it) => format!("`{it}:` is no store that it can be; it begins with {known}{near}"),
+        });
+    };
+    match *scheme {
+        "memory:" if text == "memory:" => Ok(Store::Memory),
+        "memory:" => Err("`memory:` takes nothing after it".to_owned()),
+        "sqlite:" => match text["sqlite:".len()..].trim_start_matches("//") {
+            "" | ":memory:" => Err(
+                "a SQLite ledger is a file, or it forgets every job at the end: sqlite:.presswork/ledger.sqlite".to_owned(),
+            ),
+            path if path.contains('?') => Err("sqlite: takes a path and no options".to_owned()),
+            path => Ok(Store::Sqlite(PathBuf::from(path))),
+        },
+        _ => server(text, literal),
+    }
+}
+
+fn server(text: &str, literal: bool) -> Result<Store, String> {
+    let url = Url::parse(text).map_err(|e| format!("is no URL: {e}"))?;
+    let said =
+        |name: &str| name.eq_ignore_ascii_case("password") || name.eq_ignore_ascii_case("pass");
+    let query: Vec<String> = url
+        .query_pairs()
+        .filter(|(name, _)| said(name))
+        .map(|(_, value)| value.into_owned())
+        .collect();
+    if literal && (url.password().is_some() || !query.is_empty()) {
+        return Err(
+            "the URL holds a password, which doesn't stand in the file; write url = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" } and put the URL there".to_owned(),
+        );
+    }
+    let public = [
+        url.username(),
+        url.path().trim_start_matches('/'),
+        url.scheme(),
+        "presswork",
+    ];
+    for password in url
+        .password()
+        .into_iter()
+        .chain(query.iter().map(String::as_str))
+    {
+        // a password that equals the user's or database's name would blank that word in every line
+        if !public.contains(&password) && SECRET_MIN <= password.len() {
+            redact::register(&SecretString::from(password));
+            let decoded = decoded(password);
+            redact::register(&SecretString::from(decoded));
+        }
+    }
+    Ok(Store::Server(SecretString::from(text)))
+}
+
+/// Percent-decoded, as the driver sends it. `+` stays: in a URL's authority it is no blank.
+fn decoded(text: &str) -> String {
+    let pair = format!("p={}", text.replace('+', "%2B"));
+    url::form_urlencoded::parse(pair.as_bytes())
+        .next()
+        .map_or_else(String::new, |(_, value)| value.into_owned())
+}
+
+/// An address for people: no user, no password, no options.
+pub(super) fn shown(store: &Store) -> String {
+    match store {
+        Store::Memory => "memory:".to_owned(),
+        Store::Sqlite(path) => format!("sqlite:{}", path.display()),
+        Store::Server(url) => match Url::parse(url.expose_secret()) {
+            Ok(url) => {
+                let user = if url.username().is_empty() && url.password().is_none() {
+                    ""
+                } else {
+                    "***@"
+                };
+                let host = url.host_str().unwrap_or_default();
+                let port = url.port().map(|it| format!(":{it}")).unwrap_or_default();
+                format!("{}://{user}{host}{port}{}", url.scheme(), url.path())
+            }
+            Err(_) => redact::HIDDEN.to_owned(),
+        },
+    }
+}

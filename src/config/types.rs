@@ -1,0 +1,125 @@
+//! What the daemon runs by.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use secrecy::SecretString;
+use url::Url;
+
+use crate::retry::Policy;
+use crate::telemetry::Format;
+
+use super::error::Place;
+
+/// What the daemon runs by. A snapshot: a reload makes another one.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it was read from, for people; `None` for the built-in defaults.
+    pub origin: Option<PathBuf>,
+    /// Where each key was said, by its path; what isn't here is a default.
+    pub places: BTreeMap<String, Place>,
+    /// The host's own files: lock, SQLite, sandbox log.
+    pub state_dir: PathBuf,
+    /// The log's level: `info`, or `info,presswork::engine=debug`.
+    pub log: String,
+    /// How log lines look.
+    pub log_format: Format,
+    /// The ledger.
+    pub ledger: Store,
+    /// The queue.
+    pub queue: Store,
+    /// The lease of a run; heartbeats come every third of it.
+    pub lease: Duration,
+    /// How long a drain waits for running jobs.
+    pub drain: Duration,
+    /// The ids that the queue holds of a lane at most.
+    pub window: u32,
+    /// The HTTP API.
+    pub api: Api,
+    /// Envelopes without a key are refused.
+    pub require_key: bool,
+    /// Unfinished jobs that intake accepts at most, before it answers "full".
+    pub backlog_max: u64,
+    /// How long finished jobs are kept.
+    pub keep_finished: Duration,
+    /// How long idempotency keys are kept after their job's end.
+    pub keep_keys: Duration,
+    /// The policy of kinds that `[kinds]` gives none; `None`: each kind's own.
+    pub retry: Option<Policy>,
+    /// By lane. `default` is always there.
+    pub lanes: BTreeMap<String, Lane>,
+    /// By kind: only what differs from the kind's own defaults.
+    pub kinds: BTreeMap<String, KindSettings>,
+    /// By name.
+    pub accounts: BTreeMap<String, Account>,
+    /// Prices by model, for the recorded cost.
+    pub models: BTreeMap<String, Model>,
+}
+
+/// A store's address.
+#[derive(Clone, Debug)]
+pub enum Store {
+    /// `memory:`, of the queue only.
+    Memory,
+    /// A SQLite file, of the ledger only.
+    Sqlite(PathBuf),
+    /// A URL with its secrets: `postgres://`, `redis://`, `rediss://`.
+    Server(SecretString),
+}
+
+/// The HTTP API.
+#[derive(Clone, Debug)]
+pub struct Api {
+    /// Where it listens. `None`: not at all.
+    pub listen: Option<SocketAddr>,
+    /// The bearer token that guards it. Without one it listens on loopback only.
+    pub token: Option<SecretString>,
+}
+
+/// A lane: a named line of ready jobs with its own limits.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lane {
+    /// Jobs of it that run at once, across all hosts. `None`: no limit but `room`.
+    pub concurrency: Option<u32>,
+    /// Jobs of it that run at once on this host.
+    pub room: u32,
+}
+
+/// What a file says of a kind.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct KindSettings {
+    /// Its lane.
+    pub lane: Option<String>,
+    /// Its policy, whole: what the file leaves out comes from `[retry]`.
+    pub retry: Option<Policy>,
+    /// Seconds an attempt may take.
+    pub timeout_s: Option<u32>,
+    /// Seconds a job may grow old.
+    pub age_max_s: Option<u32>,
+    /// Class P: sends after an unknown answer (`never` is 0).
+    pub resend_times: Option<u32>,
+}
+
+/// An account of a platform.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// `openai`, `mastodon`, `bluesky`.
+    pub platform: String,
+    /// Where it is reached.
+    pub base_url: Url,
+    /// Who it is there, where the platform asks (Bluesky: handle or DID).
+    pub identifier: Option<String>,
+    /// The token, key or app password.
+    pub secret: SecretString,
+}
+
+/// A model's prices, in millionths of a US dollar for a million tokens.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Model {
+    /// Tokens in.
+    pub input_micros_per_mtok: u64,
+    /// Tokens out.
+    pub output_micros_per_mtok: u64,
+}

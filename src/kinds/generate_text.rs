@@ -1,0 +1,293 @@
+//! `generate.text`: a text, or JSON by a schema, from an OpenAI-compatible model; paid for once.
+
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::config::Config;
+use crate::context::{Context, Wanted};
+use crate::effect::{Receipt, Rule};
+use crate::handler::{AGE_MAX_S, Defaults, Handler};
+use crate::job::Envelope;
+use crate::json::Violation;
+use crate::outcome::{Failure, Held, Outcome};
+use crate::platform::openai::{self, Chat, Completion, Message, Role};
+use crate::retry::Policy;
+
+/// What to generate: `prompt` or `messages`, exactly one.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Payload {
+    /// The model's name.
+    model: String,
+    /// What is asked.
+    prompt: Option<String>,
+    /// A whole conversation, instead of a prompt.
+    messages: Option<Vec<Message>>,
+    /// Instructions, before all else.
+    system: Option<String>,
+    /// The answer is JSON that follows this JSON Schema.
+    json_schema: Option<Value>,
+    /// The schema's name: letters, digits, `_` and `-`, at most 64. Default: `answer`.
+    schema_name: Option<String>,
+    /// 0 to 2: how much the model varies.
+    temperature: Option<f64>,
+    /// The longest answer in tokens, the model's thoughts included.
+    max_tokens: Option<u32>,
+    /// For answers that resemble each other.
+    seed: Option<i64>,
+}
+
+impl Payload {
+    fn chat(self) -> Chat {
+        let say = |role, content| Message { role, content };
+        let system = self.system.map(|it| say(Role::System, it));
+        let asked = self.prompt.map(|it| say(Role::User, it));
+        let messages = self.messages.into_iter().flatten();
+        let name = self.schema_name.unwrap_or_else(|| "answer".to_owned());
+        Chat {
+            model: self.model,
+            messages: system.into_iter().chain(messages).chain(asked).collect(),
+            schema: self.json_schema.map(|it| (name, it)),
+            temperature: self.temperature,
+            max_tokens: self.max_tokens,
+            seed: self.seed,
+        }
+    }
+}
+
+/// The kind.
+pub(super) struct GenerateText;
+
+impl Handler for GenerateText {
+    type Payload = Payload;
+    const DEFAULTS: Defaults = Defaults {
+        name: "generate.text",
+        about: "a text, or JSON by a schema, from an OpenAI-compatible model",
+        lane: "openai",
+        retry: Policy {
+            attempts_max: 6,
+            base_ms: 2_000,
+            cap_ms: 300_000,
+        },
+        timeout_s: 180,
+        age_max_s: AGE_MAX_S,
+        platform: Some("openai"),
+        example: r#"{"model": "gpt-5-mini", "prompt": "One sentence about foxes."}"#,
+    };
+
+    fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {
+        let mut found = Vec::new();
+        let mut wrong = |pointer: &str, message: &str| found.push(Violation::new(pointer, message));
+        if payload.model.trim().is_empty() {
+            wrong("/model", "is empty; name a model");
+        }
+        match (&payload.prompt, &payload.messages) {
+            (Some(text), None) if text.trim().is_empty() => wrong("/prompt", "is empty"),
+            (None, Some(list)) if list.is_empty() => wrong("/messages", "is empty"),
+            (Some(_), None) | (None, Some(_)) => {}
+            (Some(_), Some(_)) => wrong("/messages", "is there beside `prompt`; keep one of them"),
+            (None, None) => wrong("/prompt", "is missing; say what to generate"),
+        }
+        if payload
+            .temperature
+            .is_some_and(|it| !(0.0..=2.0).contains(&it))
+        {
+            wrong("/temperature", "must be from 0 to 2");
+        }
+        if payload.max_tokens == Some(0) {
+            wrong("/max_tokens", "must be 1 or more");
+        }
+        if payload
+            .json_schema
+            .as_ref()
+            .is_some_and(|it| !it.is_object())
+        {
+            wrong("/json_schema", "must be a JSON Schema, which is an object");
+        }
+        if let Some(name) = &payload.schema_name {
+            let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+            if payload.json_schema.is_none() {
+                wrong(
+                    "/schema_name",
+                    "names a schema, but `json_schema` is missing",
+                );
+            }
+            if !(1..=64).contains(&name.len()) || !name.chars().all(plain) {
+                wrong(
+                    "/schema_name",
+                    "must be 1 to 64 letters, digits, `_` or `-`",
+                );
+            }
+        }
+        found
+    }
+
+    async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
+        let (_, account) = cx.account("openai")?;
+        let chat = payload.chat();
+        let kind = cx.config.kinds.get(Self::DEFAULTS.name);
+        let resend_times = kind.and_then(|it| it.resend_times).unwrap_or(1);
+        // the attempt's own time-out must not end a call that is about to be answered
+        let budget = Duration::from_secs(u64::from(cx.job.timeout_s.saturating_sub(5).max(1)));
+        let wanted = Wanted {
+            step: "generate",
+            ordinal: 0,
+            op: "openai.chat_completion",
+            rule: Rule::paid(resend_times),
+            intent: json!({"base_url": account.base_url, "request": chat.body()}),
+            keep: Value::Null,
+            budget,
+        };
+        cx.progress(10, format!("asking {}", chat.model));
+        let prices = &cx.config.models;
+        let deadline = budget.mul_f32(0.95);
+        let send = |permit: crate::context::Permit| {
+            let chat = &chat;
+            async move {
+                let mut receipt =
+                    openai::complete(&cx.http, account, chat, prices, deadline).await?;
+                // what was lost may have been made, so it counts as spent
+                receipt.detail["sends"] = json!(permit.lost + 1);
+                Ok(receipt)
+            }
+        };
+        let receipt = cx.effect(wanted, send).await.map_err(out_of_money)?;
+        cx.progress(100, "answered");
+        result(&receipt, chat.schema.is_some())
+    }
+}
+
+/// Waiting doesn't fill an account, so such a job is held until somebody did.
+fn out_of_money(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Failed(it) if it.code == openai::NO_QUOTA => Outcome::Held(Held::Budget, it),
+        other => other,
+    }
+}
+
+/// The job's result from the recorded answer: a re-run reads the same, and pays nothing.
+fn result(receipt: &Receipt, as_json: bool) -> Result<Value, Outcome> {
+    let unfit = |why: String| Outcome::from(Failure::permanent("receipt", why));
+    let completion: Completion = serde_json::from_value(receipt.detail.clone())
+        .map_err(|e| unfit(format!("the recorded answer can't be read: {e}")))?;
+    let sends = receipt.detail["sends"].as_u64().unwrap_or(1);
+    if let Some(why) = completion.refusal {
+        let message = format!("the model refused: {why}; it was paid for; change the prompt");
+        return Err(Failure::permanent("refusal", message).into());
+    }
+    let text = completion.text.unwrap_or_default();
+    if completion.finish_reason == "content_filter" {
+        let message = "the platform's filter cut the answer; it was paid for; change the prompt";
+        return Err(Failure::permanent("content_filter", message).into());
+    }
+    let mut result = json!({});
+    if as_json {
+        if completion.finish_reason == "length" {
+            let message = format!(
+                "the answer was cut after {} tokens, so its JSON isn't whole; it was paid for; `presswork dead revive --edit` with a higher max_tokens",
+                completion.output_tokens
+            );
+            return Err(Failure::permanent("truncated", message).into());
+        }
+        result["json"] = serde_json::from_str(&text).map_err(|e| {
+            let message = format!("the model's answer is no JSON ({e}); it was paid for");
+            Outcome::from(Failure::permanent("no_json", message))
+        })?;
+    } else {
+        result["text"] = text.into();
+        if completion.finish_reason == "length" {
+            result["truncated"] = true.into();
+        }
+    }
+    result["model"] = completion.model.into();
+    result["usage"] = json!({
+        "input_tokens": completion.input_tokens,
+        "output_tokens": completion.output_tokens,
+        "sends": sends,
+    });
+    result["cost_micros"] = json!(completion.cost_micros.map(|it| it.saturating_mul(sends)));
+    result["request_id"] = json!(completion.request_id);
+    Ok(result)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receipt(detail: Value) -> Receipt {
+        let mut whole = json!({
+            "text": "{\"a\": 1}", "refusal": null, "finish_reason": "stop", "model": "m",
+            "input_tokens": 3, "output_tokens": 4, "cost_micros": 10, "request_id": "r",
+        });
+        for (name, value) in detail.as_object().unwrap() {
+            whole[name] = value.clone();
+        }
+        Receipt {
+            remote_id: None,
+            url: None,
+            at: crate::clock::Time::UNIX_EPOCH,
+            detail: whole,
+        }
+    }
+
+    fn code(detail: Value, as_json: bool) -> String {
+        let outcome = result(&receipt(detail), as_json).unwrap_err();
+        outcome.failure().unwrap().code.clone()
+    }
+
+    #[test]
+    fn what_was_lost_counts_as_spent() {
+        let it = result(&receipt(json!({"sends": 2})), true).unwrap();
+        assert_eq!(it["cost_micros"], 20);
+        assert_eq!(it["usage"]["sends"], 2);
+        assert_eq!(it["json"], json!({"a": 1}));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_use_is_told_clearly() {
+        assert_eq!(code(json!({"refusal": "no"}), false), "refusal");
+        assert_eq!(
+            code(json!({"finish_reason": "content_filter"}), false),
+            "content_filter"
+        );
+        assert_eq!(code(json!({"finish_reason": "length"}), true), "truncated");
+        assert_eq!(code(json!({"text": "hm"}), true), "no_json");
+        let cut = result(&receipt(json!({"finish_reason": "length"})), false).unwrap();
+        assert_eq!(cut["truncated"], true);
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let payload: Payload = serde_json::from_value(json!({
+            "model": " ", "temperature": 3, "max_tokens": 0, "schema_name": "a b",
+        }))
+        .unwrap();
+        let config = Config::default_embedded(std::path::Path::new("/nowhere"));
+        let found = GenerateText::preflight(&payload, &Envelope::default(), &config);
+        let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
+        let expected = [
+            "/model",
+            "/prompt",
+            "/temperature",
+            "/max_tokens",
+            "/schema_name",
+            "/schema_name",
+        ];
+        assert_eq!(pointers, expected);
+    }
+
+    #[test]
+    fn a_system_text_comes_first() {
+        let payload: Payload =
+            serde_json::from_value(json!({"model": "m", "prompt": "p", "system": "s"})).unwrap();
+        let body = payload.chat().body();
+        assert_eq!(
+            body["messages"][0],
+            json!({"role": "system", "content": "s"})
+        );
+        assert_eq!(body["messages"][1], json!({"role": "user", "content": "p"}));
+    }
+}

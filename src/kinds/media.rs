@@ -1,0 +1,411 @@
+//! Pictures of a post: in the payload itself, or a file of the media folder; what can be said
+//! against them; and uploads that a re-run finds again.
+
+use std::fmt::Display;
+use std::future::Future;
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tokio::io::AsyncReadExt;
+
+use crate::clock::Time;
+use crate::context::Context;
+use crate::json::{Digest, Violation};
+use crate::outcome::{Failure, Outcome};
+use crate::platform::text::graphemes;
+
+/// A picture: `data` or `file`, exactly one.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Media {
+    /// Its bytes in base64, for small pictures: an envelope has at most 256 KiB.
+    pub data: Option<String>,
+    /// A path within the folder `media` of the daemon's state directory.
+    pub file: Option<String>,
+    /// Its media type: `image/png`.
+    #[serde(rename = "type")]
+    pub mime: String,
+    /// What can be seen on it, for those who don't see it.
+    #[serde(default)]
+    pub alt: String,
+    /// What stays visible when it is cropped: x and y from -1 to 1. Mastodon only.
+    pub focus: Option<(f64, f64)>,
+}
+
+/// What a platform takes.
+pub(super) struct Takes<'a> {
+    /// Pictures of a post.
+    pub count: usize,
+    /// Media types.
+    pub types: &'a [&'a str],
+    /// Bytes of a picture.
+    pub bytes: u64,
+    /// Characters of a description.
+    pub alt: usize,
+}
+
+/// What can be said against the pictures of a post without opening files.
+pub(super) fn check(media: &[Media], takes: &Takes<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    if takes.count < media.len() {
+        let (is, most) = (media.len(), takes.count);
+        let message = format!("has {is} pictures; a post takes at most {most}");
+        found.push(Violation::new("/media", message));
+    }
+    for (i, it) in media.iter().enumerate() {
+        it.check(&format!("/media/{i}"), takes, &mut found);
+    }
+    found
+}
+
+impl Media {
+    fn check(&self, at: &str, takes: &Takes<'_>, found: &mut Vec<Violation>) {
+        let mut wrong = |member: &str, message: String| {
+            found.push(Violation::new(format!("{at}{member}"), message));
+        };
+        if !takes.types.contains(&self.mime.as_str()) {
+            let types = takes.types.join(", ");
+            let message = format!("`{}` isn't taken; one of {types} is", self.mime);
+            wrong("/type", message);
+        }
+        let characters = graphemes(&self.alt);
+        if takes.alt < characters {
+            let message = format!("has {characters} characters; at most {} fit", takes.alt);
+            wrong("/alt", message);
+        }
+        if let Some((x, y)) = self.focus
+            && ![x, y].iter().all(|it| (-1.0..=1.0).contains(it))
+        {
+            wrong("/focus", "lies outside of -1 to 1".to_owned());
+        }
+        match (&self.data, &self.file) {
+            (Some(data), None) => match STANDARD.decode(data) {
+                Ok(bytes) => self.sound(&bytes, takes.bytes, |it| wrong("/data", it)),
+                Err(e) => wrong("/data", format!("is no base64 (RFC 4648, section 4): {e}")),
+            },
+            (None, Some(file)) => {
+                if let Err(message) = relative(file) {
+                    wrong("/file", message);
+                }
+            }
+            _ => wrong("", "needs either `data` or `file`".to_owned()),
+        }
+    }
+
+    fn sound(&self, bytes: &[u8], most: u64, mut wrong: impl FnMut(String)) {
+        if bytes.is_empty() {
+            wrong("is empty".to_owned());
+        }
+        if most < bytes.len() as u64 {
+            wrong(too_large(bytes.len(), most));
+        }
+        if let Some(is) = sniff(bytes)
+            && is != self.mime
+        {
+            wrong(format!("holds {is}, not {}", self.mime));
+        }
+    }
+
+    /// Its bytes, at most `most`.
+    ///
+    /// # Errors
+    /// Permanent when there are none, too many, or not those of its type; transient when the file
+    /// can't be read.
+    pub async fn load(&self, state_dir: &Path, most: u64) -> Result<Bytes, Failure> {
+        let bytes = match (&self.data, &self.file) {
+            (Some(data), _) => STANDARD
+                .decode(data)
+                .map_err(|e| Failure::permanent("media", format!("`data` is no base64: {e}")))?,
+            (None, Some(file)) => read(&state_dir.join("media"), file, most).await?,
+            (None, None) => vec![],
+        };
+        let mut wrong = None;
+        self.sound(&bytes, most, |it| wrong = Some(it));
+        match wrong {
+            Some(message) => {
+                let which = self.file.as_deref().unwrap_or("a picture");
+                Err(Failure::permanent("media", format!("{which} {message}")))
+            }
+            None => Ok(bytes.into()),
+        }
+    }
+
+    /// A file's name for a form: the platform looks at its ending.
+    pub fn name(&self, i: usize) -> String {
+        let ending = self.mime.rsplit('/').next().unwrap_or("bin");
+        format!("media-{i}.{ending}")
+    }
+}
+
+fn too_large(is: impl Display, most: u64) -> String {
+    format!("has {is} bytes; at most {most} are taken")
+}
+
+/// A path that stays within its folder, by its spelling.
+fn relative(file: &str) -> Result<&Path, String> {
+    let path = Path::new(file);
+    let plain = |it: Component<'_>| matches!(it, Component::Normal(_));
+    if file.is_empty() || file.contains(['\0', '\\']) || !path.components().all(plain) {
+        return Err(
+            "must be a path within the media folder: no `..`, no `/` at its start".to_owned(),
+        );
+    }
+    Ok(path)
+}
+
+async fn read(folder: &Path, file: &str, most: u64) -> Result<Vec<u8>, Failure> {
+    let refused = |message: String| Failure::permanent("media", format!("`{file}` {message}"));
+    let path = folder.join(relative(file).map_err(refused)?);
+    let failed = |e: std::io::Error| match e.kind() {
+        std::io::ErrorKind::NotFound => {
+            let folder = folder.display();
+            refused(format!(
+                "isn't in {folder}; put it there and revive the job"
+            ))
+        }
+        _ => Failure::transient("media", format!("`{file}` can't be read: {e}")),
+    };
+    let real = |path: PathBuf| async { tokio::fs::canonicalize(path).await.map_err(failed) };
+    let (folder, path) = (real(folder.to_owned()).await?, real(path).await?);
+    if !path.starts_with(&folder) {
+        return Err(refused("leads out of the media folder".to_owned()));
+    }
+    let open = tokio::fs::File::open(path).await.map_err(failed)?;
+    let about = open.metadata().await.map_err(failed)?;
+    if !about.is_file() {
+        return Err(refused("is no file".to_owned()));
+    }
+    if most < about.len() {
+        return Err(refused(too_large(about.len(), most)));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(about.len()).unwrap_or(0));
+    // it may grow while it is read
+    let mut bounded = open.take(most.saturating_add(1));
+    bounded.read_to_end(&mut bytes).await.map_err(failed)?;
+    Ok(bytes)
+}
+
+/// The media type that the first bytes tell.
+fn sniff(bytes: &[u8]) -> Option<&'static str> {
+    match bytes {
+        [0x89, b'P', b'N', b'G', ..] => Some("image/png"),
+        [0xFF, 0xD8, 0xFF, ..] => Some("image/jpeg"),
+        [b'G', b'I', b'F', b'8', ..] => Some("image/gif"),
+        [
+            b'R',
+            b'I',
+            b'F',
+            b'F',
+            _,
+            _,
+            _,
+            _,
+            b'W',
+            b'E',
+            b'B',
+            b'P',
+            ..,
+        ] => Some("image/webp"),
+        _ => None,
+    }
+}
+
+/// Width and height of a PNG, GIF or JPEG, read from its head.
+pub(super) fn dimensions(bytes: &[u8]) -> Option<(u32, u32)> {
+    let big = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let little = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let found = match sniff(bytes)? {
+        "image/png" => (big(16)?, big(20)?),
+        "image/gif" => (u32::from(little(6)?), u32::from(little(8)?)),
+        "image/jpeg" => jpeg(bytes)?,
+        _ => return None,
+    };
+    (0 < found.0 && 0 < found.1).then_some(found)
+}
+
+/// Walks a JPEG's segments to the start of its frame.
+fn jpeg(bytes: &[u8]) -> Option<(u32, u32)> {
+    let pair = |at: usize| Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+    let mut at = 2;
+    loop {
+        let marker = pair(at)?;
+        match marker {
+            0xFFFF => at += 1,
+            0xFFC0..=0xFFCF if !matches!(marker, 0xFFC4 | 0xFFC8 | 0xFFCC) => {
+                return Some((u32::from(pair(at + 7)?), u32::from(pair(at + 5)?)));
+            }
+            0xFF01..=0xFFFE => at += 2 + usize::from(pair(at + 2)?.max(2)),
+            _ => return None,
+        }
+    }
+}
+
+/// An upload that was recorded.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Uploaded<T> {
+    /// When it was there.
+    pub at: Time,
+    /// The digest of its bytes.
+    pub digest: String,
+    /// What the platform calls it.
+    pub value: T,
+}
+
+/// The recorded upload of a picture in step `media-N`; made anew when the platform will have
+/// forgotten one that nothing refers to, after `life`.
+///
+/// # Errors
+/// What the upload fails with; `Released` when the attempt has to stop.
+pub(super) async fn uploaded<T, W, F>(
+    cx: &Context,
+    i: usize,
+    life: Duration,
+    upload: W,
+) -> Result<Uploaded<T>, Outcome>
+where
+    T: Serialize + DeserializeOwned,
+    W: Fn() -> F,
+    F: Future<Output = Result<(Bytes, T), Outcome>>,
+{
+    let life = chrono::Duration::from_std(life).unwrap_or(chrono::Duration::MAX);
+    for round in 0.. {
+        cx.go_on()?;
+        let name = match round {
+            0 => format!("media-{i}"),
+            round => format!("media-{i}-again-{round}"),
+        };
+        let work = async {
+            let (bytes, value) = upload().await?;
+            let digest = Digest::of_bytes(&bytes).hex();
+            let at = cx.http.now();
+            Ok(Uploaded { at, digest, value })
+        };
+        let it: Uploaded<T> = cx.step(&name, work).await?;
+        if cx.http.now() - it.at < life {
+            return Ok(it);
+        }
+    }
+    unreachable!("a new upload is younger than its life")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PNG: [u8; 24] = [
+        0x89, b'P', b'N', b'G', 13, 10, 26, 10, 0, 0, 0, 13, b'I', b'H', b'D', b'R', 0, 0, 1, 0, 0,
+        0, 0, 128,
+    ];
+
+    fn takes() -> Takes<'static> {
+        Takes {
+            count: 2,
+            types: &["image/png"],
+            bytes: 30,
+            alt: 5,
+        }
+    }
+
+    fn media(json: serde_json::Value) -> Media {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn every_violation_is_told_at_once() {
+        let data = STANDARD.encode([7; 40]);
+        let wrong = media(
+            serde_json::json!({"data": data, "type": "image/bmp", "alt": "too long", "focus": [0, 2]}),
+        );
+        let both = media(serde_json::json!({"data": "?", "file": "x", "type": "image/png"}));
+        let away = media(serde_json::json!({"file": "../x", "type": "image/png"}));
+        let found = check(&[wrong, both, away], &takes());
+        let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
+        let expected = [
+            "/media",
+            "/media/0/type",
+            "/media/0/alt",
+            "/media/0/focus",
+            "/media/0/data",
+            "/media/1",
+            "/media/2/file",
+        ];
+        assert_eq!(pointers, expected);
+    }
+
+    #[test]
+    fn bytes_must_be_of_the_type() {
+        let gif = STANDARD.encode(b"GIF89a");
+        let found = check(
+            &[media(serde_json::json!({"data": gif, "type": "image/png"}))],
+            &takes(),
+        );
+        assert!(found[0].message.contains("holds image/gif"), "{found:?}");
+    }
+
+    #[test]
+    fn paths_stay_within_the_folder() {
+        for path in [
+            "/etc/passwd",
+            "../a",
+            "a/../../b",
+            "",
+            "./a",
+            "a\\b",
+            "a\0b",
+        ] {
+            assert!(relative(path).is_err(), "{path}");
+        }
+        assert!(relative("a/b.png").is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_within_its_bounds_and_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("media");
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::write(folder.join("a.png"), PNG).unwrap();
+        std::fs::write(folder.join("big.png"), [0; 31]).unwrap();
+        std::fs::write(dir.path().join("secret"), PNG).unwrap();
+        std::os::unix::fs::symlink("../secret", folder.join("out.png")).unwrap();
+        let load = async |file: &str| {
+            let it = media(serde_json::json!({"file": file, "type": "image/png"}));
+            it.load(dir.path(), 30).await
+        };
+        assert_eq!(load("a.png").await.unwrap(), &PNG[..]);
+        for (file, why) in [
+            ("big.png", "at most 30"),
+            ("out.png", "leads out"),
+            ("gone.png", "isn't in"),
+            ("../secret", "no `..`"),
+        ] {
+            let e = load(file).await.unwrap_err();
+            assert!(e.message.contains(why), "{e}");
+        }
+    }
+
+    #[test]
+    fn heads_tell_width_and_height() {
+        assert_eq!(dimensions(&PNG), Some((256, 128)));
+        assert_eq!(dimensions(b"GIF89a\x02\x00\x03\x00"), Some((2, 3)));
+        let jpeg = [
+            0xFF, 0xD8, 0xFF, 0xE0, 0, 4, 1, 1, 0xFF, 0xC0, 0, 11, 8, 0, 9, 0, 5, 3,
+        ];
+        assert_eq!(dimensions(&jpeg), Some((5, 9)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_head_panics(mut bytes: Vec<u8>, kind in 0usize..3) {
+            let heads: [&[u8]; 3] = [&[0xFF, 0xD8, 0xFF], &PNG[..4], b"GIF8"];
+            bytes.splice(0..0, heads[kind].iter().copied());
+            dimensions(&bytes);
+        }
+    }
+}

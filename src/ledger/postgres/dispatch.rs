@@ -1,0 +1,283 @@
+//! Dispatch: what is due, who takes it, and what was lost on the way.
+
+use std::collections::HashMap;
+
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{Connection, Row};
+use uuid::Uuid;
+
+use super::codec::{self, live_columns};
+use super::pool::{Pools, explain};
+use crate::job::{Job, JobId, Priority, Progress};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Claim, Hint};
+
+/// The predicate of the index `jobs_due`, word for word.
+macro_rules! claimable {
+    () => {
+        "j.token IS NULL AND j.state IN ('scheduled', 'ready', 'retrying')"
+    };
+}
+
+/// Jumps from tenant to tenant over the index (a loose scan), looks at no more than `$3` jobs of
+/// each, and takes turns between them: the cost is by tenants and limit, not by the backlog.
+pub const DUE: &str = concat!(
+    "WITH RECURSIVE clock AS MATERIALIZED (SELECT presswork.now() AS now),
+    head AS (
+        (SELECT j.priority, j.tenant FROM presswork.jobs j
+         WHERE j.lane = $1 AND ",
+    claimable!(),
+    "    ORDER BY j.priority, j.tenant LIMIT 1)
+        UNION ALL
+        SELECT next.priority, next.tenant FROM head CROSS JOIN LATERAL (
+            SELECT j.priority, j.tenant FROM presswork.jobs j
+            WHERE j.lane = $1 AND (j.priority, j.tenant) > (head.priority, head.tenant) AND ",
+    claimable!(),
+    "       ORDER BY j.priority, j.tenant LIMIT 1) next
+    ),
+    turn AS (
+        SELECT head.priority, head.tenant, one.id, one.run_at,
+               row_number() OVER (PARTITION BY head.priority, head.tenant
+                                  ORDER BY one.run_at, one.id) AS turn
+        FROM head CROSS JOIN LATERAL (
+            SELECT j.id, j.run_at FROM presswork.jobs j
+            WHERE j.lane = $1 AND j.priority = head.priority AND j.tenant = head.tenant
+              AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
+    claimable!(),
+    "       ORDER BY j.run_at, j.id LIMIT $3) one
+    )
+    SELECT id, priority, tenant FROM turn ORDER BY priority, turn, run_at, id LIMIT $3"
+);
+
+/// Rows that somebody else holds are passed over, so a claim waits for nobody and can't deadlock.
+pub const CLAIM: &str = concat!(
+    "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
+    free AS MATERIALIZED (
+        SELECT j.id, w.token
+        FROM unnest($1::uuid[], $2::uuid[]) AS w(id, token) JOIN presswork.jobs j ON j.id = w.id
+        WHERE j.run_at <= (SELECT now FROM clock)
+          AND ($4::int8 IS NULL OR (SELECT generation FROM presswork.meta) <= $4) AND ",
+    claimable!(),
+    "   FOR UPDATE OF j SKIP LOCKED
+    )
+    UPDATE presswork.jobs j
+    SET state = 'running', token = free.token, run = $3, claimed_at = clock.now,
+        epoch = j.epoch + 1, version = j.version + 1, progress = NULL
+    FROM free, clock WHERE j.id = free.id
+    RETURNING ",
+    live_columns!()
+);
+
+fn due_query<'q>(lane: &'q str, kinds: &'q [String], limit: u32) -> Query<'q> {
+    sqlx::query(DUE)
+        .bind(lane)
+        .bind(kinds)
+        .bind(i64::from(limit))
+}
+
+fn claim_query<'q>(claim: &Claim, ids: &[Uuid]) -> Query<'q> {
+    let tokens: Vec<Uuid> = ids.iter().map(|_| Uuid::new_v4()).collect();
+    sqlx::query(CLAIM)
+        .bind(ids.to_vec())
+        .bind(tokens)
+        .bind(claim.run)
+        .bind(claim.generation)
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn hint(row: &PgRow) -> sqlx::Result<Hint> {
+    Ok(Hint {
+        id: JobId(row.try_get("id")?),
+        priority: Priority::of_rank(row.try_get("priority")?),
+        tenant: row.try_get::<&str, _>("tenant")?.into(),
+    })
+}
+
+/// Due jobs of a lane, fairly between tenants.
+pub async fn due(pools: &Pools, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+    let query = due_query(lane, kinds, limit);
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = rows.iter().map(hint);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+/// Takes the leases of those that are still free.
+pub async fn claim(pools: &Pools, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
+    let ids = each_once(ids.iter().map(|it| it.0));
+    let query = || claim_query(claim, &ids).fetch_all(pools.claims());
+    let rows = pools.again(query).await?;
+    in_order(&rows, &ids)
+}
+
+fn each_once(ids: impl Iterator<Item = Uuid>) -> Vec<Uuid> {
+    let mut seen = std::collections::HashSet::new();
+    ids.filter(|it| seen.insert(*it)).collect()
+}
+
+/// `RETURNING` keeps no order: that of the hints is priority and fairness.
+fn in_order(rows: &[PgRow], ids: &[Uuid]) -> Result<Vec<Job>> {
+    let place: HashMap<Uuid, usize> = ids.iter().copied().zip(0..).collect();
+    let mut jobs = jobs(rows)?;
+    jobs.sort_by_key(|it| place.get(&it.id.0).copied().unwrap_or(usize::MAX));
+    Ok(jobs)
+}
+
+fn jobs(rows: &[PgRow]) -> Result<Vec<Job>> {
+    let jobs = rows.iter().map(codec::job);
+    jobs.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+const LANE_LOCK: &str =
+    "SELECT pg_advisory_xact_lock(hashtextextended('presswork.lane:' || $1, 0))";
+const LANE_RUNNING: &str =
+    "SELECT count(*) FROM presswork.jobs j WHERE j.lane = $1 AND j.token IS NOT NULL";
+
+/// What [`claim_due`] takes with it into its own task.
+struct Wanted {
+    claim: Claim,
+    lane: String,
+    kinds: Vec<String>,
+    limit: u32,
+    concurrency: Option<u32>,
+}
+
+/// Takes the leases of due jobs of a lane, under the lane's lock.
+pub async fn claim_due(
+    pools: &Pools,
+    claim: &Claim,
+    lane: &str,
+    kinds: &[String],
+    limit: u32,
+    concurrency: Option<u32>,
+) -> Result<Vec<Job>> {
+    let wanted = Wanted {
+        claim: claim.clone(),
+        lane: lane.to_owned(),
+        kinds: kinds.to_vec(),
+        limit,
+        concurrency,
+    };
+    let pool = pools.claims().clone();
+    // a task of its own: a caller that goes away can't leave the transaction half-open
+    let task = tokio::spawn(async move { claim_lane(&pool, &wanted).await });
+    let ended = async {
+        task.await
+            .map_err(|_| sqlx::Error::WorkerCrashed)
+            .and_then(|it| it)
+    };
+    let (ids, rows) = pools.call(ended).await?;
+    in_order(&rows, &ids)
+}
+
+async fn claim_lane(pool: &PgPool, wanted: &Wanted) -> sqlx::Result<(Vec<Uuid>, Vec<PgRow>)> {
+    let mut connection = pool.acquire().await?;
+    let mut transaction = connection.begin().await?;
+    sqlx::query(LANE_LOCK)
+        .bind(&wanted.lane)
+        .execute(&mut *transaction)
+        .await?;
+    // after the lock, in a statement of its own: it sees what the lock's last holder wrote
+    let limit = match wanted.concurrency {
+        None => wanted.limit,
+        Some(concurrency) => room(&mut transaction, &wanted.lane, concurrency)
+            .await?
+            .min(wanted.limit),
+    };
+    if limit == 0 {
+        return Ok((vec![], vec![]));
+    }
+    let hints = due_query(&wanted.lane, &wanted.kinds, limit)
+        .fetch_all(&mut *transaction)
+        .await?;
+    let ids = hints.iter().map(|row| row.try_get("id"));
+    let ids: Vec<Uuid> = ids.collect::<sqlx::Result<_>>()?;
+    let rows = claim_query(&wanted.claim, &ids)
+        .fetch_all(&mut *transaction)
+        .await?;
+    transaction.commit().await?;
+    Ok((ids, rows))
+}
+
+async fn room(connection: &mut PgConnection, lane: &str, concurrency: u32) -> sqlx::Result<u32> {
+    let running: i64 = sqlx::query_scalar(LANE_RUNNING)
+        .bind(lane)
+        .fetch_one(connection)
+        .await?;
+    let running = u32::try_from(running).unwrap_or(u32::MAX);
+    Ok(concurrency.saturating_sub(running))
+}
+
+const LOST: &str = concat!(
+    "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
+    named AS MATERIALIZED (
+        SELECT w.run, n.job FROM presswork.workers w, unnest(w.jobs) AS n(job)
+        WHERE NOT w.ended
+    )
+    SELECT ",
+    live_columns!(),
+    " FROM presswork.jobs j LEFT JOIN presswork.workers w ON w.run = j.run
+    WHERE j.token IS NOT NULL
+      AND (w.run IS NULL OR w.ended OR w.lease_until < (SELECT now FROM clock)
+           OR (j.claimed_at < w.before_at
+               AND NOT EXISTS (SELECT FROM named n WHERE n.run = j.run AND n.job = j.id)))
+    ORDER BY j.claimed_at, j.id LIMIT $1"
+);
+
+/// Running jobs that nobody runs any more.
+pub async fn lost(pools: &Pools, limit: u32) -> Result<Vec<Job>> {
+    let query = sqlx::query(LOST).bind(i64::from(limit));
+    jobs(&pools.call(query.fetch_all(pools.main())).await?)
+}
+
+const EXPIRED: &str = concat!(
+    "SELECT ",
+    live_columns!(),
+    " FROM presswork.jobs j
+    WHERE j.token IS NULL AND j.state IN ('waiting', 'scheduled', 'ready', 'retrying', 'held')
+      AND least(j.not_after, j.expires_at) <= presswork.now()
+    ORDER BY least(j.not_after, j.expires_at) LIMIT $1"
+);
+
+/// Jobs that didn't start in time.
+pub async fn expired(pools: &Pools, limit: u32) -> Result<Vec<Job>> {
+    let query = sqlx::query(EXPIRED).bind(i64::from(limit));
+    jobs(&pools.call(query.fetch_all(pools.main())).await?)
+}
+
+const PROGRESS: &str = "
+UPDATE presswork.jobs j SET progress = w.progress
+FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS w(id, token, progress)
+WHERE j.id = w.id AND j.token = w.token";
+
+/// Keeps how far attempts are. No change of state: the version stays, so that an operator's
+/// command on a running job isn't refused for a percentage.
+pub async fn progress(pools: &Pools, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
+    let mut batch: Vec<_> = batch.iter().collect();
+    batch.sort_by_key(|it| it.0);
+    let query = || {
+        sqlx::query(PROGRESS)
+            .bind(batch.iter().map(|it| it.0.0).collect::<Vec<_>>())
+            .bind(batch.iter().map(|it| it.1).collect::<Vec<_>>())
+            .bind(
+                batch
+                    .iter()
+                    .map(|it| codec::text(&it.2))
+                    .collect::<Vec<_>>(),
+            )
+            .execute(pools.claims())
+    };
+    pools.again(query).await.map(|_| ())
+}
+
+/// The running jobs of a lane and their runs.
+pub async fn running(pools: &Pools, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
+    let sql = "SELECT j.id, j.run FROM presswork.jobs j
+               WHERE j.lane = $1 AND j.token IS NOT NULL ORDER BY j.id";
+    let rows = pools
+        .call(sqlx::query(sql).bind(lane).fetch_all(pools.main()))
+        .await?;
+    let read = |row: &PgRow| Ok((JobId(row.try_get("id")?), row.try_get("run")?));
+    let rows = rows.iter().map(read);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
+}

@@ -1,0 +1,220 @@
+//! Steps and effects: written under the lease, concluded by the permit's number.
+
+use std::time::Duration;
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+
+use super::codec;
+use super::pool::{Pools, explain};
+use super::runs::seconds;
+use crate::clock::Time;
+use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::job::JobId;
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Audit, Conclusion, Fence};
+
+/// The recorded value of a step.
+pub async fn step(pools: &Pools, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
+    let sql = "SELECT value FROM presswork.steps WHERE job = $1 AND revision = $2 AND name = $3";
+    let query = sqlx::query_scalar(sql)
+        .bind(job.0)
+        .bind(codec::int(revision))
+        .bind(name);
+    pools.call(query.fetch_optional(pools.main())).await
+}
+
+/// The job's row is locked first, so that its lease can't be lost between the look and the write.
+const RECORD_STEP: &str = "
+WITH lease AS MATERIALIZED (
+    SELECT id FROM presswork.jobs WHERE id = $1 AND token = $2 FOR SHARE
+),
+written AS (
+    INSERT INTO presswork.steps (job, revision, name, value, at)
+    SELECT id, $3, $4, $5, presswork.now() FROM lease
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FROM lease";
+
+/// Records a step's value.
+pub async fn record_step(pools: &Pools, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+    let query = || {
+        sqlx::query_scalar(RECORD_STEP)
+            .bind(fence.job.0)
+            .bind(fence.token)
+            .bind(codec::int(fence.revision))
+            .bind(name)
+            .bind(value)
+            .fetch_one(pools.main())
+    };
+    let leases: i64 = pools.again(query).await?;
+    Ok(0 < leases)
+}
+
+const INTEND: &str = "
+WITH lease AS MATERIALIZED (
+    SELECT id FROM presswork.jobs WHERE id = $2 AND token = $3 FOR SHARE
+),
+written AS (
+    INSERT INTO presswork.effects (id, job, revision, step, account, op, class, state, intent,
+                                   keep, evidence)
+    SELECT $1, id, $4, $5, $6, $7, $8, 'intended', $9, $10, $11 FROM lease
+    ON CONFLICT (id) DO NOTHING
+    RETURNING *
+)
+SELECT *, presswork.now() AS now FROM written
+UNION ALL
+SELECT e.*, presswork.now() AS now FROM presswork.effects e JOIN lease ON e.job = lease.id
+WHERE e.id = $1";
+
+/// Writes an effect down unless it is there.
+pub async fn intend(
+    pools: &Pools,
+    fence: &Fence,
+    effect: &Effect,
+) -> Result<Option<(Effect, Time)>> {
+    let query = || {
+        sqlx::query(INTEND)
+            .bind(effect.id.0)
+            .bind(fence.job.0)
+            .bind(fence.token)
+            .bind(codec::int(effect.revision))
+            .bind(&effect.step)
+            .bind(&effect.account)
+            .bind(&effect.op)
+            .bind(effect.class.as_str())
+            .bind(&effect.intent)
+            .bind(effect.keep.to_string())
+            .bind(effect.evidence.iter().map(evidence).collect::<Vec<_>>())
+            .fetch_optional(pools.main())
+    };
+    // a row that another writer committed while this statement waited for it isn't seen by this
+    // statement, but by the next
+    let row = match pools.again(query).await? {
+        Some(row) => Some(row),
+        None => pools.again(query).await?,
+    };
+    let read = |row: &PgRow| Ok((codec::effect(row)?, row.try_get("now")?));
+    row.as_ref().map(read).transpose().map_err(explain)
+}
+
+fn evidence(it: &Evidence) -> String {
+    codec::text(it)
+}
+
+/// Locks the job, then the effect, in this order everywhere: under READ COMMITTED each lock is
+/// followed by another look at its condition, so of two that want the same permit one gets it.
+pub const PERMIT: &str = "
+WITH lease AS MATERIALIZED (
+    SELECT id, run FROM presswork.jobs WHERE id = $1 AND token = $2 FOR SHARE
+),
+clock AS MATERIALIZED (SELECT presswork.now() AS now)
+UPDATE presswork.effects e
+SET state = 'sending', sends = e.sends + 1, permit_at = clock.now, permit_run = lease.run,
+    first_sent_at = coalesce(e.first_sent_at, clock.now)
+FROM lease JOIN presswork.workers w ON w.run = lease.run CROSS JOIN clock
+WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
+  AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until";
+
+/// The single-use permit.
+pub async fn permit(
+    pools: &Pools,
+    fence: &Fence,
+    id: EffectId,
+    from: (EffectState, u32),
+    budget: Duration,
+) -> Result<bool> {
+    // not made again by itself: whoever asks must look at the effect first
+    let query = sqlx::query(PERMIT)
+        .bind(fence.job.0)
+        .bind(fence.token)
+        .bind(id.0)
+        .bind(from.0.as_str())
+        .bind(codec::int(from.1))
+        .bind(seconds(budget));
+    let done = pools.call(query.execute(pools.main())).await?;
+    Ok(done.rows_affected() == 1)
+}
+
+const CONCLUDE: &str = "
+UPDATE presswork.effects
+SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text
+WHERE id = $1 AND sends = $2 AND state = 'sending'";
+
+/// Ends what a permit began.
+pub async fn conclude(
+    pools: &Pools,
+    id: EffectId,
+    sends: u32,
+    conclusion: &Conclusion,
+) -> Result<bool> {
+    let query = || {
+        sqlx::query(CONCLUDE)
+            .bind(id.0)
+            .bind(codec::int(sends))
+            .bind(conclusion.to.as_str())
+            .bind(conclusion.receipt.as_ref().map(codec::text))
+            .bind(evidence(&conclusion.evidence))
+            .execute(pools.main())
+    };
+    Ok(pools.again(query).await?.rows_affected() == 1)
+}
+
+const DECIDE: &str = "
+WITH done AS (
+    UPDATE presswork.effects
+    SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text
+    WHERE id = $1 AND state = $2
+    RETURNING job
+),
+noted AS (
+    INSERT INTO presswork.audit (actor, action, job, detail, at)
+    SELECT $6, $7, coalesce($8, job), $9, presswork.now() FROM done WHERE $6 IS NOT NULL
+)
+SELECT count(*) FROM done";
+
+/// A person's, or a decision's, word on an effect.
+pub async fn decide(
+    pools: &Pools,
+    id: EffectId,
+    from: EffectState,
+    conclusion: &Conclusion,
+    audit: Option<&Audit>,
+) -> Result<bool> {
+    let query = || {
+        sqlx::query_scalar(DECIDE)
+            .bind(id.0)
+            .bind(from.as_str())
+            .bind(conclusion.to.as_str())
+            .bind(conclusion.receipt.as_ref().map(codec::text))
+            .bind(evidence(&conclusion.evidence))
+            .bind(audit.map(|it| codec::plain(&it.actor)))
+            .bind(audit.map(|it| codec::plain(&it.action)))
+            .bind(audit.and_then(|it| it.job).map(|it| it.0))
+            .bind(audit.map(|it| codec::plain(&it.detail)))
+            .fetch_one(pools.main())
+    };
+    let done: i64 = pools.again(query).await?;
+    Ok(0 < done)
+}
+
+/// Adds to an effect's evidence.
+pub async fn witness(pools: &Pools, id: EffectId, seen: &Evidence) -> Result<()> {
+    let sql = "UPDATE presswork.effects SET evidence = evidence || $2::text WHERE id = $1";
+    let query = || {
+        sqlx::query(sql)
+            .bind(id.0)
+            .bind(evidence(seen))
+            .execute(pools.main())
+    };
+    pools.again(query).await.map(|_| ())
+}
+
+/// The effects of a job, in the order they were written down.
+pub async fn effects(pools: &Pools, job: JobId) -> Result<Vec<Effect>> {
+    let query =
+        sqlx::query("SELECT * FROM presswork.effects WHERE job = $1 ORDER BY n").bind(job.0);
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = rows.iter().map(codec::effect);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
+}

@@ -1,0 +1,275 @@
+//! Intake: jobs written down under their keys, and the quarantine.
+
+use std::collections::{HashMap, HashSet};
+
+use sqlx::Row;
+use sqlx::postgres::PgRow;
+use uuid::Uuid;
+
+use super::codec;
+use super::pool::{Pools, explain};
+use crate::job::{JobId, NewJob};
+use crate::json::Digest;
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Acceptance, Audit, Quarantined};
+
+/// Keys first, in one order in every batch, so that two batches can't wait for each other; then the
+/// jobs whose key is new. A job without a key is known by its id: in `jobs`, or, as its id says when
+/// it was minted, in the partitions since then (`$19`).
+const ACCEPT: &str = "
+WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
+want AS MATERIALIZED (
+    SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int2[],
+                         $7::text[], $8::text[], $9::bytea[], $10::timestamptz[],
+                         $11::timestamptz[], $12::int4[], $13::int4[], $14::int4[], $15::text[],
+                         $16::text[], $17::text[], $18::text[])
+        AS w(id, kind, lane, tenant, account, priority, key, payload, digest, run_at, not_after,
+             attempts_max, timeout_s, age_max_s, labels, traceparent, reply_to, options)
+),
+keyed AS (
+    INSERT INTO presswork.idempotency_keys (tenant, kind, key, digest, job, options)
+    SELECT tenant, kind, key, digest, id, options FROM want WHERE key IS NOT NULL
+    ORDER BY tenant, kind, key
+    ON CONFLICT DO NOTHING
+    RETURNING job
+)
+INSERT INTO presswork.jobs (id, kind, lane, tenant, account, priority, key, payload, created_at,
+                            run_at, not_after, expires_at, attempts_max, timeout_s, labels,
+                            traceparent, reply_to, state)
+SELECT w.id, w.kind, w.lane, w.tenant, w.account, w.priority, w.key, w.payload, clock.now,
+       coalesce(w.run_at, clock.now), w.not_after,
+       greatest(w.run_at, clock.now) + w.age_max_s * interval '1 second',
+       w.attempts_max, w.timeout_s, w.labels, w.traceparent, w.reply_to,
+       CASE WHEN clock.now < w.run_at THEN 'scheduled' ELSE 'ready' END
+FROM want w CROSS JOIN clock
+WHERE CASE WHEN w.key IS NULL
+           THEN NOT EXISTS (SELECT FROM presswork.finished_jobs f
+                            WHERE f.id = w.id AND $19::timestamptz <= f.archived_at)
+           ELSE w.id IN (SELECT job FROM keyed) END
+ORDER BY w.id
+ON CONFLICT (id) DO NOTHING
+RETURNING id, state = 'ready' AS due";
+
+/// In a statement of its own: it sees what was committed while the first one waited for it.
+const KNOWN: &str = "
+SELECT w.n, k.job, k.digest, k.options
+FROM unnest($1::int4[], $2::text[], $3::text[], $4::text[]) AS w(n, tenant, kind, key)
+JOIN presswork.idempotency_keys k
+  ON k.tenant = w.tenant AND k.kind = w.kind AND k.key = w.key";
+
+/// A key may be swept between the two statements: then the batch is written again, so often at most.
+const TRIES: u32 = 3;
+
+type Key<'a> = (&'a str, &'a str, &'a str);
+
+fn key_of(job: &NewJob) -> Option<Key<'_>> {
+    Some((&job.tenant, &job.kind, job.key.as_deref()?))
+}
+
+/// Writes jobs down; see [`crate::ledger::door::Ledger::accept`].
+pub async fn accept(pools: &Pools, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
+    let mut answers: HashMap<usize, Acceptance> = HashMap::with_capacity(jobs.len());
+    for _ in 0..TRIES {
+        let open: Vec<usize> = (0..jobs.len())
+            .filter(|it| !answers.contains_key(it))
+            .collect();
+        if open.is_empty() {
+            break;
+        }
+        write(pools, jobs, &open, &mut answers).await?;
+        known(pools, jobs, &mut answers).await?;
+    }
+    let answers = (0..jobs.len()).map(|it| answers.remove(&it));
+    answers
+        .collect::<Option<Vec<_>>>()
+        .ok_or_else(|| LedgerError::Away("keys were being swept; try again".to_owned()))
+}
+
+/// Writes those of `open` that are the first of their key, or of their id, in the batch.
+async fn write(
+    pools: &Pools,
+    jobs: &[NewJob],
+    open: &[usize],
+    answers: &mut HashMap<usize, Acceptance>,
+) -> Result<()> {
+    let (mut keys, mut ids) = (HashSet::new(), HashSet::new());
+    let mut first: Vec<usize> = Vec::with_capacity(open.len());
+    for at in open {
+        let job = &jobs[*at];
+        let fresh_key = key_of(job).is_none_or(|it| keys.insert(it));
+        if fresh_key && ids.insert(job.id) {
+            first.push(*at);
+        }
+    }
+    let batch: Vec<&NewJob> = first.iter().map(|it| &jobs[*it]).collect();
+    let rows = pools
+        .again(|| insert(&batch).fetch_all(pools.main()))
+        .await?;
+    let due: HashMap<Uuid, bool> = rows
+        .iter()
+        .map(|row| Ok((row.try_get("id")?, row.try_get("due")?)))
+        .collect::<sqlx::Result<_>>()
+        .map_err(explain)?;
+    for at in first {
+        let id = jobs[at].id;
+        if let Some(due) = due.get(&id.0) {
+            answers.insert(at, Acceptance::New { id, due: *due });
+        }
+    }
+    // of the others, what has no key is known by its id: the same entry, taken twice
+    for at in open {
+        let job = &jobs[*at];
+        if job.key.is_none() {
+            answers.entry(*at).or_insert_with(|| Acceptance::Same {
+                id: job.id,
+                options: job.options.clone(),
+            });
+        }
+    }
+    Ok(())
+}
+
+type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
+
+fn insert<'q>(batch: &[&NewJob]) -> Query<'q> {
+    fn each<T>(batch: &[&NewJob], column: impl Fn(&NewJob) -> T) -> Vec<T> {
+        batch.iter().map(|it| column(it)).collect()
+    }
+    let oldest = batch.iter().filter(|it| it.key.is_none());
+    let oldest = oldest.map(|it| minted(it.id)).min();
+    sqlx::query(ACCEPT)
+        .bind(each(batch, |it| it.id.0))
+        .bind(each(batch, |it| it.kind.clone()))
+        .bind(each(batch, |it| it.lane.clone()))
+        .bind(each(batch, |it| it.tenant.clone()))
+        .bind(each(batch, |it| it.account.clone()))
+        .bind(each(batch, |it| it.priority.rank()))
+        .bind(each(batch, |it| it.key.clone()))
+        .bind(each(batch, |it| it.payload.to_string()))
+        .bind(each(batch, |it| it.digest.0.to_vec()))
+        .bind(each(batch, |it| it.run_at))
+        .bind(each(batch, |it| it.not_after))
+        .bind(each(batch, |it| codec::int(it.attempts_max)))
+        .bind(each(batch, |it| codec::int(it.timeout_s)))
+        .bind(each(batch, |it| codec::int(it.age_max_s)))
+        .bind(each(batch, |it| codec::text(&it.labels)))
+        .bind(each(batch, |it| it.traceparent.clone()))
+        .bind(each(batch, |it| it.reply_to.clone()))
+        .bind(each(batch, |it| it.options.clone()))
+        .bind(oldest.unwrap_or_default())
+}
+
+/// No job can have ended before its id was minted, give or take a day of the clocks' difference.
+fn minted(id: JobId) -> crate::clock::Time {
+    let (seconds, _) = id.0.get_timestamp().map_or((0, 0), |it| it.to_unix());
+    let seconds = i64::try_from(seconds).unwrap_or(0).saturating_sub(86_400);
+    crate::clock::Time::from_timestamp(seconds, 0).unwrap_or_default()
+}
+
+/// Answers those whose key was there already.
+async fn known(
+    pools: &Pools,
+    jobs: &[NewJob],
+    answers: &mut HashMap<usize, Acceptance>,
+) -> Result<()> {
+    let open = (0..jobs.len()).filter(|it| !answers.contains_key(it));
+    let open: Vec<(usize, Key<'_>)> = open
+        .filter_map(|it| Some((it, key_of(&jobs[it])?)))
+        .collect();
+    if open.is_empty() {
+        return Ok(());
+    }
+    let numbers = open.iter().filter_map(|it| i32::try_from(it.0).ok());
+    let query = sqlx::query(KNOWN)
+        .bind(numbers.collect::<Vec<_>>())
+        .bind(open.iter().map(|it| it.1.0.to_owned()).collect::<Vec<_>>())
+        .bind(open.iter().map(|it| it.1.1.to_owned()).collect::<Vec<_>>())
+        .bind(open.iter().map(|it| it.1.2.to_owned()).collect::<Vec<_>>());
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    for row in &rows {
+        let (at, digest, id, options) = key_row(row).map_err(explain)?;
+        let answer = match jobs.get(at) {
+            Some(job) if job.digest == digest => Acceptance::Same { id, options },
+            _ => Acceptance::Conflict { id },
+        };
+        answers.insert(at, answer);
+    }
+    Ok(())
+}
+
+fn key_row(row: &PgRow) -> sqlx::Result<(usize, Digest, JobId, String)> {
+    let at: i32 = row.try_get("n")?;
+    let digest: [u8; 32] = row.try_get("digest")?;
+    let job = JobId(row.try_get("job")?);
+    let at = usize::try_from(at).unwrap_or(usize::MAX);
+    Ok((at, Digest(digest), job, row.try_get("options")?))
+}
+
+const QUARANTINE: &str = "
+INSERT INTO presswork.quarantine (id, door, at, reason, message, kind, bytes)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::text[], $5::text[],
+                     $6::text[], $7::bytea[]) AS w(id, door, at, reason, message, kind, bytes)
+ORDER BY id
+ON CONFLICT (id) DO NOTHING";
+
+/// Keeps what couldn't be accepted.
+pub async fn quarantine(pools: &Pools, entries: &[Quarantined]) -> Result<()> {
+    fn each<T>(entries: &[Quarantined], column: impl Fn(&Quarantined) -> T) -> Vec<T> {
+        entries.iter().map(column).collect()
+    }
+    let query = || {
+        sqlx::query(QUARANTINE)
+            .bind(each(entries, |it| it.id.0))
+            .bind(each(entries, |it| codec::plain(&it.door)))
+            .bind(each(entries, |it| it.at))
+            .bind(each(entries, |it| it.reason.as_str()))
+            .bind(each(entries, |it| codec::plain(&it.message)))
+            .bind(each(entries, |it| it.kind.as_deref().map(codec::plain)))
+            .bind(each(entries, |it| it.bytes.clone()))
+            .execute(pools.main())
+    };
+    pools.again(query).await.map(|_| ())
+}
+
+/// What is in quarantine.
+pub async fn quarantined(
+    pools: &Pools,
+    kind: Option<&str>,
+    limit: u32,
+) -> Result<Vec<Quarantined>> {
+    let sql = "SELECT * FROM presswork.quarantine WHERE $1::text IS NULL OR kind = $1
+               ORDER BY at DESC, id DESC LIMIT $2";
+    let query = sqlx::query(sql).bind(kind).bind(i64::from(limit));
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = rows.iter().map(codec::quarantined);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+/// One entry of the quarantine.
+pub async fn quarantined_one(pools: &Pools, id: JobId) -> Result<Option<Quarantined>> {
+    let query = sqlx::query("SELECT * FROM presswork.quarantine WHERE id = $1").bind(id.0);
+    let row = pools.call(query.fetch_optional(pools.main())).await?;
+    let row = row.as_ref().map(codec::quarantined).transpose();
+    row.map_err(explain)
+}
+
+const UNQUARANTINE: &str = "
+WITH gone AS (DELETE FROM presswork.quarantine WHERE id = $1 RETURNING id),
+noted AS (INSERT INTO presswork.audit (actor, action, job, detail, at)
+          SELECT $2, $3, $4, $5, presswork.now() FROM gone)
+SELECT count(*) FROM gone";
+
+/// Takes an entry out of the quarantine.
+pub async fn unquarantine(pools: &Pools, id: JobId, audit: &Audit) -> Result<bool> {
+    let query = || {
+        sqlx::query_scalar(UNQUARANTINE)
+            .bind(id.0)
+            .bind(codec::plain(&audit.actor))
+            .bind(codec::plain(&audit.action))
+            .bind(audit.job.unwrap_or(id).0)
+            .bind(codec::plain(&audit.detail))
+            .fetch_one(pools.main())
+    };
+    let gone: i64 = pools.again(query).await?;
+    Ok(0 < gone)
+}

@@ -1,0 +1,247 @@
+//! The ledger over PostgreSQL: one statement a write, no transaction that a dropped call could
+//! leave open. The tables are in `migrations/postgres`.
+
+mod pool;
+mod codec;
+mod schema;
+mod intake;
+mod dispatch;
+mod settle;
+mod runs;
+mod effects;
+mod look;
+mod tidy;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::SecretString;
+use uuid::Uuid;
+
+use crate::clock::Time;
+use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::job::{Job, JobId, NewJob, Progress};
+use crate::ledger::door::*;
+use crate::ledger::rows::*;
+use crate::lifecycle::State;
+
+pub use pool::{PgOptions, Role, hooked};
+
+/// A ledger in PostgreSQL 15 or newer.
+#[derive(Debug)]
+pub struct Postgres {
+    pools: pool::Pools,
+}
+
+impl Postgres {
+    /// A ledger at `url`. Connects when it is first used; its connections belong to the runtime
+    /// that first uses it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Other`] when the URL can't be read.
+    pub fn open(url: &SecretString, options: PgOptions) -> Result<Self> {
+        let pools = pool::Pools::new(url, options)?;
+        Ok(Self { pools })
+    }
+
+    /// Gives every connection back; calls after it fail as away.
+    pub async fn close(&self) {
+        self.pools.close().await;
+    }
+}
+
+#[async_trait]
+impl Ledger for Postgres {
+    fn name(&self) -> &'static str {
+        "postgres"
+    }
+
+    async fn now(&self) -> Result<Time> {
+        let query = sqlx::query_scalar("SELECT presswork.now()");
+        self.pools.call(query.fetch_one(self.pools.main())).await
+    }
+
+    async fn migrate(&self) -> Result<Migrated> {
+        schema::migrate(&self.pools).await
+    }
+
+    async fn schema(&self) -> Result<Schema> {
+        schema::schema(&self.pools).await
+    }
+
+    async fn concerns(&self) -> Result<Vec<Concern>> {
+        schema::concerns(&self.pools).await
+    }
+
+    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
+        intake::accept(&self.pools, jobs).await
+    }
+
+    async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
+        intake::quarantine(&self.pools, entries).await
+    }
+
+    async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>> {
+        intake::quarantined(&self.pools, kind, limit).await
+    }
+
+    async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>> {
+        intake::quarantined_one(&self.pools, id).await
+    }
+
+    async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
+        intake::unquarantine(&self.pools, id, audit).await
+    }
+
+    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+        dispatch::due(&self.pools, lane, kinds, limit).await
+    }
+
+    async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
+        dispatch::claim(&self.pools, claim, ids).await
+    }
+
+    async fn claim_due(
+        &self,
+        claim: &Claim,
+        lane: &str,
+        kinds: &[String],
+        limit: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Vec<Job>> {
+        dispatch::claim_due(&self.pools, claim, lane, kinds, limit, concurrency).await
+    }
+
+    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
+        settle::settle(&self.pools, batch).await
+    }
+
+    async fn lost(&self, limit: u32) -> Result<Vec<Job>> {
+        dispatch::lost(&self.pools, limit).await
+    }
+
+    async fn expired(&self, limit: u32) -> Result<Vec<Job>> {
+        dispatch::expired(&self.pools, limit).await
+    }
+
+    async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
+        dispatch::progress(&self.pools, batch).await
+    }
+
+    async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
+        dispatch::running(&self.pools, lane).await
+    }
+
+    async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
+        runs::begin_run(&self.pools, run, lease).await
+    }
+
+    async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
+        runs::beat(&self.pools, run, jobs, lease).await
+    }
+
+    async fn end_run(&self, run: Uuid) -> Result<()> {
+        runs::end_run(&self.pools, run).await
+    }
+
+    async fn live_runs(&self) -> Result<Vec<Run>> {
+        runs::live_runs(&self.pools).await
+    }
+
+    async fn control(&self, run: Uuid) -> Result<Control> {
+        runs::control(&self.pools, run).await
+    }
+
+    async fn generation(&self) -> Result<Generation> {
+        runs::generation(&self.pools).await
+    }
+
+    async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
+        runs::next_generation(&self.pools, from, server).await
+    }
+
+    async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
+        effects::step(&self.pools, job, revision, name).await
+    }
+
+    async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+        effects::record_step(&self.pools, fence, name, value).await
+    }
+
+    async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>> {
+        effects::intend(&self.pools, fence, effect).await
+    }
+
+    async fn permit(
+        &self,
+        fence: &Fence,
+        id: EffectId,
+        from: (EffectState, u32),
+        budget: Duration,
+    ) -> Result<bool> {
+        effects::permit(&self.pools, fence, id, from, budget).await
+    }
+
+    async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
+        effects::conclude(&self.pools, id, sends, conclusion).await
+    }
+
+    async fn decide(
+        &self,
+        id: EffectId,
+        from: EffectState,
+        conclusion: &Conclusion,
+        audit: Option<&Audit>,
+    ) -> Result<bool> {
+        effects::decide(&self.pools, id, from, conclusion, audit).await
+    }
+
+    async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()> {
+        effects::witness(&self.pools, id, evidence).await
+    }
+
+    async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
+        effects::effects(&self.pools, job).await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        look::job(&self.pools, id).await
+    }
+
+    async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
+        look::job_of_key(&self.pools, tenant, kind, key).await
+    }
+
+    async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
+        look::attempts(&self.pools, id).await
+    }
+
+    async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
+        look::jobs(&self.pools, filter).await
+    }
+
+    async fn groups(&self, filter: &Filter) -> Result<Vec<Group>> {
+        look::groups(&self.pools, filter).await
+    }
+
+    async fn counts(&self) -> Result<BTreeMap<(String, State), u64>> {
+        look::counts(&self.pools).await
+    }
+
+    async fn paused(&self) -> Result<Vec<Pause>> {
+        look::paused(&self.pools).await
+    }
+
+    async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()> {
+        look::pause(&self.pools, lane, pause, audit).await
+    }
+
+    async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
+        look::audit(&self.pools, job, limit).await
+    }
+
+    async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
+        tidy::tidy(&self.pools, finished, keys).await
+    }
+}

@@ -1,0 +1,334 @@
+//! Connections to Postgres: kept apart by role, bounded in time, never given back half-open.
+
+use std::future::Future;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use rand::RngExt;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::{Connection, Executor};
+
+use crate::ledger::door::{LedgerError, Result};
+
+/// What a pool is for. Each has its own connections, so that none can starve another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The heartbeat: its pool must be used from the heartbeat's own runtime only.
+    Lease,
+    /// The engine's reads and writes.
+    Ledger,
+    /// The HTTP API.
+    Api,
+    /// A command of the command line.
+    Cli,
+}
+
+impl Role {
+    /// The name of its connections at the server (`pg_stat_activity.application_name`).
+    fn application(self) -> &'static str {
+        match self {
+            Self::Lease => "presswork-lease",
+            Self::Ledger => "presswork-ledger",
+            Self::Api => "presswork-api",
+            Self::Cli => "presswork-cli",
+        }
+    }
+}
+
+/// How to reach Postgres.
+#[derive(Clone, Debug)]
+pub struct PgOptions {
+    /// What the connections are for; they are named `presswork-<role>` at the server.
+    pub role: Role,
+    /// The most connections; one to three more are opened for claims, where the role claims.
+    pub max_connections: u32,
+    /// The URL leads to PgBouncer in transaction mode: no statement is kept prepared and no setting
+    /// is sent, so the server's time-outs must be set on the role (`ALTER ROLE ... SET ...`).
+    /// `?pgbouncer=true` in the URL says the same.
+    pub pgbouncer: bool,
+    /// A call is given up after this long; the server gives it up a little before.
+    pub call_timeout: Duration,
+    /// Connecting, or waiting for a free connection, is given up after this long.
+    pub connect_timeout: Duration,
+}
+
+impl PgOptions {
+    /// The usual options of a role.
+    pub fn new(role: Role) -> Self {
+        let max_connections = match role {
+            Role::Lease => 2,
+            Role::Ledger => 8,
+            Role::Api | Role::Cli => 4,
+        };
+        Self {
+            role,
+            max_connections,
+            pgbouncer: false,
+            call_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A statement waits for a lock at most this long.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The server ends a transaction that nobody goes on with.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that was idle for longer is asked whether it still lives before it is used.
+const IDLE_TRUSTED: Duration = Duration::from_secs(1);
+/// What a dropped call left behind is waited for so long, then the connection is closed.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The server gives a statement up so long before the client does, so that its word is heard.
+const SERVER_FIRST: Duration = Duration::from_secs(1);
+/// How often a call is made again that lost a deadlock or waited for a lock in vain.
+const CONTENDED_MAX: u32 = 5;
+
+/// The pools of one role. They belong to the runtime that first uses them.
+#[derive(Debug)]
+pub struct Pools {
+    connect: PgConnectOptions,
+    options: PgOptions,
+    main: OnceLock<PgPool>,
+    claims: OnceLock<PgPool>,
+}
+
+impl Pools {
+    /// Pools that connect when they are first used.
+    ///
+    /// # Errors
+    /// When the URL can't be read.
+    pub fn new(url: &SecretString, mut options: PgOptions) -> Result<Self> {
+        let unreadable = || {
+            // the parsers' own words may quote the URL, and with it the password
+            let form = "postgres://USER:PASSWORD@HOST:5432/DATABASE";
+            LedgerError::Other(format!("the ledger's URL can't be read; write {form}"))
+        };
+        let mut url = url::Url::parse(url.expose_secret()).map_err(|_| unreadable())?;
+        options.pgbouncer |= take_pgbouncer(&mut url);
+        let connect: PgConnectOptions = url.as_str().parse().map_err(|_| unreadable())?;
+        let connect = connect.application_name(options.role.application());
+        let connect = if options.pgbouncer {
+            connect.statement_cache_capacity(0)
+        } else {
+            let statement = options.call_timeout.saturating_sub(SERVER_FIRST);
+            let millis = |it: Duration| it.as_millis().max(1).to_string();
+            connect.options([
+                ("statement_timeout", millis(statement)),
+                ("lock_timeout", millis(LOCK_TIMEOUT.min(statement))),
+                (
+                    "idle_in_transaction_session_timeout",
+                    millis(IDLE_IN_TRANSACTION_TIMEOUT),
+                ),
+                ("search_path", "pg_catalog,pg_temp".to_owned()),
+                // a batch of keys against a table of any size: by the index, on today's disks
+                ("random_page_cost", "1.1".to_owned()),
+            ])
+        };
+        Ok(Self {
+            connect,
+            options,
+            main: OnceLock::new(),
+            claims: OnceLock::new(),
+        })
+    }
+
+    /// The role's connections.
+    pub fn main(&self) -> &PgPool {
+        self.main
+            .get_or_init(|| self.pool(self.connect.clone(), self.options.max_connections))
+    }
+
+    /// Connections whose commits don't wait for the disk: for claims only, which the next permit or
+    /// outcome makes durable. Through PgBouncer they do wait: the setting would outlive our use.
+    pub fn claims(&self) -> &PgPool {
+        if self.options.pgbouncer {
+            return self.main();
+        }
+        self.claims.get_or_init(|| {
+            let connect = self
+                .connect
+                .clone()
+                .options([("synchronous_commit", "off")]);
+            self.pool(connect, self.options.max_connections.div_ceil(3))
+        })
+    }
+
+    fn pool(&self, connect: PgConnectOptions, max: u32) -> PgPool {
+        let pool = PgPoolOptions::new()
+            .max_connections(max.max(1))
+            .acquire_timeout(self.options.connect_timeout)
+            .idle_timeout(Duration::from_secs(5 * 60))
+            .max_lifetime(Duration::from_secs(30 * 60));
+        hooked(pool).connect_lazy_with(connect)
+    }
+
+    /// Closes what was opened.
+    pub async fn close(&self) {
+        for pool in [&self.main, &self.claims]
+            .into_iter()
+            .filter_map(OnceLock::get)
+        {
+            pool.close().await;
+        }
+    }
+
+    /// Waits for a call, but not for ever.
+    ///
+    /// # Errors
+    /// As the ledger's door says; [`LedgerError::Away`] when it took too long.
+    pub async fn call<T>(&self, call: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
+        match tokio::time::timeout(self.options.call_timeout, call).await {
+            Ok(done) => done.map_err(explain),
+            Err(_) => Err(self.too_late()),
+        }
+    }
+
+    /// As [`Pools::call`], but what lost a deadlock is made again, a few times: for a single
+    /// statement, of which nothing was done then.
+    ///
+    /// # Errors
+    /// As [`Pools::call`].
+    pub async fn again<T, F>(&self, make: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = sqlx::Result<T>>,
+    {
+        for time in 1.. {
+            let done = tokio::time::timeout(self.options.call_timeout, make()).await;
+            match done {
+                Ok(Err(e)) if time < CONTENDED_MAX && is_contended(&e) => {
+                    let wait = rand::rng().random_range(1..=10 * u64::from(time));
+                    tokio::time::sleep(Duration::from_millis(wait)).await;
+                }
+                Ok(done) => return done.map_err(explain),
+                Err(_) => break,
+            }
+        }
+        Err(self.too_late())
+    }
+
+    fn too_late(&self) -> LedgerError {
+        let millis = self.options.call_timeout.as_millis();
+        LedgerError::Away(format!("no answer within {millis} ms"))
+    }
+}
+
+/// Takes `pgbouncer=true` out of a URL; whether it was there.
+fn take_pgbouncer(url: &mut url::Url) -> bool {
+    let all: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let (ours, theirs): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.0 == "pgbouncer");
+    if ours.is_empty() {
+        return false;
+    }
+    url.set_query(None);
+    if !theirs.is_empty() {
+        url.query_pairs_mut().extend_pairs(theirs);
+    }
+    ours.iter().any(|it| it.1 == "true")
+}
+
+/// The hooks of every pool of ours.
+///
+/// In sqlx 0.9.0 a future that is dropped inside `begin` gives a connection with an open transaction
+/// back, and later writes vanish with it (sqlx #4385): so each connection is rolled back when it
+/// comes home. Kept until the fix (#4394) is in a release.
+pub fn hooked(pool: PgPoolOptions) -> PgPoolOptions {
+    pool.test_before_acquire(false)
+        .before_acquire(|connection, meta| {
+            Box::pin(async move {
+                if IDLE_TRUSTED < meta.idle_for {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // after a BEGIN, as a ROLLBACK without a transaction is a line in the server's log;
+                // in a transaction that failed it errs, and the connection is closed
+                let undone = connection.execute("BEGIN; ROLLBACK");
+                match tokio::time::timeout(RELEASE_TIMEOUT, undone).await {
+                    Ok(done) => done.map(|_| true),
+                    Err(_) => Err(sqlx::Error::PoolTimedOut),
+                }
+            })
+        })
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Serialisation failure, deadlock, lock not available.
+fn is_contended(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+/// What an error means at the ledger's door, by its SQLSTATE (PostgreSQL's Appendix A).
+pub fn explain(error: sqlx::Error) -> LedgerError {
+    if let sqlx::Error::Database(said) = &error {
+        let code = said.code().unwrap_or_default().into_owned();
+        let message = format!("{} (SQLSTATE {code})", said.message());
+        return match code.as_bytes() {
+            [b'2', b'2' | b'3', ..] => LedgerError::Row(message),
+            // no such table, column, function, schema; 26000: no such prepared statement
+            b"42P01" | b"42703" | b"42883" | b"3F000" => LedgerError::Schema(format!(
+                "the ledger's tables don't fit this program; run `presswork migrate`: {message}"
+            )),
+            b"26000" | b"42P05" | b"08P01" => LedgerError::Other(format!(
+                "{message}; behind PgBouncer in transaction mode set `pgbouncer = true`"
+            )),
+            // 08 connection, 25006 read only (a standby), 25P03/04 idle or long transaction,
+            // 40 rolled back, 53 no resources, 55P03 lock, 57 shut down or cancelled, 58 disk
+            [b'0', b'8', ..]
+            | [b'4', b'0', ..]
+            | [b'5', b'3' | b'7' | b'8', ..]
+            | b"25006"
+            | b"25P03"
+            | b"25P04"
+            | b"55P03" => LedgerError::Away(message),
+            _ => LedgerError::Other(message),
+        };
+    }
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => LedgerError::Away(error.to_string()),
+        // a text with a NUL, which the driver itself refuses to send
+        sqlx::Error::Encode(_) => LedgerError::Row(error.to_string()),
+        _ => LedgerError::Other(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_may_name_pgbouncer_and_no_error_quotes_it() {
+        let open = |url: &str| Pools::new(&url.into(), PgOptions::new(Role::Cli));
+        let pools = open("postgres://u:p@h/d?sslmode=disable&pgbouncer=true").unwrap();
+        assert!(pools.options.pgbouncer);
+        assert!(!open("postgres://u:p@h/d").unwrap().options.pgbouncer);
+        for url in [
+            "postgres://u:s3cret@h:port/d",
+            "s3cret",
+            "postgres://u:s3cret@h/d?sslmode=s3cret",
+        ] {
+            let error = open(url).unwrap_err().to_string();
+            assert!(
+                !error.contains("s3cret") && error.contains("HOST"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_work_later_is_told_apart() {
+        assert!(explain(sqlx::Error::PoolTimedOut).is_away());
+        assert!(!explain(sqlx::Error::RowNotFound).is_away());
+    }
+}

@@ -1,0 +1,261 @@
+//! The schema: embedded migrations, applied under a lock, and the question whether Postgres is
+//! durable.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Row};
+
+use super::pool::{Pools, explain};
+use crate::json::Digest;
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Concern, Migrated, Schema};
+
+/// A step of the schema. Forward only: a file that was released is never changed.
+struct Migration {
+    version: i64,
+    name: &'static str,
+    sql: &'static str,
+}
+
+const MIGRATIONS: [Migration; 2] = [
+    Migration {
+        version: 1,
+        name: "jobs",
+        sql: include_str!("../../../migrations/postgres/0001_jobs.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "effects_and_runs",
+        sql: include_str!("../../../migrations/postgres/0002_effects_and_runs.sql"),
+    },
+];
+
+/// The newest version that this program knows.
+const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+/// Another migration is waited for so long; a statement of ours may take so long.
+const PATIENCE: Duration = Duration::from_secs(10 * 60);
+
+const IS_THERE: &str = "SELECT to_regclass('presswork.migrations') IS NOT NULL";
+const APPLIED: &str = "SELECT version, checksum FROM presswork.migrations ORDER BY version";
+/// Of the transaction, as PgBouncer wants it.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('presswork.migrations', 0))";
+/// Not `IF NOT EXISTS`: that asks for the right to make schemas even where an owner made this one.
+const HAS_HOME: &str = "SELECT to_regnamespace('presswork') IS NOT NULL";
+const HOME: &str = "CREATE SCHEMA presswork";
+const NOTES: &str = "
+CREATE TABLE IF NOT EXISTS presswork.migrations (
+    version    bigint PRIMARY KEY,
+    name       text NOT NULL,
+    checksum   text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+)";
+
+/// The store's version and the program's.
+///
+/// # Errors
+/// When the ledger can't be read.
+pub async fn schema(pools: &Pools) -> Result<Schema> {
+    let found = pools
+        .call(async {
+            let mut connection = pools.main().acquire().await?;
+            found(&mut connection).await
+        })
+        .await?;
+    Ok(Schema {
+        found,
+        known: KNOWN,
+    })
+}
+
+async fn found(connection: &mut PgConnection) -> sqlx::Result<i64> {
+    let there: bool = sqlx::query_scalar(IS_THERE)
+        .fetch_one(&mut *connection)
+        .await?;
+    if !there {
+        return Ok(0);
+    }
+    let newest = "SELECT coalesce(max(version), 0) FROM presswork.migrations";
+    sqlx::query_scalar(newest).fetch_one(connection).await
+}
+
+/// Brings the schema up to date, in one transaction.
+///
+/// # Errors
+/// [`LedgerError::Schema`] when the store is newer, or what was applied isn't what is known here.
+pub async fn migrate(pools: &Pools) -> Result<Migrated> {
+    let before = schema(pools).await?.found;
+    if KNOWN <= before {
+        // nothing to do, and no right to make tables is needed to find that out
+        let mut connection = pools.main().acquire().await.map_err(explain)?;
+        compare(&mut connection).await?;
+        return Ok(Migrated {
+            from: before,
+            to: before,
+        });
+    }
+    let pool = pools.main().clone();
+    // a task of its own: a caller that goes away can't leave the transaction half-open
+    let task = tokio::spawn(async move {
+        let mut connection = pool.acquire().await.map_err(explain)?;
+        apply(&mut connection).await
+    });
+    match tokio::time::timeout(PATIENCE, task).await {
+        Ok(Ok(done)) => done,
+        Ok(Err(e)) => Err(LedgerError::Other(format!("the migration ended: {e}"))),
+        Err(_) => Err(LedgerError::Away(
+            "another migration holds the lock for ten minutes already".to_owned(),
+        )),
+    }
+}
+
+async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
+    let mut transaction = connection.begin().await.map_err(explain)?;
+    let millis = PATIENCE.as_millis();
+    let patience =
+        format!("SET LOCAL statement_timeout = {millis}; SET LOCAL lock_timeout = {millis}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(patience))
+        .execute(&mut *transaction)
+        .await
+        .map_err(explain)?;
+    execute(&mut transaction, LOCK).await?;
+    let home: bool = sqlx::query_scalar(HAS_HOME)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(explain)?;
+    if !home {
+        execute(&mut transaction, HOME).await?;
+    }
+    execute(&mut transaction, NOTES).await?;
+    compare(&mut transaction).await?;
+    let from = found(&mut transaction).await.map_err(explain)?;
+    for migration in MIGRATIONS.iter().filter(|it| from < it.version) {
+        let said = |e| match explain(e) {
+            LedgerError::Row(it) | LedgerError::Other(it) | LedgerError::Schema(it) => {
+                let Migration { version, name, .. } = migration;
+                LedgerError::Other(format!("migration {version} ({name}) failed: {it}"))
+            }
+            away => away,
+        };
+        sqlx::raw_sql(migration.sql)
+            .execute(&mut *transaction)
+            .await
+            .map_err(said)?;
+        let note = "INSERT INTO presswork.migrations (version, name, checksum) VALUES ($1, $2, $3)";
+        sqlx::query(note)
+            .bind(migration.version)
+            .bind(migration.name)
+            .bind(checksum(migration))
+            .execute(&mut *transaction)
+            .await
+            .map_err(said)?;
+    }
+    transaction.commit().await.map_err(explain)?;
+    Ok(Migrated { from, to: KNOWN })
+}
+
+async fn execute(connection: &mut PgConnection, sql: &'static str) -> Result<()> {
+    let done = sqlx::raw_sql(sql).execute(connection).await;
+    done.map(|_| ()).map_err(explain)
+}
+
+fn checksum(migration: &Migration) -> String {
+    Digest::of_bytes(migration.sql.as_bytes()).hex()
+}
+
+/// What was applied must be what is known here.
+async fn compare(connection: &mut PgConnection) -> Result<()> {
+    let rows = sqlx::query(APPLIED)
+        .fetch_all(connection)
+        .await
+        .map_err(explain)?;
+    for row in rows {
+        let version: i64 = row.try_get("version").map_err(explain)?;
+        let applied: String = row.try_get("checksum").map_err(explain)?;
+        match MIGRATIONS.iter().find(|it| it.version == version) {
+            None => return Err(newer(version)),
+            Some(known) if checksum(known) != applied => {
+                return Err(LedgerError::Schema(format!(
+                    "migration {version} ({}) was applied with other contents than this program's; use the release that made the ledger, or a newer one",
+                    known.name
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+fn newer(version: i64) -> LedgerError {
+    LedgerError::Schema(format!(
+        "the ledger's schema has version {version}, and this program knows only {KNOWN}: install the newer presswork that made it, or restore an older ledger"
+    ))
+}
+
+const SETTINGS: &str = "
+SELECT current_setting('fsync') AS fsync,
+       current_setting('full_page_writes') AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('statement_timeout') AS statement_timeout,
+       current_setting('server_version_num')::integer AS version,
+       pg_is_in_recovery() AS recovery";
+
+/// What stands against calling this Postgres durable.
+///
+/// # Errors
+/// When it can't be asked.
+pub async fn concerns(pools: &Pools) -> Result<Vec<Concern>> {
+    let row = pools
+        .call(sqlx::query(SETTINGS).fetch_one(pools.main()))
+        .await?;
+    let text = |name: &str| row.try_get::<String, _>(name).map_err(explain);
+    let mut concerns = Vec::new();
+    let mut concern = |setting: &str, fatal, message: String| {
+        concerns.push(Concern {
+            setting: setting.to_owned(),
+            message,
+            fatal,
+        });
+    };
+    for (setting, why) in [
+        (
+            "fsync",
+            "a crash of the machine may lose or corrupt everything",
+        ),
+        (
+            "full_page_writes",
+            "a page torn by a crash can't be repaired",
+        ),
+    ] {
+        if text(setting)? != "on" {
+            concern(
+                setting,
+                true,
+                format!("{setting} is off and must be on: {why}"),
+            );
+        }
+    }
+    let commit = text("synchronous_commit")?;
+    if matches!(commit.as_str(), "off" | "local") {
+        let message = format!(
+            "synchronous_commit is {commit} for this role and must be on: what was acknowledged could be lost (ALTER ROLE ... SET synchronous_commit = on)"
+        );
+        concern("synchronous_commit", true, message);
+    } else if commit == "remote_write" {
+        let message = "synchronous_commit is remote_write: a standby that crashes right after a failover may lose what was acknowledged; on is safer";
+        concern("synchronous_commit", false, message.to_owned());
+    }
+    if row.try_get("recovery").map_err(explain)? {
+        let message = "this server is a standby (in recovery): it can't be written to; name the primary in the URL";
+        concern("pg_is_in_recovery", true, message.to_owned());
+    }
+    if text("statement_timeout")? == "0" {
+        let message = "statement_timeout is 0 for this role: a statement may wait for ever (ALTER ROLE ... SET statement_timeout = '10s')";
+        concern("statement_timeout", false, message.to_owned());
+    }
+    if row.try_get::<i32, _>("version").map_err(explain)? < 150_000 {
+        let message = "this PostgreSQL is older than 15, the oldest that Presswork is tested with";
+        concern("server_version", false, message.to_owned());
+    }
+    Ok(concerns)
+}

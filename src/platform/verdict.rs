@@ -1,0 +1,419 @@
+//! What an answer means: one total function from a status to "it did not act" or "nobody knows".
+//!
+//! Only what a platform answers *before* it works counts as refused. Everything else that isn't a
+//! success (408, 409, 5xx, redirects, resets, time-outs, what can't be read) leaves open whether it
+//! acted, and is looked at again before anything is repeated.
+
+use chrono::{DateTime, Duration, TimeZone, Utc};
+use serde::de::DeserializeOwned;
+
+use crate::clock::Time;
+use crate::outcome::{Class, Failure, Scope};
+use crate::telemetry::redact::Redactor;
+
+use super::http::{Answer, Call, Http, Lost};
+
+/// Why a call brought no success, and whether the platform may have acted.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum CallError {
+    /// It certainly did not act: nothing was sent, or the answer says so.
+    #[error("{0}")]
+    Refused(Failure),
+    /// It may have acted: time-out, reset, 5xx, an unreadable answer.
+    #[error("{0}")]
+    Unknown(Failure),
+}
+
+impl CallError {
+    /// The failure, for a call that changes nothing outside: then a lost answer is transient.
+    pub fn harmless(self) -> Failure {
+        match self {
+            Self::Refused(it) => it,
+            Self::Unknown(it) => Failure {
+                class: Class::Transient,
+                ..it
+            },
+        }
+    }
+
+    /// The failure's code, if the platform refused.
+    pub fn refusal(&self) -> Option<&str> {
+        match self {
+            Self::Refused(it) => Some(&it.code),
+            Self::Unknown(_) => None,
+        }
+    }
+}
+
+/// What an error's body says, as far as the platform's form allows to read it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Its word for programs.
+    pub code: Option<String>,
+    /// Its words for people.
+    pub message: Option<String>,
+}
+
+/// What a refusal or a lost answer means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meaning {
+    /// Whether it may have acted.
+    pub acted: bool,
+    /// What it means for the next attempt.
+    pub class: Class,
+    /// What it concerns.
+    pub scope: Scope,
+}
+
+/// A meaning of something that certainly did not happen.
+pub const fn refused(class: Class, scope: Scope) -> Meaning {
+    Meaning {
+        acted: false,
+        class,
+        scope,
+    }
+}
+
+/// Nobody knows whether it happened.
+const UNKNOWN: Meaning = Meaning {
+    acted: true,
+    class: Class::Unknown,
+    scope: Scope::Platform,
+};
+
+/// What differs between platforms.
+pub struct Rules {
+    /// Its name, for people.
+    pub platform: &'static str,
+    /// Reads an error's body.
+    pub said: fn(&[u8]) -> Said,
+    /// Its own meaning of a status, where it differs from the usual one.
+    pub meaning: fn(u16, &Said) -> Option<Meaning>,
+}
+
+/// The meaning of a status that is no success, where a platform doesn't say otherwise.
+pub fn usual(status: u16) -> Meaning {
+    match status {
+        400 | 404 | 405 | 410 | 413 | 415 | 422 => refused(Class::Permanent, Scope::Content),
+        401 | 403 => refused(Class::Unauthorised, Scope::Account),
+        429 => refused(Class::Throttled, Scope::Account),
+        _ => UNKNOWN,
+    }
+}
+
+/// What is told of an error's body at most, in bytes.
+const TOLD_MAX: usize = 2_048;
+/// What is told of a body that isn't in the platform's form: some proxy's page says little.
+const PAGE_MAX: usize = 300;
+/// A platform's word on when to come back is believed up to this.
+const AFTER_MAX: Duration = Duration::days(7);
+
+/// What an answer that is no success, or can't be read, means.
+pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
+    let said = (rules.said)(&answer.body);
+    let meaning = (rules.meaning)(answer.status, &said).unwrap_or_else(|| usual(answer.status));
+    let status = answer.status;
+    let code = said
+        .code
+        .as_deref()
+        .filter(|it| is_word(it))
+        .map_or(format!("http_{status}"), str::to_owned);
+    let words = match &said.message {
+        Some(it) => cut(&redact(it, call), TOLD_MAX),
+        None => page(answer, call),
+    };
+    let message = format!("{} answered {status}: {words}", rules.platform);
+    let failure =
+        Failure::new(meaning.class, meaning.scope, &code, message).after(come_back(answer));
+    match meaning.acted {
+        false => CallError::Refused(failure),
+        true => CallError::Unknown(failure),
+    }
+}
+
+/// What a success that can't be read means: nobody knows what was made.
+pub fn unreadable(rules: &Rules, answer: &Answer, why: &str) -> CallError {
+    let message = format!(
+        "{} answered {} and it can't be read: {}",
+        rules.platform,
+        answer.status,
+        cut(&Redactor::default().redact(why), PAGE_MAX)
+    );
+    let failure = Failure::new(UNKNOWN.class, UNKNOWN.scope, "unreadable", message);
+    CallError::Unknown(failure)
+}
+
+/// What a lost answer means.
+pub fn lost(rules: &Rules, lost: &Lost) -> CallError {
+    let message = format!("{}: {lost}", rules.platform);
+    match lost.sent {
+        false => CallError::Refused(Failure::transient(lost.code, message)),
+        true => CallError::Unknown(Failure::new(
+            UNKNOWN.class,
+            UNKNOWN.scope,
+            lost.code,
+            message,
+        )),
+    }
+}
+
+/// Makes a call once; a success is read as `T`.
+///
+/// # Errors
+/// What the answer, or its loss, means by `rules`.
+pub async fn ask<T: DeserializeOwned>(
+    http: &Http,
+    rules: &Rules,
+    call: &Call,
+) -> Result<(T, Answer), CallError> {
+    let answer = http.send(call).await.map_err(|it| lost(rules, &it))?;
+    if !(200..300).contains(&answer.status) {
+        return Err(judge(rules, call, &answer));
+    }
+    match answer.json() {
+        Ok(it) => Ok((it, answer)),
+        Err(why) => Err(unreadable(rules, &answer, &why)),
+    }
+}
+
+/// A stable word, and not a sentence or a secret.
+fn is_word(code: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
+    (1..=60).contains(&code.len()) && code.chars().all(plain)
+}
+
+fn page(answer: &Answer, call: &Call) -> String {
+    let text = String::from_utf8_lossy(&answer.body[..answer.body.len().min(TOLD_MAX)]);
+    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match cut(&redact(&text, call), PAGE_MAX) {
+        it if it.is_empty() => "nothing".to_owned(),
+        it => it,
+    }
+}
+
+/// Without the call's own secrets, and without what looks like one.
+fn redact(text: &str, call: &Call) -> String {
+    let mut redactor = Redactor::default();
+    for secret in call.secrets() {
+        redactor.register(secret);
+    }
+    redactor.redact(text).into_owned()
+}
+
+fn cut(text: &str, most: usize) -> String {
+    match text.len() <= most {
+        true => text.to_owned(),
+        false => format!("{}…", &text[..text.floor_char_boundary(most)]),
+    }
+}
+
+/// When to come back, by the answer's own word: `Retry-After` in both forms, and for a 429 the
+/// reset headers of the platforms. Never more than seven days.
+pub fn come_back(answer: &Answer) -> Option<Duration> {
+    let told = answer
+        .header("retry-after")
+        .and_then(|it| retry_after(it, answer.at));
+    let wait = match (told, answer.status) {
+        (Some(it), _) => it,
+        (None, 429) => reset(answer)?,
+        _ => return None,
+    };
+    Some(wait.clamp(Duration::zero(), AFTER_MAX))
+}
+
+/// `Retry-After: 120`, or `Retry-After: Fri, 31 Dec 1999 23:59:59 GMT` (RFC 9110, 10.2.3).
+fn retry_after(text: &str, now: Time) -> Option<Duration> {
+    let text = text.trim();
+    if let Ok(seconds) = text.parse::<f64>() {
+        return seconds_of(seconds);
+    }
+    let at = DateTime::parse_from_rfc2822(text).ok()?;
+    Some(at.with_timezone(&Utc) - now)
+}
+
+fn seconds_of(seconds: f64) -> Option<Duration> {
+    // the cap is applied before the cast, so that it can't overflow
+    let most = AFTER_MAX.num_seconds() as f64;
+    (seconds.is_finite() && 0.0 <= seconds)
+        .then(|| Duration::milliseconds((seconds.min(most) * 1_000.0).ceil() as i64))
+}
+
+/// `RateLimit-Reset` (Bluesky, Unix seconds), `X-RateLimit-Reset` (Mastodon, RFC 3339 or Unix
+/// seconds), `x-ratelimit-reset-requests` and `-tokens` (OpenAI, `1m0s`): of those, the ones whose
+/// `remaining` isn't known to be above nothing, and the latest of them.
+fn reset(answer: &Answer) -> Option<Duration> {
+    let at = |name| answer.header(name).and_then(|it| moment(it, answer.at));
+    let spent = |what: &str| {
+        let remaining = answer.header(&format!("x-ratelimit-remaining-{what}"));
+        let wait = answer.header(&format!("x-ratelimit-reset-{what}"));
+        wait.filter(|_| remaining.is_none_or(|it| it.trim() == "0"))
+            .and_then(units)
+    };
+    [
+        at("ratelimit-reset"),
+        at("x-ratelimit-reset"),
+        spent("requests"),
+        spent("tokens"),
+    ]
+    .into_iter()
+    .flatten()
+    .max()
+}
+
+fn moment(text: &str, now: Time) -> Option<Duration> {
+    if let Ok(unix) = text.trim().parse::<i64>() {
+        return Some(Utc.timestamp_opt(unix, 0).single()? - now);
+    }
+    let at = DateTime::parse_from_rfc3339(text.trim()).ok()?;
+    Some(at.with_timezone(&Utc) - now)
+}
+
+/// `12ms`, `1m0s`, `6h0m0.5s`.
+fn units(text: &str) -> Option<Duration> {
+    let (mut rest, mut seconds) = (text.trim(), 0.0);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let number: f64 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
+        seconds += number
+            * match &rest[..unit] {
+                "ms" => 0.001,
+                "s" => 1.0,
+                "m" => 60.0,
+                "h" => 3_600.0,
+                "d" => 86_400.0,
+                _ => return None,
+            };
+        rest = &rest[unit..];
+    }
+    seconds_of(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use proptest::prelude::*;
+    use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
+    use secrecy::SecretString;
+
+    const PLAIN: Rules = Rules {
+        platform: "Somewhere",
+        said: |_| Said {
+            code: None,
+            message: None,
+        },
+        meaning: |_, _| None,
+    };
+
+    fn now() -> Time {
+        Utc.timestamp_opt(1_800_000_000, 0).unwrap()
+    }
+
+    fn answer(status: u16, headers: &[(&str, &str)], body: &[u8]) -> Answer {
+        let header = |(name, value): &(&str, &str)| {
+            let name: HeaderName = name.parse().unwrap();
+            (name, HeaderValue::from_str(value).unwrap())
+        };
+        Answer {
+            status,
+            headers: headers.iter().map(header).collect::<HeaderMap>(),
+            body: Bytes::copy_from_slice(body),
+            at: now(),
+        }
+    }
+
+    fn call() -> Call {
+        let url = url::Url::parse("https://a.example").unwrap();
+        Call::get(url, std::time::Duration::from_secs(1))
+    }
+
+    #[test]
+    fn only_what_comes_before_the_work_is_refused() {
+        let known = [400, 401, 403, 404, 405, 410, 413, 415, 422, 429];
+        for status in (100..600).filter(|it| !(200..300).contains(it)) {
+            let error = judge(&PLAIN, &call(), &answer(status, &[], b""));
+            let refused = matches!(error, CallError::Refused(_));
+            assert_eq!(refused, known.contains(&status), "{status}");
+        }
+    }
+
+    #[test]
+    fn retry_after_has_two_forms_and_a_cap() {
+        let wait = |value: &str| come_back(&answer(503, &[("retry-after", value)], b""));
+        assert_eq!(wait("120"), Some(Duration::seconds(120)));
+        assert_eq!(wait("0.5"), Some(Duration::milliseconds(500)));
+        let date = (now() + Duration::seconds(90)).format("%a, %d %b %Y %H:%M:%S GMT");
+        assert_eq!(wait(&date.to_string()), Some(Duration::seconds(90)));
+        assert_eq!(
+            wait("Fri, 31 Dec 1999 23:59:59 GMT"),
+            Some(Duration::zero())
+        );
+        assert_eq!(wait("99999999999999999999"), Some(AFTER_MAX));
+        assert_eq!(wait("soon"), None);
+        assert_eq!(wait("-3"), None);
+        assert_eq!(wait("NaN"), None);
+    }
+
+    #[test]
+    fn reset_headers_count_for_a_429_only() {
+        let unix = (now().timestamp() + 60).to_string();
+        let rfc = (now() + Duration::seconds(70)).to_rfc3339();
+        for (name, value, wait) in [
+            ("RateLimit-Reset", unix.as_str(), 60_000),
+            ("X-RateLimit-Reset", rfc.as_str(), 70_000),
+            ("x-ratelimit-reset-requests", "1m0.5s", 60_500),
+            ("x-ratelimit-reset-tokens", "12ms", 12),
+        ] {
+            let told = |status| come_back(&answer(status, &[(name, value)], b""));
+            assert_eq!(told(429), Some(Duration::milliseconds(wait)), "{name}");
+            assert_eq!(told(503), None, "{name}");
+        }
+        let both = [
+            ("x-ratelimit-reset-requests", "5s"),
+            ("x-ratelimit-remaining-requests", "0"),
+            ("x-ratelimit-reset-tokens", "6m"),
+            ("x-ratelimit-remaining-tokens", "900"),
+        ];
+        assert_eq!(
+            come_back(&answer(429, &both, b"")),
+            Some(Duration::seconds(5))
+        );
+    }
+
+    #[test]
+    fn what_is_told_holds_no_secret_and_is_short() {
+        let own = SecretString::from("hunter2!");
+        let body = format!("<html>hunter2! {}</html>", "x".repeat(9_000));
+        let error = judge(
+            &PLAIN,
+            &call().hiding(&own),
+            &answer(500, &[], body.as_bytes()),
+        );
+        let told = error.to_string();
+        assert!(!told.contains("hunter2!") && told.len() < 400, "{told}");
+    }
+
+    #[test]
+    fn nothing_sent_is_refused() {
+        let it = |sent| Lost {
+            sent,
+            code: "x",
+            message: String::new(),
+        };
+        assert!(matches!(lost(&PLAIN, &it(false)), CallError::Refused(_)));
+        assert!(matches!(lost(&PLAIN, &it(true)), CallError::Unknown(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_header_or_body_panics(status in 100u16..600, header in "[ -~]{0,40}", body: Vec<u8>) {
+            let headers = ["retry-after", "ratelimit-reset", "x-ratelimit-reset-requests"].map(|it| (it, header.as_str()));
+            let error = judge(&PLAIN, &call(), &answer(status, &headers, &body));
+            prop_assert!(error.harmless().retry_after().is_none_or(|it| it <= AFTER_MAX));
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! The doors of the queue and of the inbox, the same for every store.
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::job::JobId;
+use crate::ledger::Hint;
+
+/// What can go wrong at the queue's door.
+#[derive(Debug, thiserror::Error)]
+pub enum QueueError {
+    /// It was wiped, restored, or filled under another generation: it must be rebuilt.
+    #[error("the queue was filled under another generation")]
+    Stale,
+    /// It can't be reached: later it may.
+    #[error("the queue can't be reached: {0}")]
+    Away(String),
+}
+
+/// The result of a call to the queue.
+pub type Result<T> = std::result::Result<T, QueueError>;
+
+/// What a take brought.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Taken {
+    /// The jobs, in the order in which they should start; each holds a slot of the lane now.
+    pub ids: Vec<JobId>,
+    /// What is still ready in the lane's window.
+    pub ready: u64,
+    /// The slots of the lane that are held, these included.
+    pub held: u64,
+}
+
+/// The queue's door. Every call is atomic in its lane and safe to repeat.
+#[async_trait]
+pub trait Queue: Send + Sync + 'static {
+    /// `redis` or `memory`.
+    fn name(&self) -> &'static str;
+    /// The server's own id, new at each of its starts: a restart is noticed by it.
+    async fn server(&self) -> Result<String>;
+    /// Puts hints into a lane's window, by priority and the tenants' turns. Ids that are there, or
+    /// hold a slot, are left as they are. Beyond `window` the last ones are dropped (the ledger has
+    /// them). Returns the size of the window after it.
+    async fn offer(&self, generation: i64, lane: &str, hints: &[Hint], window: u32) -> Result<u64>;
+    /// Takes up to `most` jobs in order, as long as fewer than `concurrency` slots are held, and
+    /// gives each a slot in the name of `run`.
+    async fn take(
+        &self,
+        generation: i64,
+        lane: &str,
+        run: Uuid,
+        most: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Taken>;
+    /// Frees slots and forgets the ids, wherever they are. Ids that aren't there are passed over.
+    async fn release(&self, generation: i64, lane: &str, ids: &[JobId]) -> Result<()>;
+    /// The jobs that hold a slot, and in whose name.
+    async fn held(&self, generation: i64, lane: &str) -> Result<Vec<(JobId, Uuid)>>;
+    /// How many are ready in the lane's window.
+    async fn size(&self, generation: i64, lane: &str) -> Result<u64>;
+    /// Empties a lane and starts it under `generation` with these slots held; does nothing when it
+    /// is under `generation` already. Whether it did.
+    async fn reset(&self, generation: i64, lane: &str, held: &[(JobId, Uuid)]) -> Result<bool>;
+    /// Tells every dispatcher that there is something to take.
+    async fn wake(&self) -> Result<()>;
+    /// Waits until somebody calls [`Queue::wake`] (here or on another host), or the queue is away.
+    /// May return without a reason; callers poll besides.
+    async fn woken(&self);
+}
+
+/// An entry of the inbox, moved to this run's own list.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// Given at the move: taking the same entry twice is taking the same job twice.
+    pub id: JobId,
+    /// The bytes as they came.
+    pub bytes: Vec<u8>,
+}
+
+/// The inbox: a list to which any program may append.
+#[async_trait]
+pub trait Inbox: Send + Sync + 'static {
+    /// Moves up to `most` entries (0: none) to this run's list of `slot` and returns all that list holds: so
+    /// what an earlier take left unfinished comes first, with its ids. `slot` is a small number;
+    /// each slot is used by one loop.
+    async fn take(&self, run: Uuid, slot: u32, most: u32) -> Result<Vec<Entry>>;
+    /// Removes these entries from a run's list: the ledger has committed them. Only these: the run
+    /// may live and have taken more.
+    async fn done(&self, run: Uuid, slot: u32, entries: &[Entry]) -> Result<()>;
+    /// The runs that hold lists.
+    async fn holders(&self) -> Result<Vec<(Uuid, u32)>>;
+    /// Entries waiting in the inbox.
+    async fn waiting(&self) -> Result<u64>;
+    /// Writes a receipt (JSON text) to the reply list of `token`; kept for five minutes.
+    async fn reply(&self, token: &str, receipt: &str) -> Result<()>;
+}

@@ -1,0 +1,131 @@
+//! The inbox: a list to which any program appends, and the runs' own lists of what they took.
+
+use std::sync::{Arc, LazyLock};
+
+use async_trait::async_trait;
+use redis::Script;
+use uuid::Uuid;
+
+use super::keys::{InboxKeys, Names};
+use super::link::Link;
+use crate::job::JobId;
+use crate::queue::door::{Entry, Inbox, QueueError, Result};
+
+static TAKE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/inbox_take.lua")));
+static DONE: LazyLock<Script> =
+    LazyLock::new(|| Script::new(include_str!("scripts/inbox_done.lua")));
+
+/// At most so many entries are moved by one call, whatever was asked for.
+const MOST: u32 = 1_000;
+/// A call stops moving when its answer has this many bytes: an envelope has 256 KiB at most, but
+/// anybody may push more.
+const BYTES: usize = 16 * 1024 * 1024;
+/// How long a receipt waits for its reader, in seconds.
+const REPLY_S: i64 = 300;
+/// An id in front of an entry's bytes, without the space between them.
+const ID_LEN: usize = 36;
+
+/// The inbox in Redis. Entries keep their order; any bytes may be in them.
+pub struct RedisInbox {
+    link: Arc<Link>,
+    names: Names,
+    keys: InboxKeys,
+}
+
+impl RedisInbox {
+    pub(super) fn new(link: Arc<Link>, names: Names) -> Self {
+        let keys = names.inbox();
+        Self { link, names, keys }
+    }
+
+    /// Appends envelopes, as any producer would: one `RPUSH`.
+    ///
+    /// # Errors
+    /// Redis is away, or the key is of another type.
+    pub async fn push(&self, envelopes: &[Vec<u8>]) -> Result<()> {
+        let mut command = redis::cmd("RPUSH");
+        command.arg(&self.keys.inbox).arg(envelopes);
+        let length: Result<u64> = self.link.query(&command).await;
+        length.map(drop).map_err(|error| self.wrong_type(error))
+    }
+
+    fn wrong_type(&self, error: QueueError) -> QueueError {
+        match error {
+            QueueError::Stale => QueueError::Away(format!(
+                "`{}` or a key that belongs to it is of another type than Presswork made it: \
+                 rename or delete it",
+                self.keys.inbox
+            )),
+            away => away,
+        }
+    }
+}
+
+#[async_trait]
+impl Inbox for RedisInbox {
+    async fn take(&self, run: Uuid, slot: u32, most: u32) -> Result<Vec<Entry>> {
+        let mut call = TAKE.key(&self.keys.inbox);
+        call.key(self.keys.taken(run, slot)).key(&self.keys.holders);
+        call.arg(format!("{run}:{slot}")).arg(BYTES);
+        for _ in 0..most.min(MOST) {
+            call.arg(JobId::mint().to_string());
+        }
+        let entries: Result<Vec<Vec<u8>>> = self.link.invoke(&call).await;
+        let entries = entries.map_err(|error| self.wrong_type(error))?;
+        Ok(entries.into_iter().filter_map(unwrap_entry).collect())
+    }
+
+    async fn done(&self, run: Uuid, slot: u32, entries: &[Entry]) -> Result<()> {
+        let mut call = DONE.key(self.keys.taken(run, slot));
+        call.key(&self.keys.holders).arg(format!("{run}:{slot}"));
+        for entry in entries {
+            call.arg(entry.id.to_string());
+        }
+        let removed: Result<u64> = self.link.invoke(&call).await;
+        removed.map_err(|error| self.wrong_type(error))?;
+        Ok(())
+    }
+
+    async fn holders(&self) -> Result<Vec<(Uuid, u32)>> {
+        let mut command = redis::cmd("SMEMBERS");
+        command.arg(&self.keys.holders);
+        let holders: Result<Vec<String>> = self.link.query(&command).await;
+        let holders = holders.map_err(|error| self.wrong_type(error))?;
+        let parse = |it: &String| {
+            let (run, slot) = it.split_once(':')?;
+            Some((run.parse().ok()?, slot.parse().ok()?))
+        };
+        // Whatever else is in the set, no list belongs to it.
+        Ok(holders.iter().filter_map(parse).collect())
+    }
+
+    async fn waiting(&self) -> Result<u64> {
+        let mut command = redis::cmd("LLEN");
+        command.arg(&self.keys.inbox);
+        let waiting = self.link.query(&command).await;
+        waiting.map_err(|error| self.wrong_type(error))
+    }
+
+    async fn reply(&self, token: &str, receipt: &str) -> Result<()> {
+        let Some(key) = self.names.reply(token) else {
+            return Err(QueueError::Away(
+                "the token of a reply list has 1 to 64 letters, digits, - and _ only".to_owned(),
+            ));
+        };
+        let mut both = redis::pipe();
+        both.atomic();
+        both.rpush(&key, receipt).ignore();
+        both.expire(&key, REPLY_S).ignore();
+        let done = self.link.pipeline(&both).await;
+        done.map_err(|error| self.wrong_type(error))
+    }
+}
+
+/// Takes the id from the front of an entry. The script lets no other through.
+fn unwrap_entry(mut wrapped: Vec<u8>) -> Option<Entry> {
+    let id = std::str::from_utf8(wrapped.get(..ID_LEN)?).ok()?;
+    let id = id.parse().ok()?;
+    wrapped.drain(..=ID_LEN);
+    Some(Entry { id, bytes: wrapped })
+}

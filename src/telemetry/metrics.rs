@@ -1,0 +1,250 @@
+//! The metrics: every name in one table, and one function for each thing that is counted.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+/// What kind of number a metric is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Shape {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Durations in seconds, in buckets with these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+/// A metric of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// Its name in Prometheus.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub shape: Shape,
+    /// What it says, for people.
+    pub help: &'static str,
+}
+
+/// From a millisecond to ten minutes: attempts wait for other people's servers.
+const LONG: &[f64] = &[
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0,
+];
+/// From half a millisecond to a minute: what should be quick.
+const SHORT: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0,
+];
+
+macro_rules! table {
+    ($($id:ident = $name:literal, $shape:expr, $help:literal;)+) => {
+        $(const $id: &str = $name;)+
+        /// Every metric.
+        pub const TABLE: &[Metric] = &[$(Metric { name: $name, shape: $shape, help: $help }),+];
+    };
+}
+
+table! {
+    ACCEPTED = "presswork_jobs_accepted_total", Shape::Counter, "Jobs committed by intake, by door.";
+    REFUSED = "presswork_intake_refused_total", Shape::Counter, "Envelopes that intake refused or put into quarantine, by door and reason.";
+    SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
+    ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
+    PICKUP = "presswork_pickup_seconds", Shape::Histogram(SHORT), "From the time a job was due to the start of its attempt.";
+    JOBS = "presswork_jobs", Shape::Gauge, "Unfinished jobs, by lane and state.";
+    RUNNING = "presswork_running", Shape::Gauge, "Jobs that run on this host, by lane.";
+    REBUILDS = "presswork_queue_rebuilds_total", Shape::Counter, "Times the queue was rebuilt from the ledger.";
+    CLAIMS_STALE = "presswork_claims_stale_total", Shape::Counter, "Hints of the queue that the ledger refused at the claim.";
+    SETTLES_STALE = "presswork_settles_stale_total", Shape::Counter, "Outcomes refused because the lease had gone to another run.";
+    RECLAIMED = "presswork_reclaimed_total", Shape::Counter, "Expired leases taken back.";
+    EFFECTS = "presswork_effects_total", Shape::Counter, "Effects that reached a state, by operation and state.";
+    EXPOSURE = "presswork_inbox_exposure_seconds", Shape::Histogram(SHORT), "How long an envelope was in Redis only, before intake committed it.";
+    INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait in the Redis inbox.";
+    LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
+    QUEUE_UP = "presswork_queue_up", Shape::Gauge, "1 when the queue answers, 0 when it is away.";
+    LEASE_REMAINING = "presswork_lease_remaining_seconds", Shape::Gauge, "What is left of this host's leases since the last heartbeat that was written.";
+}
+
+/// What renders the metrics. Cloning shares the same numbers.
+#[derive(Clone, Debug)]
+pub struct Handle(PrometheusHandle);
+
+impl Handle {
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        self.0.render()
+    }
+
+    /// Moves samples of histograms into their buckets. Call it every few seconds: without a
+    /// scraper samples would pile up otherwise.
+    pub fn upkeep(&self) {
+        self.0.run_upkeep();
+    }
+}
+
+/// Installs the recorder, once a process; later calls return the same handle.
+///
+/// # Panics
+/// When another library has installed a recorder of its own: then nothing would be counted.
+pub fn install() -> Handle {
+    static HANDLE: OnceLock<Handle> = OnceLock::new();
+    HANDLE
+        .get_or_init(|| {
+            let recorder = TABLE
+                .iter()
+                .fold(PrometheusBuilder::new(), |builder, it| match it.shape {
+                    Shape::Histogram(buckets) => builder
+                        .set_buckets_for_metric(Matcher::Full(it.name.to_owned()), buckets)
+                        .expect("no histogram of the table is without buckets"),
+                    Shape::Counter | Shape::Gauge => builder,
+                })
+                .build_recorder();
+            let handle = Handle(recorder.handle());
+            metrics::set_global_recorder(recorder).expect("only this function sets a recorder");
+            for it in TABLE {
+                match it.shape {
+                    Shape::Counter => metrics::describe_counter!(it.name, it.help),
+                    Shape::Gauge => metrics::describe_gauge!(it.name, it.help),
+                    Shape::Histogram(_) => {
+                        metrics::describe_histogram!(it.name, metrics::Unit::Seconds, it.help);
+                    }
+                }
+            }
+            handle
+        })
+        .clone()
+}
+
+/// Jobs that intake committed, new ones only.
+pub fn accepted(door: &'static str, jobs: u64) {
+    counter!(ACCEPTED, "door" => door).increment(jobs);
+}
+
+/// An envelope that intake refused or put into quarantine. `reason` is a word, not a sentence.
+pub fn refused(door: &'static str, reason: &'static str) {
+    counter!(REFUSED, "door" => door, "reason" => reason).increment(1);
+}
+
+/// An attempt that was settled.
+pub fn settled(lane: &str, outcome: &'static str) {
+    counter!(SETTLED, "lane" => lane.to_owned(), "outcome" => outcome).increment(1);
+}
+
+/// How long an attempt ran.
+pub fn attempt(kind: &'static str, took: Duration) {
+    histogram!(ATTEMPT, "kind" => kind).record(took);
+}
+
+/// How long a due job waited for its attempt.
+pub fn pickup(waited: Duration) {
+    histogram!(PICKUP).record(waited);
+}
+
+/// Unfinished jobs of a lane in a state.
+pub fn jobs(lane: &str, state: &'static str, jobs: u64) {
+    gauge!(JOBS, "lane" => lane.to_owned(), "state" => state).set(jobs as f64);
+}
+
+/// Jobs of a lane that run on this host.
+pub fn running(lane: &str, jobs: u64) {
+    gauge!(RUNNING, "lane" => lane.to_owned()).set(jobs as f64);
+}
+
+/// The queue was rebuilt from the ledger.
+pub fn queue_rebuilt() {
+    counter!(REBUILDS).increment(1);
+}
+
+/// Hints that the ledger refused at the claim.
+pub fn claims_stale(hints: u64) {
+    counter!(CLAIMS_STALE).increment(hints);
+}
+
+/// Outcomes refused because the lease had gone to another run.
+pub fn settles_stale(outcomes: u64) {
+    counter!(SETTLES_STALE).increment(outcomes);
+}
+
+/// Expired leases taken back.
+pub fn reclaimed(leases: u64) {
+    counter!(RECLAIMED).increment(leases);
+}
+
+/// An effect that reached a state. `op` is one of the program's operations: `mastodon.status`.
+pub fn effect(op: &str, state: &'static str) {
+    counter!(EFFECTS, "op" => op.to_owned(), "state" => state).increment(1);
+}
+
+/// How long an envelope was in Redis only.
+pub fn inbox_exposure(exposed: Duration) {
+    histogram!(EXPOSURE).record(exposed);
+}
+
+/// Envelopes that wait in the Redis inbox.
+pub fn inbox_waiting(envelopes: u64) {
+    gauge!(INBOX_WAITING).set(envelopes as f64);
+}
+
+/// Whether the ledger answers.
+pub fn ledger_up(up: bool) {
+    gauge!(LEDGER_UP).set(f64::from(u8::from(up)));
+}
+
+/// Whether the queue answers.
+pub fn queue_up(up: bool) {
+    gauge!(QUEUE_UP).set(f64::from(u8::from(up)));
+}
+
+/// What is left of this host's leases.
+pub fn lease_remaining(left: Duration) {
+    gauge!(LEASE_REMAINING).set(left.as_secs_f64());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_the_table_is_rendered_with_its_help_and_labels() {
+        let handle = install();
+        accepted("http", 2);
+        refused("inbox", "schema");
+        settled("default", "completed");
+        attempt("generate.text", Duration::from_millis(30));
+        pickup(Duration::from_millis(3));
+        jobs("default", "ready", 7);
+        running("default", 3);
+        queue_rebuilt();
+        claims_stale(4);
+        settles_stale(5);
+        reclaimed(6);
+        effect("mastodon.status", "confirmed");
+        inbox_exposure(Duration::from_millis(4));
+        inbox_waiting(8);
+        ledger_up(true);
+        queue_up(false);
+        lease_remaining(Duration::from_millis(1_500));
+        install().upkeep();
+        let text = handle.render();
+        for it in TABLE {
+            assert!(
+                text.contains(&format!("# HELP {} {}", it.name, it.help)),
+                "{}",
+                it.name
+            );
+        }
+        for line in [
+            "presswork_jobs_accepted_total{door=\"http\"} 2",
+            "presswork_intake_refused_total{door=\"inbox\",reason=\"schema\"} 1",
+            "presswork_jobs_settled_total{lane=\"default\",outcome=\"completed\"} 1",
+            "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
+            "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
+            "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
+            "presswork_ledger_up 1",
+            "presswork_queue_up 0",
+            "presswork_lease_remaining_seconds 1.5",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,420 @@
+//! What a secret looks like, and how it is taken out of a line before anybody sees it.
+//!
+//! Three nets, each for what the others miss: by the **value** of every secret that was ever
+//! resolved (also URL-encoded, in base64 and escaped), by the **shape** of well-known secrets, and
+//! by the **name** that stands before a value (`password=`, `"api_key":`). It is better to hide a
+//! word too many: names and shapes err on that side. The patterns run in linear time.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use regex::{Captures, Regex};
+use secrecy::{ExposeSecret as _, SecretString};
+
+/// What stands where a secret was.
+pub const HIDDEN: &str = "***";
+
+/// Shorter values aren't hidden by value: they would blank ordinary words. In bytes.
+pub const VALUE_MIN: usize = 4;
+
+/// Takes secrets out of text. Cloning is cheap enough for a registration, not for a line.
+#[derive(Clone, Default)]
+pub struct Redactor {
+    /// Every spelling of every registered secret, the longest first.
+    values: Vec<String>,
+}
+
+static REGISTRY: LazyLock<ArcSwap<Redactor>> = LazyLock::new(ArcSwap::default);
+
+/// From now on this value is hidden in every line of the process, in all its spellings.
+pub fn register(secret: &SecretString) {
+    REGISTRY.rcu(|old| {
+        let mut new = Redactor::clone(old);
+        new.register(secret);
+        Arc::new(new)
+    });
+}
+
+/// A text without its secrets: all that were registered, and all that look like one.
+pub fn text(text: &str) -> Cow<'_, str> {
+    REGISTRY.load().redact(text)
+}
+
+/// Whether a field of this name holds a secret.
+pub fn is_secret_name(name: &str) -> bool {
+    let name = name.to_ascii_lowercase().replace('-', "_");
+    const PARTS: [&str; 7] = [
+        "authorization",
+        "cookie",
+        "token",
+        "secret",
+        "password",
+        "api_key",
+        "apikey",
+    ];
+    PARTS.iter().any(|it| name.contains(it)) || ["sig", "signature"].contains(&name.as_str())
+}
+
+impl Redactor {
+    /// Hides this value too. Values shorter than [`VALUE_MIN`] bytes are left alone.
+    pub fn register(&mut self, secret: &SecretString) {
+        let value = secret.expose_secret().trim();
+        if value.len() < VALUE_MIN {
+            return;
+        }
+        self.values.extend(spellings(value));
+        self.values
+            .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        self.values.dedup();
+    }
+
+    /// The text without its secrets. Allocates only when there was one.
+    pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = Cow::Borrowed(text);
+        for value in &self.values {
+            if text.contains(value.as_str()) {
+                text = Cow::Owned(text.replace(value.as_str(), HIDDEN));
+            }
+        }
+        for (shape, instead) in SHAPES.iter() {
+            if let Cow::Owned(changed) = shape.replace_all(&text, *instead) {
+                text = Cow::Owned(changed);
+            }
+        }
+        match by_name(&text) {
+            Some(changed) => Cow::Owned(changed),
+            None => text,
+        }
+    }
+}
+
+/// How a value may be spelled in a URL, a header, JSON or a debug print.
+fn spellings(value: &str) -> Vec<String> {
+    let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
+    let json = escaped(value);
+    let mut all = vec![
+        value.to_owned(),
+        form.replace('+', "%20"),
+        form.replace('+', "%20").replace('*', "%2A"),
+        lower_percent(&form),
+        form,
+        escaped(&json),
+        json,
+        value.escape_debug().to_string(),
+        STANDARD_NO_PAD.encode(value),
+        URL_SAFE_NO_PAD.encode(value),
+    ];
+    for shift in 0..3 {
+        all.extend(inside_base64(value.as_bytes(), shift));
+    }
+    all
+}
+
+fn escaped(value: &str) -> String {
+    let quoted = serde_json::Value::from(value).to_string();
+    quoted[1..quoted.len() - 1].to_owned()
+}
+
+/// `%2F` as some libraries write it: `%2f`.
+fn lower_percent(form: &str) -> String {
+    let mut left = 0;
+    form.chars()
+        .map(|c| {
+            left = if c == '%' { 2 } else { i32::max(left - 1, -1) };
+            if (0..2).contains(&left) {
+                c.to_ascii_lowercase()
+            } else {
+                c
+            }
+        })
+        .collect()
+}
+
+/// What of base64 is the same wherever the value begins in what was encoded (`user:VALUE`):
+/// the characters that hold only bits of the value. Too few of them aren't worth a match.
+fn inside_base64(value: &[u8], shift: usize) -> Vec<String> {
+    let mut bytes = vec![0; shift];
+    bytes.extend_from_slice(value);
+    let (from, to) = ((8 * shift).div_ceil(6), 8 * bytes.len() / 6);
+    [
+        STANDARD_NO_PAD.encode(&bytes),
+        URL_SAFE_NO_PAD.encode(&bytes),
+    ]
+    .iter()
+    .filter(|_| from + 8 <= to)
+    .map(|it| it[from..to].to_owned())
+    .collect()
+}
+
+fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("the pattern is a constant, compiled by a test")
+}
+
+/// Well-known secrets, whatever stands before them.
+static SHAPES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
+    [
+        // keys and certificates; what has no end is hidden to the end
+        (
+            r"(?s)-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY-----|\z)",
+            HIDDEN,
+        ),
+        // JSON web tokens: three parts of base64url, the first being `{"`
+        (r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?", HIDDEN),
+        // OpenAI; Stripe; Google; Meta; Standard Webhooks; GitHub; Slack; AWS
+        (r"(?-u:\b)sk-[A-Za-z0-9_-]{8,}", HIDDEN),
+        (r"(?-u:\b)[sr]k_(?:live|test)_[A-Za-z0-9]{8,}", HIDDEN),
+        (r"(?-u:\b)ya29\.[A-Za-z0-9_.-]{8,}", HIDDEN),
+        (r"(?-u:\b)AIza[A-Za-z0-9_-]{30,}", HIDDEN),
+        (r"(?-u:\b)EAA[A-Za-z0-9]{16,}", HIDDEN),
+        (r"(?-u:\b)whsec_[A-Za-z0-9+/=_-]{8,}", HIDDEN),
+        (r"(?-u:\b)(?:gh[pousr]|github_pat)_[A-Za-z0-9_]{16,}", HIDDEN),
+        (r"(?-u:\b)xox[a-z]-[A-Za-z0-9-]{10,}", HIDDEN),
+        (r"(?-u:\b)AKIA[A-Z0-9]{16}", HIDDEN),
+        (r"((?i-u:\b(?:bearer|dpop)))(\s+)[A-Za-z0-9._~+/=%-]{6,}", "$1$2***"),
+        // `user:password@` of a URL, up to the last `@` before the path
+        (r#"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/?#"<>\\]*@"#, "$1***@"),
+        // what a query says beyond the names below
+        (
+            r#"((?i-u:[?&](?:key|code|auth|access|pass|pwd|hmac|x-amz-credential|x-goog-credential|awsaccesskeyid)=))[^\s&#"'<>\\]+"#,
+            "$1***",
+        ),
+    ]
+    .into_iter()
+    .map(|(text, instead)| (pattern(text), instead))
+    .collect()
+});
+
+/// A secret's name and what stands between it and the value: `"password": `, `token=Some(`,
+/// `x-amz-signature=`, `("authorization", `, `--api-key `.
+static NAMED: LazyLock<Regex> = LazyLock::new(|| {
+    const NAME: &str = "[a-z0-9_.-]*(?:authorization|cookie|(?:token|secret|password|passwd|api[-_]?key|signature)[a-z0-9_-]*)|sig";
+    pattern(&format!(
+        r#"(?:(?i-u:\b({NAME}))(?:\\*["']\s*(?:=>?|[:,])|\s*(?:=>?|:))|(?i-u:--({NAME}))\s)\s*(?:Some\(|\[)*"#
+    ))
+});
+
+/// What every name of [`NAMED`] has in it: most lines have none, and this is quick to see.
+static HINT: LazyLock<Regex> =
+    LazyLock::new(|| pattern("(?i-u:authori|cookie|token|secret|passw|api[-_]?key|sig)"));
+
+/// Hides what stands after a secret's name; `None` when there is no such name.
+fn by_name(text: &str) -> Option<String> {
+    if !HINT.is_match(text) {
+        return None;
+    }
+    let mut out = String::new();
+    let mut copied = 0;
+    while let Some(found) = NAMED.captures_at(text, copied) {
+        let from = found.get(0).expect("a match has its whole").end();
+        let (skip, length) = value_of(&text[from..], &found);
+        out.push_str(&text[copied..from + skip]);
+        if 0 < length {
+            out.push_str(HIDDEN);
+        }
+        copied = from + skip + length;
+    }
+    (0 < copied).then(|| out + &text[copied..])
+}
+
+/// Where the value after a name begins, and how long it is: in quotes (at any depth of escaping)
+/// to their end, otherwise to the next gap. Headers run to the end of the line.
+fn value_of(rest: &str, found: &Captures<'_>) -> (usize, usize) {
+    let name = found.get(1).or(found.get(2)).map_or("", |it| it.as_str());
+    let depth = rest.len() - rest.trim_start_matches('\\').len();
+    let quote = rest[depth..]
+        .chars()
+        .next()
+        .filter(|it| matches!(it, '"' | '\''));
+    if let Some(quote) = quote {
+        let from = depth + 1;
+        return (from, quoted(&rest[from..], quote, depth));
+    }
+    let header = name.to_ascii_lowercase();
+    if header.ends_with("authorization") || header.ends_with("cookie") {
+        let end = rest.find(['\r', '\n', '"']).unwrap_or(rest.len());
+        return (0, rest[..end].trim_end_matches('\\').len());
+    }
+    let bare = bare(rest);
+    if bare < VALUE_MIN {
+        return (bare, 0); // "token: a bearer token" is advice, and `{` begins something else
+    }
+    let counted = name.to_ascii_lowercase().ends_with("tokens");
+    match counted && rest[..bare].bytes().all(|it| it.is_ascii_digit()) {
+        true => (bare, 0), // `input_tokens=512` is what was used, not what was said
+        false => (0, bare),
+    }
+}
+
+/// The length up to the closing quote, which has as many backslashes before it as the opening
+/// one, or a whole number of escaped backslashes more. Without one, all of it.
+fn quoted(rest: &str, quote: char, depth: usize) -> usize {
+    let mut run = 0;
+    for (at, c) in rest.char_indices() {
+        if c == '\\' {
+            run += 1;
+        } else if c == quote && depth <= run && (run - depth).is_multiple_of(2 * (depth + 1)) {
+            return at - depth;
+        } else {
+            run = 0;
+        }
+    }
+    rest.len()
+}
+
+/// The length of an unquoted value: to white space, a quote, `&` or `<`, or to what
+/// closes something before such a gap.
+fn bare(rest: &str) -> usize {
+    let end = rest
+        .find(|c: char| c.is_whitespace() || matches!(c, '"' | '\'' | '&' | '<'))
+        .unwrap_or(rest.len());
+    rest[..end]
+        .trim_end_matches([',', ';', ')', '}', ']', '\\'])
+        .len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn redacted(text: &str) -> String {
+        Redactor::default().redact(text).into_owned()
+    }
+
+    fn with(secret: &str) -> Redactor {
+        let mut it = Redactor::default();
+        it.register(&SecretString::from(secret));
+        it
+    }
+
+    /// Ways in which a secret that nobody registered shows itself.
+    const UNREGISTERED: [&str; 22] = [
+        "authorization: Bearer CANARY",
+        "Authorization: Basic CANARY",
+        "Set-Cookie: session=CANARY; Path=/; HttpOnly",
+        r#"{"password":"CANARY","n":1}"#,
+        r#"{"body":"{\"client_secret\":\"CANARY\"}"}"#,
+        r#"{"a":"{\"b\":\"{\\\"refresh_token\\\":\\\"CANARY\\\"}\"}"}"#,
+        r#"Account { name: "x", password: Some("CANARY"), n: 3 }"#,
+        r#"headers {"cookie": ["a=CANARY"]}"#,
+        r#"("x-api-key", "CANARY")"#,
+        "api_key=CANARY status=200",
+        "apikey: CANARY, next",
+        "grant_type=refresh_token&refresh_token=CANARY&client_id=7",
+        "https://h.example/p?X-Amz-Signature=CANARY&x=1",
+        "https://h.example/p?sig=CANARY",
+        "GET https://h.example/v1/models?key=CANARY#x",
+        "redis://:CANARY@host:6379/0",
+        "postgres://me:CANARY@host/db?sslmode=require",
+        "run with --access-token CANARY please",
+        "sent Bearer CANARY and got 401",
+        "sk-proj-CANARY was refused",
+        "whsec_CANARY",
+        "-----BEGIN RSA PRIVATE KEY-----\\nCANARY\\n-----END RSA PRIVATE KEY-----",
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn no_canary_survives_its_shape(canary in "[A-Za-z0-9_-]{16,40}") {
+            for shape in UNREGISTERED {
+                let out = redacted(&shape.replace("CANARY", &canary));
+                prop_assert!(!out.contains(&canary), "{shape}: {out}");
+            }
+        }
+
+        #[test]
+        fn no_registered_canary_survives(canary in "[!-~]{8,40}", before in "[a-z]{0,9}") {
+            let it = with(&canary);
+            let form: String = url::form_urlencoded::byte_serialize(canary.as_bytes()).collect();
+            let json = serde_json::json!({"note": &canary}).to_string();
+            let in_json = serde_json::json!({"note": &json}).to_string();
+            let shapes = [
+                (format!("plain {canary} plain"), canary.clone()),
+                (format!("x{canary}y"), canary.clone()),
+                (format!("/path/{form}/more"), form.clone()),
+                (format!("/path/{}/more", lower_percent(&form)), lower_percent(&form)),
+                (json, escaped(&canary)),
+                (in_json, escaped(&escaped(&canary))),
+                (format!("{:?}", Some(&canary)), canary.escape_debug().to_string()),
+                (STANDARD_NO_PAD.encode(&canary), STANDARD_NO_PAD.encode(&canary)),
+                (URL_SAFE_NO_PAD.encode(&canary), URL_SAFE_NO_PAD.encode(&canary)),
+            ];
+            for (text, spelling) in shapes {
+                let out = it.redact(&text);
+                prop_assert!(!out.contains(&spelling), "{text}: {out}");
+            }
+            if 10 <= canary.len() {
+                let basic = STANDARD_NO_PAD.encode(format!("{before}:{canary}"));
+                let out = it.redact(&basic).into_owned();
+                prop_assert!(out.contains(HIDDEN) && out.len() <= basic.len() - 8 + HIDDEN.len());
+            }
+        }
+
+        #[test]
+        fn any_text_is_taken(text in "\\PC{0,200}", secret in "\\PC{0,20}") {
+            let _ = with(&secret).redact(&text);
+        }
+    }
+
+    #[test]
+    fn what_is_around_a_secret_stays() {
+        for (text, want) in [
+            (
+                r#"{"password":"a\"b","n":1}"#,
+                r#"{"password":"***","n":1}"#,
+            ),
+            (r#"{"password":"a\\","n":1}"#, r#"{"password":"***","n":1}"#),
+            ("api_key=abcd status=200", "api_key=*** status=200"),
+            ("a?token=xyz1&b=1", "a?token=***&b=1"),
+            ("redis://u:p@h/0", "redis://***@h/0"),
+            ("{token: xyz1}", "{token: ***}"),
+        ] {
+            assert_eq!(redacted(text), want);
+        }
+    }
+
+    #[test]
+    fn ordinary_lines_stay_as_they_are() {
+        for text in [
+            "lane default: 3 jobs, attempt 2 of 8, 120 ms",
+            "input_tokens=512 output_tokens=20",
+            "see https://mastodon.example/@ada/1",
+            "risk-averse: the desk-bound task-force",
+            "job 0190-abc settled as completed",
+        ] {
+            assert!(
+                matches!(Redactor::default().redact(text), Cow::Borrowed(_))
+                    || redacted(text) == text,
+                "{}",
+                redacted(text)
+            );
+        }
+    }
+
+    #[test]
+    fn short_values_do_not_blank_ordinary_words() {
+        assert_eq!(with("a").redact("a cat"), "a cat");
+    }
+
+    #[test]
+    fn names_of_secret_fields() {
+        for name in [
+            "authorization",
+            "api-key",
+            "ApiKey",
+            "access_token",
+            "db_password",
+            "sig",
+        ] {
+            assert!(is_secret_name(name), "{name}");
+        }
+        for name in ["job", "kind", "design", "keys"] {
+            assert!(!is_secret_name(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The kinds over a real ledger and the sandbox: what was lost is looked at again, and no re-run
+//! publishes or pays twice.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use presswork::clock::Clock;
+use presswork::config::{Account, Config};
+use presswork::context::{Context, ProgressSink};
+use presswork::job::{Job, JobId, NewJob, Priority, Progress};
+use presswork::json::Digest;
+use presswork::kinds;
+use presswork::ledger::sqlite::Sqlite;
+use presswork::ledger::{Claim, Fence, Ledger, Run};
+use presswork::outcome::{Class, Outcome};
+use presswork::platform::http::{Body, Call, Http, below};
+use presswork::sandbox::{Options, Sandbox};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use url::Url;
+use uuid::Uuid;
+
+struct Nowhere;
+
+impl ProgressSink for Nowhere {
+    fn tell(&self, _: JobId, _: Progress) {}
+}
+
+/// A ledger, a sandbox and one run between them.
+struct Press {
+    ledger: Arc<Sqlite>,
+    config: Arc<Config>,
+    http: Http,
+    base: Url,
+    run: Uuid,
+    _sandbox: Sandbox,
+    _dir: tempfile::TempDir,
+}
+
+impl Press {
+    async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            dir: dir.path().join("sandbox"),
+            seed: None,
+            fault_rate: 0.0,
+        };
+        let sandbox = Sandbox::start(options).await.unwrap();
+        let base = Url::parse(&sandbox.url()).unwrap();
+        let path = dir.path().join("ledger.sqlite");
+        let ledger = Arc::new(Sqlite::open(&path, Clock::System).await.unwrap());
+        ledger.migrate().await.unwrap();
+        let run = Run {
+            id: Uuid::new_v4(),
+            host: "here".to_owned(),
+            boot: None,
+            pid: 1,
+            version: "0".to_owned(),
+            began_at: Clock::System.now(),
+        };
+        ledger
+            .begin_run(&run, Duration::from_secs(300))
+            .await
+            .unwrap();
+        let mut config = Config::default_embedded(dir.path());
+        for platform in ["openai", "mastodon", "bluesky"] {
+            let account = Account {
+                platform: platform.to_owned(),
+                base_url: below(&base, &format!("/{platform}")),
+                identifier: (platform == "bluesky").then(|| "me.test".to_owned()),
+                secret: "sandbox-me".to_owned().into(),
+            };
+            config.accounts.insert(platform.to_owned(), account);
+        }
+        Self {
+            ledger,
+            config: Arc::new(config),
+            http: Http::new(Clock::System).unwrap(),
+            base,
+            run: run.id,
+            _sandbox: sandbox,
+            _dir: dir,
+        }
+    }
+
+    /// A job that is accepted and claimed.
+    async fn job(&self, kind: &str, account: Option<&str>, payload: &Value) -> Arc<Job> {
+        let payload = payload.to_string();
+        let kind = kinds::find(kind).unwrap();
+        let new = NewJob {
+            id: JobId::mint(),
+            kind: kind.name().to_owned(),
+            lane: "default".to_owned(),
+            tenant: "default".to_owned(),
+            account: account.map(str::to_owned),
+            priority: Priority::Normal,
+            key: None,
+            digest: Digest::of_json(&payload).unwrap(),
+            payload: payload.into(),
+            run_at: None,
+            not_after: None,
+            attempts_max: 3,
+            timeout_s: 60,
+            age_max_s: 3_600,
+            labels: BTreeMap::new(),
+            traceparent: None,
+            reply_to: None,
+            options: "{}".to_owned(),
+        };
+        let id = new.id;
+        self.ledger.accept(&[new]).await.unwrap();
+        let claim = Claim {
+            run: self.run,
+            generation: None,
+        };
+        let claimed = self.ledger.claim(&claim, &[id]).await.unwrap();
+        Arc::new(claimed.into_iter().next().expect("it is due"))
+    }
+
+    /// Runs an attempt. Its end isn't settled, as if the daemon had died with the answer in hand.
+    async fn attempt(&self, job: &Arc<Job>) -> Outcome {
+        let fence = Fence {
+            job: job.id,
+            revision: job.revision,
+            token: job.token.expect("it is claimed"),
+            run: self.run,
+        };
+        let cx = Context::new(
+            job.clone(),
+            self.config.clone(),
+            self.http.clone(),
+            CancellationToken::new(),
+            fence,
+            self.ledger.clone(),
+            Arc::new(Nowhere),
+        );
+        kinds::find(&job.kind).unwrap().run(Arc::new(cx)).await
+    }
+
+    async fn fault(&self, op: &str, fault: &str) {
+        let body = Body::Json(json!({"op": op, "fault": fault}).to_string());
+        let call = Call::post(below(&self.base, "/_sandbox/faults"), body, TIMEOUT);
+        assert_eq!(self.http.send(&call).await.unwrap().status, 201);
+    }
+
+    async fn seen(&self, what: &str, op: &str) -> Vec<Value> {
+        let mut url = below(&self.base, &format!("/_sandbox/{what}"));
+        url.query_pairs_mut().append_pair("op", op);
+        self.http
+            .send(&Call::get(url, TIMEOUT))
+            .await
+            .unwrap()
+            .json()
+            .unwrap()
+    }
+}
+
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+fn picture() -> Value {
+    let png = STANDARD.encode(b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR\0\0\0\x02\0\0\0\x03");
+    json!({"data": png, "type": "image/png", "alt": "a bear"})
+}
+
+fn class(outcome: &Outcome) -> Option<Class> {
+    outcome.failure().map(|it| it.class)
+}
+
+fn completed(outcome: Outcome) -> Value {
+    match outcome {
+        Outcome::Completed(it) => it,
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_status_whose_answer_is_lost_is_published_once() {
+    let press = Press::new().await;
+    let payload = json!({"text": "hello", "media": [picture()], "visibility": "unlisted"});
+    let job = press.job("post.mastodon", Some("mastodon"), &payload).await;
+    press.fault("status.create", "act_500").await;
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    let first = completed(press.attempt(&job).await);
+    let again = completed(press.attempt(&job).await);
+    assert_eq!(first, again);
+    assert_eq!(press.seen("acts", "media.create").await.len(), 1);
+    let acts = press.seen("acts", "status.create").await;
+    assert_eq!(acts.len(), 1);
+    assert_eq!(acts[0]["id"], first["id"]);
+    assert_eq!(acts[0]["media"][0]["alt"], "a bear");
+    // the first send and its repeat under the same key; the third attempt sent nothing
+    assert_eq!(press.seen("requests", "status.create").await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_post_whose_answer_is_lost_is_published_once() {
+    let press = Press::new().await;
+    let text = "see https://example.com/a #bears and @nobody.example";
+    let payload = json!({"text": text, "media": [picture()], "langs": ["en"]});
+    let job = press.job("post.bluesky", Some("bluesky"), &payload).await;
+    press.fault("putRecord", "act_reset").await;
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    let first = completed(press.attempt(&job).await);
+    assert_eq!(first, completed(press.attempt(&job).await));
+    let acts = press.seen("acts", "putRecord").await;
+    assert_eq!(acts.len(), 1);
+    assert_eq!(acts[0]["text"], text);
+    assert_eq!(press.seen("requests", "createSession").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_lost_generation_is_repeated_once_and_counted_twice() {
+    let press = Press::new().await;
+    let payload = json!({"model": "gpt-4o-mini", "prompt": "a bear"});
+    let job = press.job("generate.text", Some("openai"), &payload).await;
+    press.fault("chat.completion", "429").await;
+    press.fault("chat.completion", "act_504").await;
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Throttled));
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    let first = completed(press.attempt(&job).await);
+    assert_eq!(first["usage"]["sends"], 2, "{first}");
+    assert_eq!(first, completed(press.attempt(&job).await));
+    assert_eq!(press.seen("acts", "chat.completion").await.len(), 2);
+
+    let job = press.job("generate.text", Some("openai"), &payload).await;
+    for _ in 0..2 {
+        press.fault("chat.completion", "act_504").await;
+        assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    }
+    let asked = press.attempt(&job).await;
+    assert!(matches!(asked, Outcome::Unresolved(_)), "{asked}");
+}
+
+#[tokio::test]
+async fn a_test_job_does_what_its_payload_says() {
+    let press = Press::new().await;
+    let run = async |payload: Value| {
+        let job = press.job("test.job", None, &payload).await;
+        (press.attempt(&job).await, press.attempt(&job).await)
+    };
+    assert_eq!(run(json!({})).await.0, Outcome::Completed(Value::Null));
+    let told =
+        run(json!({"result": {"a": 1}, "sleep_ms": 10, "progress": true, "spin_ms": 1})).await;
+    assert_eq!(told.0, Outcome::Completed(json!({"a": 1})));
+    let fails = json!({"fail_times": 1, "class": "throttled", "code": "c", "retry_after_ms": 9});
+    let (failed, _) = run(fails).await;
+    let failure = failed.failure().unwrap();
+    assert_eq!(
+        (failure.class, failure.code.as_str()),
+        (Class::Throttled, "c")
+    );
+    assert_eq!(failure.retry_after_ms, Some(9));
+    let (put_off, then) = run(json!({"snooze_ms": 5, "result": 7})).await;
+    assert!(matches!(put_off, Outcome::Snoozed { .. }), "{put_off}");
+    assert_eq!(then, Outcome::Completed(json!(7)));
+}

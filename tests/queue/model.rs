@@ -1,0 +1,326 @@
+//! Any series of calls gives what a model gives that is too simple to be wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use presswork::job::{JobId, Priority};
+use presswork::ledger::Hint;
+use presswork::queue::memory::MemoryQueue;
+use presswork::queue::{Queue, QueueError};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestRunner};
+use uuid::Uuid;
+
+use super::{hint, is_stale, job};
+use crate::kit::redis::Redis;
+
+#[derive(Clone, Debug)]
+enum Command {
+    Offer {
+        hints: Vec<Hint>,
+        window: u32,
+    },
+    Take {
+        run: u128,
+        most: u32,
+        concurrency: Option<u32>,
+    },
+    Release(Vec<JobId>),
+    /// Under the same generation, or under the next one with what is held now.
+    Reset {
+        same: bool,
+    },
+    /// Everything is lost, and then the lane is rebuilt with what is held.
+    Wipe,
+}
+
+fn commands() -> impl Strategy<Value = Vec<Command>> {
+    let one = (0..60_u128, 0..3_i16, 0..3_usize);
+    let one =
+        one.prop_map(|(n, rank, tenant)| hint(n, Priority::of_rank(rank), ["a", "b", "c"][tenant]));
+    let offer = (prop::collection::vec(one, 0..12), 0..25_u32)
+        .prop_map(|(hints, window)| Command::Offer { hints, window });
+    let take =
+        (0..3_u128, 0..8_u32, prop::option::of(0..10_u32)).prop_map(|(run, most, concurrency)| {
+            Command::Take {
+                run,
+                most,
+                concurrency,
+            }
+        });
+    let release = prop::collection::vec((0..60_u128).prop_map(job), 0..12);
+    let command = prop_oneof![
+        8 => offer,
+        6 => take,
+        4 => release.prop_map(Command::Release),
+        1 => any::<bool>().prop_map(|same| Command::Reset { same }),
+        1 => Just(Command::Wipe),
+    ];
+    prop::collection::vec(command, 1..40)
+}
+
+struct Row {
+    rank: i16,
+    turn: u64,
+    id: JobId,
+    tenant: String,
+    /// The number of its offer.
+    number: u64,
+}
+
+/// The same rules, written for reading: one list, sorted when something changes.
+#[derive(Default)]
+struct Model {
+    generation: i64,
+    offers: u64,
+    ready: Vec<Row>,
+    next: BTreeMap<(i16, String), u64>,
+    now: BTreeMap<i16, u64>,
+    held: BTreeMap<JobId, Uuid>,
+}
+
+impl Model {
+    fn offer(&mut self, hints: &[Hint], window: usize) {
+        for hint in hints {
+            let known = self.ready.iter().any(|it| it.id == hint.id);
+            if known || self.held.contains_key(&hint.id) {
+                continue;
+            }
+            let rank = hint.priority.rank();
+            let now = self.now.get(&rank).copied().unwrap_or(0);
+            let next = self
+                .next
+                .entry((rank, hint.tenant.to_string()))
+                .or_default();
+            let turn = now.max(*next);
+            *next = turn + 1;
+            self.offers += 1;
+            self.ready.push(Row {
+                rank,
+                turn,
+                id: hint.id,
+                tenant: hint.tenant.to_string(),
+                number: self.offers,
+            });
+        }
+        self.ready.sort_by_key(|it| (it.rank, it.turn, it.id));
+        let gone = self.ready.split_off(window.min(self.ready.len()));
+        for row in gone {
+            let next = self.next.get_mut(&(row.rank, row.tenant)).unwrap();
+            *next = row.turn.min(*next);
+        }
+        self.rest();
+    }
+
+    fn take(&mut self, run: Uuid, most: usize, concurrency: Option<u32>) -> Vec<JobId> {
+        let free = concurrency.map_or(most, |it| (it as usize).saturating_sub(self.held.len()));
+        let count = most.min(free).min(self.ready.len());
+        let mut ids = Vec::new();
+        for row in self.ready.drain(..count) {
+            self.now.insert(row.rank, row.turn);
+            self.held.insert(row.id, run);
+            ids.push(row.id);
+        }
+        self.rest();
+        ids
+    }
+
+    fn release(&mut self, ids: &[JobId]) {
+        self.ready.retain(|it| !ids.contains(&it.id));
+        self.held.retain(|it, _| !ids.contains(it));
+        self.rest();
+    }
+
+    fn forget_ready(&mut self) {
+        self.generation += 1;
+        self.ready.clear();
+        self.rest();
+    }
+
+    fn rest(&mut self) {
+        if self.ready.is_empty() {
+            self.next.clear();
+            self.now.clear();
+        }
+    }
+
+    /// What must hold whatever the rules of turns are.
+    fn check(&self) -> Result<(), TestCaseError> {
+        let ids: BTreeSet<_> = self.ready.iter().map(|it| it.id).collect();
+        prop_assert_eq!(ids.len(), self.ready.len(), "no job is ready twice");
+        prop_assert!(
+            ids.iter().all(|it| !self.held.contains_key(it)),
+            "nor ready and held"
+        );
+        for (i, first) in self.ready.iter().enumerate() {
+            for later in &self.ready[i + 1..] {
+                prop_assert!(first.rank <= later.rank, "priority first");
+                let same = (first.rank, &first.tenant) == (later.rank, &later.tenant);
+                prop_assert!(!same || first.number < later.number, "a tenant's in order");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Plays the commands against a queue and the model. `wipe` loses everything, where that can be;
+/// `inspect` looks for what the door doesn't show.
+async fn play(
+    queue: &dyn Queue,
+    commands: &[Command],
+    wipe: &dyn Fn(),
+    inspect: &dyn Fn(&str, &Model) -> Result<(), TestCaseError>,
+) -> Result<(), TestCaseError> {
+    let fail = |error: QueueError| TestCaseError::fail(error.to_string());
+    let lane = Uuid::new_v4().to_string();
+    let lane = lane.as_str();
+    let mut model = Model::default();
+    queue
+        .reset(model.generation, lane, &[])
+        .await
+        .map_err(fail)?;
+    for command in commands {
+        let generation = model.generation;
+        let slots: Vec<_> = model.held.clone().into_iter().collect();
+        match command {
+            Command::Offer { hints, window } => {
+                model.offer(hints, *window as usize);
+                let size = queue.offer(generation, lane, hints, *window).await;
+                prop_assert_eq!(size.map_err(fail)?, model.ready.len() as u64);
+            }
+            Command::Take {
+                run,
+                most,
+                concurrency,
+            } => {
+                let run = Uuid::from_u128(*run);
+                let before = model.held.len();
+                let ids = model.take(run, *most as usize, *concurrency);
+                let taken = queue.take(generation, lane, run, *most, *concurrency).await;
+                let taken = taken.map_err(fail)?;
+                prop_assert_eq!(&taken.ids, &ids);
+                prop_assert_eq!(taken.ready, model.ready.len() as u64);
+                prop_assert_eq!(taken.held, model.held.len() as u64);
+                let most = concurrency.map_or(usize::MAX, |it| before.max(it as usize));
+                prop_assert!(taken.held as usize <= most, "never above the concurrency");
+            }
+            Command::Release(ids) => {
+                model.release(ids);
+                queue.release(generation, lane, ids).await.map_err(fail)?;
+            }
+            Command::Reset { same: true } => {
+                let did = queue.reset(generation, lane, &[]).await.map_err(fail)?;
+                prop_assert!(!did);
+            }
+            Command::Reset { same: false } => {
+                model.forget_ready();
+                let did = queue.reset(model.generation, lane, &slots).await;
+                prop_assert!(did.map_err(fail)?);
+                prop_assert!(is_stale(queue.size(generation, lane).await));
+            }
+            Command::Wipe => {
+                wipe();
+                model.forget_ready();
+                prop_assert!(is_stale(queue.held(model.generation, lane).await));
+                let did = queue.reset(model.generation, lane, &slots).await;
+                prop_assert!(did.map_err(fail)?);
+            }
+        }
+        model.check()?;
+        let size = queue.size(model.generation, lane).await.map_err(fail)?;
+        prop_assert_eq!(size, model.ready.len() as u64);
+        let held = queue.held(model.generation, lane).await.map_err(fail)?;
+        let held: BTreeMap<_, _> = held.into_iter().collect();
+        prop_assert_eq!(&held, &model.held);
+        inspect(lane, &model)?;
+    }
+    // Everything that is left comes out, each once and in order.
+    let rest = model.take(Uuid::nil(), usize::MAX, None);
+    let taken = queue
+        .take(model.generation, lane, Uuid::nil(), 999, None)
+        .await;
+    prop_assert_eq!(taken.map_err(fail)?.ids, rest);
+    inspect(lane, &model)
+}
+
+fn runner(cases: u32) -> TestRunner {
+    TestRunner::new(Config {
+        cases,
+        failure_persistence: None,
+        ..Config::default()
+    })
+}
+
+#[test]
+fn memory_does_what_the_model_does() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let played = runner(300).run(&commands(), |commands| {
+        let queue = MemoryQueue::default();
+        let inspect = |_: &str, _: &Model| Ok(());
+        runtime.block_on(play(&queue, &commands, &|| (), &inspect))
+    });
+    played.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[test]
+fn redis_does_what_the_model_does() {
+    let server = Redis::start();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let queue = runtime.block_on(async { super::open(&server.url()) });
+    let client = redis::Client::open(server.url()).unwrap();
+    let connection = std::sync::Mutex::new(client.get_connection().unwrap());
+    let wipe = || {
+        let mut connection = connection.lock().unwrap();
+        redis::cmd("FLUSHALL").exec(&mut *connection).unwrap();
+    };
+    // Nothing is kept of a job that isn't ready, and nothing at all of an empty window.
+    let inspect = |lane: &str, model: &Model| {
+        let mut connection = connection.lock().unwrap();
+        let key = |name: &str| format!("{{pw:lane:{lane}}}:{name}");
+        let keys: Vec<String> = redis::cmd("KEYS")
+            .arg(key("*"))
+            .query(&mut *connection)
+            .unwrap();
+        if model.ready.is_empty() {
+            prop_assert_eq!(keys, [key("held")]);
+        }
+        let owners: BTreeMap<String, String> = redis::cmd("HGETALL")
+            .arg(key("tenants"))
+            .query(&mut *connection)
+            .unwrap();
+        let expected = model
+            .ready
+            .iter()
+            .map(|it| (it.id.to_string(), it.tenant.clone()));
+        prop_assert_eq!(owners, expected.collect::<BTreeMap<_, _>>());
+        Ok(())
+    };
+    let played = runner(150).run(&commands(), |commands| {
+        runtime.block_on(play(&queue, &commands, &wipe, &inspect))
+    });
+    played.unwrap_or_else(|error| panic!("{error}"));
+}
+
+#[tokio::test]
+async fn redis_forgets_the_turns_of_tenants_that_have_gone() {
+    let server = Redis::start();
+    let queue = super::open(&server.url());
+    queue.reset(0, "posts", &[]).await.unwrap();
+    // The window is never empty, so that the turns are never reset as a whole.
+    for round in 0..4 {
+        let tenants = (0..500).map(|n| {
+            let n = round * 1_000 + n;
+            hint(n, Priority::Normal, &format!("tenant-{n}"))
+        });
+        let mut hints: Vec<_> = tenants.collect();
+        let regular = (500..520).map(|n| hint(round * 1_000 + n, Priority::Normal, "regular"));
+        hints.extend(regular);
+        queue.offer(0, "posts", &hints, 9_999).await.unwrap();
+        queue
+            .take(0, "posts", Uuid::nil(), 515, None)
+            .await
+            .unwrap();
+    }
+    let turns = server.cli(&["ZCARD", "{pw:lane:posts}:turns:1"]);
+    let turns: u64 = turns.parse().unwrap();
+    assert!(turns <= 2, "{turns}");
+}
