@@ -87,12 +87,15 @@ fn discard(job: &Job, reason: &str) -> String {
 fn of_failure(job: &Job, failure: &Failure) -> Advice {
     match failure.code.as_str() {
         "expired" => Advice::new(
-            "Its time passed before it could be done. If it is still wanted, revive it, or enqueue it anew with a later not_after; if not, discard it.",
+            "Its time passed before it could be done. If it is still wanted, revive it: its age is counted anew and a not_after that is past is lifted. If not, discard it.",
             [revive(job), discard(job, "too late")],
         ),
         "poison" => Advice::new(
             "Several daemons died while they ran it, so it may be what kills them (memory, a crash in native code). Look at their logs of that time first; revive it on a host of its own, with nothing else running.",
-            [format!("presswork jobs show {} --json", job.id), revive(job)],
+            [
+                format!("presswork jobs show {} --json", job.id),
+                revive(job),
+            ],
         ),
         "panic" => Advice::new(
             "Its handler panicked: a defect of Presswork. Report the message; revive it with a version that has it mended.",
@@ -145,7 +148,7 @@ fn of_class(job: &Job, failure: &Failure) -> Advice {
         ),
         Class::Transient => Advice::new(
             format!(
-                "All its {} failed in a way that may pass. See whether the platform works again, then revive all that died of the same.",
+                "{} in a way that may pass. See whether the platform works again, then revive all that died of the same.",
                 attempts(job.attempts)
             ),
             [
@@ -162,8 +165,8 @@ fn of_class(job: &Job, failure: &Failure) -> Advice {
 
 fn attempts(n: u32) -> String {
     match n {
-        1 => "1 attempt".to_owned(),
-        n => format!("{n} attempts"),
+        1 => "Its only attempt failed".to_owned(),
+        n => format!("All its {n} attempts failed"),
     }
 }
 
@@ -281,7 +284,11 @@ fn waits(job: &Job, around: &Around) -> Advice {
             _ => "Its time hasn't come",
         };
         return Advice::new(
-            format!("{why}: at {} ({}).", stamp(job.run_at), when(job.run_at, around.now)),
+            format!(
+                "{why}: at {} ({}).",
+                stamp(job.run_at),
+                when(job.run_at, around.now)
+            ),
             [],
         );
     }
@@ -292,13 +299,19 @@ fn waits(job: &Job, around: &Around) -> Advice {
             format!(": {}", pause.reason)
         };
         return Advice::new(
-            format!("Its lane is paused by {} since {}{reason}.", pause.by, stamp(pause.at)),
+            format!(
+                "Its lane is paused by {} since {}{reason}.",
+                pause.by,
+                stamp(pause.at)
+            ),
             [format!("presswork lanes resume {lane}")],
         );
     }
     if !around.lane_known {
         return Advice::new(
-            format!("Its lane `{lane}` isn't in jobs.toml, so no daemon with this configuration serves it. Add [lanes.{lane}] and reload (HUP)."),
+            format!(
+                "Its lane `{lane}` isn't in jobs.toml, so no daemon with this configuration serves it. Add [lanes.{lane}] and reload (HUP)."
+            ),
             [],
         );
     }
@@ -391,7 +404,10 @@ mod tests {
             let mut job = job(State::Dead);
             job.failure = Some(Failure::new(*class, Scope::Platform, "x", "x"));
             let advice = dead(&job, &[]);
-            assert!(!advice.text.is_empty() && !advice.commands.is_empty(), "{class}");
+            assert!(
+                !advice.text.is_empty() && !advice.commands.is_empty(),
+                "{class}"
+            );
         }
     }
 

@@ -109,7 +109,10 @@ pub async fn until_right<T>(
             let kept = draft.keep();
             return Err(CliError::new(
                 Exit::Usage,
-                format!("nothing was changed; your text is kept in {}", kept.display()),
+                format!(
+                    "nothing was changed; your text is kept in {}",
+                    kept.display()
+                ),
             ));
         }
         return Err(wrong);

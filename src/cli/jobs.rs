@@ -184,7 +184,11 @@ fn note(job: &Job, now: Time) -> String {
         }),
         State::Scheduled => when(job.run_at, now),
         State::Retrying => format!("{code}, again {}", when(job.run_at, now)),
-        State::Held => job.held.map_or(String::new(), |it| format!("{it}: {code}")),
+        State::Held => {
+            let message = job.failure.as_ref().map_or("", |it| it.message.as_str());
+            job.held
+                .map_or(String::new(), |it| format!("{it}: {message}"))
+        }
         State::Dead | State::Unresolved => job
             .failure
             .as_ref()

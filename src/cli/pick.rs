@@ -65,7 +65,11 @@ impl WhichDead {
     /// Nothing narrows it (a limit doesn't).
     pub fn is_empty(&self) -> bool {
         let limit = self.limit.unwrap_or(0);
-        self.filter(Time::UNIX_EPOCH, 0) == Filter { limit, ..Filter::default() }
+        self.filter(Time::UNIX_EPOCH, 0)
+            == Filter {
+                limit,
+                ..Filter::default()
+            }
     }
 
     /// The ledger's filter of it at `now`; `most` when no limit is said.
@@ -86,7 +90,8 @@ impl WhichDead {
 /// # Errors
 /// When it isn't one, with what to write.
 pub fn span(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is no span of time; write a number and s, m, h, d or w, such as 2h");
+    let wrong =
+        || format!("`{text}` is no span of time; write a number and s, m, h, d or w, such as 2h");
     let unit = text.chars().next_back().ok_or_else(wrong)?;
     let factor = match unit {
         's' => 1,
@@ -97,7 +102,9 @@ pub fn span(text: &str) -> Result<Duration, String> {
         _ => return Err(wrong()),
     };
     let number: u64 = text[..text.len() - 1].parse().map_err(|_| wrong())?;
-    let seconds = number.checked_mul(factor).filter(|it| *it <= 36_500 * 86_400);
+    let seconds = number
+        .checked_mul(factor)
+        .filter(|it| *it <= 36_500 * 86_400);
     let seconds = seconds.ok_or_else(|| format!("`{text}` is longer than a hundred years"))?;
     Ok(Duration::from_secs(seconds))
 }
@@ -130,8 +137,10 @@ pub fn confirm(out: &Out, yes: bool, question: &str) -> Result<(), CliError> {
         return Ok(());
     }
     if !can_ask(out) {
-        return Err(CliError::usage(format!("{question} Nothing was changed: this needs a yes"))
-            .hint("look with --dry-run, then say --yes"));
+        return Err(
+            CliError::usage(format!("{question} Nothing was changed: this needs a yes"))
+                .hint("look with --dry-run, then say --yes"),
+        );
     }
     match ask(question)? {
         true => Ok(()),
@@ -155,7 +164,10 @@ mod tests {
 
     #[test]
     fn a_limit_alone_narrows_nothing() {
-        let mut which = WhichDead { limit: Some(5), ..WhichDead::default() };
+        let mut which = WhichDead {
+            limit: Some(5),
+            ..WhichDead::default()
+        };
         assert!(which.is_empty());
         which.older = Some(Duration::ZERO);
         assert!(!which.is_empty());

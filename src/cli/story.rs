@@ -118,17 +118,41 @@ impl Story {
         more("due", job.state.is_claimable().then(|| at(job.run_at)));
         more("not after", job.not_after.map(at));
         more("ended", job.ended_at.map(at));
-        more("attempts", Some(format!("{} of {}", job.attempts, job.attempts_max)));
-        more("crashes", (0 < job.crashes).then(|| job.crashes.to_string()));
-        more("revision", (0 < job.revision).then(|| format!("{} (its payload was edited)", job.revision)));
-        let labels = job.labels.iter().map(|(k, v)| format!("{}={}", plain(k), plain(v)));
-        more("labels", (!job.labels.is_empty()).then(|| labels.collect::<Vec<_>>().join(" ")));
-        let progress = job.progress.as_ref().filter(|_| job.state == State::Running);
-        more("progress", progress.map(|it| format!("{}% {}", it.percent, plain(&it.message))));
+        more(
+            "attempts",
+            Some(format!("{} of {}", job.attempts, job.attempts_max)),
+        );
+        more(
+            "crashes",
+            (0 < job.crashes).then(|| job.crashes.to_string()),
+        );
+        more(
+            "revision",
+            (0 < job.revision).then(|| format!("{} (its payload was edited)", job.revision)),
+        );
+        let labels = job
+            .labels
+            .iter()
+            .map(|(k, v)| format!("{}={}", plain(k), plain(v)));
+        more(
+            "labels",
+            (!job.labels.is_empty()).then(|| labels.collect::<Vec<_>>().join(" ")),
+        );
+        let progress = job
+            .progress
+            .as_ref()
+            .filter(|_| job.state == State::Running);
+        more(
+            "progress",
+            progress.map(|it| format!("{}% {}", it.percent, plain(&it.message))),
+        );
         more("held", job.held.map(|it| it.to_string()));
         if !matches!(job.state, State::Completed) {
             let last = job.failure.as_ref();
-            more("failure", last.map(|it| format!("{} {}: {}", it.class, plain(&it.code), plain(&it.message))));
+            more(
+                "failure",
+                last.map(|it| format!("{} {}: {}", it.class, plain(&it.code), plain(&it.message))),
+            );
             more("group", last.and(job.fingerprint.clone()));
         }
         table(out, &facts)
@@ -139,7 +163,9 @@ impl Story {
             return Ok(());
         }
         heading(out, "Attempts")?;
-        let mut table = Table::new(&["  NO", "BEGAN", "TOOK", "HOST", "OUTCOME", "CLASS", "CODE", "MESSAGE"]);
+        let mut table = Table::new(&[
+            "  NO", "BEGAN", "TOOK", "HOST", "OUTCOME", "CLASS", "CODE", "MESSAGE",
+        ]);
         for it in &self.attempts {
             let failure = it.failure.as_ref();
             table.row([
@@ -327,7 +353,10 @@ mod tests {
     fn a_payload_is_shown_as_it_came() {
         let text = r#"{"n":123456789012345678901234567890,"a":[1.0, {}, [ ]],"s":"x\"{,"}"#;
         let shown = pretty(text);
-        assert!(shown.contains("\"n\": 123456789012345678901234567890,\n"), "{shown}");
+        assert!(
+            shown.contains("\"n\": 123456789012345678901234567890,\n"),
+            "{shown}"
+        );
         assert!(shown.contains("1.0,\n    {},\n    []\n  ],"), "{shown}");
         assert_eq!(Digest::of_json(&shown), Digest::of_json(text));
     }

@@ -131,6 +131,8 @@ pub async fn settle(
     Ok(answers)
 }
 
+/// One change. A revive (`reset`) counts the age anew and lifts a `not_after` that is past: else what
+/// is brought back after it expired would expire again at once.
 async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Result<bool> {
     let t = &it.transition;
     let (token, version) = match it.guard {
@@ -146,6 +148,8 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
              run_at = coalesce(?2, run_at),
              attempts = CASE WHEN ?3 THEN 0 ELSE attempts + ?4 END,
              crashes = CASE WHEN ?3 THEN 0 ELSE crashes + ?5 END,
+             expires_at = CASE WHEN ?3 THEN max(expires_at, ?12 + expires_at - created_at) ELSE expires_at END,
+             not_after = CASE WHEN ?3 AND not_after <= ?12 THEN NULL ELSE not_after END,
              held = ?6, cancel = ?7,
              failure = coalesce(?8, failure), fingerprint = coalesce(?9, fingerprint),
              run = CASE WHEN ?10 THEN run END, token = CASE WHEN ?10 THEN token END,
