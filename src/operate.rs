@@ -97,9 +97,9 @@ async fn happen(
             return Ok(to);
         }
     }
-    Err(Refused::Unfit(discarded(ledger, id).await?.unwrap_or_else(
-        || format!("job {id} is being changed by others; try again"),
-    )))
+    let why = discarded(ledger, id).await?;
+    let why = why.unwrap_or_else(|| "is being changed by others; try again".to_owned());
+    Err(Refused::Unfit(format!("job {id} {why}")))
 }
 
 /// Of a dead letter that was given up: it lies in the history, where nothing changes it any more.
@@ -107,11 +107,9 @@ async fn discarded(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, Ref
     let last = ledger.audit(Some(id), 1).await?.into_iter().next();
     let last = last.filter(|it| it.action == "discard");
     Ok(last.map(|it| {
-        let at = it.at.format("%Y-%m-%d %H:%M:%S UTC");
-        format!(
-            "job {id} was given up by {} at {at}: {}; enqueue a new one",
-            it.actor, it.detail
-        )
+        let at = it.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let (actor, reason) = (it.actor, it.detail);
+        format!("was given up by {actor} at {at} ({reason}); enqueue a new one")
     }))
 }
 
@@ -177,7 +175,7 @@ pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Out
         state => Some(format!("it is {state}: only dead letters are revived")),
     };
     if blocked.is_none() {
-        blocked = discarded(ledger, id).await?;
+        blocked = discarded(ledger, id).await?.map(|it| format!("it {it}"));
     }
     let unknown = effects.iter().find(|it| is_open(it));
     if let (None, Some(effect)) = (&blocked, unknown) {

@@ -228,7 +228,7 @@ async fn turn(
         (true, Some(before)) if again => {
             format!("{lane} stays paused; it was {}", plain(&told(before)))
         }
-        (true, Some(before)) => format!("{lane} is {} already", plain(&told(before))),
+        (true, Some(before)) => format!("{lane} is left as it is: {}", plain(&told(before))),
         (false, Some(_)) => format!("{lane} goes on"),
         (false, None) => format!("{lane} isn't paused; nothing was changed"),
     })
