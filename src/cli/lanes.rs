@@ -193,8 +193,9 @@ async fn turn(
         );
     };
     let changed = listed.paused.is_some() != pause;
-    // a second pause stands for its reason; a second resume for nothing
-    if changed || pause {
+    // a second pause stands for its reason, if it has one
+    let again = pause && !reason.is_empty();
+    if changed || again {
         let (by, at) = (cx.by(reason), ledger.now().await?);
         let audit = Audit {
             actor: by.actor.clone(),
@@ -224,10 +225,10 @@ async fn turn(
     let lane = plain(lane);
     cx.out.line(&match (pause, &listed.paused) {
         (true, None) => format!("{lane} is paused; what runs in it runs on"),
-        (true, Some(before)) => format!(
-            "{lane} stays paused, now in your name (it was {})",
-            plain(&told(before))
-        ),
+        (true, Some(before)) if again => {
+            format!("{lane} stays paused; it was {}", plain(&told(before)))
+        }
+        (true, Some(before)) => format!("{lane} is left as it is: {}", plain(&told(before))),
         (false, Some(_)) => format!("{lane} goes on"),
         (false, None) => format!("{lane} isn't paused; nothing was changed"),
     })

@@ -19,7 +19,7 @@ const SOON: Duration = Duration::from_secs(20);
 
 fn post(text: &str) -> String {
     format!(
-        r#"{{"kind":"post.mastodon","account":"main","attempts_max":1,"payload":{{"text":"{text}"}}}}"#
+        r#"{{"kind":"post.mastodon","account":"main","lane":"mastodon","attempts_max":1,"payload":{{"text":"{text}"}}}}"#
     )
 }
 
@@ -113,6 +113,29 @@ async fn dead_letters_are_listed_grouped_shown_and_revived() {
         (audit.action.as_str(), audit.detail.as_str()),
         ("discard", "unwanted")
     );
+}
+
+#[tokio::test]
+async fn what_expired_is_revived_with_time_to_run() {
+    let shop = Shop::open().await;
+    let late = r#"{"kind":"test.job","not_after":"2020-01-01T00:00:00Z","payload":{}}"#;
+    let expired = Failure::new(
+        Class::Permanent,
+        Scope::Content,
+        "expired",
+        "its not_after is past",
+    );
+    let id = shop.ended(late, expired).await;
+    assert!(
+        shop.run(&format!("dead show {id}"))
+            .await
+            .out
+            .contains("If it is still wanted, revive it")
+    );
+    assert_eq!(shop.run(&format!("dead revive {id}")).await.exit, 0);
+    let job = shop.job(id).await;
+    assert_eq!((job.state, job.not_after), (State::Ready, None));
+    assert_eq!(shop.ledger.expired(10).await.unwrap(), []);
 }
 
 #[tokio::test]

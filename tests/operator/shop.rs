@@ -349,7 +349,7 @@ impl Transcript {
                 "<uuid>",
             ),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
-            (r"(?:\d+(?:\.\d+)? (?:ms|s|m) ago|\bnow\b)", "<just now>"),
+            (r"\bin \d+ d\b", "in <days>"),
             (r"(\S) {2,}", "$1  "),
         ];
         for (mask, with) in masks {
