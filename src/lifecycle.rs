@@ -168,7 +168,7 @@ pub struct Refused(pub String);
 /// When the event can't happen in this state; nothing changes then.
 pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Refused> {
     use State as S;
-    let refused = |what: &str| Err(Refused(format!("a {} job {what}", facts.state)));
+    let refused = |what: &str| Err(Refused(format!("a job that is {} {what}", facts.state)));
     match (facts.state, event) {
         (S::Scheduled | S::Ready | S::Retrying, Event::Claimed) => {
             Ok(Transition::to(facts, S::Running))

@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::bench::*;
+use crate::wait;
 
 #[tokio::test]
 async fn faults_that_answer_say_what_they_are() {
@@ -109,22 +110,23 @@ async fn faults_that_break_the_connection_leave_the_truth_in_the_log() {
     for (fault, acted) in [("hang", 0), ("act_hang", 1)] {
         let words = format!("[[fault:{fault}]]");
         let played = async {
-            let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
             let key = format!("op=status.create&key={fault}");
-            loop {
-                let (_, seen) = bench
-                    .get(&format!("/_sandbox/requests?key={fault}"), "")
-                    .await;
-                let acts = bench.acts(&key).await.len();
-                if seen[0]["fault"] == fault && acts >= acted {
-                    return (seen[0]["status"].clone(), acts);
-                }
-                assert!(
-                    tokio::time::Instant::now() < deadline,
-                    "{fault} was not played"
-                );
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
+            let look = async || {
+                let requests = format!("/_sandbox/requests?key={fault}");
+                let (_, seen) = bench.get(&requests, "").await;
+                (seen[0].clone(), bench.acts(&key).await.len())
+            };
+            wait::until(
+                "the fault to be played",
+                Duration::from_secs(10),
+                async || {
+                    let (seen, acts) = look().await;
+                    seen["fault"] == fault && acts >= acted
+                },
+            )
+            .await;
+            let (seen, acts) = look().await;
+            (seen["status"].clone(), acts)
         };
         tokio::select! {
             answer = bench.toot(&words, fault) => panic!("{fault} must not end: {answer:?}"),
@@ -205,11 +207,10 @@ async fn faults_of_size_and_time() {
         bench.acts("op=status.create&key=late").await.is_empty(),
         "not yet"
     );
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-    while bench.acts("op=status.create&key=late").await.is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "it never acted");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    wait::until("the late act", Duration::from_secs(10), async || {
+        !bench.acts("op=status.create&key=late").await.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]
