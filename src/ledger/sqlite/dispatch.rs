@@ -7,7 +7,8 @@ use super::due::due;
 use super::map::{self, get, job, job_columns, text};
 use super::open::told;
 use crate::job::{Job, JobId, Progress};
-use crate::ledger::{Claim, Result};
+use crate::ledger::door::Result;
+use crate::ledger::rows::Claim;
 
 /// Takes leases by compare-and-set.
 pub async fn claim(

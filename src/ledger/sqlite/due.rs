@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::map::{get, text};
 use super::open::told;
 use crate::job::{JobId, Priority};
-use crate::ledger::{Hint, Result};
+use crate::ledger::door::Result;
+use crate::ledger::rows::Hint;
 
 /// A due job and its turn among those of its tenant, from 0.
 struct Turn {

@@ -10,7 +10,8 @@ use super::map::{effect, get, json, micros, text};
 use super::open::told;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::JobId;
-use crate::ledger::{Audit, Conclusion, Fence, Result};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Audit, Conclusion, Fence};
 
 /// The recorded value of a step.
 pub async fn step(
@@ -221,7 +222,7 @@ pub async fn of_job(conn: &mut SqliteConnection, job: JobId) -> Result<Vec<Effec
 pub async fn begin_run(
     conn: &mut SqliteConnection,
     now: i64,
-    run: &crate::ledger::Run,
+    run: &crate::ledger::rows::Run,
     lease: Duration,
 ) -> Result<()> {
     sqlx::query(

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::map::{get, micros, text};
 use super::open::told;
 use crate::job::{JobId, NewJob};
-use crate::ledger::{Acceptance, Audit, LedgerError, Quarantined, Result};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Acceptance, Audit, Quarantined};
 
 /// Writes jobs down under their idempotency keys; what has none is known by its id.
 pub async fn accept(

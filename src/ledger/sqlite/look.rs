@@ -5,7 +5,8 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 use super::map::{self, get, job_columns, json, micros};
 use super::open::told;
 use crate::job::Job;
-use crate::ledger::{Audit, Filter, Group, Quarantined, Result, UNFINISHED};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Audit, Filter, Group, Quarantined, UNFINISHED};
 use crate::lifecycle::State;
 
 /// A page that names no limit.

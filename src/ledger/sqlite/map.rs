@@ -13,7 +13,8 @@ use super::open::told;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId};
 use crate::job::{Job, JobId, Priority};
-use crate::ledger::{Attempt, Audit, LedgerError, Pause, Quarantined, Result, Run};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Attempt, Audit, Pause, Quarantined, Run};
 use crate::outcome::Failure;
 
 /// A column's value.

@@ -4,8 +4,8 @@
 //! task of its own: a caller that goes away can't leave it half open. Other processes (commands) may
 //! write to the same file: every change compares, so order doesn't matter.
 
-mod map;
 mod open;
+mod map;
 mod intake;
 mod due;
 mod dispatch;
@@ -24,14 +24,14 @@ use sqlx::{Connection, SqliteConnection, SqlitePool};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{
-    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation,
-    Group, Hint, Ledger, LedgerError, Migrated, Pause, Quarantined, Result, Run, Schema, Settled,
-    Settlement,
-};
 use crate::clock::{Clock, Time};
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
+use crate::ledger::door::{Ledger, LedgerError, Result};
+use crate::ledger::rows::{
+    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation,
+    Group, Hint, Migrated, Pause, Quarantined, Run, Schema, Settled, Settlement,
+};
 use crate::lifecycle::State;
 use map::{get, micros};
 use open::told;

@@ -9,7 +9,8 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Row, SqlitePool};
 
-use crate::ledger::{LedgerError, Migrated, Result, Schema};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Migrated, Schema};
 
 /// Forward only; a file's number is its place in the list, from 1.
 const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_ledger.sql")];

@@ -6,7 +6,8 @@ use super::intake::audit;
 use super::map::{failure, get, micros};
 use super::open::told;
 use crate::job::JobId;
-use crate::ledger::{AttemptEnd, Guard, LedgerError, Result, Settled, Settlement};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{AttemptEnd, Guard, Settled, Settlement};
 use crate::lifecycle::State;
 
 /// Writes transitions, each under its guard.
