@@ -2,6 +2,7 @@
 
 #[macro_use]
 mod conformance;
+mod kit;
 
 /// The ledger in a SQLite file.
 mod sqlite {
@@ -24,6 +25,44 @@ mod sqlite {
             Box::pin(async {})
         };
         Fixture::new(Arc::new(ledger), Box::new(shift), Box::new(folder))
+    }
+
+    conformance!(store);
+}
+
+/// The ledger in PostgreSQL: a database of its own for each case.
+mod postgres {
+    use std::sync::Arc;
+
+    use futures_util::future::BoxFuture;
+    use presswork::ledger::Ledger;
+    use presswork::ledger::postgres::{PgOptions, Postgres, Role};
+    use sqlx::{Connection, PgConnection};
+
+    use crate::conformance::Fixture;
+    use crate::kit;
+
+    async fn shift(url: String, seconds: i64) {
+        let mut connection = PgConnection::connect(&url).await.expect("it connects");
+        sqlx::query("UPDATE presswork.meta SET shift = shift + $1 * interval '1 second'")
+            .bind(seconds)
+            .execute(&mut connection)
+            .await
+            .expect("the clock is moved");
+        connection.close().await.expect("the connection closes");
+    }
+
+    async fn store() -> Fixture {
+        let url = kit::postgres::Postgres::shared().create_database().await;
+        let ledger = Postgres::open(&url.as_str().into(), PgOptions::new(Role::Ledger))
+            .expect("the kit's URLs can be read");
+        ledger
+            .migrate()
+            .await
+            .expect("an empty database is migrated");
+        let shift =
+            move |seconds| -> BoxFuture<'static, ()> { Box::pin(shift(url.clone(), seconds)) };
+        Fixture::new(Arc::new(ledger), Box::new(shift), Box::new(()))
     }
 
     conformance!(store);
