@@ -191,7 +191,7 @@ async fn jobs_are_taken_with_the_daemon_down() {
     let taken = it.run(&["enqueue", "test.job"]).await;
     assert_eq!(code(&taken), 0);
     it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "@payload.json"]).await;
-    it.run_with(&["enqueue", "test.job", "--key", "k1", "--payload", "-"], "{\"sleep_ms\":5.0e0}").await;
+    it.run_with(&["enqueue", "test.job", "--key", "k1", "--payload", "-"], "{\"sleep_ms\":5}").await;
     it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "@payload.json", "--priority", "high"]).await;
     it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "{\"sleep_ms\": 6}"]).await;
     it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "{\"sleep_ms\": 6}", "--json"]).await;
