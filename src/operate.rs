@@ -97,9 +97,20 @@ async fn happen(
             return Ok(to);
         }
     }
-    Err(Refused::Unfit(format!(
-        "job {id} is being changed by others; try again"
-    )))
+    let why = discarded(ledger, id).await?;
+    let why = why.unwrap_or_else(|| "is being changed by others; try again".to_owned());
+    Err(Refused::Unfit(format!("job {id} {why}")))
+}
+
+/// Of a dead letter that was given up: it lies in the history, where nothing changes it any more.
+async fn discarded(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, Refused> {
+    let last = ledger.audit(Some(id), 1).await?.into_iter().next();
+    let last = last.filter(|it| it.action == "discard");
+    Ok(last.map(|it| {
+        let at = it.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let (actor, reason) = (it.actor, it.detail);
+        format!("was given up by {actor} at {at} ({reason}); enqueue a new one")
+    }))
 }
 
 /// Calls a job off: a waiting one at once, a running one is told to stop. Returns its state.
@@ -163,6 +174,9 @@ pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Out
         State::Dead => None,
         state => Some(format!("it is {state}: only dead letters are revived")),
     };
+    if blocked.is_none() {
+        blocked = discarded(ledger, id).await?.map(|it| format!("it {it}"));
+    }
     let unknown = effects.iter().find(|it| is_open(it));
     if let (None, Some(effect)) = (&blocked, unknown) {
         blocked = Some(format!(

@@ -24,7 +24,10 @@ struct Transcript {
 impl Transcript {
     fn new(config: &str) -> Self {
         let home = Home::new(config).env("NO_COLOR", "1").env("USER", "ann");
-        Self { home, text: String::new() }
+        Self {
+            home,
+            text: String::new(),
+        }
     }
 
     async fn run(&mut self, args: &[&str]) -> Output {
@@ -38,7 +41,8 @@ impl Transcript {
             it => (*it).to_string(),
         };
         let args: Vec<String> = args.iter().map(quoted).collect();
-        self.text.push_str(&format!("$ presswork {}\n", args.join(" ")));
+        self.text
+            .push_str(&format!("$ presswork {}\n", args.join(" ")));
         self.text.push_str(&said(&output.stdout));
         for line in said(&output.stderr).lines() {
             self.text.push_str(&format!("! {line}\n"));
@@ -49,7 +53,9 @@ impl Transcript {
 
     /// Compares with the file of this name.
     fn matches(self, name: &str) {
-        let text = self.text.replace(&self.home.path().display().to_string(), "<home>");
+        let text = self
+            .text
+            .replace(&self.home.path().display().to_string(), "<home>");
         golden(name, &mask(&text));
     }
 }
@@ -67,17 +73,27 @@ fn mask(text: &str) -> String {
     static MASKS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         let mask = |pattern: &str, by| (Regex::new(pattern).unwrap(), by);
         vec![
-            mask(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}", "<id>"),
+            mask(
+                r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}",
+                "<id>",
+            ),
             mask(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|\+00:00)", "<time>"),
             mask(r"(after|within) \d+(\.\d)? (ms|s)\b", "$1 <span>"),
         ]
     });
-    let text = text.replace(concat!("presswork ", env!("CARGO_PKG_VERSION"), "\n"), "presswork <version>\n");
-    MASKS.iter().fold(text, |text, (mask, by)| mask.replace_all(&text, *by).into_owned())
+    let text = text.replace(
+        concat!("presswork ", env!("CARGO_PKG_VERSION"), "\n"),
+        "presswork <version>\n",
+    );
+    MASKS.iter().fold(text, |text, (mask, by)| {
+        mask.replace_all(&text, *by).into_owned()
+    })
 }
 
 fn golden(name: &str, text: &str) {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.txt"));
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(format!("{name}.txt"));
     if std::env::var_os("UPDATE_GOLDEN").is_some() {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
@@ -85,7 +101,11 @@ fn golden(name: &str, text: &str) {
     }
     let wanted = std::fs::read_to_string(&path).unwrap_or_default();
     if wanted != text {
-        let at = wanted.lines().zip(text.lines()).take_while(|(a, b)| a == b).count();
+        let at = wanted
+            .lines()
+            .zip(text.lines())
+            .take_while(|(a, b)| a == b)
+            .count();
         let line = |of: &str| of.lines().nth(at).unwrap_or("(its end)").to_owned();
         panic!(
             "{} differs at line {}:\n  wanted {:?}\n  found  {:?}\n(UPDATE_GOLDEN=1 writes it anew)\n{text}",
@@ -102,7 +122,10 @@ fn commands(help: &str) -> Vec<String> {
     let below = help.split("\nCommands:\n").nth(1).unwrap_or_default();
     let lines = below.lines().take_while(|it| !it.is_empty());
     let named = lines.filter(|it| it.starts_with("  ") && !it.starts_with("   "));
-    named.filter_map(|it| it.split_whitespace().next()).map(str::to_owned).collect()
+    named
+        .filter_map(|it| it.split_whitespace().next())
+        .map(str::to_owned)
+        .collect()
 }
 
 #[tokio::test]
@@ -143,7 +166,8 @@ async fn what_is_asked_wrongly_is_told_so() {
     it.run(&["--config", "nope.toml", "kinds"]).await;
     it.run(&["--config", "jobs.toml", "dev"]).await;
     it.run(&["sandbox", "--fault-rate", "0.5"]).await;
-    it.run(&["sandbox", "--seed", "1", "--fault-rate", "2"]).await;
+    it.run(&["sandbox", "--seed", "1", "--fault-rate", "2"])
+        .await;
     it.matches("errors");
 }
 
@@ -157,12 +181,18 @@ async fn a_ledger_is_made_checked_and_found() {
     it.run(&["migrate"]).await;
     it.run(&["migrate", "--check", "--json"]).await;
     it.run(&["check", "--offline"]).await;
-    it.home.configure("[ledger]\nurl = \"postgres://127.0.0.1:1/none\"\n[queue]\nurl = \"redis://127.0.0.1:1\"\n");
+    it.home.configure(
+        "[ledger]\nurl = \"postgres://127.0.0.1:1/none\"\n[queue]\nurl = \"redis://127.0.0.1:1\"\n",
+    );
     let output = it.home.cli(&["check"]).await;
     assert_eq!(code(&output), 5, "{}", said(&output.stdout));
     let output = it.home.cli(&["enqueue", "test.job"]).await;
     assert_eq!(code(&output), 5, "{}", said(&output.stderr));
-    assert!(said(&output.stderr).contains("hint: `presswork check`"), "{}", said(&output.stderr));
+    assert!(
+        said(&output.stderr).contains("hint: `presswork check`"),
+        "{}",
+        said(&output.stderr)
+    );
     it.matches("ledger");
 }
 
@@ -175,9 +205,15 @@ async fn kinds_and_their_schemas() {
     let all = it.home.cli(&["kinds", "--json"]).await;
     let all: Value = serde_json::from_slice(&all.stdout).unwrap();
     for kind in all.as_array().unwrap() {
-        let schema = it.home.cli(&["kinds", "schema", kind["kind"].as_str().unwrap()]).await;
+        let schema = it
+            .home
+            .cli(&["kinds", "schema", kind["kind"].as_str().unwrap()])
+            .await;
         let schema: Value = serde_json::from_slice(&schema.stdout).unwrap();
-        assert!(schema["properties"]["payload"]["properties"].is_object(), "{schema}");
+        assert!(
+            schema["properties"]["payload"]["properties"].is_object(),
+            "{schema}"
+        );
         assert!(!kind["example"].is_null());
     }
     it.matches("kinds");
@@ -197,15 +233,42 @@ async fn jobs_are_taken_with_the_daemon_down() {
     it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "{\"sleep_ms\": 6}", "--json"]).await;
     it.run(&["enqueue", "test.job", "--key", "k2", "--json", "--at", "in 10m", "--not-after", "in 1h", "--label", "a=b", "--tenant", "ann", "--attempts", "3", "--timeout", "9"]).await;
     it.run(&["enqueue", "test.jb"]).await;
-    it.run(&["enqueue", "test.job", "--payload", "{\"slep_ms\": 1}", "--lane", "fast"]).await;
-    it.run(&["enqueue", "test.job", "--priority", "urgent", "--attempts", "0", "--traceparent", "x"]).await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--payload",
+        "{\"slep_ms\": 1}",
+        "--lane",
+        "fast",
+    ])
+    .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--priority",
+        "urgent",
+        "--attempts",
+        "0",
+        "--traceparent",
+        "x",
+    ])
+    .await;
     it.run(&["enqueue", "test.job", "--payload", "{oops"]).await;
-    it.run(&["enqueue", "test.job", "--payload", "@nope.json"]).await;
+    it.run(&["enqueue", "test.job", "--payload", "@nope.json"])
+        .await;
     it.run(&["enqueue", "test.job", "--at", "tomorrow"]).await;
     it.run(&["enqueue", "test.job", "--at", "in ten"]).await;
     it.run(&["enqueue", "test.job", "--label", "=b"]).await;
-    it.run(&["enqueue", "post.mastodon", "--payload", "{\"text\": \"Hi\"}", "--json"]).await;
-    it.run(&["enqueue", "test.job", "--wait", "--wait-timeout", "1s"]).await;
+    it.run(&[
+        "enqueue",
+        "post.mastodon",
+        "--payload",
+        "{\"text\": \"Hi\"}",
+        "--json",
+    ])
+    .await;
+    it.run(&["enqueue", "test.job", "--wait", "--wait-timeout", "1s"])
+        .await;
     it.matches("enqueue");
 }
 
@@ -223,25 +286,82 @@ async fn a_full_backlog_is_a_bound_here_too() {
 async fn waiting_ends_with_the_job() {
     let port = port::Port::take();
     let address = format!("127.0.0.1:{}", port.number());
-    let mut it = Transcript::new(&format!("{EMBEDDED}[api]\nlisten = \"{address}\"\n[retry]\nattempts = 2\nbase_ms = 1\ncap_ms = 1\n"));
+    let mut it = Transcript::new(&format!(
+        "{EMBEDDED}[api]\nlisten = \"{address}\"\n[retry]\nattempts = 2\nbase_ms = 1\ncap_ms = 1\n"
+    ));
     let daemon = it.home.start(&["run"]);
-    daemon.wait_ready(address.parse().unwrap(), Duration::from_secs(20)).await;
-    it.run(&["enqueue", "test.job", "--payload", "{\"result\": {\"n\": 1}}", "--wait"]).await;
-    it.run(&["enqueue", "test.job", "--payload", "{\"fail_times\": 9, \"class\": \"permanent\", \"code\": \"nope\"}", "--wait", "--json"]).await;
-    let dead = it.home.cli(&["enqueue", "test.job", "--payload", "{\"fail_times\": 9}", "--wait"]).await;
+    daemon
+        .wait_ready(address.parse().unwrap(), Duration::from_secs(20))
+        .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--payload",
+        "{\"result\": {\"n\": 1}}",
+        "--wait",
+    ])
+    .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--payload",
+        "{\"fail_times\": 9, \"class\": \"permanent\", \"code\": \"nope\"}",
+        "--wait",
+        "--json",
+    ])
+    .await;
+    let dead = it
+        .home
+        .cli(&[
+            "enqueue",
+            "test.job",
+            "--payload",
+            "{\"fail_times\": 9}",
+            "--wait",
+        ])
+        .await;
     assert_eq!(code(&dead), 1);
-    assert!(said(&dead.stderr).contains("dead revive"), "{}", said(&dead.stderr));
-    let late = it.home.cli(&["enqueue", "test.job", "--payload", "{\"sleep_ms\": 60000}", "--wait", "--wait-timeout", "1s"]).await;
+    assert!(
+        said(&dead.stderr).contains("dead revive"),
+        "{}",
+        said(&dead.stderr)
+    );
+    let late = it
+        .home
+        .cli(&[
+            "enqueue",
+            "test.job",
+            "--payload",
+            "{\"sleep_ms\": 60000}",
+            "--wait",
+            "--wait-timeout",
+            "1s",
+        ])
+        .await;
     assert_eq!(code(&late), 1);
-    assert!(said(&late.stderr).contains("it goes on"), "{}", said(&late.stderr));
+    assert!(
+        said(&late.stderr).contains("it goes on"),
+        "{}",
+        said(&late.stderr)
+    );
     // a running daemon notices within a quarter of a second; here it gets two
     let before = Instant::now();
-    let done = it.home.cli(&["enqueue", "test.job", "--wait", "--json"]).await;
-    assert!(before.elapsed() < Duration::from_secs(2), "{:?}", before.elapsed());
+    let done = it
+        .home
+        .cli(&["enqueue", "test.job", "--wait", "--json"])
+        .await;
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        before.elapsed()
+    );
     let done: Value = serde_json::from_slice(&done.stdout).unwrap();
     assert_eq!(done["job"]["state"], "completed", "{done}");
     daemon.signal("TERM");
-    assert_eq!(daemon.wait_exit(Duration::from_secs(40)).await.code(), Some(0));
+    assert_eq!(
+        daemon.wait_exit(Duration::from_secs(40)).await.code(),
+        Some(0)
+    );
 }
 
 #[tokio::test]
@@ -253,17 +373,29 @@ async fn dev_shows_what_it_is_about_and_what_it_prints_works() {
     assert_eq!(code(&first), 0, "{text}\n{}", said(&first.stderr));
     assert!(text.contains("each ended as it should"), "{text}");
     let first_done = Regex::new(r"the first one, (\d+\.\d) s after the start").unwrap();
-    let seconds: f64 = first_done.captures(&text).expect("it says when")[1].parse().unwrap();
+    let seconds: f64 = first_done.captures(&text).expect("it says when")[1]
+        .parse()
+        .unwrap();
     assert!(seconds < 3.0, "the first job was done after {seconds} s");
     let tried = printed(&text);
     assert_eq!(tried.len(), 3, "{text}");
     for command in &tried {
         let output = shell(home.path(), command);
-        assert_eq!(code(&output), 0, "{command}\n{}{}", said(&output.stdout), said(&output.stderr));
+        assert_eq!(
+            code(&output),
+            0,
+            "{command}\n{}{}",
+            said(&output.stdout),
+            said(&output.stderr)
+        );
     }
     let again = home.cli(&[&args[..], &["--json"]].concat()).await;
     let told: Value = serde_json::from_slice(&again.stdout).expect("one document");
-    assert_eq!((code(&again), &told["good"]), (0, &Value::Bool(true)), "{told}");
+    assert_eq!(
+        (code(&again), &told["good"]),
+        (0, &Value::Bool(true)),
+        "{told}"
+    );
 }
 
 #[tokio::test]
@@ -273,34 +405,69 @@ async fn dev_stays_until_it_is_told_to_go() {
     let address = taken.local_addr().unwrap().to_string();
     let dev = home.start(&["dev", "--api", &address]);
     let told = || format!("the samples' end\n{}\n{}", dev.stdout(), dev.stderr());
-    kit::wait::until_or(told, Duration::from_secs(60), async || dev.stdout().contains("Ctrl-C ends it")).await;
-    assert!(dev.stderr().contains(&format!("{address} can't be used")), "{}", dev.stderr());
+    kit::wait::until_or(told, Duration::from_secs(60), async || {
+        dev.stdout().contains("Ctrl-C ends it")
+    })
+    .await;
+    assert!(
+        dev.stderr().contains(&format!("{address} can't be used")),
+        "{}",
+        dev.stderr()
+    );
     for command in printed(&dev.stdout()) {
         let output = shell(home.path(), &command);
-        assert_eq!(code(&output), 0, "{command}\n{}{}", said(&output.stdout), said(&output.stderr));
+        assert_eq!(
+            code(&output),
+            0,
+            "{command}\n{}{}",
+            said(&output.stdout),
+            said(&output.stderr)
+        );
     }
     // the dead letter was revived by the last of them, and its fault was for one time only
     let revived = || format!("the revived job's end\n{}", dev.stdout());
-    let ends = async || dev.stdout().rsplit("Ctrl-C ends it").next().is_some_and(|it| it.contains("completed"));
+    let ends = async || {
+        dev.stdout()
+            .rsplit("Ctrl-C ends it")
+            .next()
+            .is_some_and(|it| it.contains("completed"))
+    };
     kit::wait::until_or(revived, Duration::from_secs(20), ends).await;
     let second = home.cli(&["dev", "--once", "--api", "127.0.0.1:0"]).await;
     assert_eq!(code(&second), 1, "{}", said(&second.stdout));
-    assert!(said(&second.stderr).contains("another `presswork dev`"), "{}", said(&second.stderr));
+    assert!(
+        said(&second.stderr).contains("another `presswork dev`"),
+        "{}",
+        said(&second.stderr)
+    );
     dev.signal("INT");
     assert_eq!(dev.wait_exit(Duration::from_secs(20)).await.code(), Some(0));
 }
 
 /// The commands that dev prints.
 fn printed(text: &str) -> Vec<String> {
-    let below = text.split("Try next, from this folder:\n").nth(1).unwrap_or_default();
-    below.lines().take_while(|it| !it.is_empty()).map(|it| it.trim().to_owned()).collect()
+    let below = text
+        .split("Try next, from this folder:\n")
+        .nth(1)
+        .unwrap_or_default();
+    below
+        .lines()
+        .take_while(|it| !it.is_empty())
+        .map(|it| it.trim().to_owned())
+        .collect()
 }
 
 /// Runs what a person would paste.
 fn shell(folder: &Path, command: &str) -> Output {
     let mut shell = Command::new("sh");
-    shell.args(["-c", command]).current_dir(folder).stdin(Stdio::null());
-    shell.env_remove("PRESSWORK_CONFIG").output().expect("a shell is there")
+    shell
+        .args(["-c", command])
+        .current_dir(folder)
+        .stdin(Stdio::null());
+    shell
+        .env_remove("PRESSWORK_CONFIG")
+        .output()
+        .expect("a shell is there")
 }
 
 #[tokio::test]
@@ -308,7 +475,10 @@ async fn a_reader_that_leaves_is_no_error() {
     let home = Home::new(EMBEDDED);
     let output = shell(
         home.path(),
-        &format!("{{ {} kinds schema; echo \"exit $?\" >&2; }} | true", env!("CARGO_BIN_EXE_presswork")),
+        &format!(
+            "{{ {} kinds schema; echo \"exit $?\" >&2; }} | true",
+            env!("CARGO_BIN_EXE_presswork")
+        ),
     );
     assert_eq!(said(&output.stderr), "exit 0\n");
 }

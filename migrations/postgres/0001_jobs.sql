@@ -1,12 +1,14 @@
 -- Jobs: the hot table, the history in partitions, the idempotency keys, the clock.
 -- The names of states, reasons and classes are those of src/lifecycle.rs and src/outcome.rs.
 
--- One row: the queue's generation, and by how much a test has moved the clock.
+-- One row: the queue's generation, by how much a test has moved the clock, and how far the keys of
+-- finished jobs are swept.
 CREATE TABLE presswork.meta (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation        bigint NOT NULL DEFAULT 0,
     generation_server text,
-    shift             interval NOT NULL DEFAULT '0'
+    shift             interval NOT NULL DEFAULT '0',
+    keys_swept        timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 INSERT INTO presswork.meta DEFAULT VALUES;
 
@@ -129,7 +131,8 @@ CREATE TABLE presswork.attempts (
     PRIMARY KEY (job, n)
 );
 
--- Keys outlive their jobs: a repeat long after the end is still the same job.
+-- Keys may outlive their jobs: a repeat long after the end is still the same job. A settle doesn't
+-- touch them; `ended_at` is set when the job's partition goes before its key does.
 CREATE TABLE presswork.idempotency_keys (
     tenant   text NOT NULL,
     kind     text NOT NULL,
@@ -139,7 +142,7 @@ CREATE TABLE presswork.idempotency_keys (
     options  text NOT NULL,
     ended_at timestamptz,
     PRIMARY KEY (tenant, kind, key)
-) WITH (fillfactor = 80);
+);
 CREATE INDEX idempotency_keys_ended ON presswork.idempotency_keys (ended_at)
     WHERE ended_at IS NOT NULL;
 
@@ -187,7 +190,7 @@ BEGIN
 END $$;
 
 -- Drops the oldest partition if all of it was moved here before `cutoff`, with the steps and
--- effects of its jobs; returns how many jobs went, or null where there is none to drop.
+-- effects of its jobs; keys that stay learn when their job ended. Returns how many jobs went, or null where there is none to drop.
 CREATE FUNCTION presswork.drop_partition(cutoff timestamptz) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -209,6 +212,9 @@ BEGIN
     END IF;
     EXECUTE format('DELETE FROM presswork.steps s USING presswork.%I f WHERE s.job = f.id', name);
     EXECUTE format('DELETE FROM presswork.effects e USING presswork.%I f WHERE e.job = f.id', name);
+    EXECUTE format('UPDATE presswork.idempotency_keys k SET ended_at = f.archived_at
+                        FROM presswork.%I f WHERE k.tenant = f.tenant AND k.kind = f.kind
+                        AND k.key = f.key AND k.job = f.id', name);
     EXECUTE format('SELECT count(*) FROM presswork.%I', name) INTO gone;
     EXECUTE format('ALTER TABLE presswork.finished_jobs DETACH PARTITION presswork.%I', name);
     EXECUTE format('DROP TABLE presswork.%I', name);

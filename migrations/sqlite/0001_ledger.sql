@@ -82,9 +82,12 @@ CREATE TABLE finished_jobs (
     failure      TEXT,
     fingerprint  TEXT,
     result       TEXT,
-    ended_at     INTEGER NOT NULL
+    ended_at     INTEGER NOT NULL,
+    -- a dead letter may be discarded long after it died: the keeping counts from here
+    archived_at  INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
-CREATE INDEX finished_jobs_ended ON finished_jobs (ended_at);
+CREATE INDEX finished_jobs_archived ON finished_jobs (archived_at);
+CREATE INDEX finished_jobs_created ON finished_jobs (created_at);
 
 CREATE TABLE attempts (
     job      BLOB NOT NULL,

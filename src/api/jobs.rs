@@ -23,7 +23,10 @@ use crate::intake::Answer;
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Reason};
 use crate::operate::{self, By};
+use crate::telemetry::metrics;
 
+/// This door's name in metrics and in the audit.
+const DOOR: &str = "http";
 /// When to come back to a backlog that is full.
 const FULL: Duration = Duration::from_secs(5);
 /// When to come back to a daemon that stops: another one, or its successor, may be there.
@@ -105,6 +108,12 @@ fn judged(
             Busy::Stopping => Problem::later("stopping", said, STOPPING),
         }
     })?;
+    match &answered {
+        Answer::New { .. } => metrics::accepted(DOOR, 1),
+        Answer::Same { .. } => {}
+        Answer::Conflict { .. } => metrics::refused(DOOR, Reason::Conflict.as_str()),
+        Answer::Refused(it) => metrics::refused(DOOR, it.reason.as_str()),
+    }
     let receipt = receipt(&answered);
     let taken = |status: StatusCode| match receipt.clone() {
         Value::Object(it) => (status, it),
@@ -253,7 +262,7 @@ pub async fn cancel(
         }
     };
     let by = By {
-        actor: "http".to_owned(),
+        actor: DOOR.to_owned(),
         reason: cancel.reason,
     };
     let state = operate::cancel(&*api.given.ledger, id, &by).await?;

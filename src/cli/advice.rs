@@ -87,7 +87,7 @@ fn discard(job: &Job, reason: &str) -> String {
 fn of_failure(job: &Job, failure: &Failure) -> Advice {
     match failure.code.as_str() {
         "expired" => Advice::new(
-            "Its time passed before it could be done. If it is still wanted, revive it, or enqueue it anew with a later not_after; if not, discard it.",
+            "Its time passed before it could be done. If it is still wanted, revive it: its age is counted anew and a not_after that is past is lifted. If not, discard it.",
             [revive(job), discard(job, "too late")],
         ),
         "poison" => Advice::new(
@@ -148,7 +148,7 @@ fn of_class(job: &Job, failure: &Failure) -> Advice {
         ),
         Class::Transient => Advice::new(
             format!(
-                "All its {} failed in a way that may pass. See whether the platform works again, then revive all that died of the same.",
+                "{} in a way that may pass. See whether the platform works again, then revive all that died of the same.",
                 attempts(job.attempts)
             ),
             [
@@ -165,8 +165,8 @@ fn of_class(job: &Job, failure: &Failure) -> Advice {
 
 fn attempts(n: u32) -> String {
     match n {
-        1 => "1 attempt".to_owned(),
-        n => format!("{n} attempts"),
+        1 => "Its only attempt failed".to_owned(),
+        n => format!("All its {n} attempts failed"),
     }
 }
 

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant};
 
 use super::cx::Cx;
 use super::editor::{Draft, until_right};
-use super::out::{CliError, Exit, Table, Tone, cut, plain, when};
+use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, when};
 use super::pick::{MOST, WhichDead, ask, can_ask, confirm};
 use super::story::{Story, pretty};
 use crate::job::JobId;
@@ -146,7 +146,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), Cli
                 .map_or_else(String::new, |it| when(it, now))
                 .into(),
             format!("{}/{}", job.attempts, job.attempts_max).into(),
-            super::out::Cell::toned(Tone::Bad, failure.map_or("", |it| it.code.as_str())),
+            Cell::toned(Tone::Bad, failure.map_or("", |it| it.code.as_str())),
             cut(failure.map_or("", |it| it.message.as_str()), 60).into(),
         ]);
     }
@@ -255,13 +255,7 @@ async fn revive(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Revive) -> Result<(), C
     if args.chosen.dry_run {
         return outlooks(cx, ledger, &ids, false).await;
     }
-    if args.chosen.ids.is_empty() {
-        confirm(
-            &cx.out,
-            args.chosen.yes,
-            &format!("Revive {}?", letters(ids.len())),
-        )?;
-    }
+    sure(cx, &args.chosen, "Revive", ids.len())?;
     let by = cx.by(&args.reason);
     change(cx, &ids, "revived", |id| {
         let (ledger, by) = (ledger.clone(), by.clone());
@@ -278,13 +272,7 @@ async fn discard(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Discard) -> Result<(),
     if args.chosen.dry_run {
         return discards(cx, &**ledger, &ids).await;
     }
-    if args.chosen.ids.is_empty() {
-        confirm(
-            &cx.out,
-            args.chosen.yes,
-            &format!("Discard {} for good?", letters(ids.len())),
-        )?;
-    }
+    sure(cx, &args.chosen, "Discard for good", ids.len())?;
     let by = cx.by(&args.reason);
     change(cx, &ids, "discarded", |id| {
         let (ledger, by) = (ledger.clone(), by.clone());
@@ -296,11 +284,21 @@ async fn discard(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Discard) -> Result<(),
 fn letters(n: usize) -> String {
     match n {
         1 => "1 dead letter".to_owned(),
-        n if n >= MOST as usize => {
-            format!("{n} dead letters (the most at once; run it again for the rest)")
-        }
         n => format!("{n} dead letters"),
     }
+}
+
+/// Makes sure of a change to what a filter found.
+fn sure(cx: &Cx, chosen: &Chosen, what: &str, found: usize) -> Result<(), CliError> {
+    if !chosen.ids.is_empty() {
+        return Ok(());
+    }
+    if MOST as usize <= found {
+        cx.out.note(&format!(
+            "{MOST} are changed at once; run it again for the rest."
+        ));
+    }
+    confirm(&cx.out, chosen.yes, &format!("{what} {}?", letters(found)))
 }
 
 fn nobody(cx: &Cx, done: &str) -> Result<(), CliError> {
@@ -372,6 +370,7 @@ where
 
 fn tell(cx: &Cx, done: &str, changed: &[JobId], left: &[Left]) -> Result<(), CliError> {
     if cx.out.json {
+        let done = done.replace(' ', "_");
         return cx
             .out
             .document(&serde_json::json!({done: changed, "refused": left}));
@@ -385,7 +384,7 @@ fn tell(cx: &Cx, done: &str, changed: &[JobId], left: &[Left]) -> Result<(), Cli
         cx.out.line(&format!(
             "{} {}",
             cx.out.paint(Tone::Good, done),
-            letters_only(changed.len())
+            letters(changed.len())
         ))?;
     }
     for it in left.iter().take(NAMED) {
@@ -402,10 +401,6 @@ fn tell(cx: &Cx, done: &str, changed: &[JobId], left: &[Left]) -> Result<(), Cli
         ))?;
     }
     Ok(())
-}
-
-fn letters_only(n: usize) -> String {
-    format!("{n} dead letters")
 }
 
 /// What a revive would do, changing nothing.
@@ -432,7 +427,7 @@ async fn outlooks(
         table.row([
             it.id.to_string().into(),
             it.kind.as_str().into(),
-            super::out::Cell::toned(tone, would),
+            Cell::toned(tone, would),
         ]);
     }
     table.print(&cx.out)?;
@@ -473,7 +468,7 @@ async fn discards(cx: &Cx, ledger: &dyn Ledger, ids: &[JobId]) -> Result<(), Cli
             }),
         }
     }
-    tell(cx, "would_discard", &would, &left)?;
+    tell(cx, "would discard", &would, &left)?;
     if cx.out.json {
         return Ok(());
     }

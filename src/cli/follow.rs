@@ -73,18 +73,38 @@ pub fn end(cx: &Cx, job: &Job) -> Result<(), CliError> {
     let id = job.id;
     let (tone, hint) = match job.state {
         State::Completed => (Tone::Good, None),
-        State::Dead => (Tone::Bad, Some(format!("`presswork dead show {id}` says more, `presswork dead revive {id}` tries it again"))),
-        State::Unresolved => (Tone::Warn, Some(format!("look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"))),
-        State::Held => (Tone::Warn, Some(format!("mend what it waits for, then `presswork jobs release {id}`"))),
+        State::Dead => (
+            Tone::Bad,
+            Some(format!(
+                "`presswork dead show {id}` says more, `presswork dead revive {id}` tries it again"
+            )),
+        ),
+        State::Unresolved => (
+            Tone::Warn,
+            Some(format!(
+                "look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"
+            )),
+        ),
+        State::Held => (
+            Tone::Warn,
+            Some(format!(
+                "mend what it waits for, then `presswork jobs release {id}`"
+            )),
+        ),
         _ => (Tone::Warn, None),
     };
-    let took = job.ended_at.map_or(String::new(), |it| format!(" after {}", span(it - job.created_at)));
+    let took = job.ended_at.map_or(String::new(), |it| {
+        format!(" after {}", span(it - job.created_at))
+    });
     let word = cx.out.paint(tone, job.state.as_str());
     cx.out.line(&format!("{id}  {word}{took}"))?;
     if let Some(result) = &job.result {
         cx.out.line(&plain(result))?;
     }
-    let why = job.failure.as_ref().map_or(String::new(), |it| format!(": {it}"));
+    let why = job
+        .failure
+        .as_ref()
+        .map_or(String::new(), |it| format!(": {it}"));
     let told = CliError::failed(format!("the job is {}{why}", job.state));
     match (job.state, hint) {
         (State::Completed, _) => Ok(()),

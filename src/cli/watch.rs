@@ -66,7 +66,10 @@ fn differs(a: &Job, b: &Job) -> bool {
 }
 
 fn line(cx: &Cx, job: &Job, at: Time) -> Result<(), CliError> {
-    let result = job.result.clone().and_then(|it| RawValue::from_string(it).ok());
+    let result = job
+        .result
+        .clone()
+        .and_then(|it| RawValue::from_string(it).ok());
     cx.out.json_line(&Seen {
         at,
         id: job.id,

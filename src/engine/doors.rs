@@ -77,12 +77,15 @@ impl Doors {
             Ok(job) => self.submit_job(job).await?,
             Err(refusal) => Answer::Refused(refusal),
         };
-        self.counted("http", &answer);
+        if matches!(answer, Answer::New { .. }) {
+            self.backlog.fetch_add(1, Ordering::Relaxed);
+        }
         Ok(answer)
     }
 
-    /// Counts an answer, for the metrics and for the bound on the backlog.
-    fn counted(&self, door: &'static str, answer: &Answer) {
+    /// Counts an answer of the inbox, for the metrics and for the bound on the backlog.
+    fn counted(&self, answer: &Answer) {
+        let door = "inbox";
         match answer {
             Answer::New { .. } => {
                 self.backlog.fetch_add(1, Ordering::Relaxed);
@@ -208,7 +211,7 @@ impl Doors {
         let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
         crashpoint!("inbox.after_commit");
         for (_, answer) in &answers {
-            self.counted("inbox", answer);
+            self.counted(answer);
         }
         metrics::inbox_exposure(moved.elapsed());
         inbox.done(run, slot, &entries).await.map_err(said)?;

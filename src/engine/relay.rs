@@ -105,7 +105,7 @@ impl Relay {
         self.shared.generation.store(generation, Ordering::SeqCst);
         for lane in config.lanes.keys() {
             woke |= self.refill(generation, lane, config.window).await;
-            if memory.ticks % COMPARE_EVERY == 0 {
+            if memory.ticks.is_multiple_of(COMPARE_EVERY) {
                 let before = memory.suspects.remove(lane).unwrap_or_default();
                 let suspects = self.compare(generation, lane, &before).await;
                 memory.suspects.insert(lane.clone(), suspects);
@@ -120,7 +120,7 @@ impl Relay {
     /// server restarted, or it was away.
     async fn trusted(&self, memory: &mut Memory) -> Option<i64> {
         let distrusted = self.shared.generation().is_none();
-        if !distrusted && memory.ticks % 4 != 0 {
+        if !distrusted && !memory.ticks.is_multiple_of(4) {
             return self.shared.generation();
         }
         let server = match self.shared.queue.server().await {

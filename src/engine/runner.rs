@@ -57,10 +57,8 @@ fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
     if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
         return Some(Event::Expired);
     }
-    match shared.running.why(job.id) {
-        Some(why) => Some(Event::Ended(stopped(why))),
-        None => None,
-    }
+    let why = shared.running.why(job.id)?;
+    Some(Event::Ended(stopped(why)))
 }
 
 async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {

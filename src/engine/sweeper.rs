@@ -47,10 +47,10 @@ impl Sweeper {
     /// When the ledger is away; the next round goes on.
     pub async fn tick(&self, tick: u64) -> Result<()> {
         self.reclaim().await?;
-        if tick % EXPIRE_EVERY == 0 {
+        if tick.is_multiple_of(EXPIRE_EVERY) {
             self.expire().await?;
         }
-        if tick % TIDY_EVERY == 0 {
+        if tick.is_multiple_of(TIDY_EVERY) {
             let config = self.shared.config.load_full();
             self.shared
                 .ledger

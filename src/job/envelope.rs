@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Priority;
+use super::priority::Priority;
 use crate::clock::Time;
 use crate::json::{DEPTH_MAX, Members, Violation, canonical, did_you_mean, escape};
 

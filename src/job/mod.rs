@@ -1,5 +1,6 @@
 //! A job: one request for work, immutable once accepted, and the envelope it came in.
 
+pub mod priority;
 pub mod envelope;
 pub mod schema;
 
@@ -11,9 +12,9 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::json::Digest;
-use crate::outcome::words;
 
 pub use envelope::Envelope;
+pub use priority::Priority;
 
 /// A job's id: UUIDv7, so that ids sort by their making.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -48,34 +49,6 @@ impl std::str::FromStr for JobId {
                 Self(Uuid::nil())
             )
         })
-    }
-}
-
-words! {
-    /// What goes first within a lane.
-    Priority {
-        /// Before all others.
-        High = "high",
-        /// The default.
-        Normal = "normal",
-        /// When nothing else is ready.
-        Low = "low",
-    }
-}
-
-impl Priority {
-    /// Its number in SQL and in the queue's scores: 0 goes first.
-    pub fn rank(self) -> i16 {
-        self as i16
-    }
-
-    /// The priority of a stored number; one out of range counts as low.
-    pub fn of_rank(rank: i16) -> Self {
-        match rank {
-            ..=0 => Self::High,
-            1 => Self::Normal,
-            _ => Self::Low,
-        }
     }
 }
 

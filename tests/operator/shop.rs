@@ -13,7 +13,9 @@ use presswork::effect::{Effect, EffectClass, EffectId, EffectState, Evidence, Re
 use presswork::intake::{Answer, Rules, accept, admit, quarantined};
 use presswork::job::{Job, JobId};
 use presswork::ledger::sqlite::Sqlite;
-use presswork::ledger::{AttemptEnd, Claim, Conclusion, Fence, Guard, Ledger, Run, Settled, Settlement};
+use presswork::ledger::{
+    AttemptEnd, Claim, Conclusion, Fence, Guard, Ledger, Run, Settled, Settlement,
+};
 use presswork::lifecycle::{Event, advance};
 use presswork::outcome::{Failure, Outcome};
 use presswork::retry::Policy;
@@ -58,7 +60,8 @@ impl Shop {
         let ledger = Sqlite::open(&file, clock.clone()).await.expect("a ledger");
         ledger.migrate().await.expect("a schema");
         let env = |name: &str| (name == "MAIN_TOKEN").then(|| TOKEN.to_owned());
-        let config = Config::parse(CONFIG, Some(Path::new("jobs.toml")), &env).expect("a configuration");
+        let config =
+            Config::parse(CONFIG, Some(Path::new("jobs.toml")), &env).expect("a configuration");
         let rules = Rules {
             config: Arc::new(config),
             kinds: presswork::kinds::all().into(),
@@ -72,8 +75,17 @@ impl Shop {
             began_at: clock.now(),
         };
         // long enough for what the fixture does, over by the time the binary looks
-        ledger.begin_run(&run, Duration::from_secs(3_600)).await.expect("a run");
-        Shop { home, ledger: Arc::new(ledger), clock, rules, run: run.id }
+        ledger
+            .begin_run(&run, Duration::from_secs(3_600))
+            .await
+            .expect("a run");
+        Shop {
+            home,
+            ledger: Arc::new(ledger),
+            clock,
+            rules,
+            run: run.id,
+        }
     }
 
     /// Accepts an envelope.
@@ -88,13 +100,25 @@ impl Shop {
     pub async fn quarantine(&self, bytes: &[u8]) -> JobId {
         let id = JobId::mint();
         let refusal = admit(&self.rules, id, bytes).expect_err("an envelope that is wrong");
-        let entry = quarantined("inbox", id, self.clock.now(), bytes, &Answer::Refused(refusal));
-        self.ledger.quarantine(&[entry.expect("an entry")]).await.expect("it is kept");
+        let entry = quarantined(
+            "inbox",
+            id,
+            self.clock.now(),
+            bytes,
+            &Answer::Refused(refusal),
+        );
+        self.ledger
+            .quarantine(&[entry.expect("an entry")])
+            .await
+            .expect("it is kept");
         id
     }
 
     pub async fn claim(&self, id: JobId) -> Job {
-        let claim = Claim { run: self.run, generation: None };
+        let claim = Claim {
+            run: self.run,
+            generation: None,
+        };
         let claimed = self.ledger.claim(&claim, &[id]).await.expect("a claim");
         claimed.into_iter().next().expect("a job that was due")
     }
@@ -108,7 +132,8 @@ impl Shop {
             Outcome::Completed(it) => Some(it.to_string()),
             _ => None,
         };
-        let transition = advance(&job.facts(Policy::default()), Event::Ended(outcome), now).expect("an end");
+        let transition =
+            advance(&job.facts(Policy::default()), Event::Ended(outcome), now).expect("an end");
         let failure = transition.failure.clone();
         let settlement = Settlement {
             id: job.id,
@@ -146,20 +171,47 @@ impl Shop {
         let id = self.accept(envelope).await;
         let job = self.claim(id).await;
         let (token, run) = (job.token.expect("a lease"), self.run);
-        let fence = Fence { job: id, revision: 0, token, run };
+        let fence = Fence {
+            job: id,
+            revision: 0,
+            token,
+            run,
+        };
         let effect = intended(&job);
-        self.ledger.intend(&fence, &effect).await.expect("an effect").expect("the lease is held");
+        self.ledger
+            .intend(&fence, &effect)
+            .await
+            .expect("an effect")
+            .expect("the lease is held");
         let budget = Duration::from_secs(30);
-        let permit = self.ledger.permit(&fence, effect.id, (EffectState::Intended, 0), budget).await;
+        let permit = self
+            .ledger
+            .permit(&fence, effect.id, (EffectState::Intended, 0), budget)
+            .await;
         assert!(permit.expect("an answer"), "the permit is given");
         let now = self.clock.now();
         let (receipt, seen) = match answer {
             EffectState::Confirmed => (Some(receipt(now)), "send 1: 200, status 7"),
-            _ => (None, "send 1: the connection was reset after the request was sent"),
+            _ => (
+                None,
+                "send 1: the connection was reset after the request was sent",
+            ),
         };
-        let evidence = Evidence { at: now, seen: seen.to_owned() };
-        let conclusion = Conclusion { to: answer, receipt, evidence };
-        assert!(self.ledger.conclude(effect.id, 1, &conclusion).await.expect("an answer"));
+        let evidence = Evidence {
+            at: now,
+            seen: seen.to_owned(),
+        };
+        let conclusion = Conclusion {
+            to: answer,
+            receipt,
+            evidence,
+        };
+        assert!(
+            self.ledger
+                .conclude(effect.id, 1, &conclusion)
+                .await
+                .expect("an answer")
+        );
         self.end(&job, outcome).await;
         id
     }
@@ -181,7 +233,11 @@ impl Shop {
     }
 
     pub async fn job(&self, id: JobId) -> Job {
-        self.ledger.job(id).await.expect("an answer").expect("a job")
+        self.ledger
+            .job(id)
+            .await
+            .expect("an answer")
+            .expect("a job")
     }
 
     /// From now on the editor does this to its file (`$1`): a shell script.
@@ -237,7 +293,11 @@ impl Seen {
     fn of(output: Output) -> Seen {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         let exit = output.status.code().expect("an exit code");
-        Seen { out: text(output.stdout), err: text(output.stderr), exit }
+        Seen {
+            out: text(output.stdout),
+            err: text(output.stderr),
+            exit,
+        }
     }
 
     pub fn all(&self) -> String {
@@ -255,14 +315,23 @@ pub struct Transcript {
 impl Transcript {
     /// `ids` are told by their names.
     pub fn new(name: &'static str, ids: &[(JobId, &str)]) -> Transcript {
-        let ids = ids.iter().map(|(id, name)| (id.to_string(), format!("<{name}>")));
-        Transcript { name, ids: ids.collect(), text: String::new() }
+        let ids = ids
+            .iter()
+            .map(|(id, name)| (id.to_string(), format!("<{name}>")));
+        Transcript {
+            name,
+            ids: ids.collect(),
+            text: String::new(),
+        }
     }
 
     /// Runs a command and writes down what was seen.
     pub async fn run(&mut self, shop: &Shop, line: &str) -> Seen {
         let seen = shop.run(line).await;
-        let said = format!("$ presswork {line}\n{}{}[exit {}]\n\n", seen.out, seen.err, seen.exit);
+        let said = format!(
+            "$ presswork {line}\n{}{}[exit {}]\n\n",
+            seen.out, seen.err, seen.exit
+        );
         let said = self.masked(&said);
         self.text.push_str(&said);
         seen
@@ -275,9 +344,12 @@ impl Transcript {
             text = text.replace(id, name);
         }
         let masks = [
-            (r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", "<uuid>"),
+            (
+                r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}",
+                "<uuid>",
+            ),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "<time>"),
-            (r"(?:\d+(?:\.\d+)? (?:ms|s|m) ago|\bnow\b)", "<just now>"),
+            (r"\bin \d+ d\b", "in <days>"),
             (r"(\S) {2,}", "$1  "),
         ];
         for (mask, with) in masks {

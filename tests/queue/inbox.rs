@@ -138,9 +138,9 @@ async fn any_bytes_come_through() {
 #[tokio::test]
 async fn a_take_is_bounded_in_bytes() {
     let server = Redis::start();
-    let inbox = open(&server.url()).inbox();
     let large = vec![b'x'; 10 * 1024 * 1024];
     push(&server, &[&large, &large, &large]);
+    let inbox = open(&server.url()).inbox();
     let two = inbox.take(RUN, 0, 9).await.unwrap();
     assert_eq!(two.len(), 2);
     assert_eq!(

@@ -299,3 +299,28 @@ fn redis_does_what_the_model_does() {
     });
     played.unwrap_or_else(|error| panic!("{error}"));
 }
+
+#[tokio::test]
+async fn redis_forgets_the_turns_of_tenants_that_have_gone() {
+    let server = Redis::start();
+    let queue = super::open(&server.url());
+    queue.reset(0, "posts", &[]).await.unwrap();
+    // The window is never empty, so that the turns are never reset as a whole.
+    for round in 0..4 {
+        let tenants = (0..500).map(|n| {
+            let n = round * 1_000 + n;
+            hint(n, Priority::Normal, &format!("tenant-{n}"))
+        });
+        let mut hints: Vec<_> = tenants.collect();
+        let regular = (500..520).map(|n| hint(round * 1_000 + n, Priority::Normal, "regular"));
+        hints.extend(regular);
+        queue.offer(0, "posts", &hints, 9_999).await.unwrap();
+        queue
+            .take(0, "posts", Uuid::nil(), 515, None)
+            .await
+            .unwrap();
+    }
+    let turns = server.cli(&["ZCARD", "{pw:lane:posts}:turns:1"]);
+    let turns: u64 = turns.parse().unwrap();
+    assert!(turns <= 2, "{turns}");
+}

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::effect::{Effect, EffectId};
 use crate::job::{Job, JobId, Priority};
-use crate::ledger::{Attempt, Audit, Pause, Quarantined, Run};
+use crate::ledger::rows::{Attempt, Audit, Pause, Quarantined, Run};
 use crate::outcome::Failure;
 
 /// The columns of a job in `presswork.jobs AS j`.
@@ -174,7 +174,7 @@ pub struct Record {
 }
 
 /// The record of an attempt that ended.
-pub fn record(it: &crate::ledger::AttemptEnd) -> String {
+pub fn record(it: &crate::ledger::rows::AttemptEnd) -> String {
     text(&Record {
         epoch: it.epoch,
         number: it.number,

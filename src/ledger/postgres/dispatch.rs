@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::codec::{self, live_columns};
 use super::pool::{Pools, explain};
 use crate::job::{Job, JobId, Priority, Progress};
-use crate::ledger::{Claim, Hint, Result};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Claim, Hint};
 
 /// The predicate of the index `jobs_due`, word for word.
 macro_rules! claimable {

@@ -11,7 +11,8 @@ use super::runs::seconds;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::JobId;
-use crate::ledger::{Audit, Conclusion, Fence, Result};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Audit, Conclusion, Fence};
 
 /// The recorded value of a step.
 pub async fn step(pools: &Pools, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {

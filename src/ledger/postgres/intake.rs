@@ -10,7 +10,8 @@ use super::codec;
 use super::pool::{Pools, explain};
 use crate::job::{JobId, NewJob};
 use crate::json::Digest;
-use crate::ledger::{Acceptance, Audit, LedgerError, Quarantined, Result};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Acceptance, Audit, Quarantined};
 
 /// Keys first, in one order in every batch, so that two batches can't wait for each other; then the
 /// jobs whose key is new. A job without a key is known by its id: in `jobs`, or, as its id says when
@@ -65,7 +66,7 @@ fn key_of(job: &NewJob) -> Option<Key<'_>> {
     Some((&job.tenant, &job.kind, job.key.as_deref()?))
 }
 
-/// Writes jobs down; see [`crate::ledger::Ledger::accept`].
+/// Writes jobs down; see [`crate::ledger::door::Ledger::accept`].
 pub async fn accept(pools: &Pools, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
     let mut answers: HashMap<usize, Acceptance> = HashMap::with_capacity(jobs.len());
     for _ in 0..TRIES {

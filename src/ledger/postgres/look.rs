@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::codec::{self, finished_columns, live_columns};
 use super::pool::{Pools, explain};
 use crate::job::{Job, JobId};
-use crate::ledger::{Attempt, Audit, Filter, Group, Pause, Result};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Attempt, Audit, Filter, Group, Pause};
 use crate::lifecycle::State;
 
 const JOB: &str = concat!(

@@ -22,7 +22,8 @@ use uuid::Uuid;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
-use crate::ledger::*;
+use crate::ledger::door::*;
+use crate::ledger::rows::*;
 use crate::lifecycle::State;
 
 pub use pool::{PgOptions, Role, hooked};

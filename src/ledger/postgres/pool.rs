@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor};
 
-use crate::ledger::{LedgerError, Result};
+use crate::ledger::door::{LedgerError, Result};
 
 /// What a pool is for. Each has its own connections, so that none can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,7 @@ pub struct PgOptions {
     pub max_connections: u32,
     /// The URL leads to PgBouncer in transaction mode: no statement is kept prepared and no setting
     /// is sent, so the server's time-outs must be set on the role (`ALTER ROLE ... SET ...`).
+    /// `?pgbouncer=true` in the URL says the same.
     pub pgbouncer: bool,
     /// A call is given up after this long; the server gives it up a little before.
     pub call_timeout: Duration,
@@ -97,12 +98,15 @@ impl Pools {
     ///
     /// # Errors
     /// When the URL can't be read.
-    pub fn new(url: &SecretString, options: PgOptions) -> Result<Self> {
-        let connect: PgConnectOptions = url.expose_secret().parse().map_err(|_| {
-            // the parser's own words may quote the URL, and with it the password
+    pub fn new(url: &SecretString, mut options: PgOptions) -> Result<Self> {
+        let unreadable = || {
+            // the parsers' own words may quote the URL, and with it the password
             let form = "postgres://USER:PASSWORD@HOST:5432/DATABASE";
-            LedgerError::Other(format!("its URL can't be read; write {form}"))
-        })?;
+            LedgerError::Other(format!("the ledger's URL can't be read; write {form}"))
+        };
+        let mut url = url::Url::parse(url.expose_secret()).map_err(|_| unreadable())?;
+        options.pgbouncer |= take_pgbouncer(&mut url);
+        let connect: PgConnectOptions = url.as_str().parse().map_err(|_| unreadable())?;
         let connect = connect.application_name(options.role.application());
         let connect = if options.pgbouncer {
             connect.statement_cache_capacity(0)
@@ -209,6 +213,20 @@ impl Pools {
     }
 }
 
+/// Takes `pgbouncer=true` out of a URL; whether it was there.
+fn take_pgbouncer(url: &mut url::Url) -> bool {
+    let all: Vec<(String, String)> = url.query_pairs().into_owned().collect();
+    let (ours, theirs): (Vec<_>, Vec<_>) = all.into_iter().partition(|it| it.0 == "pgbouncer");
+    if ours.is_empty() {
+        return false;
+    }
+    url.set_query(None);
+    if !theirs.is_empty() {
+        url.query_pairs_mut().extend_pairs(theirs);
+    }
+    ours.iter().any(|it| it.1 == "true")
+}
+
 /// The hooks of every pool of ours.
 ///
 /// In sqlx 0.9.0 a future that is dropped inside `begin` gives a connection with an open transaction
@@ -282,5 +300,35 @@ pub fn explain(error: sqlx::Error) -> LedgerError {
         // a text with a NUL, which the driver itself refuses to send
         sqlx::Error::Encode(_) => LedgerError::Row(error.to_string()),
         _ => LedgerError::Other(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_may_name_pgbouncer_and_no_error_quotes_it() {
+        let open = |url: &str| Pools::new(&url.into(), PgOptions::new(Role::Cli));
+        let pools = open("postgres://u:p@h/d?sslmode=disable&pgbouncer=true").unwrap();
+        assert!(pools.options.pgbouncer);
+        assert!(!open("postgres://u:p@h/d").unwrap().options.pgbouncer);
+        for url in [
+            "postgres://u:s3cret@h:port/d",
+            "s3cret",
+            "postgres://u:s3cret@h/d?sslmode=s3cret",
+        ] {
+            let error = open(url).unwrap_err().to_string();
+            assert!(
+                !error.contains("s3cret") && error.contains("HOST"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_may_work_later_is_told_apart() {
+        assert!(explain(sqlx::Error::PoolTimedOut).is_away());
+        assert!(!explain(sqlx::Error::RowNotFound).is_away());
     }
 }

@@ -10,7 +10,8 @@ use super::codec;
 use super::pool::{Pools, explain};
 use crate::clock::Time;
 use crate::job::JobId;
-use crate::ledger::{Control, Generation, Result, Run};
+use crate::ledger::door::Result;
+use crate::ledger::rows::{Control, Generation, Run};
 
 /// Seconds, for `interval '1 second' * $n`.
 pub fn seconds(duration: Duration) -> f64 {

@@ -8,7 +8,8 @@ use sqlx::{Connection, Row};
 
 use super::pool::{Pools, explain};
 use crate::json::Digest;
-use crate::ledger::{Concern, LedgerError, Migrated, Result, Schema};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Concern, Migrated, Schema};
 
 /// A step of the schema. Forward only: a file that was released is never changed.
 struct Migration {
@@ -39,8 +40,10 @@ const IS_THERE: &str = "SELECT to_regclass('presswork.migrations') IS NOT NULL";
 const APPLIED: &str = "SELECT version, checksum FROM presswork.migrations ORDER BY version";
 /// Of the transaction, as PgBouncer wants it.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('presswork.migrations', 0))";
-const HOME: &str = "
-CREATE SCHEMA IF NOT EXISTS presswork;
+/// Not `IF NOT EXISTS`: that asks for the right to make schemas even where an owner made this one.
+const HAS_HOME: &str = "SELECT to_regnamespace('presswork') IS NOT NULL";
+const HOME: &str = "CREATE SCHEMA presswork";
+const NOTES: &str = "
 CREATE TABLE IF NOT EXISTS presswork.migrations (
     version    bigint PRIMARY KEY,
     name       text NOT NULL,
@@ -82,7 +85,7 @@ async fn found(connection: &mut PgConnection) -> sqlx::Result<i64> {
 /// [`LedgerError::Schema`] when the store is newer, or what was applied isn't what is known here.
 pub async fn migrate(pools: &Pools) -> Result<Migrated> {
     let before = schema(pools).await?.found;
-    if before == KNOWN {
+    if KNOWN <= before {
         // nothing to do, and no right to make tables is needed to find that out
         let mut connection = pools.main().acquire().await.map_err(explain)?;
         compare(&mut connection).await?;
@@ -115,12 +118,15 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
         .execute(&mut *transaction)
         .await
         .map_err(explain)?;
-    for sql in [LOCK, HOME] {
-        sqlx::raw_sql(sql)
-            .execute(&mut *transaction)
-            .await
-            .map_err(explain)?;
+    execute(&mut transaction, LOCK).await?;
+    let home: bool = sqlx::query_scalar(HAS_HOME)
+        .fetch_one(&mut *transaction)
+        .await
+        .map_err(explain)?;
+    if !home {
+        execute(&mut transaction, HOME).await?;
     }
+    execute(&mut transaction, NOTES).await?;
     compare(&mut transaction).await?;
     let from = found(&mut transaction).await.map_err(explain)?;
     for migration in MIGRATIONS.iter().filter(|it| from < it.version) {
@@ -146,6 +152,11 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
     }
     transaction.commit().await.map_err(explain)?;
     Ok(Migrated { from, to: KNOWN })
+}
+
+async fn execute(connection: &mut PgConnection, sql: &'static str) -> Result<()> {
+    let done = sqlx::raw_sql(sql).execute(connection).await;
+    done.map(|_| ()).map_err(explain)
 }
 
 fn checksum(migration: &Migration) -> String {

@@ -8,7 +8,8 @@ use uuid::Uuid;
 use super::codec;
 use super::pool::{Pools, explain};
 use crate::clock::Time;
-use crate::ledger::{Guard, LedgerError, Result, Settled, Settlement};
+use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::rows::{Guard, Settled, Settlement};
 
 /// The guard. Not the state: with stale statistics the planner took the partial index of running
 /// jobs for it, and was thirty times slower.
@@ -97,9 +98,9 @@ pub const SETTLE: &str = concat!(
         SELECT id, epoch, record FROM changed WHERE record IS NOT NULL ORDER BY n
     ),
     done AS (
-        SELECT n, id, tenant, kind, key, digest, archived_at FROM gone
+        SELECT n, id, tenant, kind, key, digest FROM gone
         UNION ALL
-        SELECT n, id, tenant, kind, key, digest, NULL FROM changed
+        SELECT n, id, tenant, kind, key, digest FROM changed
     ),
     noted AS (
         INSERT INTO presswork.audit (actor, action, job, detail, at)
@@ -108,16 +109,14 @@ pub const SETTLE: &str = concat!(
         WHERE w.actor IS NOT NULL ORDER BY w.n
     ),
     rekeyed AS (
-        UPDATE presswork.idempotency_keys k
-        SET digest = coalesce(done.digest, k.digest), ended_at = done.archived_at
-        FROM done
-        WHERE k.tenant = done.tenant AND k.kind = done.kind AND k.key = done.key
-          AND k.job = done.id AND (done.archived_at IS NOT NULL OR done.digest IS NOT NULL)
+        UPDATE presswork.idempotency_keys k SET digest = done.digest FROM done
+        WHERE done.digest IS NOT NULL AND k.tenant = done.tenant AND k.kind = done.kind
+          AND k.key = done.key AND k.job = done.id
     )
     SELECT n FROM done"
 );
 
-/// Writes transitions; see [`crate::ledger::Ledger::settle`].
+/// Writes transitions; see [`crate::ledger::door::Ledger::settle`].
 pub async fn settle(pools: &Pools, batch: &[Settlement]) -> Result<Vec<Settled>> {
     for it in batch {
         if !it.transition.is_sound() {

@@ -1,52 +1,13 @@
-//! Due, claim, settle, reclaim: the hot path.
-
-use std::sync::Arc;
+//! Claims, and what was lost on the way.
 
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::intake::audit;
-use super::map::{self, get, job, job_columns, micros, text};
+use super::due::due;
+use super::map::{self, get, job, job_columns, text};
 use super::open::told;
-use crate::job::{Job, JobId, Priority, Progress};
-use crate::ledger::{AttemptEnd, Claim, Guard, Hint, Result, Settled, Settlement};
-use crate::lifecycle::State;
-
-/// Due jobs of a lane: by priority, then the tenants' turns, then age.
-pub async fn due(
-    conn: &mut SqliteConnection,
-    now: i64,
-    lane: &str,
-    kinds: &[String],
-    limit: u32,
-) -> Result<Vec<Hint>> {
-    let rows = sqlx::query(
-        "SELECT id, priority, tenant FROM (
-             SELECT id, priority, tenant, run_at,
-                    row_number() OVER (PARTITION BY priority, tenant ORDER BY run_at, id) AS turn
-             FROM jobs
-             WHERE lane = ? AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= ?
-               AND kind IN (SELECT value FROM json_each(?)))
-         ORDER BY priority, turn, run_at, id LIMIT ?",
-    )
-    .bind(lane)
-    .bind(now)
-    .bind(text(&kinds)?)
-    .bind(limit)
-    .fetch_all(conn)
-    .await
-    .map_err(told)?;
-    let hint = |row| {
-        let priority = i16::try_from(get::<i64, _>(row, 1)?).unwrap_or(i16::MAX);
-        let tenant: Arc<str> = get::<&str, _>(row, 2)?.into();
-        Ok(Hint {
-            id: JobId(get(row, 0)?),
-            priority: Priority::of_rank(priority),
-            tenant,
-        })
-    };
-    rows.iter().map(hint).collect()
-}
+use crate::job::{Job, JobId, Progress};
+use crate::ledger::{Claim, Result};
 
 /// Takes leases by compare-and-set.
 pub async fn claim(
@@ -60,7 +21,7 @@ pub async fn claim(
             .fetch_one(&mut *conn)
             .await
             .map_err(told)?;
-        if get::<i64, _>(&known, 0)? != generation {
+        if generation < get::<i64, _>(&known, 0)? {
             return Ok(Vec::new());
         }
     }
@@ -107,148 +68,6 @@ pub async fn claim_due(
     let due = due(conn, now, lane, kinds, limit.min(free)).await?;
     let ids: Vec<JobId> = due.iter().map(|it| it.id).collect();
     claim(conn, now, who, &ids).await
-}
-
-/// Writes transitions, each under its guard.
-pub async fn settle(
-    conn: &mut SqliteConnection,
-    now: i64,
-    batch: &[Settlement],
-) -> Result<Vec<Settled>> {
-    let mut answers = Vec::with_capacity(batch.len());
-    for it in batch {
-        let done = change(conn, now, it).await?;
-        if done {
-            if let Some(attempt) = &it.attempt {
-                record(conn, it.id, attempt).await?;
-            }
-            if let Some(why) = &it.audit {
-                audit(conn, now, why).await?;
-            }
-        }
-        answers.push(if done { Settled::Done } else { Settled::Stale });
-    }
-    Ok(answers)
-}
-
-async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Result<bool> {
-    let t = &it.transition;
-    let (token, version) = match it.guard {
-        Guard::Token(token) => (Some(token), None),
-        Guard::Version(version) => (None, Some(version)),
-    };
-    // a job that goes on running (somebody asked to cancel it) keeps its lease
-    let running = t.to == State::Running;
-    let dead = t.to == State::Dead;
-    let row = sqlx::query(
-        "UPDATE jobs SET
-             state = CASE WHEN ?1 IN ('completed', 'cancelled') THEN 'dead' ELSE ?1 END,
-             run_at = coalesce(?2, run_at),
-             attempts = CASE WHEN ?3 THEN 0 ELSE attempts + ?4 END,
-             crashes = CASE WHEN ?3 THEN 0 ELSE crashes + ?5 END,
-             held = ?6, cancel = ?7,
-             failure = coalesce(?8, failure), fingerprint = coalesce(?9, fingerprint),
-             run = CASE WHEN ?10 THEN run END, token = CASE WHEN ?10 THEN token END,
-             claimed_at = CASE WHEN ?10 THEN claimed_at END, progress = CASE WHEN ?10 THEN progress END,
-             ended_at = CASE WHEN ?11 THEN coalesce(ended_at, ?12) END,
-             payload = coalesce(?13, payload), revision = revision + (?13 IS NOT NULL),
-             version = version + 1
-         WHERE id = ?14 AND (token = ?15 OR version = ?16)
-         RETURNING tenant, kind, key",
-    )
-    .bind(t.to.as_str())
-    .bind(t.run_at.map(micros))
-    .bind(t.reset)
-    .bind(t.attempts)
-    .bind(t.crashes)
-    .bind(t.held.map(|it| it.as_str()))
-    .bind(t.cancel)
-    .bind(t.failure.as_ref().map(text).transpose()?)
-    .bind(&it.fingerprint)
-    .bind(running)
-    .bind(dead || t.archive)
-    .bind(now)
-    .bind(it.edit.as_ref().map(|(payload, _)| payload.to_string()))
-    .bind(it.id.0)
-    .bind(token)
-    .bind(version)
-    .fetch_optional(&mut *conn)
-    .await
-    .map_err(told)?;
-    let Some(row) = row else { return Ok(false) };
-    let key: Option<String> = get(&row, 2)?;
-    if let (Some(key), Some((_, digest))) = (&key, &it.edit) {
-        sqlx::query(
-            "UPDATE idempotency_keys SET digest = ? WHERE tenant = ? AND kind = ? AND key = ?",
-        )
-        .bind(&digest.0[..])
-        .bind(get::<&str, _>(&row, 0)?)
-        .bind(get::<&str, _>(&row, 1)?)
-        .bind(key)
-        .execute(&mut *conn)
-        .await
-        .map_err(told)?;
-    }
-    if t.archive {
-        archive(conn, now, it).await?;
-        if let Some(key) = &key {
-            sqlx::query("UPDATE idempotency_keys SET ended_at = ? WHERE tenant = ? AND kind = ? AND key = ?")
-                .bind(now)
-                .bind(get::<&str, _>(&row, 0)?)
-                .bind(get::<&str, _>(&row, 1)?)
-                .bind(key)
-                .execute(conn)
-                .await
-                .map_err(told)?;
-        }
-    }
-    Ok(true)
-}
-
-/// Out of the hot table, into the history.
-async fn archive(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO finished_jobs (id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at,
-             not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state, attempts, crashes, epoch,
-             version, failure, fingerprint, result, ended_at)
-         SELECT id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at,
-             not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, ?, attempts, crashes, epoch,
-             version, failure, fingerprint, ?, ?
-         FROM jobs WHERE id = ?",
-    )
-    .bind(it.transition.to.as_str())
-    .bind(&it.result)
-    .bind(now)
-    .bind(it.id.0)
-    .execute(&mut *conn)
-    .await
-    .map_err(told)?;
-    sqlx::query("DELETE FROM jobs WHERE id = ?")
-        .bind(it.id.0)
-        .execute(conn)
-        .await
-        .map_err(told)?;
-    Ok(())
-}
-
-async fn record(conn: &mut SqliteConnection, id: JobId, it: &AttemptEnd) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO attempts (job, epoch, number, run, host, began_at, ended_at, outcome, failure)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    )
-    .bind(id.0)
-    .bind(it.epoch)
-    .bind(it.number)
-    .bind(it.run)
-    .bind(&it.host)
-    .bind(micros(it.began_at))
-    .bind(micros(it.ended_at))
-    .bind(&it.outcome)
-    .bind(it.failure.as_ref().map(text).transpose()?)
-    .execute(conn)
-    .await
-    .map_err(told)?;
-    Ok(())
 }
 
 /// Running jobs whose owner is dead, or no longer names them.

@@ -10,7 +10,7 @@ use super::open::told;
 use crate::job::{JobId, NewJob};
 use crate::ledger::{Acceptance, Audit, LedgerError, Quarantined, Result};
 
-/// Writes jobs down under their idempotency keys.
+/// Writes jobs down under their idempotency keys; what has none is known by its id.
 pub async fn accept(
     conn: &mut SqliteConnection,
     now: i64,
@@ -19,11 +19,11 @@ pub async fn accept(
     let mut answers = Vec::with_capacity(jobs.len());
     for job in jobs {
         refuse_nul(job)?;
-        let taken = match &job.key {
+        let known = match &job.key {
             Some(key) => taken(conn, job, key).await?,
-            None => None,
+            None => accepted(conn, job).await?,
         };
-        answers.push(match taken {
+        answers.push(match known {
             Some(it) => it,
             None => insert(conn, now, job).await?,
         });
@@ -31,24 +31,33 @@ pub async fn accept(
     Ok(answers)
 }
 
-/// Postgres can't keep it, and a ledger that can would make the two differ.
+/// Postgres can't keep it, and a ledger that can would make the two differ. (Labels are kept as
+/// JSON, which escapes it.)
 fn refuse_nul(job: &NewJob) -> Result<()> {
-    let mut texts = [&job.account, &job.key, &job.traceparent, &job.reply_to]
+    let mut maybe = [&job.account, &job.key, &job.traceparent, &job.reply_to]
         .into_iter()
         .flatten();
-    let plain = [&job.kind, &job.lane, &job.tenant];
-    let labels = job
-        .labels
-        .iter()
-        .any(|(name, value)| name.contains('\0') || value.contains('\0'));
-    if labels
-        || texts.any(|it| it.contains('\0'))
-        || plain.iter().any(|it| it.contains('\0'))
-        || job.payload.contains('\0')
-    {
+    let mut plain = [&*job.kind, &job.lane, &job.tenant, &job.payload].into_iter();
+    if maybe.any(|it| it.contains('\0')) || plain.any(|it| it.contains('\0')) {
         return Err(LedgerError::Row("a text holds a NUL character".to_owned()));
     }
     Ok(())
+}
+
+/// The same entry, taken twice: its acknowledgement was lost.
+async fn accepted(conn: &mut SqliteConnection, job: &NewJob) -> Result<Option<Acceptance>> {
+    let row = sqlx::query(
+        "SELECT 1 FROM jobs WHERE id = ?1 UNION ALL SELECT 1 FROM finished_jobs WHERE id = ?1",
+    )
+    .bind(job.id.0)
+    .fetch_optional(conn)
+    .await
+    .map_err(told)?;
+    let options = job.options.clone();
+    Ok(row.map(|_| Acceptance::Same {
+        id: job.id,
+        options,
+    }))
 }
 
 /// Takes the key for the job, or says who has it.

@@ -19,6 +19,46 @@ fn limit(filter: &Filter) -> u32 {
     }
 }
 
+/// Where jobs of some states are, and the time that tells their age.
+#[derive(PartialEq)]
+enum Shelf {
+    Unfinished,
+    Dead,
+    Finished,
+}
+
+impl Shelf {
+    fn of(state: State) -> Self {
+        match state {
+            State::Completed | State::Cancelled => Self::Finished,
+            State::Dead => Self::Dead,
+            _ => Self::Unfinished,
+        }
+    }
+
+    fn time(&self) -> &'static str {
+        match self {
+            Self::Dead => "ended_at",
+            Self::Unfinished | Self::Finished => "created_at",
+        }
+    }
+
+    fn select(&self) -> &'static str {
+        match self {
+            Self::Unfinished | Self::Dead => {
+                concat!("SELECT ", job_columns!(hot), " FROM jobs WHERE ")
+            }
+            Self::Finished => {
+                concat!(
+                    "SELECT ",
+                    job_columns!(finished),
+                    " FROM finished_jobs WHERE "
+                )
+            }
+        }
+    }
+}
+
 /// Jobs that a filter lets through.
 pub async fn jobs(conn: &mut SqliteConnection, filter: &Filter) -> Result<Vec<Job>> {
     let mut states = filter.states.clone();
@@ -26,49 +66,34 @@ pub async fn jobs(conn: &mut SqliteConnection, filter: &Filter) -> Result<Vec<Jo
         states.extend(UNFINISHED);
         states.push(State::Dead);
     }
-    let mut found = Vec::new();
-    let hot: Vec<State> = states
-        .iter()
-        .copied()
-        .filter(|it| !matches!(it, State::Completed | State::Cancelled))
-        .collect();
-    if !hot.is_empty() {
-        let mut query = QueryBuilder::new(concat!(
-            "SELECT ",
-            job_columns!(hot),
-            " FROM jobs WHERE state IN "
-        ));
-        narrow(&mut query, &hot, filter);
+    let mut found: Vec<Job> = Vec::new();
+    for shelf in [Shelf::Unfinished, Shelf::Dead, Shelf::Finished] {
+        let here = states.iter().copied().filter(|it| Shelf::of(*it) == shelf);
+        let states: Vec<State> = here.collect();
+        if states.is_empty() {
+            continue;
+        }
+        let mut query = QueryBuilder::new(shelf.select());
+        narrow(&mut query, &states, shelf.time(), filter);
         let rows = query.build().fetch_all(&mut *conn).await.map_err(told)?;
-        found.extend(rows.iter().map(map::job).collect::<Result<Vec<Job>>>()?);
+        for row in &rows {
+            found.push(map::job(row)?);
+        }
     }
-    let finished: Vec<State> = states
-        .into_iter()
-        .filter(|it| matches!(it, State::Completed | State::Cancelled))
-        .collect();
-    if !finished.is_empty() {
-        let mut query = QueryBuilder::new(concat!(
-            "SELECT ",
-            job_columns!(finished),
-            " FROM finished_jobs WHERE state IN "
-        ));
-        narrow(&mut query, &finished, filter);
-        let rows = query.build().fetch_all(conn).await.map_err(told)?;
-        found.extend(rows.iter().map(map::job).collect::<Result<Vec<Job>>>()?);
-    }
-    found.sort_by_key(|it| std::cmp::Reverse((it.ended_at.unwrap_or(it.created_at), it.id)));
+    let age = |it: &Job| match it.state {
+        State::Dead => it.ended_at.unwrap_or(it.created_at),
+        _ => it.created_at,
+    };
+    found.sort_by_key(|it| std::cmp::Reverse((age(it), it.id)));
     found.truncate(limit(filter) as usize);
     Ok(found)
 }
 
-/// The filter as SQL, after `state IN `.
-fn narrow(query: &mut QueryBuilder<Sqlite>, states: &[State], filter: &Filter) {
-    query.push("(");
-    let mut list = query.separated(", ");
-    for state in states {
-        list.push_bind(state.as_str());
-    }
-    query.push(")");
+/// The filter as SQL, after `WHERE`. The states are words of the program, written out so that the
+/// partial indexes are found.
+fn narrow(query: &mut QueryBuilder<Sqlite>, states: &[State], time: &str, filter: &Filter) {
+    let words: Vec<String> = states.iter().map(|it| format!("'{it}'")).collect();
+    query.push(format!("state IN ({})", words.join(", ")));
     let plain = [
         ("kind", &filter.kind),
         ("lane", &filter.lane),
@@ -90,33 +115,34 @@ fn narrow(query: &mut QueryBuilder<Sqlite>, states: &[State], filter: &Filter) {
             .push(" AND (failure ->> 'code' = ")
             .push_bind(error.clone());
         query
-            .push(" OR instr(lower(failure ->> 'message'), lower(")
+            .push(" OR instr(failure ->> 'message', ")
             .push_bind(error.clone())
-            .push(")) > 0)");
+            .push(") > 0)");
     }
     if let Some(before) = filter.before {
         query
-            .push(" AND coalesce(ended_at, created_at) < ")
+            .push(format!(" AND {time} < "))
             .push_bind(micros(before));
     }
     if let Some(after) = filter.after {
         query
-            .push(" AND coalesce(ended_at, created_at) >= ")
+            .push(format!(" AND {time} >= "))
             .push_bind(micros(after));
     }
     query
-        .push(" ORDER BY coalesce(ended_at, created_at) DESC, id DESC LIMIT ")
+        .push(format!(" ORDER BY {time} DESC, id DESC LIMIT "))
         .push_bind(limit(filter));
 }
 
 /// Dead letters by the group of their error.
 pub async fn groups(conn: &mut SqliteConnection, filter: &Filter) -> Result<Vec<Group>> {
     let mut query = QueryBuilder::new(
-        "SELECT fingerprint, kind, max(failure), count(*), min(ended_at), max(ended_at) FROM (SELECT * FROM jobs WHERE state IN ",
+        "SELECT fingerprint, kind, max(failure), count(*), min(ended_at), max(ended_at) FROM (SELECT * FROM jobs WHERE ",
     );
     narrow(
         &mut query,
         &[State::Dead],
+        "ended_at",
         &Filter {
             limit: u32::MAX,
             ..filter.clone()
@@ -182,7 +208,7 @@ pub async fn tidy(
     let mut gone = 0;
     for table in ["attempts", "steps", "effects"] {
         let sql = format!(
-            "DELETE FROM {table} WHERE job IN (SELECT id FROM finished_jobs WHERE ended_at < ?)"
+            "DELETE FROM {table} WHERE job IN (SELECT id FROM finished_jobs WHERE archived_at < ?)"
         );
         // the names are the three above
         sqlx::query(sqlx::AssertSqlSafe(sql))
@@ -191,7 +217,7 @@ pub async fn tidy(
             .await
             .map_err(told)?;
     }
-    let done = sqlx::query("DELETE FROM finished_jobs WHERE ended_at < ?")
+    let done = sqlx::query("DELETE FROM finished_jobs WHERE archived_at < ?")
         .bind(finished_before)
         .execute(&mut *conn)
         .await;

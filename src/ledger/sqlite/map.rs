@@ -14,6 +14,7 @@ use crate::clock::Time;
 use crate::effect::{Effect, EffectId};
 use crate::job::{Job, JobId, Priority};
 use crate::ledger::{Attempt, Audit, LedgerError, Pause, Quarantined, Result, Run};
+use crate::outcome::Failure;
 
 /// A column's value.
 pub fn get<'r, T, I>(row: &'r SqliteRow, column: I) -> Result<T>
@@ -61,6 +62,17 @@ fn maybe_json<T: DeserializeOwned>(text: Option<&str>) -> Result<Option<T>> {
 /// Anything as stored JSON.
 pub fn text<T: serde::Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| odd("JSON", e))
+}
+
+/// A failure's JSON. A NUL, which only a platform could have put into it, would end the text for
+/// SQL's functions.
+pub fn failure(it: &Failure) -> Result<String> {
+    let plain = |text: &str| text.replace('\0', "\u{fffd}");
+    text(&Failure {
+        code: plain(&it.code),
+        message: plain(&it.message),
+        ..it.clone()
+    })
 }
 
 fn count(row: &SqliteRow, column: &str) -> Result<u32> {

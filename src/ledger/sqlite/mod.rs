@@ -7,7 +7,9 @@
 mod map;
 mod open;
 mod intake;
+mod due;
 mod dispatch;
+mod settle;
 mod effects;
 mod look;
 
@@ -102,7 +104,7 @@ impl Ledger for Sqlite {
     }
 
     async fn migrate(&self) -> Result<Migrated> {
-        open::migrate(&mut *self.writer.lock().await).await
+        self.write(|tx, _| Box::pin(open::migrate(tx))).await
     }
 
     async fn schema(&self) -> Result<Schema> {
@@ -152,7 +154,7 @@ impl Ledger for Sqlite {
     }
 
     async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
-        dispatch::due(
+        due::due(
             &mut *self.reader().await?,
             self.now_micros(),
             lane,
@@ -189,7 +191,7 @@ impl Ledger for Sqlite {
 
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
         let batch = batch.to_vec();
-        self.write(move |tx, now| Box::pin(async move { dispatch::settle(tx, now, &batch).await }))
+        self.write(move |tx, now| Box::pin(async move { settle::settle(tx, now, &batch).await }))
             .await
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{ConnectOptions, Connection, Row, SqlitePool};
+use sqlx::{ConnectOptions, Row, SqlitePool};
 
 use crate::ledger::{LedgerError, Migrated, Result, Schema};
 
@@ -91,10 +91,9 @@ pub async fn schema(conn: &mut SqliteConnection) -> Result<Schema> {
     })
 }
 
-/// Applies what is missing, all or nothing.
+/// Applies what is missing, within the caller's transaction.
 pub async fn migrate(conn: &mut SqliteConnection) -> Result<Migrated> {
-    let mut tx = conn.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
-    let Schema { found, known } = schema(&mut tx).await?;
+    let Schema { found, known } = schema(conn).await?;
     if known < found {
         return Err(LedgerError::Schema(format!(
             "the ledger's schema is version {found}, this program knows up to {known}: install the newer Presswork again"
@@ -102,14 +101,16 @@ pub async fn migrate(conn: &mut SqliteConnection) -> Result<Migrated> {
     }
     let done = usize::try_from(found).unwrap_or(0);
     for sql in &MIGRATIONS[done..] {
-        sqlx::raw_sql(*sql).execute(&mut *tx).await.map_err(told)?;
+        sqlx::raw_sql(*sql)
+            .execute(&mut *conn)
+            .await
+            .map_err(told)?;
     }
     let version = format!("PRAGMA user_version = {known}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(version))
-        .execute(&mut *tx)
+        .execute(conn)
         .await
         .map_err(told)?;
-    tx.commit().await.map_err(told)?;
     Ok(Migrated {
         from: found,
         to: known,

@@ -1,0 +1,191 @@
+//! The ledger's door: the one trait that both implementations keep, and how it fails.
+//!
+//! Every method is one durable write or one read; batches are written in one statement. Methods
+//! are safe to drop: what they began is finished or undone, never left half-open in a pool.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use super::rows::*;
+use crate::clock::Time;
+use crate::effect::{Effect, EffectId, Evidence};
+use crate::job::{Job, JobId, NewJob, Progress};
+
+/// What can go wrong at the ledger's door.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// It can't be reached, or isn't ready: later it may.
+    #[error("the ledger can't be reached: {0}")]
+    Away(String),
+    /// Its schema is newer than this program.
+    #[error("{0}")]
+    Schema(String),
+    /// It refused one of a batch: bisect to find which.
+    #[error("the ledger refused a row: {0}")]
+    Row(String),
+    /// Anything else: a defect, or a ledger that was tampered with.
+    #[error("the ledger failed: {0}")]
+    Other(String),
+}
+
+impl LedgerError {
+    /// Whether the same call may work later.
+    pub fn is_away(&self) -> bool {
+        matches!(self, Self::Away(_))
+    }
+}
+
+/// The result of a call to the ledger.
+pub type Result<T> = std::result::Result<T, LedgerError>;
+
+/// The ledger's door.
+#[async_trait]
+pub trait Ledger: Send + Sync + 'static {
+    /// `postgres` or `sqlite`.
+    fn name(&self) -> &'static str;
+
+    // ---- opening
+
+    /// Brings the schema up to date, under a lock, and says what it applied.
+    async fn migrate(&self) -> Result<Migrated>;
+    /// The schema's version, and the one that this program knows.
+    async fn schema(&self) -> Result<Schema>;
+    /// What stands against calling this ledger durable: empty when nothing does.
+    async fn concerns(&self) -> Result<Vec<Concern>>;
+    /// The ledger's clock: leases and due times are read by it.
+    async fn now(&self) -> Result<Time>;
+
+    // ---- intake
+
+    /// Writes jobs down under their idempotency keys. One answer a job, in order. All or nothing:
+    /// on [`LedgerError::Row`] none was written. Two of one batch may share a key.
+    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>>;
+    /// Keeps what couldn't be accepted. An id that is there already is left as it is.
+    async fn quarantine(&self, entries: &[Quarantined]) -> Result<()>;
+    /// What is in quarantine, newest first.
+    async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>>;
+    /// One entry of the quarantine.
+    async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>>;
+    /// Takes an entry out of the quarantine; whether it was there.
+    async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool>;
+
+    // ---- dispatch
+
+    /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants,
+    /// then oldest `run_at` first. Only kinds in `kinds`.
+    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>>;
+    /// Takes the leases of those of `ids` that are still claimable and due: compare-and-set, a fresh
+    /// token each, `epoch + 1`, state `running`. Refuses all when `claim.generation` is behind.
+    /// The write may be made durable with the next synchronous commit (permit, outcome).
+    async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>>;
+    /// Without a queue: takes the leases of due jobs of a lane, at most `limit`, so that never more
+    /// than `concurrency` of the lane run across all hosts (serialised per lane).
+    async fn claim_due(
+        &self,
+        claim: &Claim,
+        lane: &str,
+        kinds: &[String],
+        limit: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Vec<Job>>;
+    /// Writes transitions, each guarded by its lease's token or its version. One answer each, in
+    /// order; a stale guard changes nothing. This is the one way a job's state changes but for claim.
+    /// Durable when it returns.
+    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>>;
+    /// Running jobs whose run is dead (its lease is past), or lives but no longer names them although
+    /// they were claimed before the beat *before* its last one: a list is made after the beat before
+    /// it returned, and a job is entered in it before its claim is sent, so only then is its absence
+    /// a proof.
+    async fn lost(&self, limit: u32) -> Result<Vec<Job>>;
+    /// Waiting jobs whose `not_after` or `expires_at` is past.
+    async fn expired(&self, limit: u32) -> Result<Vec<Job>>;
+    /// Keeps how far running attempts are; lazily durable. Ids without that token are passed over.
+    async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()>;
+    /// The running jobs of a lane and their runs.
+    async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>>;
+
+    // ---- runs
+
+    /// Enters a run of the daemon with a lease of `lease` from now.
+    async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()>;
+    /// Renews a run's lease and names the jobs that it runs. Returns the lease's new end by the
+    /// ledger's clock, or `None` when the run was declared dead meanwhile.
+    async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>>;
+    /// Ends a run's lease at once: it stopped, or is proven dead.
+    async fn end_run(&self, run: Uuid) -> Result<()>;
+    /// The runs whose lease isn't past.
+    async fn live_runs(&self) -> Result<Vec<Run>>;
+    /// What a daemon must notice within a second: cancels of the jobs it runs, paused lanes, the
+    /// generation.
+    async fn control(&self, run: Uuid) -> Result<Control>;
+    /// The queue's generation.
+    async fn generation(&self) -> Result<Generation>;
+    /// Counts the generation on from `from`, naming the queue's server: `None` when somebody else did.
+    async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>>;
+
+    // ---- steps and effects
+
+    /// The recorded value of a step (JSON text).
+    async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>>;
+    /// Records a step's value under the lease's token; whether it was written (false: lease lost).
+    /// A value that is there already stays.
+    async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool>;
+    /// Writes an effect down as `intended` unless it is there; returns what is there, and the
+    /// ledger's time. `None`: the lease is lost.
+    async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>>;
+    /// The single-use permit: to `sending` for the current lease, if the effect still is in state
+    /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
+    /// lasts for `budget` more. `sends + 1`. Durable when it returns.
+    async fn permit(
+        &self,
+        fence: &Fence,
+        id: EffectId,
+        from: (crate::effect::EffectState, u32),
+        budget: Duration,
+    ) -> Result<bool>;
+    /// Ends what a permit began: guarded by the permit's number only (`sends`), so that an answer
+    /// that came late is still kept. Adds to the evidence. False: somebody else concluded it.
+    async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool>;
+    /// A person's, or a decision's, word on an effect in state `from`.
+    async fn decide(
+        &self,
+        id: EffectId,
+        from: crate::effect::EffectState,
+        conclusion: &Conclusion,
+        audit: Option<&Audit>,
+    ) -> Result<bool>;
+    /// Adds to an effect's evidence.
+    async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()>;
+    /// The effects of a job, in the order they were written down.
+    async fn effects(&self, job: JobId) -> Result<Vec<Effect>>;
+
+    // ---- looking
+
+    /// One job, unfinished or finished.
+    async fn job(&self, id: JobId) -> Result<Option<Job>>;
+    /// The job of an idempotency key.
+    async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>>;
+    /// The attempts of a job, oldest first.
+    async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>>;
+    /// Jobs that a filter lets through, newest first (dead ones: latest ended first).
+    async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>>;
+    /// Dead letters by the group of their error, largest first.
+    async fn groups(&self, filter: &Filter) -> Result<Vec<Group>>;
+    /// Jobs by lane and state, the finished ones left out.
+    async fn counts(&self) -> Result<BTreeMap<(String, crate::lifecycle::State), u64>>;
+    /// Lanes that are paused, with the reason and who did it.
+    async fn paused(&self) -> Result<Vec<Pause>>;
+    /// Pauses a lane or lets it go on.
+    async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()>;
+    /// Who did what, newest first, at most `limit`.
+    async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>>;
+
+    // ---- housekeeping
+
+    /// Makes room ahead (partitions) and drops what is past its keeping: finished jobs after
+    /// `finished`, keys after `keys` from their job's end. Says how much went.
+    async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64>;
+}

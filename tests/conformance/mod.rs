@@ -1,0 +1,129 @@
+//! The cases of the ledger's contract, listed once, and what they are made of.
+
+pub mod fixture;
+
+pub mod accept;
+pub mod dispatch;
+pub mod effects;
+pub mod histories;
+pub mod looking;
+pub mod runs;
+pub mod settle;
+
+pub use fixture::Fixture;
+
+/// One test a case, with the case's name. `$store` makes an empty, migrated store.
+macro_rules! tests {
+    ($store:path: $($module:ident { $($case:ident),+ $(,)? })+) => {
+        $($(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $case() {
+                crate::conformance::$module::$case($store().await).await;
+            }
+        )+)+
+    };
+}
+
+/// The suite for one kind of store. A case that isn't listed here doesn't compile without a warning.
+macro_rules! conformance {
+    ($store:path) => {
+        tests! { $store:
+            accept {
+                a_new_job_comes_back_as_it_was,
+                a_job_is_due_at_once_or_at_its_time,
+                a_known_key_is_the_same_job,
+                a_known_key_with_another_payload_is_a_conflict,
+                two_of_one_batch_may_share_a_key,
+                the_key_of_a_finished_job_is_known,
+                a_key_belongs_to_a_tenant_and_a_kind,
+                the_digest_decides_not_the_bytes,
+                an_entry_without_a_key_is_known_by_its_id,
+                a_poison_row_stops_its_batch,
+                payload_bytes_come_back_verbatim,
+                concurrent_accepts_of_the_same_keys_make_one_job_each,
+                an_empty_batch_is_no_error,
+            }
+            dispatch {
+                due_is_by_priority_then_age,
+                due_is_fair_between_tenants,
+                due_is_only_what_may_be_claimed,
+                a_job_becomes_due_as_the_clock_moves,
+                claim_is_a_compare_and_set,
+                of_concurrent_claims_each_job_goes_to_one,
+                a_claim_of_an_old_generation_gets_nothing,
+                a_claim_takes_only_what_is_due,
+                claims_come_in_the_order_of_the_hints,
+                claim_due_takes_what_is_due_in_order,
+                claim_due_never_exceeds_the_concurrency,
+            }
+            settle {
+                every_transition_round_trips,
+                a_stale_token_changes_nothing,
+                a_stale_version_changes_nothing,
+                of_one_job_twice_in_a_batch_the_first_wins,
+                a_finished_job_is_still_found,
+                a_discarded_job_keeps_the_time_of_its_death,
+                attempts_are_told_in_order,
+                a_revived_job_starts_anew,
+                a_revived_job_does_not_expire_at_once,
+                an_edit_changes_payload_revision_and_digest,
+                who_did_it_is_written_down_with_the_change,
+                an_unsound_transition_is_refused_whole,
+                leaving_running_clears_the_lease,
+                asking_to_cancel_a_running_job_leaves_its_lease,
+                a_failure_with_a_nul_is_kept_and_found,
+            }
+            runs {
+                a_job_of_a_dead_run_is_lost,
+                a_job_that_its_run_no_longer_names_is_lost,
+                an_ended_run_loses_its_jobs_at_once,
+                expired_are_waiting_jobs_past_their_time,
+                progress_is_kept_under_the_token,
+                running_names_jobs_and_their_runs,
+                a_beat_renews_the_lease,
+                a_lapsed_run_may_come_back,
+                a_run_declared_dead_never_comes_back,
+                live_runs_tell_where_they_run,
+                control_tells_cancels_pauses_and_the_generation,
+                the_generation_is_counted_by_compare_and_set,
+            }
+            effects {
+                the_first_value_of_a_step_stays,
+                a_step_is_recorded_under_the_lease_only,
+                an_effect_is_written_down_once,
+                a_permit_is_single_use,
+                a_permit_needs_the_lease_and_its_time,
+                no_permit_for_a_run_that_was_declared_dead,
+                no_permit_of_another_job,
+                an_effect_is_concluded_with_its_receipt,
+                a_late_answer_is_kept_though_the_lease_is_lost,
+                an_answer_to_an_older_send_concludes_nothing,
+                evidence_accumulates_in_order,
+                a_decision_compares_the_state,
+                effects_and_steps_outlive_the_attempt_and_the_job,
+            }
+            looking {
+                jobs_are_found_by_each_field,
+                jobs_are_found_by_state,
+                jobs_come_newest_first_and_by_time,
+                a_list_without_a_limit_has_a_hundred,
+                dead_letters_are_grouped_by_their_error,
+                counts_are_by_lane_and_state,
+                a_paused_lane_is_told_with_its_reason,
+                the_audit_is_told_newest_first,
+                quarantine_keeps_the_bytes,
+                quarantine_is_idempotent,
+                quarantine_takes_what_no_text_can_hold,
+                what_leaves_the_quarantine_is_audited,
+                keys_outlive_finished_jobs_and_both_go,
+                a_dead_letter_and_its_key_stay,
+                a_store_tells_what_it_is,
+            }
+            histories {
+                any_history_keeps_one_owner_and_every_job,
+                another_history_keeps_one_owner_and_every_job,
+                a_third_history_keeps_one_owner_and_every_job,
+            }
+        }
+    };
+}

@@ -1,0 +1,131 @@
+//! The hot path: the plans that the server really used, and how fast it goes.
+
+use super::*;
+
+/// The plans that the server used since `from`, of the statements that contain `mark`.
+fn plans(server: &kit::postgres::Postgres, from: usize, mark: &str) -> Vec<String> {
+    let log = std::fs::read_to_string(server.log()).unwrap();
+    let plans = log[from..].split("  plan:\n").skip(1);
+    let plans = plans.filter(|it| it.contains(mark)).map(str::to_owned);
+    plans.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hot_path_uses_its_indexes() {
+    let server = kit::postgres::Postgres::start_with(&[
+        ("shared_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        // the worst case: what the planner knows is from before the backlog
+        ("autovacuum", "off"),
+    ]);
+    let url = server.create_database().await;
+    let ledger = open(&url, PgOptions::new(Role::Ledger));
+    ledger.migrate().await.unwrap();
+    sql(&url, "ANALYZE presswork.jobs").await;
+    for stale in [true, false] {
+        for _ in 0..24 {
+            let mut jobs = new_jobs(1_000);
+            for (i, job) in jobs.iter_mut().enumerate() {
+                job.tenant = format!("tenant-{}", i % 7);
+            }
+            ledger.accept(&jobs).await.unwrap();
+        }
+        if !stale {
+            sql(&url, "ANALYZE presswork.jobs").await;
+        }
+        let from = std::fs::read_to_string(server.log()).unwrap().len();
+        let claim = begin(&ledger).await;
+        // more than five times: then a plan for all parameters may be taken
+        for _ in 0..8 {
+            let hints = ledger.due("test", &kinds(), 500).await.unwrap();
+            assert_eq!(hints.len(), 500);
+            let tenants: HashSet<_> = hints.iter().take(7).map(|it| it.tenant.clone()).collect();
+            assert_eq!(tenants.len(), 7, "turns between tenants");
+            let ids: Vec<_> = hints.iter().map(|it| it.id).collect();
+            let jobs = ledger.claim(&claim, &ids).await.unwrap();
+            assert_eq!(jobs.iter().map(|it| it.id).collect::<Vec<_>>(), ids);
+            let batch: Vec<_> = jobs.iter().map(completed).collect();
+            let settled = ledger.settle(&batch).await.unwrap();
+            assert!(settled.iter().all(|it| *it == Settled::Done));
+        }
+        for (mark, index) in [
+            ("head AS (", "jobs_due"),
+            ("free AS MATERIALIZED", "jobs_pkey"),
+            ("gone AS (", "jobs_pkey"),
+        ] {
+            let plans = plans(&server, from, mark);
+            assert!(8 <= plans.len(), "{mark}: {} plans", plans.len());
+            for plan in plans {
+                assert!(
+                    plan.contains(index) && !plan.contains("Seq Scan on jobs"),
+                    "stale: {stale}\n{plan}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn twenty_thousand_jobs_go_through() {
+    const ALL: usize = 20_000;
+    const BATCH: usize = 500;
+    let (ledger, _) = ledger().await;
+    let jobs = new_jobs(ALL);
+    let told = |what: &str, since: Instant| {
+        let rate = ALL as f64 / since.elapsed().as_secs_f64();
+        println!("{what}: {rate:.0} rows/s");
+    };
+    let since = Instant::now();
+    each(jobs.chunks(BATCH).map(<[_]>::to_vec), |it| {
+        let ledger = ledger.clone();
+        async move { assert_eq!(ledger.accept(&it).await.unwrap().len(), BATCH) }
+    })
+    .await;
+    told("accept", since);
+    let claim = begin(&ledger).await;
+    let since = Instant::now();
+    let claimed = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let ids: Vec<_> = jobs.iter().map(|it| it.id).collect();
+    each(ids.chunks(BATCH).map(<[_]>::to_vec), |it| {
+        let (ledger, claim, claimed) = (ledger.clone(), claim.clone(), claimed.clone());
+        async move {
+            let jobs = ledger.claim(&claim, &it).await.unwrap();
+            claimed.lock().unwrap().push(jobs);
+        }
+    })
+    .await;
+    told("claim", since);
+    let batches = std::mem::take(&mut *claimed.lock().unwrap());
+    let since = Instant::now();
+    each(batches.into_iter(), |it| {
+        let ledger = ledger.clone();
+        async move {
+            let batch: Vec<_> = it.iter().map(completed).collect();
+            let settled = ledger.settle(&batch).await.unwrap();
+            assert!(settled.iter().all(|it| *it == Settled::Done));
+        }
+    })
+    .await;
+    told("settle", since);
+    assert!(ledger.counts().await.unwrap().is_empty());
+    for id in ids.iter().step_by(997) {
+        assert_eq!(ledger.attempts(*id).await.unwrap().len(), 1);
+    }
+}
+
+/// Four at a time.
+async fn each<T, F>(batches: impl Iterator<Item = T>, work: impl Fn(T) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut tasks = tokio::task::JoinSet::new();
+    for batch in batches {
+        if 4 <= tasks.len() {
+            tasks.join_next().await.unwrap().unwrap();
+        }
+        tasks.spawn(work(batch));
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap();
+    }
+}

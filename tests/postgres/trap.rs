@@ -1,0 +1,117 @@
+//! The driver and the network: a dropped call, a silent line, PgBouncer.
+
+use super::*;
+
+/// Two inserts after a cancelled `begin`, both acknowledged; how many there are in the end.
+async fn rows_after_a_cancelled_begin(options: PgPoolOptions) -> i64 {
+    let url = kit::postgres::Postgres::shared().create_database().await;
+    sql(&url, "CREATE TABLE leak (v integer)").await;
+    let (proxy, slow) = Proxy::before(&url);
+    let pool: PgPool = options.max_connections(1).connect(&slow).await.unwrap();
+    let taken = pool.acquire().await.unwrap();
+    drop(taken);
+    // what follows a release takes its round trips before the line gets slow
+    sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+    kit::wait::until("the connection to be back", SOON, || async {
+        pool.num_idle() == 1
+    })
+    .await;
+    proxy.drip(60);
+    let begun = tokio::time::timeout(Duration::from_millis(150), pool.begin()).await;
+    assert!(begun.is_err(), "the line is too fast for this test");
+    drop(begun);
+    proxy.heal();
+    for _ in 0..2 {
+        let insert = sqlx::query("INSERT INTO leak VALUES (1)").execute(&pool);
+        assert_eq!(insert.await.unwrap().rows_affected(), 1);
+    }
+    drop(pool);
+    drop(proxy);
+    let sql = "SELECT count(*) FROM pg_stat_activity
+               WHERE datname = current_database() AND pid <> pg_backend_pid()
+                 AND backend_type = 'client backend'";
+    kit::wait::until("the server to see it go", SOON, || async {
+        count(&url, sql).await == 0
+    })
+    .await;
+    count(&url, "SELECT count(*) FROM leak").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledged_writes_are_there_after_a_cancelled_begin() {
+    let bare = PgPoolOptions::new().test_before_acquire(false);
+    let lost = rows_after_a_cancelled_begin(bare).await;
+    assert_eq!(
+        lost, 0,
+        "sqlx no longer leaks the transaction: drop the hook"
+    );
+    let kept = rows_after_a_cancelled_begin(hooked(PgPoolOptions::new())).await;
+    assert_eq!(kept, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_network_is_away_in_bounded_time() {
+    let (_, url) = ledger().await;
+    let (proxy, through) = Proxy::before(&url);
+    let options = PgOptions {
+        call_timeout: Duration::from_millis(1_500),
+        connect_timeout: Duration::from_millis(1_000),
+        ..PgOptions::new(Role::Ledger)
+    };
+    let ledger = open(&through, options);
+    ledger.now().await.unwrap();
+    proxy.black_hole();
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let error = ledger.accept(&new_jobs(1)).await.unwrap_err();
+        assert!(error.is_away(), "{error:?}");
+        assert!(asked.elapsed() < Duration::from_secs(5));
+    }
+    proxy.heal();
+    kit::wait::until("it to work again", SOON, || async {
+        ledger.accept(&new_jobs(1)).await.is_ok()
+    })
+    .await;
+    proxy.refuse();
+    assert!(ledger.now().await.unwrap_err().is_away());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_call_leaves_nothing_half_done() {
+    let (ledger, url) = ledger().await;
+    ledger.accept(&new_jobs(200)).await.unwrap();
+    let claim = begin(&ledger).await;
+    for micros in (50..3_000).step_by(50) {
+        let wait = Duration::from_micros(micros);
+        let kinds = kinds();
+        let call = ledger.claim_due(&claim, "test", &kinds, 1, Some(50));
+        let _ = tokio::time::timeout(wait, call).await;
+        let _ = tokio::time::timeout(wait, ledger.accept(&new_jobs(2))).await;
+    }
+    let idle = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
+    kit::wait::until("no transaction to be open", SOON, || async {
+        count(&url, idle).await == 0
+    })
+    .await;
+    let before = count(&url, "SELECT count(*) FROM presswork.jobs").await;
+    ledger.accept(&new_jobs(20)).await.unwrap();
+    let running = "SELECT count(*) FROM presswork.jobs WHERE token IS NOT NULL";
+    assert!(count(&url, running).await <= 50);
+    let after = count(&url, "SELECT count(*) FROM presswork.jobs").await;
+    assert!(before + 20 <= after);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_works_without_prepared_statements() {
+    let (_, url) = ledger().await;
+    let url = format!("{url}?pgbouncer=true");
+    let ledger = open(&url, PgOptions::new(Role::Ledger));
+    ledger.accept(&new_jobs(10)).await.unwrap();
+    let claim = begin(&ledger).await;
+    let kinds = kinds();
+    let claimed = ledger.claim_due(&claim, "test", &kinds, 10, Some(4));
+    assert_eq!(claimed.await.unwrap().len(), 4);
+    let more = ledger.claim_due(&claim, "test", &kinds, 10, Some(6));
+    assert_eq!(more.await.unwrap().len(), 2);
+}
