@@ -1,0 +1,451 @@
+//! The README as pasted: its snippets run as they stand against a real daemon and make their jobs,
+//! its commands parse, its configuration is valid, and its tables leave nothing out.
+//!
+//! A snippet is a fence behind a comment: `<!-- test: HOW, makes KEY ..., says TEXT -->`. HOW is
+//! `sh`, `node`, `python`, `python with redis`, `envelope`, `jobs.toml`, or `setup`, which stands
+//! before each `sh`. Only addresses are put in their place, in plain text: the API's port and
+//! Redis' (for `redis-cli`, which names none, by a wrapper of the same name in PATH).
+
+mod kit;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use presswork::clock::Clock;
+use presswork::job::Job;
+use presswork::job::envelope::MEMBERS;
+use presswork::ledger::sqlite::Sqlite;
+use presswork::ledger::{Filter, Ledger};
+use presswork::lifecycle::State;
+use serde_json::Value;
+
+use kit::daemon::{Daemon, Home};
+use kit::port::Port;
+use kit::process::{find_program, homebrew};
+use kit::redis::Redis;
+use kit::wait;
+
+const README: &str = include_str!("../README.md");
+/// How long a snippet, and then its jobs, may take.
+const SOON: Duration = Duration::from_secs(90);
+/// How long a package may take to be installed.
+const INSTALLED: Duration = Duration::from_secs(180);
+
+/// A fence of the README that is run.
+struct Snippet {
+    /// The line of its comment.
+    line: usize,
+    how: String,
+    /// The keys of the jobs that it makes.
+    makes: Vec<String>,
+    /// What it prints, among other things.
+    says: Option<String>,
+    text: String,
+}
+
+impl Snippet {
+    fn read(line: usize, comment: &str, text: String) -> Self {
+        let mut parts = comment.split(", ");
+        let mut snippet = Self {
+            line,
+            how: parts.next().unwrap_or_default().to_owned(),
+            makes: Vec::new(),
+            says: None,
+            text,
+        };
+        for part in parts {
+            match part.split_once(' ') {
+                Some(("makes", keys)) => {
+                    snippet.makes = keys.split(' ').map(str::to_owned).collect();
+                }
+                Some(("says", text)) => snippet.says = Some(text.to_owned()),
+                _ => panic!("README.md:{line}: `{part}` isn't understood"),
+            }
+        }
+        if snippet.how == "envelope" {
+            let envelope: Value = serde_json::from_str(&snippet.text).expect("an envelope is JSON");
+            let key = envelope["key"]
+                .as_str()
+                .expect("an envelope here has a key");
+            snippet.makes.push(key.to_owned());
+        }
+        snippet
+    }
+}
+
+/// The fences with their language and text; and the prose without them.
+fn fences() -> (Vec<(usize, String, String)>, String) {
+    let (mut found, mut prose) = (Vec::new(), String::new());
+    let mut open: Option<(usize, String, String)> = None;
+    for (i, line) in README.lines().enumerate() {
+        match (&mut open, line.strip_prefix("```")) {
+            (None, Some(language)) => open = Some((i + 1, language.to_owned(), String::new())),
+            (None, None) => prose.extend([line, "\n"]),
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (Some((_, _, text)), None) => text.extend([line, "\n"]),
+        }
+    }
+    assert!(open.is_none(), "README.md: a fence isn't closed");
+    (found, prose)
+}
+
+fn snippets() -> Vec<Snippet> {
+    let lines: Vec<&str> = README.lines().collect();
+    let marked = |line: usize| {
+        let comment = lines[line.checked_sub(2)?].strip_prefix("<!-- test: ")?;
+        comment.strip_suffix(" -->")
+    };
+    let (fences, _) = fences();
+    let read = |(line, _, text): (usize, String, String)| {
+        marked(line).map(|it| Snippet::read(line - 1, it, text))
+    };
+    let found: Vec<Snippet> = fences.into_iter().filter_map(read).collect();
+    let marks = README.matches("<!-- test: ").count();
+    assert_eq!(found.len(), marks, "a comment stands before no fence");
+    found
+}
+
+/// What a reader has running: a daemon that listens at all doors, and the programs in PATH.
+struct Desk {
+    redis: Redis,
+    api: SocketAddr,
+    setup: String,
+    home: Home,
+    _port: Port,
+    _daemon: Daemon,
+}
+
+impl Desk {
+    async fn furnish(setup: String) -> Self {
+        let (redis, port) = (Redis::start(), Port::take());
+        let home = Home::new("");
+        let api = SocketAddr::from(([127, 0, 0, 1], port.number()));
+        let listen = api.to_string();
+        let daemon = home.start(&["dev", "--redis", &redis.url(), "--api", &listen]);
+        daemon.wait_ready(api, SOON).await;
+        let bin = home.path().join("bin");
+        std::fs::create_dir(&bin).expect("a folder can be made");
+        symlink(env!("CARGO_BIN_EXE_presswork"), bin.join("presswork")).expect("a link");
+        let cli = find_program("redis-cli", &homebrew("redis")).expect("redis-cli is there");
+        let wrapper = format!(
+            "#!/bin/sh\nexec '{}' -p {} \"$@\"\n",
+            cli.display(),
+            redis.port()
+        );
+        let path = bin.join("redis-cli");
+        std::fs::write(&path, wrapper).expect("a wrapper can be written");
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("it may run");
+        Self {
+            redis,
+            api,
+            setup,
+            home,
+            _port: port,
+            _daemon: daemon,
+        }
+    }
+
+    /// With the addresses of this desk.
+    fn here(&self, text: &str) -> String {
+        text.replace("127.0.0.1:8787", &self.api.to_string())
+            .replace("6379", &self.redis.port().to_string())
+    }
+
+    /// Runs a snippet; `None` where it can't be run here, and then says so.
+    async fn run(&self, snippet: &Snippet) -> Option<String> {
+        let text = self.here(&snippet.text);
+        let (program, ending, text) = match snippet.how.as_str() {
+            "envelope" => return Some(self.redis.cli(&["RPUSH", "presswork:inbox", &text])),
+            "sh" if text.contains("curl ") && find_program("curl", &[]).is_none() => {
+                return skip(snippet, "there is no curl");
+            }
+            "sh" => (
+                PathBuf::from("/bin/sh"),
+                "sh",
+                format!("{}{text}", self.setup),
+            ),
+            "node" => match node().await {
+                Some(it) => (it, "mjs", text),
+                None => return skip(snippet, "there is no Node 18 or newer"),
+            },
+            "python" => match find_program("python3", &[]) {
+                Some(it) => (it, "py", text),
+                None => return skip(snippet, "there is no python3"),
+            },
+            "python with redis" => match python_with_redis().await {
+                Ok(it) => (it, "py", text),
+                Err(why) => return skip(snippet, &why),
+            },
+            how => panic!("README.md:{}: nobody runs `{how}`", snippet.line),
+        };
+        let file = self.home.path().join(format!("snippet.{ending}"));
+        std::fs::write(&file, text).expect("a snippet can be written");
+        let mut command = Command::new(program);
+        command.arg(&file).current_dir(self.home.path());
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let bin = self.home.path().join("bin");
+        let all = std::iter::once(bin).chain(std::env::split_paths(&path));
+        command.env("PATH", std::env::join_paths(all).expect("a PATH"));
+        let output = done(command, SOON).await;
+        let (said, wrong) = (text_of(&output.stdout), text_of(&output.stderr));
+        let (line, status) = (snippet.line, output.status);
+        assert!(
+            status.success(),
+            "README.md:{line}: {status}\n{said}\n{wrong}"
+        );
+        Some(said)
+    }
+}
+
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Past the harness, which keeps what a test that passes prints.
+fn skip(snippet: &Snippet, why: &str) -> Option<String> {
+    let told = format!(
+        "skipped: the {} snippet of README.md:{}: {why}\n",
+        snippet.how, snippet.line
+    );
+    std::io::stderr()
+        .write_all(told.as_bytes())
+        .expect("standard error is open");
+    None
+}
+
+/// Runs a program to its end, without the developer's own settings and proxies.
+async fn done(mut command: Command, most: Duration) -> Output {
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PRESSWORK_") {
+            command.env_remove(name);
+        }
+    }
+    command
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1");
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let what = format!("{command:?}");
+    let run = tokio::process::Command::from(command)
+        .kill_on_drop(true)
+        .output();
+    match tokio::time::timeout(most, run).await {
+        Ok(output) => output.unwrap_or_else(|e| panic!("{what}: {e}")),
+        Err(_) => panic!("{what} takes more than {most:?}"),
+    }
+}
+
+async fn node() -> Option<PathBuf> {
+    let node = find_program("node", &[])?;
+    let mut command = Command::new(&node);
+    command.arg("--version");
+    let version = text_of(&done(command, SOON).await.stdout);
+    let major = version.trim().trim_start_matches('v').split('.').next()?;
+    (18 <= major.parse().unwrap_or(0)).then_some(node)
+}
+
+/// A Python with the `redis` package: the one in PATH, else one of our own, kept for the next time.
+async fn python_with_redis() -> Result<PathBuf, String> {
+    let python = find_program("python3", &[]).ok_or("there is no python3")?;
+    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme-python");
+    let own = venv.join("bin/python");
+    let run = async |program: &Path, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args);
+        done(command, INSTALLED).await
+    };
+    for it in [&python, &own] {
+        if it.is_file() && run(it, &["-c", "import redis"]).await.status.success() {
+            return Ok(it.clone());
+        }
+    }
+    let folder = venv.to_string_lossy();
+    for (program, args) in [
+        (&python, vec!["-m", "venv", &folder]),
+        (&own, vec!["-m", "pip", "install", "--quiet", "redis"]),
+    ] {
+        let output = run(program, &args).await;
+        if !output.status.success() {
+            let last = text_of(&output.stderr).lines().last().map(str::to_owned);
+            let why = last.unwrap_or_else(|| output.status.to_string());
+            return Err(format!("the `redis` package can't be installed: {why}"));
+        }
+    }
+    Ok(own)
+}
+
+/// Waits until each of these keys is a completed job.
+async fn completed(ledger: &Sqlite, snippet: &Snippet) {
+    let filter = Filter {
+        states: State::ALL.to_vec(),
+        limit: 1_000,
+        ..Filter::default()
+    };
+    for key in &snippet.makes {
+        let what = format!("README.md:{}: a completed job `{key}`", snippet.line);
+        wait::until(&what, SOON, async || {
+            let jobs = ledger.jobs(&filter).await.expect("the ledger answers");
+            let has = |it: &&Job| it.key.as_deref() == Some(key);
+            let state = jobs.iter().find(has).map(|it| it.state);
+            assert_ne!(state, Some(State::Dead), "{what}");
+            state == Some(State::Completed)
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_snippet_works_as_pasted() {
+    let (setup, snippets): (Vec<_>, Vec<_>) =
+        snippets().into_iter().partition(|it| it.how == "setup");
+    let desk = Desk::furnish(setup.into_iter().map(|it| it.text).collect()).await;
+    let file = desk.home.path().join(".presswork/ledger.sqlite");
+    let ledger = Sqlite::open(&file, Clock::System)
+        .await
+        .expect("the ledger of dev");
+    let mut keys = BTreeSet::new();
+    for snippet in snippets.iter().filter(|it| it.how != "jobs.toml") {
+        let line = snippet.line;
+        assert!(
+            !snippet.makes.is_empty(),
+            "README.md:{line}: it makes no job"
+        );
+        let new = snippet.makes.iter().all(|it| keys.insert(it.clone()));
+        assert!(new, "README.md:{line}: another snippet has its key");
+        let Some(said) = desk.run(snippet).await else {
+            continue;
+        };
+        if let Some(word) = &snippet.says {
+            assert!(
+                said.contains(word),
+                "README.md:{line}: not said: {word}\n{said}"
+            );
+        }
+        completed(&ledger, snippet).await;
+    }
+    // those doors need nothing but what every test needs
+    assert!(keys.contains("hello-redis") && keys.contains("hello-cli"));
+}
+
+/// Every `presswork ...` of the page: in fences for a shell, behind a `$`, as advice, and in prose.
+fn commands() -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    let mut add = |line: usize, text: &str| {
+        let text = text.trim().replace("cargo run --release -- ", "presswork ");
+        let at = text.starts_with("presswork ").then_some(0);
+        if let Some(at) = at.or_else(|| text.find("| presswork ").map(|it| it + 2)) {
+            let command = text[at..].split(" # ").next().unwrap_or_default();
+            found.insert(command.trim_end().to_owned(), line);
+        }
+    };
+    let (fences, prose) = fences();
+    for (line, language, text) in fences {
+        for it in text.replace("\\\n", " ").lines() {
+            match language.as_str() {
+                "sh" => add(line, it),
+                _ if it.starts_with("    presswork ") => add(line, it),
+                _ => it
+                    .strip_prefix("$ ")
+                    .into_iter()
+                    .for_each(|it| add(line, it)),
+            }
+        }
+    }
+    let prose = prose.replace('\n', " ");
+    prose
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .for_each(|it| add(0, it));
+    found
+}
+
+#[tokio::test]
+async fn every_command_parses() {
+    let home = Home::new("");
+    let commands = commands();
+    assert!(
+        30 < commands.len(),
+        "only {} commands are found",
+        commands.len()
+    );
+    for (command, line) in commands {
+        // what is asked for help is read up to there, so that a wrong word or option is told
+        let asked = command
+            .replace(" KIND", " test.job")
+            .replace(" ID", " 01a2013b-d0be-76ac-aca2-68db3205294d");
+        let mut shell = Command::new("/bin/sh");
+        let binary = env!("CARGO_BIN_EXE_presswork");
+        let script = format!("presswork() {{ '{binary}' \"$@\"; }}\n{asked} --help");
+        shell.args(["-c", &script]).current_dir(home.path());
+        let output = done(shell, SOON).await;
+        let wrong = text_of(&output.stderr);
+        assert!(
+            output.status.success(),
+            "README.md:{line}: {command}\n{wrong}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_configuration_is_valid() {
+    let snippets = snippets();
+    let excerpt = snippets.iter().find(|it| it.how == "jobs.toml");
+    let text = &excerpt.expect("there is an excerpt of jobs.toml").text;
+    let mut home = Home::new(text);
+    for it in text.split("{ env = \"").skip(1) {
+        let name = it.split('"').next().unwrap_or_default();
+        home = home.env(
+            name,
+            match name {
+                "DATABASE_URL" => "postgres://presswork@db.example/presswork",
+                "REDIS_URL" => "redis://cache.example:6379/0",
+                _ => "a-secret-of-a-good-length",
+            },
+        );
+    }
+    let output = home.cli(&["check", "--offline"]).await;
+    let (said, wrong) = (text_of(&output.stdout), text_of(&output.stderr));
+    assert!(output.status.success(), "{said}\n{wrong}");
+}
+
+/// The part of the page under a heading.
+fn section(heading: &str) -> &'static str {
+    let (_, rest) = README
+        .split_once(&format!("\n{heading}\n"))
+        .expect("the section is there");
+    rest.split("\n## ").next().unwrap_or_default()
+}
+
+#[test]
+fn every_member_of_the_envelope_is_documented() {
+    let rows = section("## The envelope").lines();
+    let named = rows.filter_map(|it| it.strip_prefix("| `")?.split('`').next());
+    let named: BTreeSet<&str> = named.collect();
+    assert_eq!(named, BTreeSet::from(MEMBERS));
+}
+
+#[tokio::test]
+async fn every_kind_is_documented_with_its_payload() {
+    let home = Home::new("");
+    let kinds = section("## Kinds");
+    for kind in presswork::kinds::all() {
+        let name = kind.name();
+        let output = home.cli(&["kinds", "schema", name]).await;
+        let schema: Value = serde_json::from_slice(&output.stdout).expect("a schema is JSON");
+        let members = schema["properties"]["payload"]["properties"].as_object();
+        let (_, about) = kinds.split_once(&format!("**`{name}`**")).expect(name);
+        let about = about.split("\n**`").next().unwrap_or_default();
+        for member in members.expect("a payload has members").keys() {
+            let told = about.contains(&format!("`{member}`"));
+            assert!(told, "README.md: {name} doesn't tell of `{member}`");
+        }
+    }
+}
