@@ -156,6 +156,17 @@ impl Relay {
                 ..Memory::default()
             };
         }
+        // first the lanes, then the dispatchers: one that took from a lane that isn't started yet
+        // would find it stale, and distrust what is just being rebuilt
+        for lane in self.shared.config.load_full().lanes.keys() {
+            if memory.lanes.contains(lane) {
+                continue;
+            }
+            if !self.start_lane(number, lane).await {
+                return None;
+            }
+            memory.lanes.insert(lane.clone());
+        }
         self.shared.generation.store(number, Ordering::SeqCst);
         Some(number)
     }

@@ -39,6 +39,7 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
     settle(
         &shared,
         &job,
+        &assigned.hold,
         Ended {
             event,
             began_at,
