@@ -328,7 +328,7 @@ impl Context {
             }
         };
         crashpoint!("effect.after_response");
-        let (conclusion, result) = concluded(wanted, sends, now, answer);
+        let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         let kept = self
             .ledger
             .conclude(effect.id, sends, &conclusion)
@@ -364,9 +364,11 @@ impl Context {
     }
 }
 
-/// What an answer means for the effect, and for the handler.
+/// What an answer means for the effect, of which `lost` earlier sends have no known answer, and for
+/// the handler.
 fn concluded(
     wanted: &Wanted<'_>,
+    lost: u32,
     sends: u32,
     now: Time,
     answer: Result<Receipt, CallError>,
@@ -385,7 +387,11 @@ fn concluded(
             )
         }
         Err(CallError::Refused(failure)) => (
-            EffectState::Refused,
+            // that a repeat was refused says nothing of the sends before it
+            match lost {
+                0 => EffectState::Refused,
+                _ => EffectState::Unknown,
+            },
             None,
             format!("send {sends}: {REFUSED}{failure}"),
             Err(failure.into()),
