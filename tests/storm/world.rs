@@ -9,9 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::clock::Clock;
-use presswork::ledger::Ledger;
+use presswork::config::Config;
+use presswork::intake::{Rules, accept, admit};
+use presswork::job::JobId;
 use presswork::ledger::postgres::{PgOptions, Postgres as PostgresLedger, Role};
 use presswork::ledger::sqlite::Sqlite;
+use presswork::ledger::{Ledger, LedgerError};
 use presswork::sandbox::{Options, Sandbox};
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap};
@@ -285,4 +288,35 @@ pub async fn ended(ledger: &dyn Ledger, count: usize, deadline: Duration) {
         all_ended(ledger).await && count <= crate::checker::by_key(ledger).await.len()
     })
     .await;
+}
+
+/// What intake decides by on a host: for a producer that writes to the ledger itself, as the command
+/// line does.
+pub fn rules(host: &Host) -> Rules {
+    let config = Config::load(Some(&host.home.config()), &|_| None);
+    Rules {
+        config: Arc::new(config.expect("the configuration is good")),
+        kinds: presswork::kinds::all().into(),
+    }
+}
+
+/// Writes envelopes down by way of intake, all in one batch.
+///
+/// # Errors
+/// When the ledger can't take them now.
+pub async fn accept_directly(
+    ledger: &dyn Ledger,
+    rules: &Rules,
+    envelopes: &[Value],
+) -> Result<Vec<JobId>, LedgerError> {
+    let admitted = envelopes.iter().map(|it| {
+        let bytes = it.to_string();
+        admit(rules, JobId::mint(), bytes.as_bytes()).expect("the test's envelopes are good")
+    });
+    let admitted: Vec<_> = admitted.collect();
+    let answers = accept(ledger, &admitted).await?;
+    let ids = answers
+        .iter()
+        .map(|it| it.id().expect("an accepted job has an id"));
+    Ok(ids.collect())
 }
