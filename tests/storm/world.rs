@@ -227,7 +227,7 @@ async fn read(answer: reqwest::Response) -> reqwest::Result<Answer> {
 fn config(stores: &Stores, sandbox: &str, api: SocketAddr, home: &Home) -> String {
     let folder: PathBuf = home.path().to_owned();
     let mut text = format!(
-        "[daemon]\nstate_dir = \"{}\"\nlease_s = {}\ndrain_s = 5\nlog = \"debug\"\n\
+        "[daemon]\nstate_dir = \"{}\"\nlease_s = {}\ndrain_s = 5\nlog = \"info\"\n\
          [ledger]\nurl = \"{}\"\n[queue]\nurl = \"{}\"\n[api]\nlisten = \"{api}\"\n\
          [retry]\nattempts = 5\nbase_ms = 100\ncap_ms = 400\n\
          [lanes.publish]\nconcurrency = 16\n[lanes.generate]\nconcurrency = 16\n",
