@@ -330,11 +330,20 @@ impl Context {
             }
         };
         crashpoint!("effect.after_response");
-        let (conclusion, result) = concluded(wanted, sends, now, answer);
+        let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         let kept = self.conclude(effect.id, sends, &conclusion).await?;
         metrics::effect(wanted.op, conclusion.to.as_str());
         crashpoint!("effect.after_conclude");
-        if kept { result } else { Err(lease_lost()) }
+        if kept {
+            return result;
+        }
+        // it was decided otherwise meanwhile; what was seen is kept for whoever looks
+        let late = Evidence {
+            seen: format!("came late: {}", conclusion.evidence.seen),
+            ..conclusion.evidence
+        };
+        self.ledger.witness(effect.id, &late).await.map_err(away)?;
+        Err(lease_lost())
     }
 
     /// Writes down what a permit led to. An answer that is known is worth waiting for: while the
@@ -381,9 +390,11 @@ impl Context {
 /// How long a known answer is kept for a ledger that is away.
 const CONCLUDE: Duration = Duration::from_secs(60);
 
-/// What an answer means for the effect, and for the handler.
+/// What an answer means for the effect, of which `lost` earlier sends have no known answer, and for
+/// the handler.
 fn concluded(
     wanted: &Wanted<'_>,
+    lost: u32,
     sends: u32,
     now: Time,
     answer: Result<Receipt, CallError>,
@@ -402,7 +413,11 @@ fn concluded(
             )
         }
         Err(CallError::Refused(failure)) => (
-            EffectState::Refused,
+            // that a repeat was refused says nothing of the sends before it
+            match lost {
+                0 => EffectState::Refused,
+                _ => EffectState::Unknown,
+            },
             None,
             format!("send {sends}: {REFUSED}{failure}"),
             Err(failure.into()),

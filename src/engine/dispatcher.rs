@@ -1,11 +1,12 @@
 //! The dispatcher of a lane: room first, then as many jobs as that, then the ledger's claim.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use super::shared::{Assigned, BATCH, POLL, Shared};
+use super::shared::{Assigned, BATCH, Hold, POLL, Shared};
 use crate::crashpoint;
 use crate::job::{Job, JobId};
 use crate::ledger::Claim;
@@ -151,6 +152,7 @@ impl Dispatcher {
         places: &mut Vec<OwnedSemaphorePermit>,
     ) -> Took {
         let mine = self.shared.running.enter(&ids);
+        let holds = Hold::of(&self.shared, &mine);
         crashpoint!("claim.before_commit");
         let claim = Claim {
             run: self.shared.run_id(),
@@ -177,7 +179,7 @@ impl Dispatcher {
             tracing::debug!(lane = self.lane, stale = stale.len(), "stale hints");
             self.give_back(&stale).await;
         }
-        self.hand_over(claimed, places).await
+        self.hand_over(claimed, holds, places).await
     }
 
     /// Without a queue the ledger gives: counted there, so that the lane's concurrency holds.
@@ -205,8 +207,9 @@ impl Dispatcher {
             Ok(claimed) if claimed.is_empty() => Took::Nothing,
             Ok(claimed) => {
                 let ids: Vec<JobId> = claimed.iter().map(|it| it.id).collect();
-                self.shared.running.enter(&ids);
-                self.hand_over(claimed, places).await
+                self.shared.running.enter_claimed(&ids);
+                let holds = Hold::of(&self.shared, &ids);
+                self.hand_over(claimed, holds, places).await
             }
             Err(e) => {
                 tracing::warn!(lane = self.lane, "claim: {e}");
@@ -216,7 +219,12 @@ impl Dispatcher {
         }
     }
 
-    async fn hand_over(&self, claimed: Vec<Job>, places: &mut Vec<OwnedSemaphorePermit>) -> Took {
+    async fn hand_over(
+        &self,
+        claimed: Vec<Job>,
+        mut holds: HashMap<JobId, Hold>,
+        places: &mut Vec<OwnedSemaphorePermit>,
+    ) -> Took {
         if claimed.is_empty() {
             return Took::Stale;
         }
@@ -225,13 +233,18 @@ impl Dispatcher {
             let place = places
                 .pop()
                 .expect("never more jobs are claimed than places were taken");
+            let Some(hold) = holds.remove(&job.id) else {
+                // it was taken back and claimed again meanwhile: the newer entry runs it
+                continue;
+            };
             let assigned = Assigned {
+                hold: Arc::new(hold),
                 job: Arc::new(job),
                 place: Arc::new(place),
             };
-            if let Err(refused) = self.jobs.send(assigned).await {
-                // the lane was closed: the lease runs out, or the next start reclaims it
-                self.shared.running.leave(refused.0.job.id);
+            if self.jobs.send(assigned).await.is_err() {
+                // its hold went with it: the sweeper finds it unnamed
+                tracing::warn!(lane = self.lane, "the lane was closed before its job began");
             }
         }
         Took::Jobs(count)

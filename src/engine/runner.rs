@@ -42,6 +42,7 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
     settle(
         &shared,
         &job,
+        &assigned.hold,
         Ended {
             event,
             began_at,

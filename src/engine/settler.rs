@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use super::batcher::Batcher;
-use super::shared::{BATCH, Settling, Shared, What};
+use super::shared::{BATCH, Hold, Settling, Shared, What};
 use crate::clock::Time;
 use crate::crashpoint;
 use crate::job::Job;
@@ -64,7 +64,7 @@ pub struct Ended {
 
 /// Writes down how a claimed job's attempt ended, and frees its slot. While the ledger is away it
 /// tries again: the job stays named in the heartbeat, and the token decides in the end.
-pub async fn settle(shared: &Shared, job: &Arc<Job>, ended: Ended) {
+pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) {
     let now = shared.clock.now();
     let outcome = match &ended.event {
         Event::Ended(it) => Some(it.clone()),
@@ -106,7 +106,7 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, ended: Ended) {
     };
     let settled = commit(shared, job, settlement).await;
     crashpoint!("settle.before_release");
-    shared.running.leave(job.id);
+    hold.leave();
     shared.free(&job.lane, &[job.id]).await;
     report(shared, job, settled, outcome, transition, ended.began_at);
 }

@@ -1,7 +1,7 @@
 //! What the loops of one daemon share.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -80,6 +80,8 @@ pub enum Stop {
 
 /// A job that this daemon holds: claimed, waiting for its turn, or running.
 struct Held {
+    /// Tells this entry from a later one of the same job.
+    number: u64,
     cancelled: CancellationToken,
     stop: Option<Stop>,
 }
@@ -89,6 +91,7 @@ struct Held {
 #[derive(Default)]
 pub struct Running {
     held: Mutex<HashMap<JobId, Held>>,
+    entered: AtomicU64,
 }
 
 impl Running {
@@ -103,19 +106,44 @@ impl Running {
         let mut entered = Vec::with_capacity(ids.len());
         for id in ids {
             if let std::collections::hash_map::Entry::Vacant(place) = held.entry(*id) {
-                place.insert(Held {
-                    cancelled: CancellationToken::new(),
-                    stop: None,
-                });
+                place.insert(self.entry());
                 entered.push(*id);
             }
         }
         entered
     }
 
+    fn entry(&self) -> Held {
+        Held {
+            number: self.entered.fetch_add(1, Ordering::Relaxed),
+            cancelled: CancellationToken::new(),
+            stop: None,
+        }
+    }
+
+    /// Enters ids that the ledger has just given to this run: an entry that is still there belongs
+    /// to a lease that has ended, and is replaced.
+    pub fn enter_claimed(&self, ids: &[JobId]) {
+        let mut held = self.lock();
+        for id in ids {
+            held.insert(*id, self.entry());
+        }
+    }
+
     /// Forgets a job: it is settled, or wasn't claimed.
     pub fn leave(&self, id: JobId) {
         self.lock().remove(&id);
+    }
+
+    fn number(&self, id: JobId) -> Option<u64> {
+        self.lock().get(&id).map(|it| it.number)
+    }
+
+    fn leave_entry(&self, id: JobId, number: u64) {
+        let mut held = self.lock();
+        if held.get(&id).is_some_and(|it| it.number == number) {
+            held.remove(&id);
+        }
     }
 
     /// The jobs held, for the heartbeat.
@@ -168,9 +196,45 @@ impl Running {
     }
 }
 
+/// A job's entry in [`Running`], for as long as somebody works on it. What panics or is aborted on the
+/// way from the claim to the settled outcome drops it: then no heartbeat names the job any more, and
+/// the sweeper takes it back. Without this such a job would be running for ever.
+pub struct Hold {
+    shared: Arc<Shared>,
+    id: JobId,
+    number: u64,
+}
+
+impl Hold {
+    /// The holds of jobs that were just entered.
+    pub fn of(shared: &Arc<Shared>, ids: &[JobId]) -> HashMap<JobId, Self> {
+        let hold = |id: &JobId| {
+            let number = shared.running.number(*id)?;
+            let (shared, id) = (shared.clone(), *id);
+            Some((id, Self { shared, id, number }))
+        };
+        ids.iter().filter_map(hold).collect()
+    }
+}
+
+impl Hold {
+    /// Forgets the job, unless it was entered again meanwhile.
+    pub fn leave(&self) {
+        self.shared.running.leave_entry(self.id, self.number);
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
 /// A claimed job on its way to its lane's worker, with the place it takes there.
 #[derive(Clone)]
 pub struct Assigned {
+    /// Its entry among what this daemon holds.
+    pub hold: Arc<Hold>,
     /// The job, as claimed.
     pub job: Arc<Job>,
     /// Its place in the lane; given back when the last clone goes.

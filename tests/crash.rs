@@ -1,0 +1,416 @@
+//! The real binary, killed, stopped or panicking at each crash point, and what is left of its jobs:
+//! each ends once, and each effect happens once, by the sandbox's own log.
+
+#![cfg(feature = "crashpoints")]
+
+mod kit;
+#[path = "storm/checker.rs"]
+mod checker;
+#[path = "storm/world.rs"]
+mod world;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use checker::{Found, Wanted, check};
+use futures_util::StreamExt;
+use kit::daemon::Daemon;
+use kit::postgres::Postgres;
+use kit::redis::Redis;
+use kit::wait;
+use presswork::ledger::Ledger;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use world::{ENDED, Host, Outside, READY, Stores, ended, envelope};
+
+/// How the jobs of a case come in.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Door {
+    Inbox,
+    Http,
+}
+
+/// What the jobs of a case are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Work {
+    /// One of each kind.
+    Mixed,
+    /// One that puts itself off once, which is a recorded step.
+    Steps,
+    Kind(&'static str),
+    /// Mixed, and the daemon that is to be killed finds what another one left.
+    Left,
+}
+
+const MASTODON: Work = Work::Kind("post.mastodon");
+const BLUESKY: Work = Work::Kind("post.bluesky");
+const GENERATE: Work = Work::Kind("generate.text");
+
+/// Every crash point there is.
+const POINTS: [(&str, Door, Work); 26] = [
+    ("intake.before_commit", Door::Http, Work::Mixed),
+    ("intake.after_commit", Door::Http, Work::Mixed),
+    ("inbox.after_take", Door::Inbox, Work::Mixed),
+    ("inbox.after_commit", Door::Inbox, Work::Mixed),
+    ("inbox.after_done", Door::Inbox, Work::Mixed),
+    ("claim.before_commit", Door::Inbox, Work::Mixed),
+    ("claim.after_commit", Door::Inbox, Work::Mixed),
+    ("runner.before_handler", Door::Inbox, Work::Mixed),
+    ("step.before_record", Door::Inbox, Work::Steps),
+    ("effect.after_intent", Door::Inbox, MASTODON),
+    ("effect.after_intent", Door::Inbox, GENERATE),
+    ("effect.after_permit", Door::Inbox, MASTODON),
+    ("effect.after_permit", Door::Inbox, BLUESKY),
+    ("effect.after_permit", Door::Inbox, GENERATE),
+    ("effect.after_response", Door::Inbox, MASTODON),
+    ("effect.after_response", Door::Inbox, BLUESKY),
+    ("effect.after_response", Door::Inbox, GENERATE),
+    ("effect.after_conclude", Door::Inbox, MASTODON),
+    ("effect.after_conclude", Door::Inbox, BLUESKY),
+    ("effect.after_conclude", Door::Inbox, GENERATE),
+    ("settle.before_commit", Door::Inbox, Work::Mixed),
+    ("settle.after_commit", Door::Inbox, Work::Mixed),
+    ("settle.after_commit", Door::Inbox, GENERATE),
+    ("settle.before_release", Door::Inbox, Work::Mixed),
+    ("reclaim.before_settle", Door::Inbox, Work::Left),
+    ("relay.before_reset", Door::Inbox, Work::Mixed),
+];
+
+/// Cases that run at once.
+const AT_ONCE: usize = 3;
+
+fn jobs(work: Work) -> Vec<(Wanted, Value)> {
+    let kinds = ["test.job", "post.mastodon", "post.bluesky", "generate.text"];
+    match work {
+        Work::Steps => vec![envelope(1, "test.job", json!({"snooze_ms": 100}), "")],
+        Work::Kind(kind) => vec![envelope(1, kind, json!({}), "")],
+        Work::Mixed | Work::Left => {
+            let one = |(n, kind): (usize, &&'static str)| envelope(n, kind, json!({}), "");
+            kinds.iter().enumerate().map(one).collect()
+        }
+    }
+}
+
+/// The stores of one case, and the sandbox.
+struct Case {
+    stores: Stores,
+    redis: Option<Redis>,
+    outside: Outside,
+    ledger: Arc<dyn Ledger>,
+    _folder: Option<TempDir>,
+}
+
+impl Case {
+    async fn on_servers() -> Self {
+        // an inbox that forgot what it took would be no door
+        let redis = Redis::start_durable();
+        let url = Postgres::shared().create_database().await;
+        let stores = Stores::new(&url, &redis.url());
+        Self {
+            ledger: stores.ledger().await,
+            stores,
+            redis: Some(redis),
+            outside: Outside::new().await,
+            _folder: None,
+        }
+    }
+
+    /// A SQLite file and the queue in memory. The file is there once a daemon has made it.
+    async fn embedded() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ledger.sqlite");
+        let stores = Stores::new(&format!("sqlite:{}", path.display()), "memory:");
+        let ledger = stores.ledger().await;
+        ledger.migrate().await.expect("the ledger's schema is made");
+        Self {
+            ledger,
+            stores,
+            redis: None,
+            outside: Outside::new().await,
+            _folder: Some(folder),
+        }
+    }
+
+    fn host(&self) -> Host {
+        Host::new(&self.stores, &self.outside.url)
+    }
+
+    fn push(&self, jobs: &[(Wanted, Value)]) {
+        let redis = self.redis.as_ref().expect("only servers have an inbox");
+        for (_, envelope) in jobs {
+            redis.cli(&["RPUSH", "presswork:inbox", &envelope.to_string()]);
+        }
+    }
+
+    async fn check(&self, jobs: &[(Wanted, Value)]) -> Found {
+        let wanted: Vec<Wanted> = jobs.iter().map(|it| it.0.clone()).collect();
+        check(&*self.ledger, &wanted, &self.outside.acts().await).await
+    }
+}
+
+fn said(point: &str, action: &str) -> String {
+    format!("crashpoint {point}: {action}")
+}
+
+/// Waits until a daemon has done at `point` what it was told to.
+async fn hit(daemon: &Daemon, point: &str, action: &str) {
+    let said = said(point, action);
+    let what = || format!("{said}; the daemon said:\n{}", end_of(&daemon.stderr()));
+    wait::until_or(what, ENDED, async || {
+        let hit = daemon.stderr().contains(&said);
+        assert!(
+            hit || daemon.ended().is_none(),
+            "it ended before {said}:\n{}",
+            end_of(&daemon.stderr())
+        );
+        hit
+    })
+    .await;
+}
+
+fn end_of(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(25)..].join("\n")
+}
+
+/// Killed at a point, started again: all jobs end as they should have.
+async fn killed_at(case: &Case, point: &str, door: Door, work: Work) {
+    let jobs = jobs(work);
+    let host = case.host();
+    if work == Work::Left {
+        let first = host.run_to("runner.before_handler", "kill");
+        bring(case, &host, &first, door, &jobs).await;
+        hit(&first, "runner.before_handler", "kill").await;
+        first.wait_exit(READY).await;
+    } else if point == "relay.before_reset" && door == Door::Inbox {
+        case.push(&jobs);
+    }
+    let daemon = host.run_to(point, "kill");
+    let is_there = work == Work::Left || point == "relay.before_reset";
+    if !is_there {
+        bring(case, &host, &daemon, door, &jobs).await;
+    }
+    hit(&daemon, point, "kill").await;
+    let status = daemon.wait_exit(READY).await;
+    assert!(!status.success(), "{point}: {status}");
+
+    let again = host.run();
+    if door == Door::Http {
+        // its producer heard nothing, so it asks again with the same key
+        for (_, envelope) in &jobs {
+            let told = host.submit(envelope).await;
+            if point == "intake.after_commit" && jobs.len() == 1 {
+                assert_eq!(told, StatusCode::OK, "{point}: it was taken before");
+            }
+        }
+    }
+    ended(&*case.ledger, jobs.len(), ENDED).await;
+    let found = case.check(&jobs).await;
+    assert!(found.reclaimed <= jobs.len(), "{point}: {found:?}");
+    assert_eq!(
+        found.states.get("completed"),
+        Some(&jobs.len()),
+        "{point}: {found:?}"
+    );
+    drop(again);
+    println!("{point} {work:?}: killed, and all is well: {found:?}");
+}
+
+/// Brings the jobs to a daemon that may die of them.
+async fn bring(case: &Case, host: &Host, daemon: &Daemon, door: Door, jobs: &[(Wanted, Value)]) {
+    host.queue_in_use(daemon).await;
+    match door {
+        Door::Inbox => case.push(jobs),
+        Door::Http => {
+            for (_, envelope) in jobs {
+                // no answer is an answer, too: it died of it
+                let _ = host.post(envelope.to_string()).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_every_point_nothing_is_lost_or_done_twice() {
+    let cases = POINTS.iter().map(|(point, door, work)| async move {
+        let case = Case::on_servers().await;
+        killed_at(&case, point, *door, *work).await;
+    });
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_on_the_embedded_stores_nothing_is_lost_or_done_twice() {
+    let points = POINTS.iter().filter(|(point, _, work)| {
+        !point.starts_with("inbox.")
+            && matches!(*work, MASTODON | Work::Mixed | Work::Steps | Work::Left)
+    });
+    let cases = points.map(|(point, _, work)| async move {
+        let case = Case::embedded().await;
+        killed_at(&case, point, Door::Http, *work).await;
+    });
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+/// A daemon that sleeps past its lease, and wakes when another one has done its work: what it writes
+/// late is refused, what it sends late is the same send.
+async fn stopped_at(point: &str, work: Work) {
+    let case = Case::on_servers().await;
+    let (sleeper, other) = (case.host(), case.host());
+    let jobs = jobs(work);
+    let asleep = sleeper.run_to(point, "stop");
+    bring(&case, &sleeper, &asleep, Door::Inbox, &jobs).await;
+    hit(&asleep, point, "stop").await;
+    let awake = other.run();
+    awake.wait_ready(other.api, READY).await;
+    ended(&*case.ledger, jobs.len(), ENDED).await;
+    let before = case.check(&jobs).await;
+
+    asleep.signal("CONT");
+    let late = [
+        "claim.after_commit",
+        "effect.after_permit",
+        "effect.after_response",
+        "settle.before_commit",
+    ];
+    if late.contains(&point) {
+        let what = || {
+            format!(
+                "{point}: it is told that it is late:\n{}",
+                end_of(&asleep.stderr())
+            )
+        };
+        wait::until_or(what, ENDED, async || {
+            asleep.stderr().contains("late settle refused")
+        })
+        .await;
+    }
+    asleep.wait_ready(sleeper.api, READY).await;
+    // whatever it was about to do, it has done it when it has worked on something new
+    let (wanted, more) = envelope(900, "test.job", json!({}), "");
+    sleeper.submit(&more).await;
+    let mut all = jobs;
+    all.push((wanted, more));
+    ended(&*case.ledger, all.len(), ENDED).await;
+    let after = case.check(&all).await;
+    assert_eq!(
+        after.states.get("completed"),
+        Some(&all.len()),
+        "{point}: {after:?}"
+    );
+    // a text is paid for at most once a send, and the late send was counted before it was made
+    let generated = usize::from(matches!(work, GENERATE));
+    assert!(
+        after.acts <= before.acts + generated,
+        "{point}: {before:?}, then {after:?}"
+    );
+    println!("{point} {work:?}: stopped past its lease, and all is well: {after:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_slept_past_its_lease_does_nothing_twice() {
+    let points = [
+        ("claim.before_commit", Work::Mixed),
+        ("claim.after_commit", Work::Mixed),
+        ("effect.after_permit", MASTODON),
+        ("effect.after_permit", BLUESKY),
+        ("effect.after_permit", GENERATE),
+        ("effect.after_response", MASTODON),
+        ("settle.before_commit", BLUESKY),
+        ("settle.after_commit", Work::Mixed),
+    ];
+    let cases = points.map(|(point, work)| stopped_at(point, work));
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+/// A panic inside the daemon: the loop that died is started again, and its jobs are taken back.
+async fn panicking_at(point: &str, work: Work) {
+    let case = Case::on_servers().await;
+    let host = case.host();
+    let jobs = jobs(work);
+    let daemon = host.run_to(point, "panic");
+    host.queue_in_use(&daemon).await;
+    match point.starts_with("intake.") {
+        true => {
+            for (_, envelope) in &jobs {
+                host.submit(envelope).await;
+            }
+        }
+        false => case.push(&jobs),
+    }
+    hit(&daemon, point, "panic").await;
+    ended(&*case.ledger, jobs.len(), ENDED).await;
+    let found = case.check(&jobs).await;
+    assert_eq!(
+        found.states.get("completed"),
+        Some(&jobs.len()),
+        "{point}: {found:?}"
+    );
+    assert!(daemon.ended().is_none(), "{point}: the daemon died of it");
+    daemon.wait_ready(host.api, READY).await;
+    println!("{point} {work:?}: panicked, and all is well: {found:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_anywhere_leaves_no_job_behind() {
+    let points = [
+        ("intake.before_commit", Work::Mixed),
+        ("inbox.after_commit", Work::Mixed),
+        ("claim.before_commit", Work::Mixed),
+        ("claim.after_commit", Work::Mixed),
+        ("runner.before_handler", Work::Mixed),
+        ("effect.after_permit", MASTODON),
+        ("effect.after_response", BLUESKY),
+        ("settle.before_commit", Work::Mixed),
+        ("settle.before_release", Work::Mixed),
+    ];
+    let cases = points.map(|(point, work)| panicking_at(point, work));
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+/// The names in the sources.
+fn names(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in std::fs::read_dir(folder).expect("the sources are there") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            names(&path, found);
+        } else if path.extension().is_some_and(|it| it == "rs") && !path.ends_with("crashpoint.rs")
+        {
+            let text = std::fs::read_to_string(&path).expect("a source can be read");
+            let calls = text.split(concat!("crashpoint!", "(\"")).skip(1);
+            found.extend(calls.filter_map(|it| Some(it.split_once('"')?.0.to_owned())));
+        }
+    }
+}
+
+/// Each name of the table is really hit, or its case above fails; and the table has every name.
+#[test]
+fn no_crash_point_is_left_out() {
+    let mut there = BTreeSet::new();
+    names(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut there,
+    );
+    let tried: BTreeSet<String> = POINTS.iter().map(|it| it.0.to_owned()).collect();
+    assert_eq!(tried, there);
+}
+
+/// A name that nobody hits must not pass for one that was survived.
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "crashpoint no.such_point")]
+async fn a_point_that_is_never_hit_is_noticed() {
+    let case = Case::embedded().await;
+    let host = case.host();
+    let daemon = host.run_to("no.such_point", "kill");
+    daemon.wait_ready(host.api, READY).await;
+    daemon.signal("TERM");
+    daemon.wait_exit(Duration::from_secs(30)).await;
+    hit(&daemon, "no.such_point", "kill").await;
+}
