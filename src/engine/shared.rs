@@ -82,6 +82,8 @@ pub enum Stop {
 struct Held {
     cancelled: CancellationToken,
     stop: Option<Stop>,
+    /// It was called off before it was claimed, and only runs to learn whether an effect happened.
+    looking: bool,
 }
 
 /// The jobs that this daemon holds. An id is entered before it is claimed, so that a heartbeat made
@@ -106,6 +108,7 @@ impl Running {
                 place.insert(Held {
                     cancelled: CancellationToken::new(),
                     stop: None,
+                    looking: false,
                 });
                 entered.push(*id);
             }
@@ -146,9 +149,18 @@ impl Running {
             .unwrap_or_default()
     }
 
+    /// The job runs only to learn whether an effect happened: a cancel doesn't stop it any more.
+    pub fn looking(&self, id: JobId) {
+        if let Some(held) = self.lock().get_mut(&id) {
+            held.looking = true;
+        }
+    }
+
     /// Tells a job to stop; the first reason stays.
     pub fn stop(&self, id: JobId, why: Stop) {
-        if let Some(held) = self.lock().get_mut(&id) {
+        if let Some(held) = self.lock().get_mut(&id)
+            && !(held.looking && why == Stop::Cancel)
+        {
             held.stop.get_or_insert(why);
             held.cancelled.cancel();
         }
