@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::shared::{Assigned, BATCH, POLL, Shared};
 use crate::crashpoint;
@@ -16,6 +17,7 @@ pub struct Dispatcher {
     lane: String,
     room: Arc<Semaphore>,
     jobs: mpsc::Sender<Assigned>,
+    closed: CancellationToken,
 }
 
 /// What a tick did.
@@ -30,25 +32,28 @@ pub enum Took {
 }
 
 impl Dispatcher {
-    /// The dispatcher of `lane`, with `room` places, which hands jobs to `jobs`.
+    /// The dispatcher of `lane`, with `room` places, which hands jobs to `jobs` until `closed` fires.
     pub fn new(
         shared: Arc<Shared>,
         lane: &str,
         room: Arc<Semaphore>,
         jobs: mpsc::Sender<Assigned>,
+        closed: CancellationToken,
     ) -> Self {
         Self {
             shared,
             lane: lane.to_owned(),
             room,
             jobs,
+            closed,
         }
     }
 
     /// Ticks until the daemon drains or the lane is closed.
     pub async fn run(&self) {
         let shared = self.shared.clone();
-        while !shared.draining.is_cancelled() && !self.jobs.is_closed() {
+        let over = || shared.draining.is_cancelled() || self.closed.is_cancelled();
+        while !over() && !self.jobs.is_closed() {
             // registered before the tick, so that a notice during it isn't lost
             let woken = shared.dispatch.notified();
             tokio::pin!(woken);
@@ -60,6 +65,7 @@ impl Dispatcher {
             tokio::select! {
                 () = woken => {}
                 () = shared.draining.cancelled() => {}
+                () = self.closed.cancelled() => {}
                 () = tokio::time::sleep(POLL) => {}
             }
         }
@@ -93,6 +99,7 @@ impl Dispatcher {
         let first = tokio::select! {
             place = self.room.clone().acquire_owned() => place.ok()?,
             () = self.shared.draining.cancelled() => return None,
+            () = self.closed.cancelled() => return None,
         };
         let mut places = vec![first];
         while places.len() < BATCH
@@ -214,6 +221,9 @@ impl Dispatcher {
             let place = places
                 .pop()
                 .expect("never more jobs are claimed than places were taken");
+            if job.cancel && job.may_have_happened() {
+                self.shared.running.looking(job.id);
+            }
             let assigned = Assigned {
                 job: Arc::new(job),
                 place: Arc::new(place),

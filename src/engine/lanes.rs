@@ -68,18 +68,25 @@ impl Lanes {
         };
         let (shared, name) = (self.shared.clone(), name.to_owned());
         self.supervisor
-            .keep(&format!("lane {name}"), closed, move || {
+            .keep(&format!("lane {name}"), closed.clone(), move || {
                 let (shared, room, name) = (shared.clone(), room.clone(), name.clone());
-                async move { live(shared, room, &name).await }
+                let closed = closed.clone();
+                async move { live(shared, room, &name, closed).await }
             });
         lane
     }
 }
 
-/// One life of a lane: it ends when the daemon drains and all its jobs have ended.
-async fn live(shared: Arc<Shared>, room: Arc<Semaphore>, name: &str) -> anyhow::Result<()> {
+/// One life of a lane: it ends when the daemon drains or the lane is closed, and all its jobs have
+/// ended.
+async fn live(
+    shared: Arc<Shared>,
+    room: Arc<Semaphore>,
+    name: &str,
+    closed: CancellationToken,
+) -> anyhow::Result<()> {
     let (jobs, claimed) = mpsc::channel::<Assigned>(super::shared::BATCH);
-    let dispatcher = Dispatcher::new(shared.clone(), name, room, jobs);
+    let dispatcher = Dispatcher::new(shared.clone(), name, room, jobs, closed);
     let work = {
         let shared = shared.clone();
         move |assigned: Assigned| runner::run(shared.clone(), assigned)
