@@ -145,3 +145,42 @@ async fn an_error_storm_of_the_queue_loses_nothing_and_ends_nothing() {
         assert_eq!(engine.drain(SOON).await, 0);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_a_reload_closes_takes_nothing_more_and_ends() {
+    let base = Base::embedded_live().await;
+    let engine = base.whole(limits(None, 4), kinds()).await;
+    let world = World::new();
+    let submit = async |lane: &str, name: &str| {
+        let mut envelope = world.job("gate", name);
+        envelope["lane"] = lane.into();
+        engine.doors.submit(envelope.to_string().as_bytes()).await.unwrap()
+    };
+    let with = |lanes: &[&str]| {
+        let mut config = base.config();
+        for lane in lanes {
+            let limits = presswork::config::Lane { concurrency: None, room: 4 };
+            config.lanes.insert((*lane).to_owned(), limits);
+        }
+        config
+    };
+    engine.reload(with(&["extra"]));
+    submit("extra", "first").await;
+    kit::wait::until("it runs", SOON, async || world.starts() == ["first"]).await;
+    submit("extra", "second").await;
+    kit::wait::until("both run", SOON, async || world.starts().len() == 2).await;
+    engine.reload(with(&[]));
+    world.gate.add_permits(1);
+    let running = async || base.ledger.running("extra").await.unwrap().len();
+    kit::wait::until("one has ended", SOON, async || running().await == 1).await;
+    // opened anew beside the old one's last job; one dispatcher serves it
+    engine.reload(with(&["extra"]));
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        submit("extra", name).await;
+    }
+    kit::wait::until("the lane is full", SOON, async || running().await == 5).await;
+    world.gate.add_permits(20);
+    kit::wait::until("all ended", SOON, async || base.ledger.counts().await.unwrap().is_empty()).await;
+    assert_eq!(world.starts().len(), 8);
+    assert_eq!(engine.drain(SOON).await, 0);
+}

@@ -33,6 +33,7 @@ use serde_json::Value;
 use sqlx::Connection;
 use tempfile::TempDir;
 use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::kit;
@@ -292,7 +293,7 @@ fn line(shared: &Arc<Shared>, name: &str, lane: &Lane) -> Line {
     let room = Arc::new(Semaphore::new(places as usize));
     let (jobs, claimed) = mpsc::channel(BATCH);
     Line {
-        dispatcher: Dispatcher::new(shared.clone(), name, room.clone(), jobs),
+        dispatcher: Dispatcher::new(shared.clone(), name, room.clone(), jobs, CancellationToken::new()),
         claimed: Mutex::new(claimed),
         room,
     }
