@@ -111,9 +111,14 @@ impl Context {
         }
     }
 
-    /// Waits until no call of an effect is under way. Once `cancelled` has fired, none begins.
-    pub async fn idle(&self) {
-        drop(self.sending.write().await);
+    /// Waits until no call of an effect is under way, and says whether one was. Once `cancelled` has
+    /// fired, none begins.
+    pub async fn idle(&self) -> bool {
+        let quiet = self.sending.try_write().is_ok();
+        if !quiet {
+            drop(self.sending.write().await);
+        }
+        !quiet
     }
 
     /// The account the job acts for, which must be one of `platform`.

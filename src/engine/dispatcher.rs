@@ -54,10 +54,8 @@ impl Dispatcher {
     /// Ticks until the daemon drains or the lane is closed.
     pub async fn run(&self) {
         let shared = self.shared.clone();
-        while !shared.draining.is_cancelled()
-            && !self.closed.is_cancelled()
-            && !self.jobs.is_closed()
-        {
+        let over = || shared.draining.is_cancelled() || self.closed.is_cancelled();
+        while !over() && !self.jobs.is_closed() {
             // registered before the tick, so that a notice during it isn't lost
             let woken = shared.dispatch.notified();
             tokio::pin!(woken);
@@ -237,6 +235,9 @@ impl Dispatcher {
                 // it was taken back and claimed again meanwhile: the newer entry runs it
                 continue;
             };
+            if job.cancel && job.may_have_happened() {
+                self.shared.running.looking(job.id);
+            }
             let assigned = Assigned {
                 hold: Arc::new(hold),
                 job: Arc::new(job),

@@ -188,8 +188,12 @@ impl Doors {
         Ok(())
     }
 
-    /// One batch of the inbox: moved, written down, removed, in this order.
-    async fn tick(
+    /// One batch of the inbox (at most `most` entries; 0: only what the list holds already): moved,
+    /// written down, removed, in this order. How many there were.
+    ///
+    /// # Errors
+    /// When Redis or the ledger is away: then the entries stay in the list, with their ids.
+    pub async fn tick(
         &self,
         inbox: &dyn Inbox,
         run: uuid::Uuid,

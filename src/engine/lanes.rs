@@ -77,7 +77,8 @@ impl Lanes {
     }
 }
 
-/// One life of a lane: it ends when the daemon drains and all its jobs have ended.
+/// One life of a lane: it ends when the daemon drains or the lane is closed, and all its jobs have
+/// ended.
 async fn live(
     shared: Arc<Shared>,
     room: Arc<Semaphore>,

@@ -58,8 +58,12 @@ fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
     if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
         return Some(Event::Expired);
     }
-    let why = shared.running.why(job.id)?;
-    Some(Event::Ended(stopped(why)))
+    match shared.running.why(job.id) {
+        // an effect that may have happened is looked at first, and the job called off after that
+        Some(Stop::Cancel) if job.may_have_happened() => None,
+        None if job.cancel && !job.may_have_happened() => Some(Event::Ended(Outcome::Cancelled)),
+        why => why.map(|it| Event::Ended(stopped(it))),
+    }
 }
 
 async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
@@ -123,10 +127,7 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
     let answered = tokio::time::timeout(grace, &mut task).await;
     let outcome = match answered {
         Ok(done) => Some(finished(done)),
-        Err(_) => tokio::select! {
-            done = &mut task => Some(finished(done)),
-            () = cx.idle() => None,
-        },
+        Err(_) => answered_late(&cx, &mut task).await,
     };
     let why = shared.running.why(cx.job.id);
     match (late, outcome) {
@@ -137,6 +138,21 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
         (None, Some(it)) if why.is_none() => it,
         (None, _) => why.map_or_else(|| stopped(Stop::Cancel), stopped),
     }
+}
+
+/// The end of a handler whose time is over, if a call was under way: the answer is in by then, and
+/// the handler has yet to say what it means.
+async fn answered_late(cx: &Context, task: &mut AbortOnDropHandle<Outcome>) -> Option<Outcome> {
+    let called = tokio::select! {
+        biased;
+        done = &mut *task => return Some(finished(done)),
+        called = cx.idle() => called,
+    };
+    if !called {
+        return None;
+    }
+    let done = tokio::time::timeout(GRACE, task).await;
+    done.ok().map(finished)
 }
 
 fn stopped(why: Stop) -> Outcome {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use super::batcher::Batcher;
-use super::shared::{BATCH, Hold, Settling, Shared, What};
+use super::shared::{BATCH, Hold, Settling, Shared, Stop, What};
 use crate::clock::Time;
 use crate::crashpoint;
 use crate::job::Job;
@@ -74,7 +74,12 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) 
         tracing::error!(job = %job.id, "a claimed job without a token: a defect");
         return;
     };
-    let transition = match advance(&job.facts(shared.policy(&job.kind)), ended.event, now) {
+    let mut facts = job.facts(shared.policy(&job.kind));
+    // asked since it was claimed; but given back, its open effect still has to be looked at
+    facts.cancel |= shared.running.why(job.id) == Some(Stop::Cancel);
+    let given_back = matches!(&outcome, Some(Outcome::Released { .. }));
+    facts.cancel &= !(given_back && job.may_have_happened());
+    let transition = match advance(&facts, ended.event, now) {
         Ok(it) => it,
         Err(e) => {
             tracing::error!(job = %job.id, "{e}: a defect");

@@ -84,6 +84,8 @@ struct Held {
     number: u64,
     cancelled: CancellationToken,
     stop: Option<Stop>,
+    /// It was called off before it was claimed, and only runs to learn whether an effect happened.
+    looking: bool,
 }
 
 /// The jobs that this daemon holds. An id is entered before it is claimed, so that a heartbeat made
@@ -118,6 +120,7 @@ impl Running {
             number: self.entered.fetch_add(1, Ordering::Relaxed),
             cancelled: CancellationToken::new(),
             stop: None,
+            looking: false,
         }
     }
 
@@ -174,9 +177,18 @@ impl Running {
             .unwrap_or_default()
     }
 
+    /// The job runs only to learn whether an effect happened: a cancel doesn't stop it any more.
+    pub fn looking(&self, id: JobId) {
+        if let Some(held) = self.lock().get_mut(&id) {
+            held.looking = true;
+        }
+    }
+
     /// Tells a job to stop; the first reason stays.
     pub fn stop(&self, id: JobId, why: Stop) {
-        if let Some(held) = self.lock().get_mut(&id) {
+        if let Some(held) = self.lock().get_mut(&id)
+            && !(held.looking && why == Stop::Cancel)
+        {
             held.stop.get_or_insert(why);
             held.cancelled.cancel();
         }

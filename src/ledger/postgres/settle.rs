@@ -81,7 +81,7 @@ pub const SETTLE: &str = concat!(
             held = w.held,
             failure = coalesce(w.failure, j.failure),
             fingerprint = coalesce(w.fingerprint, j.fingerprint),
-            cancel = w.cancel,
+            cancel = w.cancel OR (j.cancel AND w.state <> 'dead' AND NOT w.reset),
             token = CASE WHEN w.state = 'running' THEN j.token END,
             run = CASE WHEN w.state = 'running' THEN j.run END,
             claimed_at = CASE WHEN w.state = 'running' THEN j.claimed_at END,

@@ -53,7 +53,7 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
              run_at = coalesce(?2, run_at),
              attempts = CASE WHEN ?3 THEN 0 ELSE attempts + ?4 END,
              crashes = CASE WHEN ?3 THEN 0 ELSE crashes + ?5 END,
-             held = ?6, cancel = ?7,
+             held = ?6, cancel = ?7 OR (cancel AND NOT ?3 AND ?1 <> 'dead'),
              failure = coalesce(?8, failure), fingerprint = coalesce(?9, fingerprint),
              run = CASE WHEN ?10 THEN run END, token = CASE WHEN ?10 THEN token END,
              claimed_at = CASE WHEN ?10 THEN claimed_at END, progress = CASE WHEN ?10 THEN progress END,

@@ -1,0 +1,35 @@
+//! The engine in one process: its loops stepped by hand, and whole engines, over both pairs of
+//! stores, with stores and handlers that misbehave on request.
+
+#[path = "../kit/mod.rs"]
+mod kit;
+
+mod probe;
+mod rig;
+mod wrap;
+
+mod dispatch;
+mod effects;
+mod intake;
+mod lane;
+mod lease;
+mod retry;
+mod runner;
+
+use std::time::Duration;
+
+use presswork::config::Config;
+
+/// Nothing here takes longer.
+const SOON: Duration = Duration::from_secs(20);
+const LANE: &str = "default";
+
+/// The default lane's limits.
+fn limits(concurrency: Option<u32>, room: u32) -> impl Fn(&mut Config) {
+    move |config| {
+        let lane = presswork::config::Lane { concurrency, room };
+        config.lanes.insert(LANE.to_owned(), lane);
+    }
+}
+
+fn usual(_: &mut Config) {}

@@ -1,0 +1,486 @@
+//! Doors that misbehave on request: a ledger that is away for some calls or loses an answer, and a
+//! queue that fails at random by a seed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use presswork::clock::Time;
+use presswork::effect::{Effect, EffectId, Evidence};
+use presswork::job::{Job, JobId, NewJob, Progress};
+use presswork::ledger::*;
+use presswork::queue::{Queue, QueueError, Taken};
+use uuid::Uuid;
+
+/// A ledger some of whose calls are away before they begin, or whose answers are lost.
+pub struct Faulty {
+    inner: Arc<dyn Ledger>,
+    away: Mutex<HashSet<&'static str>>,
+    lost: Mutex<HashSet<&'static str>>,
+    calls: Mutex<HashMap<&'static str, u64>>,
+    /// Refuses batches with a job of this key.
+    poison: Mutex<Option<String>>,
+}
+
+impl Faulty {
+    pub fn new(inner: Arc<dyn Ledger>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            away: Mutex::default(),
+            lost: Mutex::default(),
+            calls: Mutex::default(),
+            poison: Mutex::default(),
+        })
+    }
+
+    /// Calls of this name are away until [`Faulty::back`]; `*` means all.
+    pub fn away(&self, name: &'static str) {
+        self.away.lock().unwrap().insert(name);
+    }
+
+    /// Calls of this name are made, and their answers lost, until [`Faulty::back`].
+    pub fn lose(&self, name: &'static str) {
+        self.lost.lock().unwrap().insert(name);
+    }
+
+    pub fn back(&self) {
+        self.away.lock().unwrap().clear();
+        self.lost.lock().unwrap().clear();
+    }
+
+    /// Batches with a job of this key are refused, as a store refuses a row.
+    pub fn poison(&self, key: &str) {
+        *self.poison.lock().unwrap() = Some(key.to_owned());
+    }
+
+    /// How often a call was asked for.
+    pub fn calls(&self, name: &str) -> u64 {
+        self.calls.lock().unwrap().get(name).copied().unwrap_or(0)
+    }
+
+    async fn gate(&self, name: &'static str) -> Result<()> {
+        *self.calls.lock().unwrap().entry(name).or_default() += 1;
+        let away = self.away.lock().unwrap();
+        match away.contains(name) || away.contains("*") {
+            true => Err(LedgerError::Away("the test says so".to_owned())),
+            false => Ok(()),
+        }
+    }
+
+    async fn after(&self, name: &'static str) -> Result<()> {
+        match self.lost.lock().unwrap().contains(name) {
+            true => Err(LedgerError::Away("the test lost the answer".to_owned())),
+            false => Ok(()),
+        }
+    }
+}
+
+#[async_trait]
+impl Ledger for Faulty {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+    async fn migrate(&self) -> Result<Migrated> {
+        self.gate("migrate").await?;
+        let it = self.inner.migrate().await;
+        self.after("migrate").await?;
+        it
+    }
+    async fn schema(&self) -> Result<Schema> {
+        self.gate("schema").await?;
+        let it = self.inner.schema().await;
+        self.after("schema").await?;
+        it
+    }
+    async fn concerns(&self) -> Result<Vec<Concern>> {
+        self.gate("concerns").await?;
+        let it = self.inner.concerns().await;
+        self.after("concerns").await?;
+        it
+    }
+    async fn now(&self) -> Result<Time> {
+        self.gate("now").await?;
+        let it = self.inner.now().await;
+        self.after("now").await?;
+        it
+    }
+    async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
+        self.gate("accept").await?;
+        let poison = self.poison.lock().unwrap().clone();
+        if poison.is_some() && jobs.iter().any(|it| it.key == poison) {
+            return Err(LedgerError::Row("the test refuses this row".to_owned()));
+        }
+        let it = self.inner.accept(jobs).await;
+        self.after("accept").await?;
+        it
+    }
+    async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
+        self.gate("quarantine").await?;
+        let it = self.inner.quarantine(entries).await;
+        self.after("quarantine").await?;
+        it
+    }
+    async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>> {
+        self.gate("quarantined").await?;
+        let it = self.inner.quarantined(kind, limit).await;
+        self.after("quarantined").await?;
+        it
+    }
+    async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>> {
+        self.gate("quarantined_one").await?;
+        let it = self.inner.quarantined_one(id).await;
+        self.after("quarantined_one").await?;
+        it
+    }
+    async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
+        self.gate("unquarantine").await?;
+        let it = self.inner.unquarantine(id, audit).await;
+        self.after("unquarantine").await?;
+        it
+    }
+    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+        self.gate("due").await?;
+        let it = self.inner.due(lane, kinds, limit).await;
+        self.after("due").await?;
+        it
+    }
+    async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
+        self.gate("claim").await?;
+        let it = self.inner.claim(claim, ids).await;
+        self.after("claim").await?;
+        it
+    }
+    async fn claim_due(
+        &self,
+        claim: &Claim,
+        lane: &str,
+        kinds: &[String],
+        limit: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Vec<Job>> {
+        self.gate("claim_due").await?;
+        let it = self
+            .inner
+            .claim_due(claim, lane, kinds, limit, concurrency)
+            .await;
+        self.after("claim_due").await?;
+        it
+    }
+    async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
+        self.gate("settle").await?;
+        let it = self.inner.settle(batch).await;
+        self.after("settle").await?;
+        it
+    }
+    async fn lost(&self, limit: u32) -> Result<Vec<Job>> {
+        self.gate("lost").await?;
+        let it = self.inner.lost(limit).await;
+        self.after("lost").await?;
+        it
+    }
+    async fn expired(&self, limit: u32) -> Result<Vec<Job>> {
+        self.gate("expired").await?;
+        let it = self.inner.expired(limit).await;
+        self.after("expired").await?;
+        it
+    }
+    async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
+        self.gate("progress").await?;
+        let it = self.inner.progress(batch).await;
+        self.after("progress").await?;
+        it
+    }
+    async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
+        self.gate("running").await?;
+        let it = self.inner.running(lane).await;
+        self.after("running").await?;
+        it
+    }
+    async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
+        self.gate("begin_run").await?;
+        let it = self.inner.begin_run(run, lease).await;
+        self.after("begin_run").await?;
+        it
+    }
+    async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
+        self.gate("beat").await?;
+        let it = self.inner.beat(run, jobs, lease).await;
+        self.after("beat").await?;
+        it
+    }
+    async fn end_run(&self, run: Uuid) -> Result<()> {
+        self.gate("end_run").await?;
+        let it = self.inner.end_run(run).await;
+        self.after("end_run").await?;
+        it
+    }
+    async fn live_runs(&self) -> Result<Vec<Run>> {
+        self.gate("live_runs").await?;
+        let it = self.inner.live_runs().await;
+        self.after("live_runs").await?;
+        it
+    }
+    async fn control(&self, run: Uuid) -> Result<Control> {
+        self.gate("control").await?;
+        let it = self.inner.control(run).await;
+        self.after("control").await?;
+        it
+    }
+    async fn generation(&self) -> Result<Generation> {
+        self.gate("generation").await?;
+        let it = self.inner.generation().await;
+        self.after("generation").await?;
+        it
+    }
+    async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
+        self.gate("next_generation").await?;
+        let it = self.inner.next_generation(from, server).await;
+        self.after("next_generation").await?;
+        it
+    }
+    async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
+        self.gate("step").await?;
+        let it = self.inner.step(job, revision, name).await;
+        self.after("step").await?;
+        it
+    }
+    async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+        self.gate("record_step").await?;
+        let it = self.inner.record_step(fence, name, value).await;
+        self.after("record_step").await?;
+        it
+    }
+    async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>> {
+        self.gate("intend").await?;
+        let it = self.inner.intend(fence, effect).await;
+        self.after("intend").await?;
+        it
+    }
+    async fn permit(
+        &self,
+        fence: &Fence,
+        id: EffectId,
+        from: (presswork::effect::EffectState, u32),
+        budget: Duration,
+    ) -> Result<bool> {
+        self.gate("permit").await?;
+        let it = self.inner.permit(fence, id, from, budget).await;
+        self.after("permit").await?;
+        it
+    }
+    async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
+        self.gate("conclude").await?;
+        let it = self.inner.conclude(id, sends, conclusion).await;
+        self.after("conclude").await?;
+        it
+    }
+    async fn decide(
+        &self,
+        id: EffectId,
+        from: presswork::effect::EffectState,
+        conclusion: &Conclusion,
+        audit: Option<&Audit>,
+    ) -> Result<bool> {
+        self.gate("decide").await?;
+        let it = self.inner.decide(id, from, conclusion, audit).await;
+        self.after("decide").await?;
+        it
+    }
+    async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()> {
+        self.gate("witness").await?;
+        let it = self.inner.witness(id, evidence).await;
+        self.after("witness").await?;
+        it
+    }
+    async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
+        self.gate("effects").await?;
+        let it = self.inner.effects(job).await;
+        self.after("effects").await?;
+        it
+    }
+    async fn job(&self, id: JobId) -> Result<Option<Job>> {
+        self.gate("job").await?;
+        let it = self.inner.job(id).await;
+        self.after("job").await?;
+        it
+    }
+    async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
+        self.gate("job_of_key").await?;
+        let it = self.inner.job_of_key(tenant, kind, key).await;
+        self.after("job_of_key").await?;
+        it
+    }
+    async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
+        self.gate("attempts").await?;
+        let it = self.inner.attempts(id).await;
+        self.after("attempts").await?;
+        it
+    }
+    async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
+        self.gate("jobs").await?;
+        let it = self.inner.jobs(filter).await;
+        self.after("jobs").await?;
+        it
+    }
+    async fn groups(&self, filter: &Filter) -> Result<Vec<Group>> {
+        self.gate("groups").await?;
+        let it = self.inner.groups(filter).await;
+        self.after("groups").await?;
+        it
+    }
+    async fn counts(&self) -> Result<BTreeMap<(String, presswork::lifecycle::State), u64>> {
+        self.gate("counts").await?;
+        let it = self.inner.counts().await;
+        self.after("counts").await?;
+        it
+    }
+    async fn paused(&self) -> Result<Vec<Pause>> {
+        self.gate("paused").await?;
+        let it = self.inner.paused().await;
+        self.after("paused").await?;
+        it
+    }
+    async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()> {
+        self.gate("pause").await?;
+        let it = self.inner.pause(lane, pause, audit).await;
+        self.after("pause").await?;
+        it
+    }
+    async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
+        self.gate("audit").await?;
+        let it = self.inner.audit(job, limit).await;
+        self.after("audit").await?;
+        it
+    }
+    async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
+        self.gate("tidy").await?;
+        let it = self.inner.tidy(finished, keys).await;
+        self.after("tidy").await?;
+        it
+    }
+}
+
+/// A queue that fails: all of it while it is `away`, and at random in between.
+pub struct Stormy {
+    inner: Arc<dyn Queue>,
+    pub away: AtomicBool,
+    /// Of a thousand calls, so many fail: half of them after they were made.
+    pub per_mille: AtomicU64,
+    dice: AtomicU64,
+    pub failed: AtomicU64,
+}
+
+impl Stormy {
+    pub fn new(inner: Arc<dyn Queue>, seed: u64) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            away: AtomicBool::new(false),
+            per_mille: AtomicU64::new(0),
+            dice: AtomicU64::new(seed),
+            failed: AtomicU64::new(0),
+        })
+    }
+
+    /// splitmix64
+    fn roll(&self) -> u64 {
+        let mut z = self.dice.fetch_add(0x9E37_79B9_7F4A_7C15, Ordering::SeqCst);
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    fn error(&self, roll: u64) -> QueueError {
+        self.failed.fetch_add(1, Ordering::SeqCst);
+        match roll % 4 {
+            0 => QueueError::Stale,
+            _ => QueueError::Away("the test says so".to_owned()),
+        }
+    }
+
+    /// Before the call: an error means that it isn't made. `Ok(true)`: its answer is to be lost.
+    fn weather(&self) -> std::result::Result<bool, QueueError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(self.error(1));
+        }
+        let roll = self.roll();
+        if self.per_mille.load(Ordering::SeqCst) <= roll % 1_000 {
+            return Ok(false);
+        }
+        match roll & (1 << 40) == 0 {
+            true => Err(self.error(roll >> 20)),
+            false => Ok(true),
+        }
+    }
+
+    fn told<T>(
+        &self,
+        lost: bool,
+        answer: std::result::Result<T, QueueError>,
+    ) -> std::result::Result<T, QueueError> {
+        match lost {
+            true => Err(self.error(1)),
+            false => answer,
+        }
+    }
+}
+
+type Answer<T> = std::result::Result<T, QueueError>;
+
+#[async_trait]
+impl Queue for Stormy {
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
+    async fn server(&self) -> Answer<String> {
+        let lost = self.weather()?;
+        self.told(lost, self.inner.server().await)
+    }
+    async fn offer(&self, generation: i64, lane: &str, hints: &[Hint], window: u32) -> Answer<u64> {
+        let lost = self.weather()?;
+        self.told(
+            lost,
+            self.inner.offer(generation, lane, hints, window).await,
+        )
+    }
+    async fn take(
+        &self,
+        generation: i64,
+        lane: &str,
+        run: Uuid,
+        most: u32,
+        concurrency: Option<u32>,
+    ) -> Answer<Taken> {
+        let lost = self.weather()?;
+        self.told(
+            lost,
+            self.inner
+                .take(generation, lane, run, most, concurrency)
+                .await,
+        )
+    }
+    async fn release(&self, generation: i64, lane: &str, ids: &[JobId]) -> Answer<()> {
+        let lost = self.weather()?;
+        self.told(lost, self.inner.release(generation, lane, ids).await)
+    }
+    async fn held(&self, generation: i64, lane: &str) -> Answer<Vec<(JobId, Uuid)>> {
+        let lost = self.weather()?;
+        self.told(lost, self.inner.held(generation, lane).await)
+    }
+    async fn size(&self, generation: i64, lane: &str) -> Answer<u64> {
+        let lost = self.weather()?;
+        self.told(lost, self.inner.size(generation, lane).await)
+    }
+    async fn reset(&self, generation: i64, lane: &str, held: &[(JobId, Uuid)]) -> Answer<bool> {
+        let lost = self.weather()?;
+        self.told(lost, self.inner.reset(generation, lane, held).await)
+    }
+    async fn wake(&self) -> Answer<()> {
+        let lost = self.weather()?;
+        self.told(lost, self.inner.wake().await)
+    }
+    async fn woken(&self) {
+        self.inner.woken().await;
+    }
+}
