@@ -226,12 +226,70 @@ async fn jobs_are_taken_with_the_daemon_down() {
     std::fs::write(it.home.path().join("payload.json"), "{\"sleep_ms\": 5}\n").unwrap();
     let taken = it.run(&["enqueue", "test.job"]).await;
     assert_eq!(code(&taken), 0);
-    it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "@payload.json"]).await;
-    it.run_with(&["enqueue", "test.job", "--key", "k1", "--payload", "-"], "{\"sleep_ms\":5}").await;
-    it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "@payload.json", "--priority", "high"]).await;
-    it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "{\"sleep_ms\": 6}"]).await;
-    it.run(&["enqueue", "test.job", "--key", "k1", "--payload", "{\"sleep_ms\": 6}", "--json"]).await;
-    it.run(&["enqueue", "test.job", "--key", "k2", "--json", "--at", "in 10m", "--not-after", "in 1h", "--label", "a=b", "--tenant", "ann", "--attempts", "3", "--timeout", "9"]).await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--key",
+        "k1",
+        "--payload",
+        "@payload.json",
+    ])
+    .await;
+    it.run_with(
+        &["enqueue", "test.job", "--key", "k1", "--payload", "-"],
+        "{\"sleep_ms\":5}",
+    )
+    .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--key",
+        "k1",
+        "--payload",
+        "@payload.json",
+        "--priority",
+        "high",
+    ])
+    .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--key",
+        "k1",
+        "--payload",
+        "{\"sleep_ms\": 6}",
+    ])
+    .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--key",
+        "k1",
+        "--payload",
+        "{\"sleep_ms\": 6}",
+        "--json",
+    ])
+    .await;
+    it.run(&[
+        "enqueue",
+        "test.job",
+        "--key",
+        "k2",
+        "--json",
+        "--at",
+        "in 10m",
+        "--not-after",
+        "in 1h",
+        "--label",
+        "a=b",
+        "--tenant",
+        "ann",
+        "--attempts",
+        "3",
+        "--timeout",
+        "9",
+    ])
+    .await;
     it.run(&["enqueue", "test.jb"]).await;
     it.run(&[
         "enqueue",
