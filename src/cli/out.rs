@@ -42,7 +42,7 @@ pub struct CliError {
     /// What to do about it.
     pub hint: Option<String>,
     /// More of it for programs (with `--json`), as members of the error's object.
-    pub detail: serde_json::Map<String, serde_json::Value>,
+    pub detail: Vec<(String, serde_json::Value)>,
 }
 
 impl CliError {
@@ -52,7 +52,7 @@ impl CliError {
             exit,
             message: message.into(),
             hint: None,
-            detail: serde_json::Map::new(),
+            detail: Vec::new(),
         }
     }
 
@@ -101,13 +101,13 @@ impl CliError {
     /// With a member for programs.
     pub fn with(mut self, name: &str, value: impl Serialize) -> Self {
         let value = serde_json::to_value(value).unwrap_or_default();
-        self.detail.insert(name.to_owned(), value);
+        self.detail.push((name.to_owned(), value));
         self
     }
 
     /// The error as JSON, for programs.
     pub fn to_json(&self) -> serde_json::Value {
-        let mut error = self.detail.clone();
+        let mut error: serde_json::Map<_, _> = self.detail.iter().cloned().collect();
         error.insert("message".to_owned(), self.message.clone().into());
         if let Some(hint) = &self.hint {
             error.insert("hint".to_owned(), hint.clone().into());
@@ -463,7 +463,7 @@ pub fn when(at: Time, now: Time) -> String {
     let away = at - now;
     match away.num_milliseconds() {
         -999..=999 => "now".to_owned(),
-        ..0 => format!("{} ago", span(away)),
+        ..=-1_000 => format!("{} ago", span(away)),
         _ => format!("in {}", span(away)),
     }
 }

@@ -68,7 +68,7 @@ impl Home<'_> {
         let secret = |name: &str| {
             format!(
                 "{{ file = {} }}",
-                quoted(&self.dir.join("secrets").join(name))
+                quoted(self.dir.join("secrets").join(name))
             )
         };
         let ledger = match self.postgres {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::super::follow::stands;
 use super::super::out::{Cell, CliError, Tone, cut, span};
 use super::home::Home;
 use super::show::Show;
@@ -168,10 +169,7 @@ impl Samples {
     pub(super) async fn ended(&self, ledger: &dyn Ledger) -> Result<bool, CliError> {
         for id in self.ids() {
             let job = ledger.job(id).await?;
-            let over = |it: &Job| {
-                it.state.is_terminal() || matches!(it.state, State::Held | State::Unresolved)
-            };
-            if !job.as_ref().is_some_and(over) {
+            if !job.is_some_and(|it| stands(it.state)) {
                 return Ok(false);
             }
         }
