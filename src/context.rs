@@ -250,9 +250,15 @@ impl Context {
             return Err(lease_lost());
         };
         crashpoint!("effect.after_intent");
-        match next(&effect, &wanted.rule, &intent, now) {
+        let patience = self.patience(&wanted, &effect).await?;
+        match next(&effect, &wanted.rule, &intent, patience, now) {
             Next::Done(receipt) => Ok(*receipt),
             Next::Send | Next::Repeat => self.send(&wanted, effect, now, send).await,
+            Next::Wait(until) => {
+                let message = format!("{}: an earlier request may still be under way", wanted.op);
+                let failure = Failure::new(Class::Unknown, Scope::Platform, "in_flight", message);
+                Err(failure.after(Some(until - now)).into())
+            }
             Next::Ask(why) => self.ask(effect, why, now).await,
             Next::Nondeterministic => {
                 let message = format!(
@@ -264,6 +270,24 @@ impl Context {
                     Failure::permanent("nondeterministic", message),
                 ))
             }
+        }
+    }
+
+    /// How long an earlier request without an answer may still be under way: as long as its budget
+    /// while the run that sent it lives (it will write the answer down), else the platform's part.
+    async fn patience(&self, wanted: &Wanted<'_>, effect: &Effect) -> Result<Duration, Outcome> {
+        let other = effect.permit_run.filter(|it| *it != self.fence.run);
+        match other {
+            Some(run) if effect.state == EffectState::Sending => {
+                let live = self.ledger.live_runs().await.map_err(away)?;
+                let lives = live.iter().any(|it| it.id == run);
+                Ok(if lives {
+                    wanted.budget
+                } else {
+                    wanted.rule.in_flight
+                })
+            }
+            _ => Ok(wanted.rule.in_flight),
         }
     }
 

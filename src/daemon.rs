@@ -57,9 +57,15 @@ impl Lock {
                 path.display()
             )
         })?;
+        // a copied folder names a run of another machine, which may well live
+        let here = holder
+            .split_whitespace()
+            .nth(2)
+            .is_none_or(|it| it == machine());
         let predecessor = holder
             .split_whitespace()
             .next()
+            .filter(|_| here)
             .and_then(|it| Uuid::parse_str(it).ok());
         Ok(Self { file, predecessor })
     }
@@ -68,7 +74,7 @@ impl Lock {
     fn hold(&mut self, run: &Run) -> std::io::Result<()> {
         self.file.set_len(0)?;
         self.file.rewind()?;
-        write!(self.file, "{} {}", run.id, run.pid)?;
+        write!(self.file, "{} {} {}", run.id, run.pid, machine())?;
         self.file.sync_data()
     }
 }
@@ -85,6 +91,15 @@ pub struct Daemon {
     api_stop: CancellationToken,
     api_task: Option<tokio::task::JoinHandle<()>>,
     _locks: Vec<Lock>,
+}
+
+/// What tells this machine from a copy of it, where the system knows.
+fn machine() -> String {
+    let id = std::fs::read_to_string("/etc/machine-id").unwrap_or_default();
+    match id.trim() {
+        "" => "-".to_owned(),
+        id => id.to_owned(),
+    }
 }
 
 /// This run of the daemon, on this host.
@@ -141,6 +156,11 @@ impl Daemon {
             run,
             http,
         };
+        if let Some(listen) = listening.listen {
+            // told now, and not when jobs have been taken already
+            std::net::TcpListener::bind(listen)
+                .with_context(|| format!("the API can't listen on {listen} (api.listen)"))?;
+        }
         let engine = Engine::start(parts, lease).await?;
         let mut daemon = Self {
             engine,

@@ -80,15 +80,28 @@ pub struct Rule {
     pub key_life: Option<Duration>,
     /// How many sends there may be without a known answer, the first included (classes A and P).
     pub sends_max: u32,
+    /// How long the platform may still be busy with a request whose sender is gone: a repeat waits
+    /// for that, since a key that is stored only at the end protects nothing before.
+    pub in_flight: Duration,
 }
+
+/// The usual [`Rule::in_flight`]: a status or a text that takes longer is rare, and a person who
+/// waits for a restarted daemon shouldn't notice.
+const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 impl Rule {
     /// Class A: the key lives for `key_life` (`None`: for ever).
     pub const fn keyed(key_life: Option<Duration>) -> Self {
+        // a record that is put under our own id twice is the same record, at any moment
+        let in_flight = match key_life {
+            Some(_) => IN_FLIGHT,
+            None => Duration::ZERO,
+        };
         Self {
             class: EffectClass::A,
             key_life,
             sends_max: 20,
+            in_flight,
         }
     }
 
@@ -98,6 +111,7 @@ impl Rule {
             class: EffectClass::P,
             key_life: None,
             sends_max: times.saturating_add(1),
+            in_flight: IN_FLIGHT,
         }
     }
 }
@@ -157,6 +171,14 @@ pub struct Effect {
 pub const REFUSED: &str = "refused: ";
 
 impl Effect {
+    /// Whether it may have happened and nobody knows.
+    pub fn is_open(&self) -> bool {
+        matches!(
+            self.state,
+            EffectState::Sending | EffectState::Unknown | EffectState::Unresolved
+        )
+    }
+
     /// The permits so far whose answer isn't known: what was sent, and neither confirmed nor
     /// refused.
     pub fn lost(&self) -> u32 {
@@ -200,6 +222,8 @@ pub enum Next {
     Send,
     /// Take a permit and send the same again with the same key.
     Repeat,
+    /// A request may still be under way: look again then.
+    Wait(Time),
     /// Nobody can know but a person.
     Ask(String),
     /// This run would send something else than was written down.
@@ -208,8 +232,9 @@ pub enum Next {
 
 /// Decides what may follow. Pure and total: the one place where a resend can come from.
 ///
-/// `intent` is the digest of what this run would send; `now` the ledger's time.
-pub fn next(effect: &Effect, rule: &Rule, intent: &str, now: Time) -> Next {
+/// `intent` is the digest of what this run would send; `patience` how long, from its permit on, a
+/// request without an answer may still be under way; `now` the ledger's time.
+pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now: Time) -> Next {
     if let (EffectState::Confirmed, Some(receipt)) = (effect.state, &effect.receipt) {
         return Next::Done(Box::new(receipt.clone()));
     }
@@ -220,7 +245,11 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, now: Time) -> Next {
         EffectState::Intended | EffectState::Refused => Next::Send,
         EffectState::Confirmed => Next::Ask("it is confirmed without a receipt".to_owned()),
         EffectState::Unresolved => Next::Ask("it is not known whether it happened".to_owned()),
-        EffectState::Sending | EffectState::Unknown => unknown(effect, rule, now),
+        EffectState::Sending => match effect.permit_at.map(|it| it + chrono_of(patience)) {
+            Some(until) if now < until => Next::Wait(until),
+            _ => unknown(effect, rule, now),
+        },
+        EffectState::Unknown => unknown(effect, rule, now),
     }
 }
 
@@ -282,12 +311,29 @@ mod tests {
         let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
         let rule = Rule::keyed(Some(Duration::from_secs(3_600)));
         let sent = |ago| effect(EffectState::Unknown, 1, Some(now - TimeDelta::seconds(ago)));
-        assert_eq!(next(&sent(60), &rule, "i", now), Next::Repeat);
-        assert!(matches!(next(&sent(3_300), &rule, "i", now), Next::Ask(_)));
+        assert_eq!(
+            next(&sent(60), &rule, "i", Duration::ZERO, now),
+            Next::Repeat
+        );
         assert!(matches!(
-            next(&sent(60), &rule, "other", now),
+            next(&sent(3_300), &rule, "i", Duration::ZERO, now),
+            Next::Ask(_)
+        ));
+        assert!(matches!(
+            next(&sent(60), &rule, "other", Duration::ZERO, now),
             Next::Nondeterministic
         ));
+    }
+
+    #[test]
+    fn a_request_that_may_be_under_way_is_waited_for() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        let rule = Rule::keyed(Some(Duration::from_secs(3_600)));
+        let sent = |ago| effect(EffectState::Sending, 1, Some(now - TimeDelta::seconds(ago)));
+        let patience = Duration::from_secs(5);
+        let until = now + TimeDelta::seconds(3);
+        assert_eq!(next(&sent(2), &rule, "i", patience, now), Next::Wait(until));
+        assert_eq!(next(&sent(5), &rule, "i", patience, now), Next::Repeat);
     }
 
     #[test]
@@ -295,11 +341,23 @@ mod tests {
         let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
         let rule = Rule::paid(1);
         assert_eq!(
-            next(&effect(EffectState::Sending, 1, Some(now)), &rule, "i", now),
+            next(
+                &effect(EffectState::Sending, 1, Some(now)),
+                &rule,
+                "i",
+                Duration::ZERO,
+                now
+            ),
             Next::Repeat
         );
         assert!(matches!(
-            next(&effect(EffectState::Unknown, 2, Some(now)), &rule, "i", now),
+            next(
+                &effect(EffectState::Unknown, 2, Some(now)),
+                &rule,
+                "i",
+                Duration::ZERO,
+                now
+            ),
             Next::Ask(_)
         ));
     }
@@ -317,9 +375,12 @@ mod tests {
             effect.evidence.push(Evidence { at: now, seen });
         }
         assert_eq!(effect.lost(), 1);
-        assert_eq!(next(&effect, &Rule::paid(1), "i", now), Next::Repeat);
+        assert_eq!(
+            next(&effect, &Rule::paid(1), "i", Duration::ZERO, now),
+            Next::Repeat
+        );
         assert!(matches!(
-            next(&effect, &Rule::paid(0), "i", now),
+            next(&effect, &Rule::paid(0), "i", Duration::ZERO, now),
             Next::Ask(_)
         ));
     }
@@ -332,6 +393,7 @@ mod tests {
                 class,
                 key_life: None,
                 sends_max: 100,
+                in_flight: Duration::ZERO,
             };
             for state in [
                 EffectState::Sending,
@@ -339,7 +401,13 @@ mod tests {
                 EffectState::Unresolved,
             ] {
                 assert!(matches!(
-                    next(&effect(state, 1, Some(now)), &rule, "i", now),
+                    next(
+                        &effect(state, 1, Some(now)),
+                        &rule,
+                        "i",
+                        Duration::ZERO,
+                        now
+                    ),
                     Next::Ask(_)
                 ));
             }

@@ -84,6 +84,8 @@ pub struct Facts {
     pub crashes: u32,
     /// Somebody has asked to cancel it.
     pub cancel: bool,
+    /// An effect of it may have happened: that is looked at before it is called off.
+    pub open: bool,
     /// The seed of its jitter.
     pub seed: u64,
     /// When it is too old to go on.
@@ -154,6 +156,8 @@ impl Transition {
 pub const CRASHES_MAX: u32 = 3;
 /// A throttled job without the platform's word waits this long.
 const THROTTLED: Duration = Duration::seconds(30);
+/// What is given back isn't taken again at once: whatever it was given back for takes a moment.
+const RELEASED_PAUSE: Duration = Duration::milliseconds(500);
 /// An unknown outcome that the platform dedupes is looked at again after this long.
 const UNKNOWN_PAUSE: Duration = Duration::seconds(2);
 
@@ -185,6 +189,12 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
             cancel: true,
             ..Transition::to(facts, S::Running)
         }),
+        (S::Scheduled | S::Ready | S::Retrying | S::Held, Event::CancelAsked) if facts.open => {
+            Ok(Transition {
+                cancel: true,
+                ..Transition::to(facts, S::Ready).at(now)
+            })
+        }
         (S::Waiting | S::Scheduled | S::Ready | S::Retrying | S::Held, Event::CancelAsked) => {
             Ok(Transition::to(facts, S::Cancelled))
         }
@@ -233,11 +243,11 @@ fn ended(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
         Outcome::Completed(_) => Transition::to(facts, State::Completed),
         Outcome::Cancelled => Transition::to(facts, State::Cancelled),
         // what was cancelled meanwhile isn't run again
-        Outcome::Snoozed { .. } | Outcome::Released { .. } if facts.cancel => {
+        Outcome::Snoozed { .. } | Outcome::Released { .. } if facts.cancel && !facts.open => {
             Transition::to(facts, State::Cancelled)
         }
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
-        Outcome::Released { .. } => Transition::to(facts, State::Ready).at(now),
+        Outcome::Released { .. } => Transition::to(facts, State::Ready).at(now + RELEASED_PAUSE),
         Outcome::Held(held, failure) => Transition {
             held: Some(held),
             ..Transition::to(facts, State::Held).with(failure)
@@ -265,7 +275,7 @@ fn failed(facts: &Facts, failure: Failure, now: Time) -> Transition {
                 .at(now + wait)
                 .with(failure)
         }
-        _ if facts.cancel => Transition::to(facts, State::Cancelled).with(failure),
+        _ if facts.cancel && !facts.open => Transition::to(facts, State::Cancelled).with(failure),
         Class::Throttled => {
             let wait = failure.retry_after().unwrap_or(THROTTLED);
             let mut transition = later(facts, State::Retrying, now + wait, now);
@@ -306,12 +316,7 @@ fn reclaimed(facts: &Facts, now: Time) -> Transition {
             ..Transition::to(facts, State::Dead).with(poison)
         };
     }
-    if facts.cancel {
-        return Transition {
-            crashes: 1,
-            ..Transition::to(facts, State::Cancelled)
-        };
-    }
+    // called off or not: an effect may be open, and the next run looks before it ends the job
     Transition {
         crashes: 1,
         ..Transition::to(facts, State::Ready).at(now)
@@ -335,6 +340,7 @@ mod tests {
             attempts_max: 3,
             crashes: 0,
             cancel: false,
+            open: false,
             seed: 7,
             expires_at: now() + Duration::days(7),
             policy: Policy::default(),

@@ -80,7 +80,11 @@ async fn happen(
     for _ in 0..TRIES {
         let job = job(ledger, id).await?;
         let now = ledger.now().await?;
-        let transition = advance(&job.facts(Policy::default()), event.clone(), now)
+        let mut facts = job.facts(Policy::default());
+        if *event == Event::CancelAsked {
+            facts.open = ledger.effects(id).await?.iter().any(Effect::is_open);
+        }
+        let transition = advance(&facts, event.clone(), now)
             .map_err(|e| Refused::Unfit(format!("job {id}: {e}")))?;
         let to = transition.to;
         let settlement = Settlement {
@@ -177,7 +181,7 @@ pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Out
     if blocked.is_none() {
         blocked = discarded(ledger, id).await?.map(|it| format!("it {it}"));
     }
-    let unknown = effects.iter().find(|it| is_open(it));
+    let unknown = effects.iter().find(|it| it.is_open());
     if let (None, Some(effect)) = (&blocked, unknown) {
         blocked = Some(format!(
             "its {} may or may not have happened: `presswork unresolved resolve {id}` first",
@@ -194,14 +198,6 @@ pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Out
         effects,
         blocked,
     })
-}
-
-/// An effect of which a person must say whether it happened before the job goes on with it.
-fn is_open(effect: &Effect) -> bool {
-    matches!(
-        effect.state,
-        EffectState::Unresolved | EffectState::Unknown | EffectState::Sending
-    )
 }
 
 fn effect_outlook(effect: &Effect) -> EffectOutlook {
@@ -300,7 +296,7 @@ pub async fn resolve(
         )));
     }
     let effects = ledger.effects(id).await?;
-    let open: Vec<&Effect> = effects.iter().filter(|it| is_open(it)).collect();
+    let open: Vec<&Effect> = effects.iter().filter(|it| it.is_open()).collect();
     if open.is_empty() {
         return Err(Refused::Unfit(format!(
             "job {id} has no effect whose outcome is unknown; `presswork jobs show {id}` shows them"

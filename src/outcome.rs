@@ -95,6 +95,8 @@ pub struct Failure {
 
 /// A longer message is cut: it is for a person to read.
 const MESSAGE_MAX: usize = 2_048;
+/// A platform's word on when to come back is taken for a year at most.
+const YEAR_MS: i64 = 366 * 86_400_000;
 
 impl Failure {
     /// A failure; a message beyond 2 KiB is cut.
@@ -133,7 +135,7 @@ impl Failure {
     /// The platform's own word on when to come back.
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after_ms
-            .map(|ms| Duration::milliseconds(i64::try_from(ms).unwrap_or(i64::MAX / 2)))
+            .map(|ms| Duration::milliseconds(i64::try_from(ms).unwrap_or(YEAR_MS).min(YEAR_MS)))
     }
 
     /// Groups failures of one cause: numbers, identifiers and quoted words don't count.

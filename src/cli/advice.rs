@@ -29,18 +29,10 @@ impl Advice {
     }
 }
 
-/// Whether a person must say first what happened to an effect.
-pub fn is_open(effect: &Effect) -> bool {
-    matches!(
-        effect.state,
-        EffectState::Sending | EffectState::Unknown | EffectState::Unresolved
-    )
-}
-
 /// What to do about a dead letter.
 pub fn dead(job: &Job, effects: &[Effect]) -> Advice {
     let id = job.id;
-    if let Some(effect) = effects.iter().find(|it| is_open(it)) {
+    if let Some(effect) = effects.iter().find(|it| it.is_open()) {
         return Advice::new(
             format!(
                 "Its {} may or may not have happened: look at the evidence, say what happened, then revive it.",
@@ -225,7 +217,7 @@ pub fn why(job: &Job, around: &Around, effects: &[Effect]) -> Option<Advice> {
 fn unresolved(job: &Job, effects: &[Effect]) -> Advice {
     let op = effects
         .iter()
-        .find(|it| is_open(it))
+        .find(|it| it.is_open())
         .map_or("an effect", |it| it.op.as_str());
     Advice::new(
         format!("{op} may or may not have happened, and only a person can say."),

@@ -6,7 +6,6 @@ use clap::Subcommand;
 use serde::Serialize;
 use url::Url;
 
-use super::advice::is_open;
 use super::cx::Cx;
 use super::out::{CliError, Out, Table, Tone, cut, plain, stamp, when};
 use super::story::{Story, heading, table};
@@ -114,7 +113,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, limit: u32) -> Result<(), CliError> 
     let mut found = Vec::new();
     for job in ledger.jobs(&filter).await? {
         let mut open = ledger.effects(job.id).await?;
-        open.retain(is_open);
+        open.retain(Effect::is_open);
         found.push(Listed { job, open });
     }
     if cx.out.json {
@@ -170,7 +169,7 @@ struct Look {
 
 async fn show(cx: &Cx, ledger: &Arc<dyn Ledger>, id: JobId) -> Result<(), CliError> {
     let story = Story::read(cx, ledger, id).await?;
-    let open: Vec<&Effect> = story.effects.iter().filter(|it| is_open(it)).collect();
+    let open: Vec<&Effect> = story.effects.iter().filter(|it| it.is_open()).collect();
     if open.is_empty() {
         return Err(
             CliError::conflict(format!("job {id} has no effect whose outcome is unknown"))

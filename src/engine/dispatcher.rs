@@ -235,9 +235,6 @@ impl Dispatcher {
                 // it was taken back and claimed again meanwhile: the newer entry runs it
                 continue;
             };
-            if job.cancel && job.may_have_happened() {
-                self.shared.running.looking(job.id);
-            }
             let assigned = Assigned {
                 hold: Arc::new(hold),
                 job: Arc::new(job),

@@ -57,6 +57,11 @@ impl Lanes {
         }
     }
 
+    /// Waits until every lane has ended, as they do when the daemon drains.
+    pub async fn ended(&self) {
+        self.supervisor.ended().await;
+    }
+
     /// Starts a lane: the worker under supervision, and a dispatcher for each life of the worker.
     fn start(&self, name: &str, places: u32) -> Open {
         let room = Arc::new(Semaphore::new(places as usize));

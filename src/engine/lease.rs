@@ -1,13 +1,14 @@
 //! The run's lease: renewed every third of it on a thread, a runtime and connections of its own,
 //! so that no handler can starve it.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::shared::{Shared, Stop};
+use crate::clock::Time;
 use crate::ledger::Ledger;
 use crate::telemetry::metrics;
 
@@ -22,6 +23,8 @@ pub struct Lease {
     /// When the lease certainly still holds until: measured from before the request.
     holds_until: Instant,
     told: bool,
+    /// The last beat was missed.
+    is_late: bool,
 }
 
 /// What a beat brought.
@@ -47,6 +50,7 @@ impl Lease {
             length,
             holds_until: began + length,
             told: false,
+            is_late: false,
         }
     }
 
@@ -94,8 +98,8 @@ impl Lease {
         )
         .await;
         match beat {
-            Ok(Ok(Some(_))) => {
-                self.holds_until = asked + self.length;
+            Ok(Ok(Some(until))) => {
+                self.renewed(until, asked);
                 self.told = false;
                 self.shared.ledger_up.store(true, Ordering::SeqCst);
                 metrics::ledger_up(true);
@@ -112,8 +116,30 @@ impl Lease {
         }
     }
 
+    fn renewed(&mut self, until: Time, asked: Instant) {
+        self.holds_until = asked + self.length;
+        // the beat was written somewhere between the request and the answer
+        let length = chrono::Duration::from_std(self.length).unwrap_or_default();
+        let half = chrono::Duration::from_std(asked.elapsed() / 2).unwrap_or_default();
+        let skew = (until - length) - (self.shared.clock.now() - half);
+        let micros = skew.num_microseconds().unwrap_or(0);
+        self.shared.skew.store(micros, Ordering::Relaxed);
+        if self.is_late {
+            self.is_late = false;
+            self.brake();
+        }
+    }
+
+    /// Whoever couldn't reach the ledger either needs a moment to renew before anything is reclaimed.
+    fn brake(&self) {
+        let brake = self.shared.brake.lock();
+        *brake.unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + self.length / 2);
+    }
+
     fn missed(&mut self, why: &str) -> Beat {
         self.shared.ledger_up.store(false, Ordering::SeqCst);
+        self.is_late = true;
+        self.brake();
         let left = self.holds_until.saturating_duration_since(Instant::now());
         metrics::ledger_up(false);
         metrics::lease_remaining(left);

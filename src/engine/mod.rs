@@ -64,6 +64,8 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         happenings: broadcast::channel(HAPPENINGS).0,
         draining: CancellationToken::new(),
         ledger_up: AtomicBool::new(true),
+        skew: AtomicI64::new(0),
+        brake: std::sync::Mutex::new(None),
     });
     (shared, hinted)
 }
@@ -133,6 +135,7 @@ impl Engine {
         }
         keep!("relay", relay, run);
         keep!("sweeper", sweeper, run);
+        keep!("housekeeping", sweeper, keep_house);
         keep!("control", control, run);
         keep!("wake-ups", control, listen);
         let doors = self.doors.clone();
@@ -153,7 +156,12 @@ impl Engine {
     }
 
     /// Swaps the configuration whole; attempts that run keep the one they began with.
-    pub fn reload(&self, config: Config) {
+    pub fn reload(&self, mut config: Config) {
+        let lease = self.shared.config.load().lease;
+        if config.lease != lease {
+            tracing::warn!("daemon.lease_s holds from the next start on");
+            config.lease = lease;
+        }
         self.shared.config.store(Arc::new(config));
         self.lanes.fit();
         self.shared.relay.notify_one();
@@ -165,8 +173,8 @@ impl Engine {
     pub async fn drain(self, deadline: Duration) -> usize {
         self.shared.draining.cancel();
         self.shared.dispatch.notify_waiters();
-        let quiet = Instant::now() + deadline;
-        self.emptied(quiet).await;
+        // the lanes end by themselves when their dispatchers have stopped and their jobs have ended
+        let _ = tokio::time::timeout(deadline, self.lanes.ended()).await;
         let left = self.shared.running.len();
         if 0 < left {
             tracing::warn!(
@@ -174,7 +182,7 @@ impl Engine {
                 "the drain's deadline is past: running jobs are given back"
             );
             self.shared.running.stop_all(Stop::Drain);
-            self.emptied(Instant::now() + STOPPING).await;
+            let _ = tokio::time::timeout(STOPPING, self.lanes.ended()).await;
         }
         self.ended.cancel();
         self.supervisor.abort().await;
@@ -185,12 +193,6 @@ impl Engine {
         let lease = self.lease;
         let _ = tokio::task::spawn_blocking(move || lease.join()).await;
         left
-    }
-
-    async fn emptied(&self, until: Instant) {
-        while !self.shared.running.is_empty() && Instant::now() < until {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     }
 
     /// How the daemon stands, for people: what USR1 writes to the log.

@@ -2,8 +2,9 @@
 //! when it was wiped, restored, or away.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc};
 
@@ -25,6 +26,8 @@ struct Memory {
     suspects: BTreeMap<String, BTreeSet<JobId>>,
     /// Counts ticks, for what is looked at less often.
     ticks: u64,
+    /// Until when the generation isn't counted on again, and how long that pause was.
+    pause: Option<(Instant, Duration)>,
 }
 
 /// The relay of a daemon.
@@ -32,10 +35,17 @@ pub struct Relay {
     shared: Arc<Shared>,
     hints: Mutex<mpsc::Receiver<(String, Hint)>>,
     memory: Mutex<Memory>,
+    /// Lanes of which more is due than their window holds.
+    behind: std::sync::Mutex<BTreeSet<String>>,
 }
 
 /// Slots are compared with what runs every so many ticks.
 const COMPARE_EVERY: u64 = 8;
+/// Due jobs that are offered to a window that isn't low, so that what goes first gets in.
+const FIRST: u32 = 200;
+/// The generation isn't counted on more often than this, doubling while nothing mends it.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 
 impl Relay {
     /// The relay, which gets fresh hints from `hints`.
@@ -44,6 +54,7 @@ impl Relay {
             shared,
             hints: Mutex::new(hints),
             memory: Mutex::default(),
+            behind: std::sync::Mutex::default(),
         }
     }
 
@@ -56,6 +67,8 @@ impl Relay {
         loop {
             tokio::select! {
                 biased;
+                // first, so that a flood of fresh jobs can't keep the lanes from being filled
+                _ = poll.tick() => self.tick().await,
                 n = hints.recv_many(&mut fresh, BATCH) => {
                     if n == 0 {
                         return;
@@ -63,7 +76,6 @@ impl Relay {
                     self.offer_fresh(std::mem::take(&mut fresh)).await;
                 }
                 () = self.shared.relay.notified() => self.tick().await,
-                _ = poll.tick() => self.tick().await,
             }
         }
     }
@@ -79,9 +91,29 @@ impl Relay {
             lanes.entry(lane).or_default().push(hint);
         }
         for (lane, hints) in lanes {
-            self.offer(generation, &lane, &hints).await;
+            // behind a backlog that the window doesn't hold they would push in before their turn
+            if !self.is_behind(&lane) {
+                self.offer(generation, &lane, &hints).await;
+            }
         }
         self.wake().await;
+    }
+
+    fn is_behind(&self, lane: &str) -> bool {
+        let behind = self.behind.lock();
+        behind
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(lane)
+    }
+
+    fn set_behind(&self, lane: &str, is: bool) {
+        let behind = self.behind.lock();
+        let mut behind = behind.unwrap_or_else(PoisonError::into_inner);
+        if is {
+            behind.insert(lane.to_owned());
+        } else {
+            behind.remove(lane);
+        }
     }
 
     /// Offers to each lane what is due; rebuilds first where that is needed. Bounded: one window a lane.
@@ -100,6 +132,13 @@ impl Relay {
                 }
                 memory.lanes.insert(lane.clone());
             }
+        }
+        // it was used without trouble since the last rebuild: the next one may come at once
+        if memory
+            .pause
+            .is_some_and(|(until, it)| until + it < Instant::now())
+        {
+            memory.pause = None;
         }
         // only now: a dispatcher that came before its lane was started would find it stale
         self.shared.generation.store(generation, Ordering::SeqCst);
@@ -142,6 +181,16 @@ impl Relay {
         // somebody has counted on since we last trusted it: then the lanes are rebuilt under that
         let behind = known.number != memory.generation;
         let number = if other_server || (distrusted && !behind) {
+            if memory
+                .pause
+                .is_some_and(|(until, _)| Instant::now() < until)
+            {
+                return None;
+            }
+            let pause = memory
+                .pause
+                .map_or(PAUSE_MIN, |(_, it)| (it * 2).min(PAUSE_MAX));
+            memory.pause = Some((Instant::now() + pause, pause));
             match self
                 .shared
                 .ledger
@@ -162,6 +211,7 @@ impl Relay {
             *memory = Memory {
                 generation: number,
                 ticks: memory.ticks,
+                pause: memory.pause,
                 ..Memory::default()
             };
         }
@@ -190,21 +240,27 @@ impl Relay {
 
     /// Fills a lane's window when it runs low.
     async fn refill(&self, generation: i64, lane: &str, window: u32) -> bool {
-        match self.shared.queue.size(generation, lane).await {
-            Ok(size) if u64::from(window) / 2 <= size => return false,
-            Ok(_) => {}
+        let most = match self.shared.queue.size(generation, lane).await {
+            // what goes first must get in even when the window is full of what came before it
+            Ok(size) if u64::from(window) / 2 <= size => FIRST.min(window),
+            Ok(_) => window,
             Err(e) => {
                 self.distrust(&e);
                 return false;
             }
-        }
+        };
         let due = match self
             .shared
             .ledger
-            .due(lane, &self.shared.kind_names, window)
+            .due(lane, &self.shared.kind_names, most)
             .await
         {
-            Ok(it) => it,
+            Ok(it) => {
+                if most == window {
+                    self.set_behind(lane, window as usize <= it.len());
+                }
+                it
+            }
             Err(e) => {
                 tracing::warn!(lane, "due: {e}");
                 return false;
@@ -270,11 +326,12 @@ impl Relay {
         suspects
     }
 
+    /// The next tick mends it; not at once, or a queue that answers but refuses would make it spin.
     fn distrust(&self, e: &QueueError) {
         if matches!(e, QueueError::Away(_)) {
             tracing::warn!("{e}; dispatch goes on from the ledger");
         }
-        self.shared.distrust_queue();
+        self.shared.distrust_queue_quietly();
     }
 
     async fn wake(&self) {

@@ -24,8 +24,8 @@ const GRACE: Duration = Duration::from_secs(3);
 /// Runs one attempt and settles it. The place in the lane is given back at the end.
 pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
     let job = assigned.job.clone();
-    let began_at = shared.clock.now();
-    let event = match before(&shared, &job, began_at) {
+    let began_at = shared.now();
+    let event = match before(&shared, &job, began_at).await {
         Some(event) => event,
         None => {
             let waited = began_at - job.run_at.max(job.created_at);
@@ -54,14 +54,18 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
 }
 
 /// What ends a job before its handler starts.
-fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
+async fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
     if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
         return Some(Event::Expired);
     }
-    match shared.running.why(job.id) {
+    let why = shared.running.why(job.id);
+    if (job.cancel || why == Some(Stop::Cancel)) && shared.is_open(job).await {
         // an effect that may have happened is looked at first, and the job called off after that
-        Some(Stop::Cancel) if job.may_have_happened() => None,
-        None if job.cancel && !job.may_have_happened() => Some(Event::Ended(Outcome::Cancelled)),
+        shared.running.looking(job.id);
+        return None;
+    }
+    match why {
+        None if job.cancel => Some(Event::Ended(Outcome::Cancelled)),
         why => why.map(|it| Event::Ended(stopped(it))),
     }
 }

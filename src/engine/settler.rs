@@ -65,7 +65,7 @@ pub struct Ended {
 /// Writes down how a claimed job's attempt ended, and frees its slot. While the ledger is away it
 /// tries again: the job stays named in the heartbeat, and the token decides in the end.
 pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) {
-    let now = shared.clock.now();
+    let now = shared.now();
     let outcome = match &ended.event {
         Event::Ended(it) => Some(it.clone()),
         _ => None,
@@ -77,8 +77,7 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) 
     let mut facts = job.facts(shared.policy(&job.kind));
     // asked since it was claimed; but given back, its open effect still has to be looked at
     facts.cancel |= shared.running.why(job.id) == Some(Stop::Cancel);
-    let given_back = matches!(&outcome, Some(Outcome::Released { .. }));
-    facts.cancel &= !(given_back && job.may_have_happened());
+    facts.open = facts.cancel && shared.is_open(job).await;
     let transition = match advance(&facts, ended.event, now) {
         Ok(it) => it,
         Err(e) => {
@@ -124,7 +123,7 @@ fn report(
     transition: crate::lifecycle::Transition,
     began_at: Time,
 ) {
-    let ms = (shared.clock.now() - began_at).num_milliseconds();
+    let ms = (shared.now() - began_at).num_milliseconds();
     match (settled, outcome) {
         (Some(Settled::Done), Some(outcome)) => {
             tracing::info!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1,
@@ -133,7 +132,7 @@ fn report(
             if let Some(kind) = shared.kind(&job.kind) {
                 metrics::attempt(
                     kind.name(),
-                    (shared.clock.now() - began_at).to_std().unwrap_or_default(),
+                    (shared.now() - began_at).to_std().unwrap_or_default(),
                 );
             }
             shared.tell(job, What::Ended(outcome, transition));
@@ -183,7 +182,7 @@ fn unstorable(shared: &Shared, job: &Job, settlement: Settlement, e: &LedgerErro
     let failure = Failure::new(Class::Permanent, Scope::Handler, "unstorable", message);
     let event = Event::Ended(failure.clone().into());
     let facts = job.facts(shared.policy(&job.kind));
-    let Ok(transition) = advance(&facts, event, shared.clock.now()) else {
+    let Ok(transition) = advance(&facts, event, shared.now()) else {
         return settlement;
     };
     Settlement {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, mpsc};
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::handler::Kind;
 use crate::intake::Rules;
@@ -298,6 +298,10 @@ pub struct Shared {
     pub draining: CancellationToken,
     /// The ledger answers; set by the heartbeat.
     pub ledger_up: AtomicBool,
+    /// How far the ledger's clock is ahead of this host's, in microseconds; set by the heartbeat.
+    pub skew: AtomicI64,
+    /// After a missed heartbeat nothing is reclaimed before this: others may only be late, too.
+    pub brake: Mutex<Option<Instant>>,
 }
 
 impl Shared {
@@ -370,6 +374,20 @@ impl Shared {
             code,
             message,
         )
+    }
+
+    /// The time by the ledger's clock, as the last heartbeat knew it: what is stored is compared there.
+    pub fn now(&self) -> Time {
+        self.clock.now() + chrono::Duration::microseconds(self.skew.load(Ordering::Relaxed))
+    }
+
+    /// Whether an effect of a job may have happened and nobody knows yet. A ledger that can't say
+    /// counts as yes: looking once more is cheap.
+    pub async fn is_open(&self, job: &Job) -> bool {
+        match self.ledger.effects(job.id).await {
+            Ok(effects) => effects.iter().any(crate::effect::Effect::is_open),
+            Err(_) => true,
+        }
     }
 
     /// This run's id.

@@ -81,6 +81,12 @@ impl Supervisor {
         let _ = self.adding.send(Box::pin(kept));
     }
 
+    /// Waits until every loop has ended by itself.
+    pub async fn ended(&self) {
+        let mut loops = self.loops.lock().await;
+        while loops.join_next().await.is_some() {}
+    }
+
     /// Ends all loops at once, where they stand.
     pub async fn abort(&self) {
         self.loops.lock().await.shutdown().await;

@@ -1,7 +1,7 @@
 //! The sweeper: takes back what dead runs held, buries what is too old, keeps the house clean.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::shared::Shared;
 use crate::crashpoint;
@@ -12,9 +12,10 @@ use crate::telemetry::metrics;
 
 /// How often lost leases are looked for.
 const EVERY: Duration = Duration::from_millis(500);
-/// Old jobs are looked for every so many ticks, and the history is tidied every so many.
+/// Old jobs are looked for every so many ticks.
 const EXPIRE_EVERY: u64 = 10;
-const TIDY_EVERY: u64 = 7_200;
+/// How often the history is tidied.
+const TIDY_EVERY: Duration = Duration::from_secs(3_600);
 /// Jobs that a tick takes back at most.
 const MOST: u32 = 1_000;
 
@@ -41,6 +42,23 @@ impl Sweeper {
         }
     }
 
+    /// Tidies the history now and then: a loop of its own, so that no reclaim waits for it.
+    pub async fn keep_house(&self) {
+        let mut every = tokio::time::interval(TIDY_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            let config = self.shared.config.load_full();
+            let tidy = self
+                .shared
+                .ledger
+                .tidy(config.keep_finished, config.keep_keys);
+            if let Err(e) = tidy.await {
+                tracing::warn!("tidy: {e}");
+            }
+        }
+    }
+
     /// One round. Bounded by [`MOST`] jobs.
     ///
     /// # Errors
@@ -50,13 +68,6 @@ impl Sweeper {
         if tick.is_multiple_of(EXPIRE_EVERY) {
             self.expire().await?;
         }
-        if tick.is_multiple_of(TIDY_EVERY) {
-            let config = self.shared.config.load_full();
-            self.shared
-                .ledger
-                .tidy(config.keep_finished, config.keep_keys)
-                .await?;
-        }
         Ok(())
     }
 
@@ -65,7 +76,18 @@ impl Sweeper {
     /// # Errors
     /// When the ledger is away.
     pub async fn reclaim(&self) -> Result<usize> {
-        let lost = self.shared.ledger.lost(MOST).await?;
+        let brake = *self
+            .shared
+            .brake
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if brake.is_some_and(|it| Instant::now() < it) {
+            return Ok(0);
+        }
+        let mut lost = self.shared.ledger.lost(MOST).await?;
+        // what runs here is alive, whatever a late heartbeat makes it look like
+        let me = Some(self.shared.run_id());
+        lost.retain(|it| it.run != me || !self.shared.running.holds(it.id));
         if lost.is_empty() {
             return Ok(0);
         }
@@ -81,7 +103,7 @@ impl Sweeper {
     }
 
     async fn end(&self, jobs: &[Job], event: &Event, word: &str) -> Result<usize> {
-        let now = self.shared.clock.now();
+        let now = self.shared.now();
         let settlement = |job: &Job| {
             let transition = advance(
                 &job.facts(self.shared.policy(&job.kind)),

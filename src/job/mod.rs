@@ -171,13 +171,6 @@ pub struct Job {
 }
 
 impl Job {
-    /// The answer to a call of its last attempt was lost: it is looked at again even when the job is
-    /// called off.
-    pub fn may_have_happened(&self) -> bool {
-        let class = self.failure.as_ref().map(|it| it.class);
-        class == Some(crate::outcome::Class::Unknown)
-    }
-
     /// What [`crate::lifecycle::advance`] needs to know of it, under its kind's policy.
     pub fn facts(&self, policy: crate::retry::Policy) -> crate::lifecycle::Facts {
         crate::lifecycle::Facts {
@@ -186,6 +179,7 @@ impl Job {
             attempts_max: self.attempts_max,
             crashes: self.crashes,
             cancel: self.cancel,
+            open: false,
             seed: self.id.seed(),
             expires_at: self.expires_at,
             policy,
