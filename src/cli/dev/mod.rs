@@ -1,8 +1,8 @@
 //! `presswork dev`: everything on one machine, with samples that tell what it is about.
 
 mod home;
-mod samples;
 mod show;
+mod samples;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
