@@ -351,23 +351,29 @@ async fn waiting_ends_with_the_job() {
     daemon
         .wait_ready(address.parse().unwrap(), Duration::from_secs(20))
         .await;
-    it.run(&[
-        "enqueue",
-        "test.job",
-        "--payload",
-        "{\"result\": {\"n\": 1}}",
-        "--wait",
-    ])
-    .await;
-    it.run(&[
-        "enqueue",
-        "test.job",
-        "--payload",
-        "{\"fail_times\": 9, \"class\": \"permanent\", \"code\": \"nope\"}",
-        "--wait",
-        "--json",
-    ])
-    .await;
+    let done = it
+        .run(&[
+            "enqueue",
+            "test.job",
+            "--payload",
+            "{\"result\": {\"n\": 1}}",
+            "--wait",
+        ])
+        .await;
+    assert_eq!(code(&done), 0, "{}", it.text);
+    assert!(said(&done.stdout).contains(r#"{"n":1}"#), "{}", it.text);
+    let refused = it
+        .run(&[
+            "enqueue",
+            "test.job",
+            "--payload",
+            "{\"fail_times\": 9, \"class\": \"permanent\", \"code\": \"nope\"}",
+            "--wait",
+            "--json",
+        ])
+        .await;
+    assert_eq!(code(&refused), 1, "{}", it.text);
+    assert!(said(&refused.stdout).contains("\"dead\""), "{}", it.text);
     let dead = it
         .home
         .cli(&[
