@@ -324,6 +324,8 @@ async fn two_thousand_jobs_survive_twenty_kills_and_three_outages() {
     let wanted: Vec<Wanted> = jobs.into_iter().map(|it| it.0).collect();
     let found = check(&*storm.ledger, &wanted, &Outside::at(&url).acts().await).await;
     tell(seed, &found, began, &kinds);
+    // three owners in a row died while they held it: rare, and told
+    assert!(found.poisoned <= JOBS / 50, "{found:?}");
     // a blow that hits nothing that runs is no blow
     assert!(0 < found.reclaimed, "{found:?}");
 }
