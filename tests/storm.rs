@@ -10,6 +10,7 @@ mod checker;
 #[path = "storm/world.rs"]
 mod world;
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -171,10 +172,10 @@ impl Storm {
         for (n, chunk) in jobs.chunks(CHUNK).enumerate() {
             let body: Vec<&Value> = chunk.iter().map(|it| &it.1).collect();
             let body = json!(body).to_string();
-            let mut turn = n;
+            let turn = Cell::new(n);
             wait::until("a host takes jobs", PATIENCE, async || {
-                turn += 1;
-                let Ok(answer) = self.hosts[turn % 2].post(body.clone()).await else {
+                turn.set(turn.get() + 1);
+                let Ok(answer) = self.hosts[turn.get() % 2].post(body.clone()).await else {
                     return false;
                 };
                 let told: Result<Vec<Value>, _> = serde_json::from_str(&answer.text);
@@ -323,6 +324,8 @@ async fn two_thousand_jobs_survive_twenty_kills_and_three_outages() {
     let wanted: Vec<Wanted> = jobs.into_iter().map(|it| it.0).collect();
     let found = check(&*storm.ledger, &wanted, &Outside::at(&url).acts().await).await;
     tell(seed, &found, began, &kinds);
+    // three owners in a row died while they held it: rare, and told
+    assert!(found.poisoned <= JOBS / 50, "{found:?}");
     // a blow that hits nothing that runs is no blow
     assert!(0 < found.reclaimed, "{found:?}");
 }

@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -191,18 +192,19 @@ impl Host {
 
     /// Sends an envelope until it is acknowledged, as a good producer does; what was answered.
     pub async fn submit(&self, envelope: &Value) -> StatusCode {
-        let mut told = None;
+        let told = Cell::new(None);
         let what = format!("{} takes {envelope}", self.api);
         wait::until(&what, READY, async || {
-            told = self
-                .post(envelope.to_string())
-                .await
-                .ok()
-                .map(|it| it.status);
-            matches!(told, Some(StatusCode::CREATED | StatusCode::OK))
+            told.set(
+                self.post(envelope.to_string())
+                    .await
+                    .ok()
+                    .map(|it| it.status),
+            );
+            matches!(told.get(), Some(StatusCode::CREATED | StatusCode::OK))
         })
         .await;
-        told.expect("it has just been told")
+        told.get().expect("it has just been told")
     }
 
     /// Waits until jobs are dispatched by way of the queue.
