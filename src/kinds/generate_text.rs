@@ -66,7 +66,7 @@ impl Handler for GenerateText {
     const DEFAULTS: Defaults = Defaults {
         name: "generate.text",
         about: "a text, or JSON by a schema, from an OpenAI-compatible model",
-        lane: "generate",
+        lane: "openai",
         retry: Policy {
             attempts_max: 6,
             base_ms: 2_000,

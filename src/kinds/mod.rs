@@ -43,6 +43,18 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn every_lane_is_there_without_a_file() {
+        for kind in all() {
+            let lane = kind.settings(&config()).lane;
+            assert!(
+                config().lanes.contains_key(&lane),
+                "{}: {lane}",
+                kind.name()
+            );
+        }
+    }
+
+    #[test]
     fn every_example_fits_its_payload() {
         for kind in all() {
             let envelope = Envelope {

@@ -91,7 +91,7 @@ impl Handler for PostBluesky {
     const DEFAULTS: Defaults = Defaults {
         name: "post.bluesky",
         about: "a post with pictures on Bluesky",
-        lane: "publish",
+        lane: "bluesky",
         retry: Policy {
             attempts_max: 8,
             base_ms: 2_000,

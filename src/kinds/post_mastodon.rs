@@ -89,7 +89,7 @@ impl Handler for PostMastodon {
     const DEFAULTS: Defaults = Defaults {
         name: "post.mastodon",
         about: "a status with pictures on Mastodon",
-        lane: "publish",
+        lane: "mastodon",
         retry: Policy {
             attempts_max: 8,
             base_ms: 2_000,
