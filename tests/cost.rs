@@ -28,7 +28,17 @@ const JOBS: usize = 100;
 const LANE: &str = "default";
 
 /// Of connections, of the look whether the server is the same, and of this test.
-const MAINTENANCE: [&str; 9] = ["info", "command", "ping", "hello", "auth", "client", "subscribe", "config", "script"];
+const MAINTENANCE: [&str; 9] = [
+    "info",
+    "command",
+    "ping",
+    "hello",
+    "auth",
+    "client",
+    "subscribe",
+    "config",
+    "script",
+];
 
 /// What a path costs for 100 jobs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,18 +73,27 @@ impl Bench {
         let postgres = kit::postgres::Postgres::start_with(&settings);
         let redis = kit::redis::Redis::start();
         let base = Base::on(&postgres, &redis.url(), None).await;
-        Self { postgres, redis, base }
+        Self {
+            postgres,
+            redis,
+            base,
+        }
     }
 
     fn now(&self) -> Cost {
         let log = std::fs::read(self.postgres.log()).unwrap();
         let log = String::from_utf8_lossy(&log);
         let counts = |line: &&str| {
-            line.starts_with("<presswork-") && (line.contains(" execute ") || line.contains(" statement: "))
+            line.starts_with("<presswork-")
+                && (line.contains(" execute ") || line.contains(" statement: "))
         };
         let (mut sent, mut inside) = (0, 0);
         for line in self.redis.cli(&["INFO", "commandstats"]).lines() {
-            let Some((name, calls)) = line.trim().strip_prefix("cmdstat_").and_then(|it| it.split_once(":calls=")) else {
+            let Some((name, calls)) = line
+                .trim()
+                .strip_prefix("cmdstat_")
+                .and_then(|it| it.split_once(":calls="))
+            else {
                 continue;
             };
             let calls: u64 = calls.split(',').next().unwrap().parse().unwrap();
@@ -84,7 +103,11 @@ impl Bench {
                 _ => inside += calls,
             }
         }
-        Cost { sql: log.lines().filter(counts).count() as u64, redis_sent: sent, redis_inside: inside }
+        Cost {
+            sql: log.lines().filter(counts).count() as u64,
+            redis_sent: sent,
+            redis_inside: inside,
+        }
     }
 
     async fn of(&self, act: impl AsyncFnOnce()) -> Cost {
@@ -95,9 +118,25 @@ impl Bench {
 }
 
 fn config(config: &mut Config) {
-    config.lanes.insert(LANE.to_owned(), Lane { concurrency: Some(500), room: 500 });
-    let retry = Some(Policy { attempts_max: 3, base_ms: 100, cap_ms: 100 });
-    config.kinds.insert("test.job".to_owned(), KindSettings { retry, ..KindSettings::default() });
+    config.lanes.insert(
+        LANE.to_owned(),
+        Lane {
+            concurrency: Some(500),
+            room: 500,
+        },
+    );
+    let retry = Some(Policy {
+        attempts_max: 3,
+        base_ms: 100,
+        cap_ms: 100,
+    });
+    config.kinds.insert(
+        "test.job".to_owned(),
+        KindSettings {
+            retry,
+            ..KindSettings::default()
+        },
+    );
 }
 
 async fn accepted(rig: &Rig, envelopes: &[Value]) {
@@ -115,7 +154,11 @@ async fn attempted(rig: &Rig) {
 }
 
 fn noops() -> Vec<Value> {
-    (0..JOBS).map(|_| json!({"kind": "test.job", "payload": {}, "key": uuid::Uuid::new_v4().to_string()})).collect()
+    (0..JOBS)
+        .map(
+            |_| json!({"kind": "test.job", "payload": {}, "key": uuid::Uuid::new_v4().to_string()}),
+        )
+        .collect()
 }
 
 async fn card() -> BTreeMap<&'static str, Cost> {
@@ -128,21 +171,36 @@ async fn card() -> BTreeMap<&'static str, Cost> {
     let mut card = BTreeMap::new();
 
     let jobs = noops();
-    card.insert("accepted one by one", bench.of(async || accepted(&rig, &jobs).await).await);
-    card.insert("attempted and completed", bench.of(async || attempted(&rig).await).await);
+    card.insert(
+        "accepted one by one",
+        bench.of(async || accepted(&rig, &jobs).await).await,
+    );
+    card.insert(
+        "attempted and completed",
+        bench.of(async || attempted(&rig).await).await,
+    );
 
     for job in noops() {
-        bench.redis.cli(&["RPUSH", "presswork:inbox", &job.to_string()]);
+        bench
+            .redis
+            .cli(&["RPUSH", "presswork:inbox", &job.to_string()]);
     }
     let inbox = bench.base.inbox.clone().unwrap();
     let moved = bench
-        .of(async || assert_eq!(rig.doors.tick(&*inbox, rig.shared.run_id(), 0, 500).await, Ok(JOBS)))
+        .of(async || {
+            assert_eq!(
+                rig.doors.tick(&*inbox, rig.shared.run_id(), 0, 500).await,
+                Ok(JOBS)
+            )
+        })
         .await;
     card.insert("from the inbox", moved);
     attempted(&rig).await;
 
     let mut failing = noops();
-    failing.iter_mut().for_each(|it| it["payload"]["fail_times"] = 1.into());
+    failing
+        .iter_mut()
+        .for_each(|it| it["payload"]["fail_times"] = 1.into());
     accepted(&rig, &failing).await;
     let retried = bench.of(async || attempted(&rig).await).await;
     card.insert("attempted and retried", retried);
@@ -151,7 +209,10 @@ async fn card() -> BTreeMap<&'static str, Cost> {
 
     let effects: Vec<Value> = (0..JOBS).map(|n| world.job("keyed", n)).collect();
     accepted(&rig, &effects).await;
-    card.insert("attempted with an effect", bench.of(async || attempted(&rig).await).await);
+    card.insert(
+        "attempted with an effect",
+        bench.of(async || attempted(&rig).await).await,
+    );
     assert_eq!(world.sends(), JOBS);
 
     let idle = bench
@@ -164,7 +225,10 @@ async fn card() -> BTreeMap<&'static str, Cost> {
         .await;
     card.insert("nothing to do, one round of the loops", idle);
     let counts = bench.base.ledger.counts().await.unwrap();
-    assert!(counts.keys().all(|(_, state)| *state == State::Completed), "{counts:?}");
+    assert!(
+        counts.keys().all(|(_, state)| *state == State::Completed),
+        "{counts:?}"
+    );
     card
 }
 
@@ -188,7 +252,8 @@ async fn a_job_costs_what_it_cost() {
         std::fs::write(golden(), told).unwrap();
         return;
     }
-    let kept = std::fs::read_to_string(golden()).expect("tests/golden/cost.json; UPDATE_GOLDEN=1 writes it");
+    let kept = std::fs::read_to_string(golden())
+        .expect("tests/golden/cost.json; UPDATE_GOLDEN=1 writes it");
     let kept: BTreeMap<String, Cost> = serde_json::from_str(&kept).unwrap();
     assert_eq!(kept.len(), card.len());
     for (path, now) in card {
@@ -196,10 +261,21 @@ async fn a_job_costs_what_it_cost() {
         for (what, was, now) in [
             ("SQL statements", was.sql, now.sql),
             ("Redis commands", was.redis_sent, now.redis_sent),
-            ("commands within scripts", was.redis_inside, now.redis_inside),
+            (
+                "commands within scripts",
+                was.redis_inside,
+                now.redis_inside,
+            ),
         ] {
-            let word = if was < now { "dearer" } else { "cheaper; write it down with UPDATE_GOLDEN=1" };
-            assert!(band(was).contains(&now), "100 jobs {path}: {now} {what}, were {was}: {word}");
+            let word = if was < now {
+                "dearer"
+            } else {
+                "cheaper; write it down with UPDATE_GOLDEN=1"
+            };
+            assert!(
+                band(was).contains(&now),
+                "100 jobs {path}: {now} {what}, were {was}: {word}"
+            );
         }
     }
 }

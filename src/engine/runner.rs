@@ -138,10 +138,7 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
 
 /// The end of a handler whose time is over, if a call was under way: the answer is in by then, and
 /// the handler has yet to say what it means.
-async fn answered_late(
-    cx: &Context,
-    task: &mut AbortOnDropHandle<Outcome>,
-) -> Option<Outcome> {
+async fn answered_late(cx: &Context, task: &mut AbortOnDropHandle<Outcome>) -> Option<Outcome> {
     let called = tokio::select! {
         biased;
         done = &mut *task => return Some(finished(done)),

@@ -40,7 +40,10 @@ async fn priority_goes_first_then_the_tenants_take_turns() {
         while rig.step(LANE).await != 0 {}
         let starts = world.starts();
         let of = |priority: &str| -> Vec<&str> {
-            starts.iter().filter_map(|it| it.strip_prefix(priority)?.strip_prefix('-')).collect()
+            starts
+                .iter()
+                .filter_map(|it| it.strip_prefix(priority)?.strip_prefix('-'))
+                .collect()
         };
         let expected = ["a0", "b0", "a1", "b1", "a2", "a3"];
         for priority in ["high", "normal", "low"] {
@@ -56,7 +59,10 @@ async fn priority_goes_first_then_the_tenants_take_turns() {
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrency_is_counted_across_hosts() {
     for base in bases().await {
-        let hosts = [Rig::new(&base, kinds(), limits(Some(3), 10)).await, Rig::new(&base, kinds(), limits(Some(3), 10)).await];
+        let hosts = [
+            Rig::new(&base, kinds(), limits(Some(3), 10)).await,
+            Rig::new(&base, kinds(), limits(Some(3), 10)).await,
+        ];
         let world = World::new();
         for n in 0..40 {
             hosts[n % 2].enqueue(&world.job("gate", n)).await;
@@ -75,12 +81,23 @@ async fn concurrency_is_counted_across_hosts() {
             assert_eq!(running, runs.len());
             // one ends, and its place is taken by the other host or this one
             world.gate.add_permits(1);
-            let done = async { while !runs.iter().any(tokio::task::JoinHandle::is_finished) { tokio::task::yield_now().await; } };
-            tokio::time::timeout(crate::SOON, done).await.unwrap_or_else(|_| panic!("round {round}: none ends"));
+            let done = async {
+                while !runs.iter().any(tokio::task::JoinHandle::is_finished) {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(crate::SOON, done)
+                .await
+                .unwrap_or_else(|_| panic!("round {round}: none ends"));
             ended += runs.iter().filter(|it| it.is_finished()).count();
             runs.retain(|it| !it.is_finished());
         }
-        assert_eq!((ended, world.peak.load(Ordering::SeqCst)), (40, 3), "{}", base.ledger.name());
+        assert_eq!(
+            (ended, world.peak.load(Ordering::SeqCst)),
+            (40, 3),
+            "{}",
+            base.ledger.name()
+        );
     }
 }
 
@@ -94,9 +111,17 @@ async fn room_is_taken_before_jobs_are() {
     }
     let taken = rig.take(LANE).await;
     assert_eq!(taken.len(), 2);
-    assert_eq!(base.ledger.running(LANE).await.unwrap().len(), 2, "no more than there is room for is claimed");
+    assert_eq!(
+        base.ledger.running(LANE).await.unwrap().len(),
+        2,
+        "no more than there is room for is claimed"
+    );
     drop(taken);
-    assert_eq!(rig.take(LANE).await.len(), 2, "the place travels with the job");
+    assert_eq!(
+        rig.take(LANE).await.len(),
+        2,
+        "the place travels with the job"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,12 +131,29 @@ async fn a_paused_lane_takes_nothing_until_it_goes_on() {
     let world = World::new();
     rig.enqueue(&world.job("note", "x")).await;
     let at = base.clock.now();
-    let pause = Pause { lane: LANE.into(), reason: "a test".into(), by: "anna".into(), at };
-    let audit = |action: &str| Audit { actor: "anna".into(), action: action.into(), job: None, detail: String::new(), at };
-    base.ledger.pause(LANE, Some(&pause), &audit("pause")).await.unwrap();
+    let pause = Pause {
+        lane: LANE.into(),
+        reason: "a test".into(),
+        by: "anna".into(),
+        at,
+    };
+    let audit = |action: &str| Audit {
+        actor: "anna".into(),
+        action: action.into(),
+        job: None,
+        detail: String::new(),
+        at,
+    };
+    base.ledger
+        .pause(LANE, Some(&pause), &audit("pause"))
+        .await
+        .unwrap();
     rig.control.tick().await.unwrap();
     assert_eq!(rig.step(LANE).await, 0);
-    base.ledger.pause(LANE, None, &audit("resume")).await.unwrap();
+    base.ledger
+        .pause(LANE, None, &audit("resume"))
+        .await
+        .unwrap();
     rig.control.tick().await.unwrap();
     assert_eq!(rig.step(LANE).await, 1);
 }
@@ -125,7 +167,10 @@ async fn a_stale_hint_is_refused_by_the_ledger_and_gives_its_slot_back() {
         rig.relay.tick().await;
         // somebody else was faster, past the queue
         let other = Rig::new(&base, kinds(), usual).await;
-        let claim = Claim { run: other.shared.run_id(), generation: None };
+        let claim = Claim {
+            run: other.shared.run_id(),
+            generation: None,
+        };
         assert_eq!(base.ledger.claim(&claim, &[id]).await.unwrap().len(), 1);
         assert!(rig.dispatch(LANE).await.is_empty());
         let generation = rig.shared.generation().unwrap();
@@ -142,9 +187,16 @@ async fn a_new_generation_refuses_claims_under_the_old_one() {
         let id = rig.enqueue(&world.job("note", "x")).await;
         rig.relay.tick().await;
         let known = base.ledger.generation().await.unwrap();
-        let next = base.ledger.next_generation(known.number, "another server").await.unwrap();
+        let next = base
+            .ledger
+            .next_generation(known.number, "another server")
+            .await
+            .unwrap();
         assert!(next.is_some_and(|it| known.number < it));
-        assert!(rig.dispatch(LANE).await.is_empty(), "claimed under a generation that is behind");
+        assert!(
+            rig.dispatch(LANE).await.is_empty(),
+            "claimed under a generation that is behind"
+        );
         rig.expect(id, State::Ready).await;
         for _ in 0..8 {
             rig.relay.tick().await;
@@ -159,7 +211,10 @@ async fn without_its_queue_the_ledger_gives_and_keeps_the_concurrency() {
     for mut base in bases().await {
         let storm = Stormy::new(base.queue.clone(), 1);
         base.queue = storm.clone();
-        let hosts = [Rig::new(&base, kinds(), limits(Some(3), 10)).await, Rig::new(&base, kinds(), limits(Some(3), 10)).await];
+        let hosts = [
+            Rig::new(&base, kinds(), limits(Some(3), 10)).await,
+            Rig::new(&base, kinds(), limits(Some(3), 10)).await,
+        ];
         let world = World::new();
         for n in 0..6 {
             hosts[0].enqueue(&world.job("gate", n)).await;
@@ -172,29 +227,47 @@ async fn without_its_queue_the_ledger_gives_and_keeps_the_concurrency() {
         runs.extend(first.map(|it| hosts[0].begin(it)));
         storm.away.store(true, Ordering::SeqCst);
         for host in &hosts {
-            assert!(host.dispatch(LANE).await.is_empty(), "the lane is full");
+            for _ in 0..4 {
+                host.relay.tick().await;
+            }
             assert_eq!(host.shared.generation(), None);
+            assert!(host.dispatch(LANE).await.is_empty(), "the lane is full");
         }
         world.gate.add_permits(2);
-        kit::wait::until("two end", crate::SOON, async || runs.iter().filter(|it| it.is_finished()).count() == 2).await;
+        kit::wait::until("two end", crate::SOON, async || {
+            runs.iter().filter(|it| it.is_finished()).count() == 2
+        })
+        .await;
         for host in &hosts {
             runs.extend(host.take(LANE).await.into_iter().map(|it| host.begin(it)));
         }
-        assert_eq!(base.ledger.running(LANE).await.unwrap().len(), 3, "{}", base.ledger.name());
+        assert_eq!(
+            base.ledger.running(LANE).await.unwrap().len(),
+            3,
+            "{}",
+            base.ledger.name()
+        );
         storm.away.store(false, Ordering::SeqCst);
         // both notice at once
         tokio::join!(hosts[0].relay.tick(), hosts[1].relay.tick());
         for _ in 0..8 {
             tokio::join!(hosts[0].relay.tick(), hosts[1].relay.tick());
         }
-        let generation = hosts[0].shared.generation().expect("the queue is used again");
+        let generation = hosts[0]
+            .shared
+            .generation()
+            .expect("the queue is used again");
         assert_eq!(hosts[1].shared.generation(), Some(generation));
         let sorted = |mut it: Vec<_>| {
             it.sort();
             it
         };
         let held = sorted(base.queue.held(generation, LANE).await.unwrap());
-        assert_eq!(held, sorted(base.ledger.running(LANE).await.unwrap()), "rebuilt with the slots of what runs");
+        assert_eq!(
+            held,
+            sorted(base.ledger.running(LANE).await.unwrap()),
+            "rebuilt with the slots of what runs"
+        );
         world.gate.add_permits(10);
         for _ in 0..4 {
             for host in &hosts {
@@ -219,7 +292,11 @@ async fn slots_that_nobody_uses_are_freed() {
         rig.relay.tick().await;
         let generation = rig.shared.generation().unwrap();
         // taken, and the answer lost; the second in the name of a run that is gone
-        let taken = base.queue.take(generation, LANE, rig.shared.run_id(), 1, Some(1)).await.unwrap();
+        let taken = base
+            .queue
+            .take(generation, LANE, rig.shared.run_id(), 1, Some(1))
+            .await
+            .unwrap();
         assert_eq!(taken.ids, [id]);
         assert_eq!(rig.step(LANE).await, 0, "the slot is held");
         for _ in 0..24 {
@@ -229,7 +306,14 @@ async fn slots_that_nobody_uses_are_freed() {
         assert_eq!(rig.step(LANE).await, 1);
         let next = rig.enqueue(&world.job("note", "y")).await;
         rig.relay.tick().await;
-        assert_eq!(base.queue.take(generation, LANE, Uuid::new_v4(), 1, Some(1)).await.unwrap().ids, [next]);
+        assert_eq!(
+            base.queue
+                .take(generation, LANE, Uuid::new_v4(), 1, Some(1))
+                .await
+                .unwrap()
+                .ids,
+            [next]
+        );
         for _ in 0..24 {
             rig.relay.tick().await;
         }
@@ -246,7 +330,12 @@ async fn a_wiped_redis_is_filled_anew_with_the_slots_of_what_runs() {
     for n in 0..4 {
         rig.enqueue(&world.job("gate", n)).await;
     }
-    let runs: Vec<_> = rig.take(LANE).await.into_iter().map(|it| rig.begin(it)).collect();
+    let runs: Vec<_> = rig
+        .take(LANE)
+        .await
+        .into_iter()
+        .map(|it| rig.begin(it))
+        .collect();
     assert_eq!(runs.len(), 2);
     redis.flushall();
     assert!(rig.dispatch(LANE).await.len() <= 2);
@@ -294,14 +383,26 @@ async fn a_second_delivery_of_a_job_is_never_run() {
         let run = rig.begin(rig.take(LANE).await.pop().unwrap());
         let generation = rig.shared.generation().unwrap();
         base.queue.release(generation, LANE, &[id]).await.unwrap();
-        let hint = presswork::ledger::Hint { id, priority: presswork::job::Priority::Normal, tenant: "default".into() };
-        base.queue.offer(generation, LANE, &[hint], 10).await.unwrap();
+        let hint = presswork::ledger::Hint {
+            id,
+            priority: presswork::job::Priority::Normal,
+            tenant: "default".into(),
+        };
+        base.queue
+            .offer(generation, LANE, &[hint], 10)
+            .await
+            .unwrap();
         assert!(rig.dispatch(LANE).await.is_empty());
         assert!(rig.shared.running.holds(id), "what runs stays named");
         world.gate.add_permits(1);
         run.await.unwrap();
         assert_eq!(world.starts().len(), 1);
         rig.expect(id, State::Completed).await;
-        assert_eq!(base.queue.held(generation, LANE).await.unwrap(), [], "{}", json!({"store": base.queue.name()}));
+        assert_eq!(
+            base.queue.held(generation, LANE).await.unwrap(),
+            [],
+            "{}",
+            json!({"store": base.queue.name()})
+        );
     }
 }

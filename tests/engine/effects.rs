@@ -17,7 +17,11 @@ async fn bases() -> Vec<Base> {
     vec![Base::embedded().await, Base::servers().await]
 }
 
-async fn set(base: &Base, act: &str, says: impl IntoIterator<Item = Says>) -> (Rig, Arc<World>, JobId) {
+async fn set(
+    base: &Base,
+    act: &str,
+    says: impl IntoIterator<Item = Says>,
+) -> (Rig, Arc<World>, JobId) {
     let rig = Rig::new(base, kinds(), usual).await;
     let world = World::new();
     world.answers(says);
@@ -26,7 +30,13 @@ async fn set(base: &Base, act: &str, says: impl IntoIterator<Item = Says>) -> (R
 }
 
 fn keys(world: &World) -> Vec<serde_json::Value> {
-    world.sent.lock().unwrap().iter().map(|it| it.keep.clone()).collect()
+    world
+        .sent
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|it| it.keep.clone())
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -36,7 +46,10 @@ async fn a_rerun_finds_the_step_and_the_receipt_and_sends_nothing() {
         let victim = Rig::new(&base, kinds(), usual).await;
         let run = victim.begin(victim.take(LANE).await.pop().unwrap());
         kit::wait::until("it is confirmed", SOON, async || {
-            rig.effects(id).await.first().is_some_and(|it| it.state == EffectState::Confirmed)
+            rig.effects(id)
+                .await
+                .first()
+                .is_some_and(|it| it.state == EffectState::Confirmed)
         })
         .await;
         // its host dies between the receipt and the outcome
@@ -45,8 +58,15 @@ async fn a_rerun_finds_the_step_and_the_receipt_and_sends_nothing() {
         rig.sweeper.reclaim().await.unwrap();
         world.gate.add_permits(2);
         let job = rig.drive(id).await;
-        assert_eq!((job.state, job.crashes, world.sends()), (State::Completed, 1, 1), "{job:?}");
-        assert_eq!(job.result.as_deref(), Some(r#"{"step":"hello","receipt":{"id":"remote-1"}}"#));
+        assert_eq!(
+            (job.state, job.crashes, world.sends()),
+            (State::Completed, 1, 1),
+            "{job:?}"
+        );
+        assert_eq!(
+            job.result.as_deref(),
+            Some(r#"{"step":"hello","receipt":{"id":"remote-1"}}"#)
+        );
         assert_eq!(world.starts().len(), 2);
     }
 }
@@ -56,10 +76,21 @@ async fn class_a_repeats_with_the_same_key_while_it_lives_and_asks_after() {
     for base in bases().await {
         let (rig, world, id) = set(&base, "keyed", [Says::Lost, Says::Lost]).await;
         let job = rig.drive(id).await;
-        assert_eq!((job.state, job.attempts, world.sends()), (State::Completed, 0, 3), "{job:?}");
-        assert!(keys(&world).windows(2).all(|it| it[0] == it[1]), "{:?}", keys(&world));
+        assert_eq!(
+            (job.state, job.attempts, world.sends()),
+            (State::Completed, 0, 3),
+            "{job:?}"
+        );
+        assert!(
+            keys(&world).windows(2).all(|it| it[0] == it[1]),
+            "{:?}",
+            keys(&world)
+        );
         let effect = rig.effects(id).await.pop().unwrap();
-        assert_eq!((effect.state, effect.sends, effect.evidence.len()), (EffectState::Confirmed, 3, 3));
+        assert_eq!(
+            (effect.state, effect.sends, effect.evidence.len()),
+            (EffectState::Confirmed, 3, 3)
+        );
 
         // the key is an hour old: the platform has forgotten it
         let (rig, world, id) = set(&base, "keyed", [Says::Lost]).await;
@@ -67,7 +98,11 @@ async fn class_a_repeats_with_the_same_key_while_it_lives_and_asks_after() {
         rig.expect(id, State::Retrying).await;
         rig.advance(Duration::from_secs(3_500)).await;
         let job = rig.drive(id).await;
-        assert_eq!((job.state, world.sends()), (State::Unresolved, 1), "{job:?}");
+        assert_eq!(
+            (job.state, world.sends()),
+            (State::Unresolved, 1),
+            "{job:?}"
+        );
         assert!(job.failure.unwrap().message.contains("forgotten our key"));
         assert_eq!(rig.effects(id).await[0].state, EffectState::Unresolved);
     }
@@ -76,21 +111,58 @@ async fn class_a_repeats_with_the_same_key_while_it_lives_and_asks_after() {
 #[tokio::test(flavor = "multi_thread")]
 async fn class_p_repeats_once_and_then_a_person_says() {
     for base in bases().await {
-        for (verdict, sends) in [(Verdict::Happened { url: Some("https://example.com/2".into()) }, 2), (Verdict::DidNotHappen, 3)] {
+        for (verdict, sends) in [
+            (
+                Verdict::Happened {
+                    url: Some("https://example.com/2".into()),
+                },
+                2,
+            ),
+            (Verdict::DidNotHappen, 3),
+        ] {
             let (rig, world, id) = set(&base, "paid", [Says::Lost, Says::Lost]).await;
             let job = rig.drive(id).await;
-            assert_eq!((job.state, job.attempts, world.sends()), (State::Unresolved, 0, 2), "{job:?}");
-            assert!(operate::cancel(&*base.ledger, id, &somebody()).await.is_err());
+            assert_eq!(
+                (job.state, job.attempts, world.sends()),
+                (State::Unresolved, 0, 2),
+                "{job:?}"
+            );
+            assert!(
+                operate::cancel(&*base.ledger, id, &somebody())
+                    .await
+                    .is_err()
+            );
             assert_eq!(rig.step(LANE).await, 0);
-            operate::resolve(&*base.ledger, id, &verdict, &somebody()).await.unwrap();
+            operate::resolve(&*base.ledger, id, &verdict, &somebody())
+                .await
+                .unwrap();
             let job = rig.drive(id).await;
-            assert_eq!((job.state, world.sends()), (State::Completed, sends), "{verdict:?}: {job:?}");
+            assert_eq!(
+                (job.state, world.sends()),
+                (State::Completed, sends),
+                "{verdict:?}: {job:?}"
+            );
             let effect = rig.effects(id).await.pop().unwrap();
             assert_eq!(effect.state, EffectState::Confirmed);
-            assert!(effect.evidence.iter().any(|it| it.seen.contains("anna says")), "{effect:?}");
+            assert!(
+                effect
+                    .evidence
+                    .iter()
+                    .any(|it| it.seen.contains("anna says")),
+                "{effect:?}"
+            );
             let audit = base.ledger.audit(Some(id), 10).await.unwrap();
-            assert!(audit.iter().any(|it| it.actor == "anna" && it.action == "resolve"), "{audit:?}");
-            assert!(operate::resolve(&*base.ledger, id, &verdict, &somebody()).await.is_err());
+            assert!(
+                audit
+                    .iter()
+                    .any(|it| it.actor == "anna" && it.action == "resolve"),
+                "{audit:?}"
+            );
+            assert!(
+                operate::resolve(&*base.ledger, id, &verdict, &somebody())
+                    .await
+                    .is_err()
+            );
         }
     }
 }
@@ -98,10 +170,28 @@ async fn class_p_repeats_once_and_then_a_person_says() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_uses_up_no_repeat_of_a_paid_call() {
     let base = Base::embedded().await;
-    let (rig, world, id) = set(&base, "paid", [no(Class::Throttled, 1_000), Says::Lost, no(Class::Throttled, 1_000)]).await;
+    let (rig, world, id) = set(
+        &base,
+        "paid",
+        [
+            no(Class::Throttled, 1_000),
+            Says::Lost,
+            no(Class::Throttled, 1_000),
+        ],
+    )
+    .await;
     let job = rig.drive(id).await;
     assert_eq!((job.state, world.sends()), (State::Completed, 4), "{job:?}");
-    assert_eq!(world.sent.lock().unwrap().iter().map(|it| it.lost).collect::<Vec<_>>(), [0, 0, 1, 1]);
+    assert_eq!(
+        world
+            .sent
+            .lock()
+            .unwrap()
+            .iter()
+            .map(|it| it.lost)
+            .collect::<Vec<_>>(),
+        [0, 0, 1, 1]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,7 +201,11 @@ async fn a_send_that_hangs_ends_by_its_budget_as_unknown() {
     rig.step(LANE).await;
     let job = rig.expect(id, State::Retrying).await;
     assert_eq!(job.failure.unwrap().class, Class::Unknown);
-    assert!(rig.effects(id).await[0].evidence[0].seen.contains("no answer within 5 s"));
+    assert!(
+        rig.effects(id).await[0].evidence[0]
+            .seen
+            .contains("no answer within 5 s")
+    );
     assert_eq!(rig.drive(id).await.state, State::Completed);
     assert_eq!(world.sends(), 2);
 }
@@ -123,9 +217,14 @@ async fn a_rerun_that_would_send_something_else_is_held() {
         rig.step(LANE).await;
         *world.text.lock().unwrap() = "something else".to_owned();
         let job = rig.drive(id).await;
-        assert_eq!((job.state, job.held, world.sends()), (State::Held, Some(Held::Nondeterministic), 1));
+        assert_eq!(
+            (job.state, job.held, world.sends()),
+            (State::Held, Some(Held::Nondeterministic), 1)
+        );
         *world.text.lock().unwrap() = "hello".to_owned();
-        operate::release(&*base.ledger, id, &somebody()).await.unwrap();
+        operate::release(&*base.ledger, id, &somebody())
+            .await
+            .unwrap();
         assert_eq!(rig.drive(id).await.state, State::Completed);
     }
 }

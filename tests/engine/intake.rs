@@ -38,23 +38,58 @@ async fn a_row_that_the_ledger_refuses_blocks_nobody() {
 async fn the_same_again_is_said_and_another_payload_is_a_conflict() {
     for base in [Base::embedded().await, Base::servers().await] {
         let rig = Rig::new(&base, kinds(), usual).await;
-        let first = json!({"kind": "test.job", "payload": {"result": 1}, "key": "k", "priority": "low"});
+        let first =
+            json!({"kind": "test.job", "payload": {"result": 1}, "key": "k", "priority": "low"});
         let id = rig.enqueue(&first).await;
-        let bytes = br#"{ "key":"k", "payload": { "result" : 1 }, "kind": "test.job" , "priority": "low"}"#;
+        let bytes =
+            br#"{ "key":"k", "payload": { "result" : 1 }, "kind": "test.job" , "priority": "low"}"#;
         let again = rig.doors.submit(bytes).await.unwrap();
-        assert_eq!(again, Answer::Same { id, differs: vec![] });
+        assert_eq!(
+            again,
+            Answer::Same {
+                id,
+                differs: vec![]
+            }
+        );
         let mut options = first.clone();
         options["priority"] = "high".into();
-        assert_eq!(rig.submit(&options).await, Answer::Same { id, differs: vec!["/priority".into()] });
+        assert_eq!(
+            rig.submit(&options).await,
+            Answer::Same {
+                id,
+                differs: vec!["/priority".into()]
+            }
+        );
         let mut other = first.clone();
         other["payload"]["result"] = 2.into();
-        assert_eq!(rig.submit(&other).await, Answer::Conflict { id, differs: vec!["/result".into()] });
+        assert_eq!(
+            rig.submit(&other).await,
+            Answer::Conflict {
+                id,
+                differs: vec!["/result".into()]
+            }
+        );
         // also when the first has ended
         rig.drive(id).await;
-        assert_eq!(rig.submit(&first).await, Answer::Same { id, differs: vec![] });
-        assert_eq!(rig.submit(&other).await, Answer::Conflict { id, differs: vec!["/result".into()] });
+        assert_eq!(
+            rig.submit(&first).await,
+            Answer::Same {
+                id,
+                differs: vec![]
+            }
+        );
+        assert_eq!(
+            rig.submit(&other).await,
+            Answer::Conflict {
+                id,
+                differs: vec!["/result".into()]
+            }
+        );
         other["tenant"] = "another".into();
-        assert!(matches!(rig.submit(&other).await, Answer::New { .. }), "a key belongs to a tenant");
+        assert!(
+            matches!(rig.submit(&other).await, Answer::New { .. }),
+            "a key belongs to a tenant"
+        );
     }
 }
 
@@ -81,7 +116,11 @@ async fn callers_that_go_away_undo_and_double_nothing() {
             }
         }
         let again = futures_util::future::join_all(envelopes.iter().map(|it| rig.submit(it))).await;
-        assert!(again.iter().all(|it| matches!(it, Answer::New { .. } | Answer::Same { .. })));
+        assert!(
+            again
+                .iter()
+                .all(|it| matches!(it, Answer::New { .. } | Answer::Same { .. }))
+        );
         while rig.step(LANE).await != 0 {}
         let mut starts = world.starts();
         assert_eq!(starts.len(), 120, "{}", base.ledger.name());
@@ -102,7 +141,10 @@ async fn a_door_says_when_it_can_not_take_more() {
     assert_eq!(rig.doors.submit(bytes).await, Err(Busy::Away));
     faulty.back();
     // it was written down, and the answer lost: the same again
-    assert!(matches!(rig.doors.submit(bytes).await, Ok(Answer::Same { .. })));
+    assert!(matches!(
+        rig.doors.submit(bytes).await,
+        Ok(Answer::Same { .. })
+    ));
     rig.shared.draining.cancel();
     assert_eq!(rig.doors.submit(bytes).await, Err(Busy::Stopping));
 }
@@ -130,15 +172,34 @@ async fn what_the_inbox_brings_is_written_down_or_kept_with_its_reason() {
     .await;
     draining.cancel();
     mover.await.unwrap();
-    let mut reasons: Vec<_> = base.ledger.quarantined(None, 10).await.unwrap().iter().map(|it| it.reason.as_str()).collect();
+    let mut reasons: Vec<_> = base
+        .ledger
+        .quarantined(None, 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|it| it.reason.as_str())
+        .collect();
     reasons.sort_unstable();
-    assert_eq!(reasons, ["conflict", "invalid", "malformed", "unknown_kind"]);
+    assert_eq!(
+        reasons,
+        ["conflict", "invalid", "malformed", "unknown_kind"]
+    );
     let entries = base.ledger.quarantined(None, 10).await.unwrap();
-    let unknown = entries.iter().find(|it| it.reason == Reason::UnknownKind).unwrap();
-    assert!(unknown.message.contains("did you mean `test.job`"), "{}", unknown.message);
+    let unknown = entries
+        .iter()
+        .find(|it| it.reason == Reason::UnknownKind)
+        .unwrap();
+    assert!(
+        unknown.message.contains("did you mean `test.job`"),
+        "{}",
+        unknown.message
+    );
     assert_eq!(base.ledger.counts().await.unwrap().values().sum::<u64>(), 2);
     crate::kit::wait::until("the receipt is there", crate::SOON, async || {
-        redis.cli(&["LRANGE", "presswork:reply:token-1", "0", "-1"]).contains(r#""result":"new""#)
+        redis
+            .cli(&["LRANGE", "presswork:reply:token-1", "0", "-1"])
+            .contains(r#""result":"new""#)
     })
     .await;
 }

@@ -30,7 +30,10 @@ async fn assigned(count: usize) -> Vec<Assigned> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lane_ends_when_stopped_and_only_after_its_jobs() {
     let (jobs, claimed) = mpsc::channel(10);
-    let (done, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(tokio::sync::Semaphore::new(0)));
+    let (done, gate) = (
+        Arc::new(AtomicUsize::new(0)),
+        Arc::new(tokio::sync::Semaphore::new(0)),
+    );
     let work = {
         let (done, gate) = (done.clone(), gate.clone());
         move |_: Assigned| {
@@ -49,7 +52,11 @@ async fn a_lane_ends_when_stopped_and_only_after_its_jobs() {
     let early = tokio::time::timeout(Duration::from_millis(200), &mut worker).await;
     assert!(early.is_err(), "it ended before its jobs: {early:?}");
     gate.add_permits(3);
-    tokio::time::timeout(SOON, worker).await.expect("it ends").unwrap().unwrap();
+    tokio::time::timeout(SOON, worker)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
     assert_eq!(done.load(Ordering::SeqCst), 3);
 }
 
@@ -70,12 +77,23 @@ async fn a_lane_never_ends_by_itself_and_a_panic_does_not_end_it() {
     let mut worker = tokio::spawn(async move { lane::run("x", claimed, work).await });
     for (n, it) in assigned(4).await.into_iter().enumerate() {
         jobs.send(it).await.unwrap();
-        kit::wait::until("the job ran", SOON, async || done.load(Ordering::SeqCst) == n + 1).await;
+        kit::wait::until("the job ran", SOON, async || {
+            done.load(Ordering::SeqCst) == n + 1
+        })
+        .await;
         let ended = tokio::time::timeout(Duration::from_millis(100), &mut worker).await;
-        assert!(ended.is_err(), "the worker ended after {} jobs: {ended:?}", n + 1);
+        assert!(
+            ended.is_err(),
+            "the worker ended after {} jobs: {ended:?}",
+            n + 1
+        );
     }
     drop(jobs);
-    tokio::time::timeout(SOON, worker).await.expect("it ends").unwrap().unwrap();
+    tokio::time::timeout(SOON, worker)
+        .await
+        .expect("it ends")
+        .unwrap()
+        .unwrap();
 }
 
 struct Gone(Arc<AtomicUsize>);
@@ -107,7 +125,10 @@ async fn abort_really_aborts_what_runs() {
     }
     kit::wait::until("all run", SOON, async || began.load(Ordering::SeqCst) == 4).await;
     worker.abort();
-    kit::wait::until("all are gone", SOON, async || gone.load(Ordering::SeqCst) == 4).await;
+    kit::wait::until("all are gone", SOON, async || {
+        gone.load(Ordering::SeqCst) == 4
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -122,25 +143,49 @@ async fn an_error_storm_of_the_queue_loses_nothing_and_ends_nothing() {
         let mut ids = Vec::new();
         for n in 0..200 {
             let bytes = world.job("yield", n).to_string();
-            ids.push(engine.doors.submit(bytes.as_bytes()).await.unwrap().id().unwrap());
+            ids.push(
+                engine
+                    .doors
+                    .submit(bytes.as_bytes())
+                    .await
+                    .unwrap()
+                    .id()
+                    .unwrap(),
+            );
         }
         let unfinished = async || -> u64 { base.ledger.counts().await.unwrap().values().sum() };
         kit::wait::until_or(
-            || format!("all ended (seed {seed}, {} errors)", storm.failed.load(Ordering::SeqCst)),
+            || {
+                format!(
+                    "all ended (seed {seed}, {} errors)",
+                    storm.failed.load(Ordering::SeqCst)
+                )
+            },
             Duration::from_secs(60),
             async || unfinished().await == 0,
         )
         .await;
         for id in &ids {
             let job = base.ledger.job(*id).await.unwrap().unwrap();
-            assert_eq!((job.state, job.attempts, job.crashes), (State::Completed, 0, 0), "{job:?}");
+            assert_eq!(
+                (job.state, job.attempts, job.crashes),
+                (State::Completed, 0, 0),
+                "{job:?}"
+            );
         }
         let mut starts = world.starts();
         starts.sort();
         starts.dedup();
-        assert_eq!((starts.len(), world.starts().len()), (200, 200), "each ran once");
+        assert_eq!(
+            (starts.len(), world.starts().len()),
+            (200, 200),
+            "each ran once"
+        );
         assert!(world.peak.load(Ordering::SeqCst) <= 8, "{:?}", world.peak);
-        assert!(20 < storm.failed.load(Ordering::SeqCst), "there was a storm");
+        assert!(
+            20 < storm.failed.load(Ordering::SeqCst),
+            "there was a storm"
+        );
         assert!(!engine.failed.is_cancelled());
         assert_eq!(engine.drain(SOON).await, 0);
     }
@@ -154,12 +199,19 @@ async fn a_lane_that_a_reload_closes_takes_nothing_more_and_ends() {
     let submit = async |lane: &str, name: &str| {
         let mut envelope = world.job("gate", name);
         envelope["lane"] = lane.into();
-        engine.doors.submit(envelope.to_string().as_bytes()).await.unwrap()
+        engine
+            .doors
+            .submit(envelope.to_string().as_bytes())
+            .await
+            .unwrap()
     };
     let with = |lanes: &[&str]| {
         let mut config = base.config();
         for lane in lanes {
-            let limits = presswork::config::Lane { concurrency: None, room: 4 };
+            let limits = presswork::config::Lane {
+                concurrency: None,
+                room: 4,
+            };
             config.lanes.insert((*lane).to_owned(), limits);
         }
         config
@@ -180,7 +232,10 @@ async fn a_lane_that_a_reload_closes_takes_nothing_more_and_ends() {
     }
     kit::wait::until("the lane is full", SOON, async || running().await == 5).await;
     world.gate.add_permits(20);
-    kit::wait::until("all ended", SOON, async || base.ledger.counts().await.unwrap().is_empty()).await;
+    kit::wait::until("all ended", SOON, async || {
+        base.ledger.counts().await.unwrap().is_empty()
+    })
+    .await;
     assert_eq!(world.starts().len(), 8);
     assert_eq!(engine.drain(SOON).await, 0);
 }

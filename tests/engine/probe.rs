@@ -67,7 +67,10 @@ impl World {
             tokens: Mutex::default(),
             text: Mutex::new("hello".to_owned()),
         });
-        WORLDS.lock().unwrap().insert(world.id.clone(), world.clone());
+        WORLDS
+            .lock()
+            .unwrap()
+            .insert(world.id.clone(), world.clone());
         world
     }
 
@@ -95,20 +98,34 @@ impl World {
 
     /// The last run was told to stop.
     pub fn is_told_to_stop(&self) -> bool {
-        self.tokens.lock().unwrap().last().is_some_and(CancellationToken::is_cancelled)
+        self.tokens
+            .lock()
+            .unwrap()
+            .last()
+            .is_some_and(CancellationToken::is_cancelled)
     }
 
     async fn platform(&self, permit: Permit) -> Result<Receipt, CallError> {
         let send = permit.send;
         self.sent.lock().unwrap().push(permit);
-        let mut says = self.answers.lock().unwrap().pop_front().unwrap_or(Says::Yes);
+        let mut says = self
+            .answers
+            .lock()
+            .unwrap()
+            .pop_front()
+            .unwrap_or(Says::Yes);
         while let Says::OnCue(then) = says {
             self.cue.acquire().await.unwrap().forget();
             says = *then;
         }
         match says {
             Says::No(failure) => Err(CallError::Refused(failure)),
-            Says::Lost => Err(CallError::Unknown(Failure::new(Class::Unknown, Scope::Platform, "reset", "the test lost the answer"))),
+            Says::Lost => Err(CallError::Unknown(Failure::new(
+                Class::Unknown,
+                Scope::Platform,
+                "reset",
+                "the test lost the answer",
+            ))),
             Says::Never => std::future::pending().await,
             Says::Yes | Says::OnCue(_) => Ok(Receipt {
                 remote_id: Some(format!("remote-{send}")),
@@ -186,7 +203,11 @@ impl Handler for Probe {
         name: "test.probe",
         about: "is watched by a test",
         lane: "default",
-        retry: Policy { attempts_max: 3, base_ms: 1_000, cap_ms: 4_000 },
+        retry: Policy {
+            attempts_max: 3,
+            base_ms: 1_000,
+            cap_ms: 4_000,
+        },
         timeout_s: 60,
         age_max_s: AGE_MAX_S,
         platform: None,

@@ -79,16 +79,28 @@ impl Base {
     /// A database of its own in the tests' Postgres, keys of its own in the tests' Redis.
     pub async fn servers() -> Self {
         let redis = kit::redis::Redis::shared().url();
-        Self::on(kit::postgres::Postgres::shared(), &redis, Some(format!("rig-{}", Uuid::new_v4()))).await
+        Self::on(
+            kit::postgres::Postgres::shared(),
+            &redis,
+            Some(format!("rig-{}", Uuid::new_v4())),
+        )
+        .await
     }
 
     /// In these servers.
-    pub async fn on(postgres: &kit::postgres::Postgres, redis: &str, prefix: Option<String>) -> Self {
+    pub async fn on(
+        postgres: &kit::postgres::Postgres,
+        redis: &str,
+        prefix: Option<String>,
+    ) -> Self {
         let url = postgres.create_database().await;
         let options = PgOptions::new(Role::Ledger);
         let ledger = Postgres::open(&url.as_str().into(), options).unwrap();
         ledger.migrate().await.unwrap();
-        let options = RedisOptions { url: redis.into(), prefix };
+        let options = RedisOptions {
+            url: redis.into(),
+            prefix,
+        };
         let queue = RedisQueue::open(&options).unwrap();
         Self {
             ledger: Arc::new(ledger),
@@ -131,7 +143,22 @@ impl Base {
     pub async fn whole(&self, edit: impl FnOnce(&mut Config), kinds: Vec<Kind>) -> Engine {
         let mut config = self.config();
         edit(&mut config);
-        Engine::start(self.parts(config, kinds), self.ledger.clone()).await.unwrap()
+        Engine::start(self.parts(config, kinds), self.door_for_leases().await)
+            .await
+            .unwrap()
+    }
+
+    /// Connections of their own for the heartbeat, as the daemon has them.
+    async fn door_for_leases(&self) -> Arc<dyn Ledger> {
+        match &self.database {
+            Some(url) => {
+                Arc::new(Postgres::open(&url.as_str().into(), PgOptions::new(Role::Lease)).unwrap())
+            }
+            None => {
+                let path = self.dir.path().join("ledger.sqlite");
+                Arc::new(Sqlite::open(&path, self.clock.clone()).await.unwrap())
+            }
+        }
     }
 
     /// Moves the time on, of the hosts and of the ledger.
@@ -180,21 +207,30 @@ impl Rig {
         let (shared, hints) = assemble(base.parts(config, kinds));
         let length = shared.config.load().lease;
         shared.ledger.begin_run(&shared.run, length).await.unwrap();
-        let lines = lanes.iter().map(|(name, lane)| (name.clone(), line(&shared, name, lane)));
+        let lines = lanes
+            .iter()
+            .map(|(name, lane)| (name.clone(), line(&shared, name, lane)));
         Self {
             base: base.clone(),
             relay: Arc::new(Relay::new(shared.clone(), hints)),
             sweeper: Sweeper::new(shared.clone()),
             control: Control::new(shared.clone()),
             doors: Doors::new(shared.clone()),
-            lease: Mutex::new(Lease::new(shared.clone(), base.ledger.clone(), Instant::now())),
+            lease: Mutex::new(Lease::new(
+                shared.clone(),
+                base.ledger.clone(),
+                Instant::now(),
+            )),
             lines: lines.collect(),
             shared,
         }
     }
 
     pub async fn submit(&self, envelope: &Value) -> Answer {
-        self.doors.submit(envelope.to_string().as_bytes()).await.unwrap()
+        self.doors
+            .submit(envelope.to_string().as_bytes())
+            .await
+            .unwrap()
     }
 
     /// # Panics
@@ -293,7 +329,13 @@ fn line(shared: &Arc<Shared>, name: &str, lane: &Lane) -> Line {
     let room = Arc::new(Semaphore::new(places as usize));
     let (jobs, claimed) = mpsc::channel(BATCH);
     Line {
-        dispatcher: Dispatcher::new(shared.clone(), name, room.clone(), jobs, CancellationToken::new()),
+        dispatcher: Dispatcher::new(
+            shared.clone(),
+            name,
+            room.clone(),
+            jobs,
+            CancellationToken::new(),
+        ),
         claimed: Mutex::new(claimed),
         room,
     }
@@ -301,5 +343,8 @@ fn line(shared: &Arc<Shared>, name: &str, lane: &Lane) -> Line {
 
 /// A person.
 pub fn somebody() -> By {
-    By { actor: "anna".to_owned(), reason: "a test".to_owned() }
+    By {
+        actor: "anna".to_owned(),
+        reason: "a test".to_owned(),
+    }
 }

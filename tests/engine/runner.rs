@@ -29,7 +29,10 @@ async fn begin(rig: &Rig, envelope: &serde_json::Value) -> (JobId, tokio::task::
 }
 
 async fn ended(run: tokio::task::JoinHandle<()>) {
-    tokio::time::timeout(SOON, run).await.expect("it ends").unwrap();
+    tokio::time::timeout(SOON, run)
+        .await
+        .expect("it ends")
+        .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,8 +45,15 @@ async fn a_time_out_ends_a_handler_that_does_not_listen() {
     ended(run).await;
     let job = rig.expect(id, State::Retrying).await;
     let failure = job.failure.unwrap();
-    assert_eq!((failure.code.as_str(), job.attempts), ("timeout", 1), "{failure}");
-    kit::wait::until("it is gone", SOON, async || world.dropped.load(std::sync::atomic::Ordering::SeqCst) == 1).await;
+    assert_eq!(
+        (failure.code.as_str(), job.attempts),
+        ("timeout", 1),
+        "{failure}"
+    );
+    kit::wait::until("it is gone", SOON, async || {
+        world.dropped.load(std::sync::atomic::Ordering::SeqCst) == 1
+    })
+    .await;
 }
 
 /// A time-out while the platform thinks: what it answers in the end counts.
@@ -72,7 +82,11 @@ async fn a_call_under_way_at_the_time_out_is_waited_for_and_its_answer_counts() 
         let (rig, _, id) = late(Says::Lost).await;
         assert_eq!(rig.effects(id).await[0].state, EffectState::Unknown);
         let job = rig.expect(id, State::Retrying).await;
-        assert_eq!((job.attempts, job.failure.unwrap().class), (0, Class::Unknown), "an unknown charges nothing");
+        assert_eq!(
+            (job.attempts, job.failure.unwrap().class),
+            (0, Class::Unknown),
+            "an unknown charges nothing"
+        );
     }
     let (rig, _, id) = late(no(Class::Transient, 0)).await;
     assert_eq!(rig.effects(id).await[0].state, EffectState::Refused);
@@ -89,7 +103,10 @@ async fn a_panic_is_a_failure_with_its_message() {
     let job = rig.expect(id, State::Retrying).await;
     let failure = job.failure.unwrap();
     assert_eq!((failure.code.as_str(), job.attempts), ("panic", 1));
-    assert!(failure.message.contains("asked to panic in attempt 1"), "{failure}");
+    assert!(
+        failure.message.contains("asked to panic in attempt 1"),
+        "{failure}"
+    );
     assert_eq!(rig.drive(id).await.state, State::Completed);
 }
 
@@ -99,11 +116,17 @@ async fn a_waiting_job_is_cancelled_at_once_and_a_running_one_by_the_next_look()
     let world = World::new();
     let ledger = &*rig.base.ledger;
     let waiting = rig.enqueue(&world.job("note", "w")).await;
-    assert_eq!(operate::cancel(ledger, waiting, &somebody()).await.unwrap(), State::Cancelled);
+    assert_eq!(
+        operate::cancel(ledger, waiting, &somebody()).await.unwrap(),
+        State::Cancelled
+    );
     assert_eq!(rig.step(LANE).await, 0);
     let (id, run) = begin(&rig, &world.job("watch", "r")).await;
     kit::wait::until("it runs", SOON, async || world.starts() == ["r"]).await;
-    assert_eq!(operate::cancel(ledger, id, &somebody()).await.unwrap(), State::Running);
+    assert_eq!(
+        operate::cancel(ledger, id, &somebody()).await.unwrap(),
+        State::Running
+    );
     rig.control.tick().await.unwrap();
     ended(run).await;
     let job = rig.expect(id, State::Cancelled).await;
@@ -116,7 +139,9 @@ async fn a_handler_that_does_not_listen_is_cancelled_all_the_same() {
     let rig = rig().await;
     let world = World::new();
     let (id, run) = begin(&rig, &world.job("gate", "x")).await;
-    operate::cancel(&*rig.base.ledger, id, &somebody()).await.unwrap();
+    operate::cancel(&*rig.base.ledger, id, &somebody())
+        .await
+        .unwrap();
     rig.control.tick().await.unwrap();
     ended(run).await;
     rig.expect(id, State::Cancelled).await;
@@ -129,7 +154,9 @@ async fn cancelled_amid(says: Says) -> (Rig, std::sync::Arc<World>, JobId) {
     world.answers([Says::OnCue(Box::new(says))]);
     let (id, run) = begin(&rig, &world.job("keyed", "x")).await;
     kit::wait::until("the send", SOON, async || world.sends() == 1).await;
-    operate::cancel(&*rig.base.ledger, id, &somebody()).await.unwrap();
+    operate::cancel(&*rig.base.ledger, id, &somebody())
+        .await
+        .unwrap();
     rig.control.tick().await.unwrap();
     world.cue.add_permits(1);
     ended(run).await;
@@ -152,7 +179,13 @@ async fn a_cancel_amid_a_call_waits_for_the_outcome() {
     let job = rig.drive(id).await;
     assert_eq!(job.state, State::Completed);
     assert_eq!(world.sends(), 2);
-    let keys: Vec<_> = world.sent.lock().unwrap().iter().map(|it| it.keep.clone()).collect();
+    let keys: Vec<_> = world
+        .sent
+        .lock()
+        .unwrap()
+        .iter()
+        .map(|it| it.keep.clone())
+        .collect();
     assert_eq!(keys[0], keys[1]);
 
     // the second answer says that it didn't happen: then it is called off, not tried on
@@ -168,11 +201,18 @@ async fn a_cancel_that_nobody_saw_before_the_attempt_failed_is_not_forgotten() {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let (id, run) = begin(&rig, &world.job("gate_fail", "x")).await;
-        operate::cancel(&*rig.base.ledger, id, &somebody()).await.unwrap();
+        operate::cancel(&*rig.base.ledger, id, &somebody())
+            .await
+            .unwrap();
         world.gate.add_permits(2);
         ended(run).await;
         let job = rig.drive(id).await;
-        assert_eq!(job.state, State::Cancelled, "{}: {job:?}", base.ledger.name());
+        assert_eq!(
+            job.state,
+            State::Cancelled,
+            "{}: {job:?}",
+            base.ledger.name()
+        );
         assert_eq!(world.starts().len(), 1, "it didn't run again");
     }
 }
@@ -185,14 +225,29 @@ async fn a_drain_gives_back_what_runs_at_no_charge() {
     let mut ids = Vec::new();
     for act in ["watch", "gate", "watch"] {
         let bytes = world.job(act, act).to_string();
-        ids.push(engine.doors.submit(bytes.as_bytes()).await.unwrap().id().unwrap());
+        ids.push(
+            engine
+                .doors
+                .submit(bytes.as_bytes())
+                .await
+                .unwrap()
+                .id()
+                .unwrap(),
+        );
     }
     kit::wait::until("they run", SOON, async || world.starts().len() == 3).await;
     assert_eq!(engine.drain(Duration::from_millis(50)).await, 3);
     for id in ids {
         let job = base.ledger.job(id).await.unwrap().unwrap();
-        assert_eq!((job.state, job.attempts, job.crashes), (State::Ready, 0, 0), "{job:?}");
-        assert_eq!(base.ledger.attempts(id).await.unwrap()[0].outcome, "released");
+        assert_eq!(
+            (job.state, job.attempts, job.crashes),
+            (State::Ready, 0, 0),
+            "{job:?}"
+        );
+        assert_eq!(
+            base.ledger.attempts(id).await.unwrap()[0].outcome,
+            "released"
+        );
     }
     assert!(base.ledger.live_runs().await.unwrap().is_empty());
 }
@@ -200,14 +255,26 @@ async fn a_drain_gives_back_what_runs_at_no_charge() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_claimed_and_did_not_begin_is_given_back_by_a_drain() {
     let base = Base::embedded_live().await;
-    let engine = base.whole(|it: &mut Config| it.lanes.values_mut().for_each(|it| it.room = 100), kinds()).await;
+    let engine = base
+        .whole(
+            |it: &mut Config| it.lanes.values_mut().for_each(|it| it.room = 100),
+            kinds(),
+        )
+        .await;
     let world = World::new();
     for n in 0..50 {
-        engine.doors.submit(world.job("watch", n).to_string().as_bytes()).await.unwrap();
+        engine
+            .doors
+            .submit(world.job("watch", n).to_string().as_bytes())
+            .await
+            .unwrap();
     }
     engine.drain(Duration::ZERO).await;
     let counts = base.ledger.counts().await.unwrap();
-    assert_eq!(counts.into_iter().collect::<Vec<_>>(), [((LANE.to_owned(), State::Ready), 50)]);
+    assert_eq!(
+        counts.into_iter().collect::<Vec<_>>(),
+        [((LANE.to_owned(), State::Ready), 50)]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -215,7 +282,9 @@ async fn a_job_that_comes_too_late_never_begins() {
     let rig = rig().await;
     let world = World::new();
     let mut envelope = world.job("note", "x");
-    envelope["not_after"] = (rig.base.clock.now() + chrono::Duration::seconds(10)).to_rfc3339().into();
+    envelope["not_after"] = (rig.base.clock.now() + chrono::Duration::seconds(10))
+        .to_rfc3339()
+        .into();
     let claimed = rig.enqueue(&envelope).await;
     let assigned = rig.take(LANE).await.pop().unwrap();
     envelope["key"] = "other".into();
@@ -225,7 +294,10 @@ async fn a_job_that_comes_too_late_never_begins() {
     rig.sweeper.tick(0).await.unwrap();
     for id in [claimed, waiting] {
         let job = rig.expect(id, State::Dead).await;
-        assert_eq!((job.failure.unwrap().code.as_str(), job.attempts), ("expired", 0));
+        assert_eq!(
+            (job.failure.unwrap().code.as_str(), job.attempts),
+            ("expired", 0)
+        );
     }
     assert!(world.starts().is_empty());
 }
@@ -237,12 +309,31 @@ async fn a_kind_that_is_unknown_here_is_given_back() {
     let world = World::new();
     let id = knows.enqueue(&world.job("note", "x")).await;
     let rig = Rig::new(&base, presswork::kinds::all(), usual).await;
-    assert_eq!(rig.step(LANE).await, 0, "a daemon claims only kinds that it knows");
-    let claim = Claim { run: rig.shared.run_id(), generation: None };
-    let job = base.ledger.claim(&claim, &[id]).await.unwrap().pop().unwrap();
+    assert_eq!(
+        rig.step(LANE).await,
+        0,
+        "a daemon claims only kinds that it knows"
+    );
+    let claim = Claim {
+        run: rig.shared.run_id(),
+        generation: None,
+    };
+    let job = base
+        .ledger
+        .claim(&claim, &[id])
+        .await
+        .unwrap()
+        .pop()
+        .unwrap();
     rig.shared.running.enter(&[id]);
-    let place = std::sync::Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-    ended(rig.begin(Assigned { job: job.into(), place: place.into() })).await;
+    let place = std::sync::Arc::new(Semaphore::new(1))
+        .try_acquire_owned()
+        .unwrap();
+    ended(rig.begin(Assigned {
+        job: job.into(),
+        place: place.into(),
+    }))
+    .await;
     let job = rig.expect(id, State::Ready).await;
     assert_eq!(job.attempts, 0);
     assert_eq!(knows.drive(id).await.state, State::Completed);
@@ -256,7 +347,10 @@ async fn progress_is_kept_while_it_runs() {
         let (id, run) = begin(&rig, &world.job("tell", "x")).await;
         kit::wait::until("it is kept", SOON, async || {
             rig.control.tick().await.unwrap();
-            rig.job(id).await.progress.is_some_and(|it| it.percent == 42 && it.message == "half way")
+            rig.job(id)
+                .await
+                .progress
+                .is_some_and(|it| it.percent == 42 && it.message == "half way")
         })
         .await;
         world.gate.add_permits(1);

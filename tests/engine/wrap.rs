@@ -79,7 +79,9 @@ impl Faulty {
 
 #[async_trait]
 impl Ledger for Faulty {
-    fn name(&self) -> &'static str { self.inner.name() }
+    fn name(&self) -> &'static str {
+        self.inner.name()
+    }
     async fn migrate(&self) -> Result<Migrated> {
         self.gate("migrate").await?;
         let it = self.inner.migrate().await;
@@ -150,9 +152,19 @@ impl Ledger for Faulty {
         self.after("claim").await?;
         it
     }
-    async fn claim_due(&self, claim: &Claim, lane: &str, kinds: &[String], limit: u32, concurrency: Option<u32>) -> Result<Vec<Job>> {
+    async fn claim_due(
+        &self,
+        claim: &Claim,
+        lane: &str,
+        kinds: &[String],
+        limit: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Vec<Job>> {
         self.gate("claim_due").await?;
-        let it = self.inner.claim_due(claim, lane, kinds, limit, concurrency).await;
+        let it = self
+            .inner
+            .claim_due(claim, lane, kinds, limit, concurrency)
+            .await;
         self.after("claim_due").await?;
         it
     }
@@ -246,7 +258,13 @@ impl Ledger for Faulty {
         self.after("intend").await?;
         it
     }
-    async fn permit(&self, fence: &Fence, id: EffectId, from: (presswork::effect::EffectState, u32), budget: Duration) -> Result<bool> {
+    async fn permit(
+        &self,
+        fence: &Fence,
+        id: EffectId,
+        from: (presswork::effect::EffectState, u32),
+        budget: Duration,
+    ) -> Result<bool> {
         self.gate("permit").await?;
         let it = self.inner.permit(fence, id, from, budget).await;
         self.after("permit").await?;
@@ -258,7 +276,13 @@ impl Ledger for Faulty {
         self.after("conclude").await?;
         it
     }
-    async fn decide(&self, id: EffectId, from: presswork::effect::EffectState, conclusion: &Conclusion, audit: Option<&Audit>) -> Result<bool> {
+    async fn decide(
+        &self,
+        id: EffectId,
+        from: presswork::effect::EffectState,
+        conclusion: &Conclusion,
+        audit: Option<&Audit>,
+    ) -> Result<bool> {
         self.gate("decide").await?;
         let it = self.inner.decide(id, from, conclusion, audit).await;
         self.after("decide").await?;
@@ -390,7 +414,11 @@ impl Stormy {
         }
     }
 
-    fn told<T>(&self, lost: bool, answer: std::result::Result<T, QueueError>) -> std::result::Result<T, QueueError> {
+    fn told<T>(
+        &self,
+        lost: bool,
+        answer: std::result::Result<T, QueueError>,
+    ) -> std::result::Result<T, QueueError> {
         match lost {
             true => Err(self.error(1)),
             false => answer,
@@ -411,11 +439,26 @@ impl Queue for Stormy {
     }
     async fn offer(&self, generation: i64, lane: &str, hints: &[Hint], window: u32) -> Answer<u64> {
         let lost = self.weather()?;
-        self.told(lost, self.inner.offer(generation, lane, hints, window).await)
+        self.told(
+            lost,
+            self.inner.offer(generation, lane, hints, window).await,
+        )
     }
-    async fn take(&self, generation: i64, lane: &str, run: Uuid, most: u32, concurrency: Option<u32>) -> Answer<Taken> {
+    async fn take(
+        &self,
+        generation: i64,
+        lane: &str,
+        run: Uuid,
+        most: u32,
+        concurrency: Option<u32>,
+    ) -> Answer<Taken> {
         let lost = self.weather()?;
-        self.told(lost, self.inner.take(generation, lane, run, most, concurrency).await)
+        self.told(
+            lost,
+            self.inner
+                .take(generation, lane, run, most, concurrency)
+                .await,
+        )
     }
     async fn release(&self, generation: i64, lane: &str, ids: &[JobId]) -> Answer<()> {
         let lost = self.weather()?;
