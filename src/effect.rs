@@ -195,6 +195,10 @@ impl Effect {
     }
 }
 
+/// The member of a receipt's detail that names the person on whose word it rests: there is nothing
+/// else in it then.
+pub const RESOLVED_BY: &str = "resolved_by";
+
 /// One thing that was seen of an effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::clock::Time;
-use crate::effect::{Effect, EffectState, Evidence, Receipt};
+use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
 use crate::intake::{Rules, admit_envelope, quarantined};
 use crate::job::{Envelope, Job, JobId};
 use crate::json::{Digest, Violation};
@@ -325,7 +325,7 @@ pub async fn resolve(
 fn verdict_on(verdict: &Verdict, by: &By, now: Time) -> Conclusion {
     let (to, receipt, seen) = match verdict {
         Verdict::Happened { url } => {
-            let detail = serde_json::json!({"resolved_by": by.actor});
+            let detail = serde_json::json!({RESOLVED_BY: by.actor});
             let receipt = Receipt {
                 remote_id: None,
                 url: url.clone(),

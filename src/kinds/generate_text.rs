@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::context::{Context, Wanted};
-use crate::effect::{Receipt, Rule};
+use crate::effect::{RESOLVED_BY, Receipt, Rule};
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
 use crate::json::Violation;
@@ -171,6 +171,11 @@ fn out_of_money(outcome: Outcome) -> Outcome {
 /// The job's result from the recorded answer: a re-run reads the same, and pays nothing.
 fn result(receipt: &Receipt, as_json: bool) -> Result<Value, Outcome> {
     let unfit = |why: String| Outcome::from(Failure::permanent("receipt", why));
+    if let Some(who) = receipt.detail[RESOLVED_BY].as_str() {
+        return Err(unfit(format!(
+            "{who} says that it was generated, but the text isn't here: take it from the platform, or enqueue a new job, which is paid for again"
+        )));
+    }
     let completion: Completion = serde_json::from_value(receipt.detail.clone())
         .map_err(|e| unfit(format!("the recorded answer can't be read: {e}")))?;
     let sends = receipt.detail["sends"].as_u64().unwrap_or(1);

@@ -51,7 +51,10 @@ async fn the_policy_of_the_configuration_spaces_and_ends_the_attempts() {
                 "attempt {attempt}: {wait} ms"
             );
             assert_eq!(it.attempts, attempt);
-            assert_eq!(rig.step(LANE).await, 0, "not before its time");
+            // the time of a real server goes on by itself
+            if base.database.is_none() {
+                assert_eq!(rig.step(LANE).await, 0, "not before its time");
+            }
             rig.advance(Duration::from_secs(3)).await;
         }
         assert_eq!(rig.step(LANE).await, 1);
@@ -153,6 +156,7 @@ async fn a_permanent_failure_is_buried_at_once_and_a_snooze_counts_nothing() {
 async fn what_kills_its_owners_is_buried_as_poison() {
     for base in bases().await {
         let rig = Rig::new(&base, kinds(), usual).await;
+        rig.relay.tick().await;
         let world = World::new();
         let id = rig.enqueue(&world.job("note", "x")).await;
         for crash in 1..=CRASHES_MAX {

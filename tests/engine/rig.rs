@@ -143,9 +143,22 @@ impl Base {
     pub async fn whole(&self, edit: impl FnOnce(&mut Config), kinds: Vec<Kind>) -> Engine {
         let mut config = self.config();
         edit(&mut config);
-        Engine::start(self.parts(config, kinds), self.ledger.clone())
+        Engine::start(self.parts(config, kinds), self.door_for_leases().await)
             .await
             .unwrap()
+    }
+
+    /// Connections of their own for the heartbeat, as the daemon has them.
+    async fn door_for_leases(&self) -> Arc<dyn Ledger> {
+        match &self.database {
+            Some(url) => {
+                Arc::new(Postgres::open(&url.as_str().into(), PgOptions::new(Role::Lease)).unwrap())
+            }
+            None => {
+                let path = self.dir.path().join("ledger.sqlite");
+                Arc::new(Sqlite::open(&path, self.clock.clone()).await.unwrap())
+            }
+        }
     }
 
     /// Moves the time on, of the hosts and of the ledger.
@@ -292,6 +305,8 @@ impl Rig {
             if !job.state.is_claimable() {
                 return job;
             }
+            // what a real heartbeat does by itself: a server's time goes on
+            self.lease.lock().await.tick().await;
             let now: Time = self.base.ledger.now().await.unwrap();
             if now < job.run_at {
                 let wait = (job.run_at - now).to_std().unwrap();
