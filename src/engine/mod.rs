@@ -45,6 +45,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
     let (hints, hinted) = mpsc::channel(HINTS);
     let shared = Arc::new(Shared {
         settling: settler::start(parts.ledger.clone()),
+        freeing: shared::start_freeing(parts.queue.clone()),
         kind_names: parts.kinds.iter().map(|it| it.name().to_owned()).collect(),
         ledger: parts.ledger,
         queue: parts.queue,

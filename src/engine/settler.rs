@@ -111,7 +111,7 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) 
     let settled = commit(shared, job, settlement).await;
     crashpoint!("settle.before_release");
     hold.leave();
-    shared.free(&job.lane, &[job.id]).await;
+    shared.free_settled(&job.lane, job.id).await;
     report(shared, job, settled, outcome, transition, ended.began_at);
 }
 

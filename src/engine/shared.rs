@@ -256,6 +256,31 @@ pub struct Assigned {
 /// A settlement on its way to the ledger.
 pub type Settling = Batcher<Settlement, Result<Settled, Arc<LedgerError>>>;
 
+/// A settled job's slot on its way back to the queue: generation, lane, job. Whether it was freed.
+pub type Freeing = Batcher<(i64, String, JobId), bool>;
+
+/// Starts freeing slots together: one script a lane for all that ended meanwhile.
+pub fn start_freeing(queue: Arc<dyn Queue>) -> Freeing {
+    Batcher::start(BATCH, 2, move |batch: Vec<(i64, String, JobId)>| {
+        let queue = queue.clone();
+        async move {
+            let mut lanes: HashMap<(i64, &str), Vec<JobId>> = HashMap::new();
+            for (generation, lane, id) in &batch {
+                lanes.entry((*generation, lane)).or_default().push(*id);
+            }
+            let mut freed = HashMap::new();
+            for ((generation, lane), ids) in lanes {
+                let done = queue.release(generation, lane, &ids).await.is_ok();
+                freed.insert((generation, lane), done);
+            }
+            let is_freed = |(generation, lane, _): &(i64, String, JobId)| {
+                freed.get(&(*generation, lane.as_str())) == Some(&true)
+            };
+            batch.iter().map(is_freed).collect()
+        }
+    })
+}
+
 /// What the loops of one daemon share.
 pub struct Shared {
     /// The truth.
@@ -290,6 +315,8 @@ pub struct Shared {
     pub hints: mpsc::Sender<(String, Hint)>,
     /// Group commit of outcomes.
     pub settling: Settling,
+    /// Slots of settled jobs, freed together.
+    pub freeing: Freeing,
     /// Progress to be kept.
     pub progress: super::progress::Progresses,
     /// For whoever watches.
@@ -353,6 +380,17 @@ impl Shared {
             && self.queue.release(generation, lane, ids).await.is_err()
         {
             self.distrust_queue();
+        }
+        self.dispatch.notify_waiters();
+    }
+
+    /// As [`Shared::free`], together with other jobs that end at this moment.
+    pub async fn free_settled(&self, lane: &str, id: JobId) {
+        if let Some(generation) = self.generation() {
+            let freed = self.freeing.submit((generation, lane.to_owned(), id)).await;
+            if freed != Some(true) {
+                self.distrust_queue();
+            }
         }
         self.dispatch.notify_waiters();
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use presswork::config::Config;
 use presswork::effect::EffectState;
-use presswork::engine::shared::Assigned;
+use presswork::engine::shared::{Assigned, Hold};
 use presswork::job::JobId;
 use presswork::ledger::Claim;
 use presswork::lifecycle::State;
@@ -329,7 +329,9 @@ async fn a_kind_that_is_unknown_here_is_given_back() {
     let place = std::sync::Arc::new(Semaphore::new(1))
         .try_acquire_owned()
         .unwrap();
+    let hold = Hold::of(&rig.shared, &[id]).remove(&id).unwrap();
     ended(rig.begin(Assigned {
+        hold: hold.into(),
         job: job.into(),
         place: place.into(),
     }))
