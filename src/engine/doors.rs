@@ -240,7 +240,10 @@ impl Doors {
                     answers.push((job.reply_to.clone(), None));
                     jobs.push(job);
                 }
-                Err(refusal) => answers.push((None, Some(Answer::Refused(refusal)))),
+                Err(refusal) => {
+                    let reply_to = reply_to(&entry.bytes);
+                    answers.push((reply_to, Some(Answer::Refused(refusal))));
+                }
             }
         }
         let mut accepted = accept(&*self.shared.ledger, &jobs).await?;
@@ -287,6 +290,17 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 const MOST: u32 = 500;
 /// How often lists of dead runs are looked for.
 const ADOPT_EVERY: Duration = Duration::from_secs(1);
+
+/// Where the answer to an envelope that can't be accepted may still go, if it says so.
+fn reply_to(bytes: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Only {
+        reply_to: String,
+    }
+    let Only { reply_to } = serde_json::from_slice(bytes).ok()?;
+    // the inbox refuses what is no token
+    Some(reply_to)
+}
 
 /// One answer each is the ledger's contract; without one the entry is kept, not lost.
 fn defect() -> Answer {
