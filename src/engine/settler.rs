@@ -6,7 +6,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 
 use super::batcher::Batcher;
-use super::shared::{BATCH, Hold, Settling, Shared, What};
+use super::shared::{BATCH, Hold, Settling, Shared, Stop, What};
 use crate::clock::Time;
 use crate::crashpoint;
 use crate::job::Job;
@@ -55,7 +55,11 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) 
         tracing::error!(job = %job.id, "a claimed job without a token: a defect");
         return;
     };
-    let transition = match advance(&job.facts(shared.policy(&job.kind)), ended.event, now) {
+    let mut facts = job.facts(shared.policy(&job.kind));
+    // the job is as it was claimed: somebody may have called it off since. A handler that was told to
+    // stop says no more than that it stopped, and would be run again
+    facts.cancel |= shared.running.why(job.id) == Some(Stop::Cancel);
+    let transition = match advance(&facts, ended.event, now) {
         Ok(it) => it,
         Err(e) => {
             tracing::error!(job = %job.id, "{e}: a defect");
