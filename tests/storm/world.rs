@@ -287,7 +287,10 @@ pub fn envelope(n: usize, kind: &'static str, payload: Value, fault: &str) -> (W
 pub async fn ended(ledger: &dyn Ledger, count: usize, deadline: Duration) {
     let what = format!("{count} jobs have ended");
     wait::until(&what, deadline, async || {
-        all_ended(ledger).await && count <= crate::checker::by_key(ledger).await.len()
+        // the second look counts: between the first and the list the last job may have come in
+        all_ended(ledger).await
+            && count <= crate::checker::by_key(ledger).await.len()
+            && all_ended(ledger).await
     })
     .await;
 }
