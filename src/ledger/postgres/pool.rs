@@ -4,9 +4,10 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor};
 
 use crate::ledger::door::{LedgerError, Result};
@@ -83,6 +84,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 const SERVER_FIRST: Duration = Duration::from_secs(1);
 /// How often a call is made again that lost a deadlock or waited for a lock in vain.
 const CONTENDED_MAX: u32 = 5;
+
+/// A transaction's work. Its parameters are owned: it runs in a task of its own.
+pub type Work<'c, T> = BoxFuture<'c, Result<T>>;
 
 /// The pools of one role. They belong to the runtime that first uses them.
 #[derive(Debug)]
@@ -207,9 +211,39 @@ impl Pools {
         Err(self.too_late())
     }
 
+    /// How long a call may take.
+    pub fn patience(&self) -> Duration {
+        self.options.call_timeout
+    }
+
+    /// Work of several statements, in a task of its own: a caller that goes away can't leave it half
+    /// done. After `limit` the connection is closed, not given back: a peer that vanished answers no
+    /// rollback, and the server ends what nobody goes on with.
+    ///
+    /// # Errors
+    /// Those of `work`; [`LedgerError::Away`] when it took too long.
+    pub async fn apart<T, W>(&self, pool: &PgPool, limit: Duration, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, T> + Send + 'static,
+    {
+        let pool = pool.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = pool.acquire().await.map_err(explain)?;
+            let done = tokio::time::timeout(limit, work(&mut connection)).await;
+            done.unwrap_or_else(|_| {
+                drop(connection.detach());
+                Err(too_late(limit))
+            })
+        });
+        match task.await {
+            Ok(done) => done,
+            Err(e) => Err(LedgerError::Other(format!("a transaction ended early: {e}"))),
+        }
+    }
+
     fn too_late(&self) -> LedgerError {
-        let millis = self.options.call_timeout.as_millis();
-        LedgerError::Away(format!("no answer within {millis} ms"))
+        too_late(self.options.call_timeout)
     }
 }
 
@@ -253,6 +287,10 @@ pub fn hooked(pool: PgPoolOptions) -> PgPoolOptions {
                 }
             })
         })
+}
+
+fn too_late(limit: Duration) -> LedgerError {
+    LedgerError::Away(format!("no answer within {} ms", limit.as_millis()))
 }
 
 fn code(error: &sqlx::Error) -> Option<String> {

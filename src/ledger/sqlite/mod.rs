@@ -172,19 +172,10 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn claim_due(
-        &self,
-        claim: &Claim,
-        lane: &str,
-        kinds: &[String],
-        limit: u32,
-        concurrency: Option<u32>,
-    ) -> Result<Vec<Job>> {
-        let (claim, lane, kinds) = (claim.clone(), lane.to_owned(), kinds.to_vec());
+    async fn claim_due(&self, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
+        let claim = claim.clone();
         self.write(move |tx, now| {
-            Box::pin(async move {
-                dispatch::claim_due(tx, now, &claim, &lane, &kinds, limit, concurrency).await
-            })
+            Box::pin(async move { dispatch::claim_due(tx, now, &claim, limit).await })
         })
         .await
     }
@@ -363,7 +354,7 @@ impl Ledger for Sqlite {
     async fn decide(
         &self,
         id: EffectId,
-        from: EffectState,
+        from: (EffectState, u32),
         conclusion: &Conclusion,
         audit: Option<&Audit>,
     ) -> Result<bool> {
