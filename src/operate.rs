@@ -311,7 +311,12 @@ pub async fn resolve(
         let conclusion = verdict_on(verdict, by, now);
         let audit = by.audit("resolve", id, now);
         if !ledger
-            .decide(effect.id, (effect.state, effect.sends), &conclusion, Some(&audit))
+            .decide(
+                effect.id,
+                (effect.state, effect.sends),
+                &conclusion,
+                Some(&audit),
+            )
             .await?
         {
             return Err(Refused::Unfit(format!(

@@ -78,6 +78,14 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was idle for longer is asked whether it still lives before it is used.
 const IDLE_TRUSTED: Duration = Duration::from_secs(1);
+/// The server asks a silent client whether it still lives after 30 s, then each 10 s, 3 times: what a
+/// host that vanished has locked is free again soon. (The driver can't do so for its own end: there
+/// the time-outs of each call stand in.)
+const KEEPALIVES: [(&str, &str); 3] = [
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+];
 /// What a dropped call left behind is waited for so long, then the connection is closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server gives a statement up so long before the client does, so that its word is heard.
@@ -117,7 +125,7 @@ impl Pools {
         } else {
             let statement = options.call_timeout.saturating_sub(SERVER_FIRST);
             let millis = |it: Duration| it.as_millis().max(1).to_string();
-            connect.options([
+            let connect = connect.options([
                 ("statement_timeout", millis(statement)),
                 ("lock_timeout", millis(LOCK_TIMEOUT.min(statement))),
                 (
@@ -127,7 +135,8 @@ impl Pools {
                 ("search_path", "pg_catalog,pg_temp".to_owned()),
                 // a batch of keys against a table of any size: by the index, on today's disks
                 ("random_page_cost", "1.1".to_owned()),
-            ])
+            ]);
+            connect.options(KEEPALIVES)
         };
         Ok(Self {
             connect,
@@ -238,7 +247,9 @@ impl Pools {
         });
         match task.await {
             Ok(done) => done,
-            Err(e) => Err(LedgerError::Other(format!("a transaction ended early: {e}"))),
+            Err(e) => Err(LedgerError::Other(format!(
+                "a transaction ended early: {e}"
+            ))),
         }
     }
 
@@ -300,6 +311,11 @@ fn code(error: &sqlx::Error) -> Option<String> {
 /// Serialisation failure, deadlock, lock not available.
 fn is_contended(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+/// The server gave the statement up: it took longer than the time-out.
+pub fn is_cancelled(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("57014")
 }
 
 /// What an error means at the ledger's door, by its SQLSTATE (PostgreSQL's Appendix A).

@@ -159,10 +159,7 @@ pub async fn decide(
     it: &Conclusion,
     why: Option<&Audit>,
 ) -> Result<bool> {
-    let Some(before) = one(conn, id)
-        .await?
-        .filter(|e| (e.state, e.sends) == from)
-    else {
+    let Some(before) = one(conn, id).await?.filter(|e| (e.state, e.sends) == from) else {
         return Ok(false);
     };
     change(conn, before, it).await?;

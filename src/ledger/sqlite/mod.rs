@@ -12,11 +12,12 @@ mod dispatch;
 mod settle;
 mod effects;
 mod look;
+mod tidy;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -35,6 +36,9 @@ use crate::ledger::rows::{
 use crate::lifecycle::State;
 use map::{get, micros};
 use open::told;
+
+/// A call of `tidy` begins nothing more after this long: the rest is for the next call.
+const TIDY_BUDGET: Duration = Duration::from_secs(10);
 
 /// The ledger in a SQLite file.
 pub struct Sqlite {
@@ -449,18 +453,35 @@ impl Ledger for Sqlite {
         look::audits(&mut *self.reader().await?, job, limit).await
     }
 
+    /// What is to go is looked for by a reader: the writing connection only deletes it.
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         let back = |it: Duration| i64::try_from(it.as_micros()).unwrap_or(i64::MAX / 2);
-        self.write(move |tx, now| {
-            Box::pin(async move {
-                look::tidy(
-                    tx,
-                    now.saturating_sub(back(finished)),
-                    now.saturating_sub(back(keys)),
-                )
-                .await
-            })
-        })
-        .await
+        let now = self.now_micros();
+        let (finished, keys) = (
+            now.saturating_sub(back(finished)),
+            now.saturating_sub(back(keys)),
+        );
+        let (until, mut gone) = (Instant::now() + TIDY_BUDGET, 0);
+        while Instant::now() < until {
+            let past = tidy::past(&mut *self.reader().await?, finished).await?;
+            if past.is_empty() {
+                break;
+            }
+            gone += self
+                .write(move |tx, _| Box::pin(async move { tidy::drop_jobs(tx, &past).await }))
+                .await?;
+        }
+        while Instant::now() < until {
+            let some = self
+                .write(move |tx, _| Box::pin(tidy::drop_keys(tx, keys)))
+                .await?;
+            gone += some;
+            if some < u64::from(tidy::CHUNK) {
+                break;
+            }
+        }
+        self.write(move |tx, _| Box::pin(tidy::drop_runs(tx, finished)))
+            .await?;
+        Ok(gone)
     }
 }
