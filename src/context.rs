@@ -403,7 +403,7 @@ impl Context {
                 evidence,
             };
             self.ledger
-                .decide(effect.id, effect.state, &conclusion, None)
+                .decide(effect.id, (effect.state, effect.sends), &conclusion, None)
                 .await
                 .map_err(away)?;
         }

@@ -290,7 +290,11 @@ fn differs(a: &str, b: &str) -> Vec<String> {
     }
 }
 
-/// What quarantine keeps of an entry that wasn't accepted: `None` when it was.
+/// The most bytes of an entry that quarantine keeps.
+const KEPT_MAX: usize = 1 << 20;
+
+/// What quarantine keeps of an entry that wasn't accepted: `None` when it was. Of more than
+/// [`KEPT_MAX`] bytes the first, and the message says how many there were, and their digest.
 pub fn quarantined(
     door: &str,
     id: JobId,
@@ -298,7 +302,7 @@ pub fn quarantined(
     bytes: &[u8],
     answer: &Answer,
 ) -> Option<Quarantined> {
-    let (reason, message, kind) = match answer {
+    let (reason, mut message, kind) = match answer {
         Answer::New { .. } | Answer::Same { .. } => return None,
         Answer::Conflict { id, differs } => {
             let message = format!(
@@ -309,6 +313,14 @@ pub fn quarantined(
         }
         Answer::Refused(it) => (it.reason, it.message(), it.kind.clone()),
     };
+    let kept = &bytes[..bytes.len().min(KEPT_MAX)];
+    if kept.len() < bytes.len() {
+        message = format!(
+            "{message}; it had {} bytes (SHA-256 {}), of which the first {KEPT_MAX} are kept",
+            bytes.len(),
+            Digest::of_bytes(bytes).hex()
+        );
+    }
     Some(Quarantined {
         id,
         door: door.to_owned(),
@@ -316,6 +328,6 @@ pub fn quarantined(
         reason,
         message,
         kind,
-        bytes: bytes.to_vec(),
+        bytes: kept.to_vec(),
     })
 }

@@ -9,7 +9,7 @@ use crate::clock::Time;
 use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
 use crate::intake::{Rules, admit_envelope, quarantined};
 use crate::job::{Envelope, Job, JobId};
-use crate::json::{Digest, Violation};
+use crate::json::Violation;
 use crate::ledger::{Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Settled, Settlement};
 use crate::lifecycle::{Event, State, advance};
 use crate::retry::Policy;
@@ -215,8 +215,8 @@ fn effect_outlook(effect: &Effect) -> EffectOutlook {
     }
 }
 
-/// A payload's new bytes and their digest.
-pub type Edited = (Arc<str>, Digest);
+/// A payload's new bytes, checked.
+pub type Edited = Arc<str>;
 
 /// Checks an edited payload against the job's kind.
 ///
@@ -232,7 +232,7 @@ pub fn edit(rules: &Rules, job: &Job, payload: &str) -> Result<Edited, Refused> 
         ..Envelope::default()
     };
     match admit_envelope(rules, job.id, &envelope) {
-        Ok(new) => Ok((new.payload, new.digest)),
+        Ok(new) => Ok(new.payload),
         Err(refusal) => Err(Refused::Invalid(refusal.violations)),
     }
 }
@@ -307,7 +307,12 @@ pub async fn resolve(
         let conclusion = verdict_on(verdict, by, now);
         let audit = by.audit("resolve", id, now);
         if !ledger
-            .decide(effect.id, effect.state, &conclusion, Some(&audit))
+            .decide(
+                effect.id,
+                (effect.state, effect.sends),
+                &conclusion,
+                Some(&audit),
+            )
             .await?
         {
             return Err(Refused::Unfit(format!(

@@ -117,6 +117,9 @@ impl Press {
         let claim = Claim {
             run: self.run,
             generation: None,
+            lane: "default".to_owned(),
+            kinds: Arc::new([kind.name().to_owned()]),
+            concurrency: None,
         };
         let claimed = self.ledger.claim(&claim, &[id]).await.unwrap();
         Arc::new(claimed.into_iter().next().expect("it is due"))

@@ -140,6 +140,14 @@ fn completed(job: &presswork::job::Job) -> Settlement {
     }
 }
 
+/// At most so many of the lane at once.
+fn at_most(concurrency: u32, claim: &Claim) -> Claim {
+    Claim {
+        concurrency: Some(concurrency),
+        ..claim.clone()
+    }
+}
+
 async fn begin(ledger: &Postgres) -> Claim {
     let run = Uuid::new_v4();
     let entry = Run {
@@ -157,5 +165,8 @@ async fn begin(ledger: &Postgres) -> Claim {
     Claim {
         run,
         generation: None,
+        lane: "test".into(),
+        kinds: kinds().into(),
+        concurrency: None,
     }
 }

@@ -47,6 +47,9 @@ async fn enter(ledger: &Sqlite) -> Claim {
     Claim {
         run: run.id,
         generation: None,
+        lane: LANE.into(),
+        kinds: Arc::new(["demo.work".into()]),
+        concurrency: None,
     }
 }
 
@@ -223,10 +226,7 @@ async fn ten_thousand_jobs_go_through() {
     let accepted = began.elapsed();
     let mut done = 0;
     loop {
-        let jobs = ledger
-            .claim_due(&claim, LANE, &["demo.work".into()], 500, None)
-            .await
-            .unwrap();
+        let jobs = ledger.claim_due(&claim, 500).await.unwrap();
         if jobs.is_empty() {
             break;
         }

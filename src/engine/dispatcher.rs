@@ -152,9 +152,9 @@ impl Dispatcher {
         let mine = self.shared.running.enter(&ids);
         let holds = Hold::of(&self.shared, &mine);
         crashpoint!("claim.before_commit");
-        let claim = Claim {
-            run: self.shared.run_id(),
-            generation: Some(generation),
+        let Some(claim) = self.claim_as(Some(generation)) else {
+            self.give_back(&mine).await;
+            return Took::Nothing;
         };
         let claimed = match self.shared.ledger.claim(&claim, &mine).await {
             Ok(it) => it,
@@ -180,28 +180,24 @@ impl Dispatcher {
         self.hand_over(claimed, holds, places).await
     }
 
+    /// How this run claims in the lane; `None` when the lane is no longer configured.
+    fn claim_as(&self, generation: Option<i64>) -> Option<Claim> {
+        let concurrency = self.shared.config.load().lanes.get(&self.lane)?.concurrency;
+        Some(Claim {
+            run: self.shared.run_id(),
+            generation,
+            lane: self.lane.clone(),
+            kinds: self.shared.kind_names.clone(),
+            concurrency,
+        })
+    }
+
     /// Without a queue the ledger gives: counted there, so that the lane's concurrency holds.
     async fn claim_due(&self, most: u32, places: &mut Vec<OwnedSemaphorePermit>) -> Took {
-        let concurrency = match self.shared.config.load().lanes.get(&self.lane) {
-            Some(lane) => lane.concurrency,
-            None => return Took::Nothing,
+        let Some(claim) = self.claim_as(None) else {
+            return Took::Nothing;
         };
-        let claim = Claim {
-            run: self.shared.run_id(),
-            generation: None,
-        };
-        let claimed = self
-            .shared
-            .ledger
-            .claim_due(
-                &claim,
-                &self.lane,
-                &self.shared.kind_names,
-                most,
-                concurrency,
-            )
-            .await;
-        match claimed {
+        match self.shared.ledger.claim_due(&claim, most).await {
             Ok(claimed) if claimed.is_empty() => Took::Nothing,
             Ok(claimed) => {
                 let ids: Vec<JobId> = claimed.iter().map(|it| it.id).collect();

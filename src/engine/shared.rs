@@ -294,7 +294,7 @@ pub struct Shared {
     /// The kinds that this program knows.
     pub kinds: Arc<[Kind]>,
     /// Their names.
-    pub kind_names: Vec<String>,
+    pub kind_names: Arc<[String]>,
     /// The clock of this host.
     pub clock: Clock,
     /// This run.

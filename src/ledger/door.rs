@@ -77,20 +77,15 @@ pub trait Ledger: Send + Sync + 'static {
     /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants,
     /// then oldest `run_at` first. Only kinds in `kinds`.
     async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>>;
-    /// Takes the leases of those of `ids` that are still claimable and due: compare-and-set, a fresh
-    /// token each, `epoch + 1`, state `running`. Refuses all when `claim.generation` is behind.
-    /// The write may be made durable with the next synchronous commit (permit, outcome).
+    /// Takes the leases of those of `ids` that are still claimable and due, and of the claim's lane and
+    /// kinds: compare-and-set, a fresh token each, `epoch + 1`, state `running`. Refuses all when
+    /// `claim.generation` is behind, or the run ended or its lease is past by the ledger's clock.
+    /// Never more than `claim.concurrency` of the lane run across all hosts (serialised per lane where
+    /// it is bounded): of more, the first of `ids`. The write may be made durable with the next
+    /// synchronous commit (permit, outcome).
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>>;
-    /// Without a queue: takes the leases of due jobs of a lane, at most `limit`, so that never more
-    /// than `concurrency` of the lane run across all hosts (serialised per lane).
-    async fn claim_due(
-        &self,
-        claim: &Claim,
-        lane: &str,
-        kinds: &[String],
-        limit: u32,
-        concurrency: Option<u32>,
-    ) -> Result<Vec<Job>>;
+    /// Without a queue: as [`Ledger::claim`], of the jobs that are due now, at most `limit`.
+    async fn claim_due(&self, claim: &Claim, limit: u32) -> Result<Vec<Job>>;
     /// Writes transitions, each guarded by its lease's token or its version. One answer each, in
     /// order; a stale guard changes nothing. This is the one way a job's state changes but for claim.
     /// Durable when it returns.
@@ -149,11 +144,12 @@ pub trait Ledger: Send + Sync + 'static {
     /// Ends what a permit began: guarded by the permit's number only (`sends`), so that an answer
     /// that came late is still kept. Adds to the evidence. False: somebody else concluded it.
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool>;
-    /// A person's, or a decision's, word on an effect in state `from`.
+    /// A person's, or a decision's, word on an effect that still is in state `from` with `sends`
+    /// permits given: of a send that was repeated meanwhile nothing was said.
     async fn decide(
         &self,
         id: EffectId,
-        from: crate::effect::EffectState,
+        from: (crate::effect::EffectState, u32),
         conclusion: &Conclusion,
         audit: Option<&Audit>,
     ) -> Result<bool>;
@@ -186,6 +182,7 @@ pub trait Ledger: Send + Sync + 'static {
     // ---- housekeeping
 
     /// Makes room ahead (partitions) and drops what is past its keeping: finished jobs after
-    /// `finished`, keys after `keys` from their job's end. Says how much went.
+    /// `finished`, keys after `keys` from their job's end. Says how much went. In small pieces, and in
+    /// bounded time (half a minute): the next call goes on.
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64>;
 }

@@ -117,13 +117,19 @@ pub struct Hint {
     pub tenant: Arc<str>,
 }
 
-/// Who claims.
+/// Who claims, and what it may take.
 #[derive(Clone, Debug)]
 pub struct Claim {
-    /// The run that will hold the leases.
+    /// The run that will hold the leases. One that ended, or whose lease is past, gets nothing.
     pub run: Uuid,
     /// The queue's generation that gave the hints. `None`: not from a queue.
     pub generation: Option<i64>,
+    /// The lane; jobs of another are passed over.
+    pub lane: String,
+    /// The kinds that the run knows; jobs of another are passed over.
+    pub kinds: Arc<[String]>,
+    /// Never more of the lane than this run at once, on all hosts together. `None`: no bound.
+    pub concurrency: Option<u32>,
 }
 
 /// What a write compares: it is made only while this lease is the current one.
@@ -163,8 +169,9 @@ pub struct Settlement {
     pub result: Option<String>,
     /// The group of the failure.
     pub fingerprint: Option<String>,
-    /// Another payload (an operator's edit): its bytes and its digest; counts the revision on.
-    pub edit: Option<(Arc<str>, crate::json::Digest)>,
+    /// Another payload (an operator's edit); counts the revision on. The key keeps the digest of what
+    /// the producer sent: its repeat is still the same job, whatever was edited.
+    pub edit: Option<Arc<str>>,
     /// Who did it, where a person did.
     pub audit: Option<Audit>,
 }

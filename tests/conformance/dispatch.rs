@@ -1,6 +1,7 @@
 //! What is due, and who takes it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use presswork::job::{Job, JobId, NewJob, Priority};
 use presswork::ledger::Claim;
@@ -8,7 +9,7 @@ use presswork::lifecycle::{Event, State};
 use presswork::outcome::{Failure, Outcome};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, KIND, LANE, job, kinds};
+use super::fixture::{Fixture, KIND, LANE, LEASE, at_most, job, kinds};
 
 async fn due(f: &Fixture, limit: u32) -> Vec<JobId> {
     let hints = f.due(LANE, &kinds(), limit).await.unwrap();
@@ -114,6 +115,7 @@ pub async fn a_job_becomes_due_as_the_clock_moves(f: Fixture) {
     f.shift(3_000).await;
     assert_eq!(due(&f, 10).await, [retried.id]);
     f.shift(700).await;
+    f.beat(claim.run, &[], LEASE).await.unwrap();
     assert_eq!(due(&f, 10).await, [retried.id, later.id]);
     // nothing was written for it
     assert_eq!(f.look(later.id).await.state, State::Scheduled);
@@ -193,12 +195,7 @@ pub async fn a_claim_of_an_old_generation_gets_nothing(f: Fixture) {
         ..claim.clone()
     };
     assert_eq!(f.claim(&of(old), &ids).await.unwrap(), []);
-    assert_eq!(
-        f.claim_due(&of(old), LANE, &kinds(), 10, None)
-            .await
-            .unwrap(),
-        []
-    );
+    assert_eq!(f.claim_due(&of(old), 10).await.unwrap(), []);
     assert_eq!(f.look(ids[0]).await.epoch, 0);
     assert_eq!(f.claim(&of(new), &ids[..1]).await.unwrap().len(), 1);
     assert_eq!(
@@ -262,47 +259,39 @@ pub async fn claim_due_takes_what_is_due_in_order(f: Fixture) {
     };
     f.add(&[low.clone(), high.clone(), unknown]).await;
     let claim = f.enter().await;
-    assert_eq!(
-        f.claim_due(&claim, "other", &kinds(), 10, None)
-            .await
-            .unwrap(),
-        []
-    );
-    let first = f.claim_due(&claim, LANE, &kinds(), 1, None).await.unwrap();
+    let elsewhere = Claim {
+        lane: "other".into(),
+        ..claim.clone()
+    };
+    assert_eq!(f.claim_due(&elsewhere, 10).await.unwrap(), []);
+    let first = f.claim_due(&claim, 1).await.unwrap();
     assert_eq!(ids(&first), [high.id]);
     assert_eq!(first[0].run, Some(claim.run));
-    let none = f
-        .claim_due(&claim, LANE, &kinds(), 10, Some(1))
-        .await
-        .unwrap();
+    let none = f.claim_due(&at_most(1, &claim), 10).await.unwrap();
     assert_eq!(none, [], "one is running, and no more may");
-    assert_eq!(
-        f.claim_due(&claim, LANE, &kinds(), 10, Some(0))
-            .await
-            .unwrap(),
-        []
-    );
-    let second = f
-        .claim_due(&claim, LANE, &kinds(), 10, Some(2))
-        .await
-        .unwrap();
+    assert_eq!(f.claim_due(&at_most(0, &claim), 10).await.unwrap(), []);
+    let second = f.claim_due(&at_most(2, &claim), 10).await.unwrap();
     assert_eq!(ids(&second), [low.id]);
 }
 
-pub async fn claim_due_never_exceeds_the_concurrency(f: Fixture) {
+/// Eight claim by ids and eight by what is due, all at once.
+pub async fn claims_never_exceed_the_concurrency(f: Fixture) {
     const CONCURRENCY: u32 = 5;
     let jobs: Vec<NewJob> = (0..60).map(|_| job(KIND)).collect();
-    f.add(&jobs).await;
+    let all = f.add(&jobs).await;
     let mut tasks = vec![];
-    for _ in 0..8 {
-        let (ledger, claim) = (f.ledger.clone(), f.enter().await);
+    for task in 0..16usize {
+        let (ledger, claim) = (f.ledger.clone(), at_most(CONCURRENCY, &f.enter().await));
+        let mut some = all.clone();
+        some.rotate_left(task * 3);
         tasks.push(tokio::spawn(async move {
             let mut mine = vec![];
-            for _ in 0..4 {
-                let some = ledger
-                    .claim_due(&claim, LANE, &kinds(), 2, Some(CONCURRENCY))
-                    .await;
-                mine.extend(some.unwrap());
+            for turn in 0..4 {
+                let taken = match task % 2 {
+                    0 => ledger.claim_due(&claim, 2).await,
+                    _ => ledger.claim(&claim, &some[turn..turn + 3]).await,
+                };
+                mine.extend(taken.unwrap());
                 let running = ledger.running(LANE).await.unwrap().len();
                 assert!(running <= CONCURRENCY as usize, "{running} are running");
             }
@@ -320,10 +309,77 @@ pub async fn claim_due_never_exceeds_the_concurrency(f: Fixture) {
         Event::Ended(Outcome::Completed(1.into())),
     )
     .await;
-    let claim = f.enter().await;
-    let more = f
-        .claim_due(&claim, LANE, &kinds(), 10, Some(CONCURRENCY))
-        .await
-        .unwrap();
+    let claim = at_most(CONCURRENCY, &f.enter().await);
+    let more = f.claim_due(&claim, 10).await.unwrap();
     assert_eq!(more.len(), 1, "one place is free");
+}
+
+pub async fn a_claim_by_ids_takes_the_first_that_have_room(f: Fixture) {
+    let jobs: Vec<NewJob> = (0..6).map(|_| job(KIND)).collect();
+    let mut wanted = f.add(&jobs).await;
+    wanted.reverse();
+    let claim = f.enter().await;
+    f.take(&claim, wanted[0]).await;
+    // the first of them is taken: it needs no place
+    let taken = f.claim(&at_most(3, &claim), &wanted).await.unwrap();
+    assert_eq!(ids(&taken), wanted[1..3]);
+    assert_eq!(f.claim(&at_most(3, &claim), &wanted).await.unwrap(), []);
+    let elsewhere = NewJob {
+        lane: "other".into(),
+        ..job(KIND)
+    };
+    let other = f.add(&[elsewhere]).await;
+    let claim = Claim {
+        lane: "other".into(),
+        ..at_most(1, &claim)
+    };
+    let taken = f.claim(&claim, &other).await.unwrap();
+    assert_eq!(ids(&taken), other, "each lane has its own bound");
+}
+
+/// By the ledger's clock: what it claimed would be taken from it at once, and might run twice.
+pub async fn a_run_that_is_over_claims_nothing(f: Fixture) {
+    let wanted = f.add(&[job(KIND), job(KIND)]).await;
+    let (late, ended) = (f.enter().await, f.enter().await);
+    f.end_run(ended.run).await.unwrap();
+    f.shift(3_601).await;
+    let nobody = Claim {
+        run: Uuid::new_v4(),
+        ..late.clone()
+    };
+    for claim in [&late, &ended, &nobody] {
+        for claim in [claim.clone(), at_most(9, claim)] {
+            assert_eq!(f.claim(&claim, &wanted).await.unwrap(), []);
+            assert_eq!(f.claim_due(&claim, 10).await.unwrap(), []);
+        }
+    }
+    assert_eq!(f.look(wanted[0]).await.epoch, 0);
+    // it beats again: nobody declared it dead
+    assert!(f.beat(late.run, &[], LEASE).await.unwrap().is_some());
+    assert_eq!(ids(&f.claim(&late, &wanted).await.unwrap()), wanted);
+}
+
+/// A hint says neither: it may be older than a reload, or another host's.
+pub async fn a_claim_takes_only_its_lane_and_kinds(f: Fixture) {
+    let elsewhere = NewJob {
+        lane: "other".into(),
+        ..job(KIND)
+    };
+    let wanted = f.add(&[job("demo.unknown"), elsewhere, job(KIND)]).await;
+    let claim = f.enter().await;
+    let ignorant = Claim {
+        kinds: Arc::new([]),
+        ..claim.clone()
+    };
+    for bound in [None, Some(9)] {
+        let of = |claim: &Claim| Claim {
+            concurrency: bound,
+            ..claim.clone()
+        };
+        assert_eq!(f.claim(&of(&ignorant), &wanted).await.unwrap(), []);
+        assert_eq!(f.claim_due(&of(&ignorant), 10).await.unwrap(), []);
+        assert_eq!(f.claim(&of(&claim), &wanted[..2]).await.unwrap(), []);
+    }
+    assert_eq!(ids(&f.claim(&claim, &wanted).await.unwrap()), wanted[2..]);
+    assert_eq!(f.look(wanted[0]).await.state, State::Ready);
 }

@@ -352,7 +352,7 @@ pub async fn evidence_accumulates_in_order(f: Fixture) {
     f.witness(id, &seen(&f, "third").await).await.unwrap();
     let last = to(&f, EffectState::Unresolved, "fourth").await;
     assert!(
-        f.decide(id, EffectState::Unknown, &last, None)
+        f.decide(id, (EffectState::Unknown, 1), &last, None)
             .await
             .unwrap()
     );
@@ -373,7 +373,7 @@ pub async fn a_decision_compares_the_state(f: Fixture) {
     );
     let unresolved = to(&f, EffectState::Unresolved, "nobody can tell").await;
     assert!(
-        f.decide(id, EffectState::Sending, &unresolved, None)
+        f.decide(id, (EffectState::Sending, 1), &unresolved, None)
             .await
             .unwrap()
     );
@@ -381,18 +381,18 @@ pub async fn a_decision_compares_the_state(f: Fixture) {
     let why = audit("resolve", Some(job.id), f.time().await);
     let happened = to(&f, EffectState::Confirmed, "ann saw it").await;
     assert!(
-        !f.decide(id, EffectState::Unknown, &happened, Some(&why))
+        !f.decide(id, (EffectState::Unknown, 1), &happened, Some(&why))
             .await
             .unwrap()
     );
     assert_eq!(f.audit(None, 10).await.unwrap(), [], "nothing was done");
     assert!(
-        f.decide(id, EffectState::Unresolved, &happened, Some(&why))
+        f.decide(id, (EffectState::Unresolved, 1), &happened, Some(&why))
             .await
             .unwrap()
     );
     assert!(
-        !f.decide(id, EffectState::Unresolved, &happened, Some(&why))
+        !f.decide(id, (EffectState::Unresolved, 1), &happened, Some(&why))
             .await
             .unwrap()
     );
@@ -403,6 +403,32 @@ pub async fn a_decision_compares_the_state(f: Fixture) {
         ("ann", "resolve")
     );
     assert_eq!(one(&f, &job).await.receipt, happened.receipt);
+}
+
+/// A person looked at the platform, and meanwhile it was sent once more: of that nothing was said.
+pub async fn a_decision_on_a_send_that_was_repeated_is_refused(f: Fixture) {
+    let (job, mine, id) = intended(&f).await;
+    let unknown = to(&f, EffectState::Unknown, "no answer").await;
+    for sends in 0..2 {
+        let from = match sends {
+            0 => EffectState::Intended,
+            _ => EffectState::Unknown,
+        };
+        assert!(f.permit(&mine, id, (from, sends), BUDGET).await.unwrap());
+        assert!(f.conclude(id, sends + 1, &unknown).await.unwrap());
+    }
+    let before = one(&f, &job).await;
+    assert_eq!((before.state, before.sends), (EffectState::Unknown, 2));
+    let why = audit("resolve", Some(job.id), f.time().await);
+    let happened = to(&f, EffectState::Confirmed, "ann saw it").await;
+    let decide = |sends| f.decide(id, (EffectState::Unknown, sends), &happened, Some(&why));
+    for sends in [0, 1, 3] {
+        assert!(!decide(sends).await.unwrap(), "{sends} sends");
+    }
+    assert_eq!(one(&f, &job).await, before);
+    assert_eq!(f.audit(None, 10).await.unwrap(), [], "nothing was done");
+    assert!(decide(2).await.unwrap());
+    assert_eq!(one(&f, &job).await.state, EffectState::Confirmed);
 }
 
 pub async fn effects_and_steps_outlive_the_attempt_and_the_job(f: Fixture) {

@@ -71,19 +71,31 @@ impl Fixture {
         new.collect()
     }
 
-    /// Enters a new run, and how it claims.
+    /// Enters a new run, and how it claims: in [`LANE`], the kind [`KIND`].
     pub async fn enter(&self) -> Claim {
         let run = run(self.time().await);
         self.begin_run(&run, LEASE).await.expect("a run is entered");
         Claim {
             run: run.id,
             generation: None,
+            lane: LANE.to_owned(),
+            kinds: kinds().into(),
+            concurrency: None,
         }
     }
 
-    /// Claims one job that must be free.
+    /// Claims one job that must be free, whatever its lane and kind.
     pub async fn take(&self, claim: &Claim, id: JobId) -> Job {
-        let mut jobs = self.claim(claim, &[id]).await.expect("a claim is answered");
+        let job = self.look(id).await;
+        let claim = Claim {
+            lane: job.lane,
+            kinds: Arc::new([job.kind]),
+            ..claim.clone()
+        };
+        let mut jobs = self
+            .claim(&claim, &[id])
+            .await
+            .expect("a claim is answered");
         jobs.pop().expect("the job was free")
     }
 
@@ -166,6 +178,14 @@ pub fn with_payload(new: NewJob, payload: &str) -> NewJob {
 /// The kinds of jobs that name no other.
 pub fn kinds() -> Vec<String> {
     vec![KIND.to_owned()]
+}
+
+/// At most so many of the lane at once.
+pub fn at_most(concurrency: u32, claim: &Claim) -> Claim {
+    Claim {
+        concurrency: Some(concurrency),
+        ..claim.clone()
+    }
 }
 
 /// A run that begins.

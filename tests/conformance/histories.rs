@@ -9,7 +9,7 @@ use presswork::outcome::{Class, Failure, Held, Outcome, Scope};
 use presswork::retry::Policy;
 use uuid::Uuid;
 
-use super::fixture::{Fixture, KIND, LANE, follows, job, kinds};
+use super::fixture::{Fixture, KIND, LEASE, at_most, follows, job};
 
 const STEPS: u32 = 400;
 
@@ -178,7 +178,7 @@ async fn meddle(f: &Fixture, model: &mut Model, dice: &mut Dice, seen: &mut BTre
 async fn claim(f: &Fixture, model: &mut Model, dice: &mut Dice, runs: &[Claim; 2]) {
     let run = &runs[dice.roll(2)];
     if dice.roll(3) == 0 {
-        let jobs = f.claim_due(run, LANE, &kinds(), 3, Some(6)).await.unwrap();
+        let jobs = f.claim_due(&at_most(6, run), 3).await.unwrap();
         model.taken(jobs);
         return;
     }
@@ -238,7 +238,12 @@ async fn history(f: Fixture, seed: u64) {
             2..=4 => claim(&f, &mut model, &mut dice, &runs).await,
             5..=7 => end(&f, &mut model, &mut dice).await,
             8 => meddle(&f, &mut model, &mut dice, &mut seen).await,
-            _ => f.shift(15).await,
+            _ => {
+                f.shift(15).await;
+                for run in &runs {
+                    f.beat(run.run, &[], LEASE).await.unwrap();
+                }
+            }
         }
         if step % 25 == 0 {
             check(&f, &model).await;

@@ -54,7 +54,10 @@ macro_rules! conformance {
                 a_claim_takes_only_what_is_due,
                 claims_come_in_the_order_of_the_hints,
                 claim_due_takes_what_is_due_in_order,
-                claim_due_never_exceeds_the_concurrency,
+                claims_never_exceed_the_concurrency,
+                a_claim_by_ids_takes_the_first_that_have_room,
+                a_run_that_is_over_claims_nothing,
+                a_claim_takes_only_its_lane_and_kinds,
             }
             settle {
                 every_transition_round_trips,
@@ -66,7 +69,7 @@ macro_rules! conformance {
                 attempts_are_told_in_order,
                 a_revived_job_starts_anew,
                 a_revived_job_does_not_expire_at_once,
-                an_edit_changes_payload_revision_and_digest,
+                an_edit_changes_payload_and_revision_but_not_the_key,
                 who_did_it_is_written_down_with_the_change,
                 an_unsound_transition_is_refused_whole,
                 leaving_running_clears_the_lease,
@@ -100,6 +103,7 @@ macro_rules! conformance {
                 an_answer_to_an_older_send_concludes_nothing,
                 evidence_accumulates_in_order,
                 a_decision_compares_the_state,
+                a_decision_on_a_send_that_was_repeated_is_refused,
                 effects_and_steps_outlive_the_attempt_and_the_job,
             }
             looking {

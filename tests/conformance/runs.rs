@@ -19,12 +19,8 @@ async fn lost(f: &Fixture) -> Vec<JobId> {
 }
 
 pub async fn a_job_of_a_dead_run_is_lost(f: Fixture) {
-    let mine = run(f.time().await);
-    f.begin_run(&mine, SHORT).await.unwrap();
-    let claim = presswork::ledger::Claim {
-        run: mine.id,
-        generation: None,
-    };
+    let claim = f.enter().await;
+    f.beat(claim.run, &[], SHORT).await.unwrap();
     let ids = f.add(&[job(KIND), job(KIND)]).await;
     let first = f.take(&claim, ids[0]).await;
     f.take(&claim, ids[1]).await;

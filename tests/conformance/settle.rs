@@ -336,7 +336,8 @@ pub async fn a_revived_job_does_not_expire_at_once(f: Fixture) {
 }
 
 /// The key stands for what the job does now: a repeat of the edited payload is the same job.
-pub async fn an_edit_changes_payload_revision_and_digest(f: Fixture) {
+/// A producer that repeats what it sent gets its job, whatever an operator made of it.
+pub async fn an_edit_changes_payload_and_revision_but_not_the_key(f: Fixture) {
     let (_, job) = f.start(keyed("k")).await;
     let dead = f
         .happen(&job, Event::Ended(Failure::permanent("x", "x").into()))
@@ -344,21 +345,22 @@ pub async fn an_edit_changes_payload_revision_and_digest(f: Fixture) {
     let payload = r#"{ "n": 2, "text": "\u0000" }"#;
     let now = f.time().await;
     let settlement = Settlement {
-        edit: Some((payload.into(), Digest::of_bytes(payload.as_bytes()))),
+        edit: Some(payload.into()),
         ..follows(&dead, Event::Revived, now)
     };
     assert_eq!(f.settle_one(settlement).await, Settled::Done);
     let edited = f.look(job.id).await;
     assert_eq!((&*edited.payload, edited.revision), (payload, 1));
     let answers = f
-        .accept(&[with_payload(keyed("k"), payload)])
+        .accept(&[keyed("k"), with_payload(keyed("k"), payload)])
         .await
         .unwrap();
     let same = presswork::ledger::Acceptance::Same {
         id: job.id,
         options: "{}".into(),
     };
-    assert_eq!(answers, [same]);
+    let conflict = presswork::ledger::Acceptance::Conflict { id: job.id };
+    assert_eq!(answers, [same, conflict]);
 }
 
 pub async fn who_did_it_is_written_down_with_the_change(f: Fixture) {

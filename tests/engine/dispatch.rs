@@ -170,6 +170,9 @@ async fn a_stale_hint_is_refused_by_the_ledger_and_gives_its_slot_back() {
         let claim = Claim {
             run: other.shared.run_id(),
             generation: None,
+            lane: LANE.to_owned(),
+            kinds: other.shared.kind_names.clone(),
+            concurrency: None,
         };
         assert_eq!(base.ledger.claim(&claim, &[id]).await.unwrap().len(), 1);
         assert!(rig.dispatch(LANE).await.is_empty());

@@ -317,6 +317,9 @@ async fn a_kind_that_is_unknown_here_is_given_back() {
     let claim = Claim {
         run: rig.shared.run_id(),
         generation: None,
+        lane: LANE.to_owned(),
+        kinds: knows.shared.kind_names.clone(),
+        concurrency: None,
     };
     let job = base
         .ledger

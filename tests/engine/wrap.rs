@@ -152,19 +152,9 @@ impl Ledger for Faulty {
         self.after("claim").await?;
         it
     }
-    async fn claim_due(
-        &self,
-        claim: &Claim,
-        lane: &str,
-        kinds: &[String],
-        limit: u32,
-        concurrency: Option<u32>,
-    ) -> Result<Vec<Job>> {
+    async fn claim_due(&self, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
         self.gate("claim_due").await?;
-        let it = self
-            .inner
-            .claim_due(claim, lane, kinds, limit, concurrency)
-            .await;
+        let it = self.inner.claim_due(claim, limit).await;
         self.after("claim_due").await?;
         it
     }
@@ -279,7 +269,7 @@ impl Ledger for Faulty {
     async fn decide(
         &self,
         id: EffectId,
-        from: presswork::effect::EffectState,
+        from: (presswork::effect::EffectState, u32),
         conclusion: &Conclusion,
         audit: Option<&Audit>,
     ) -> Result<bool> {

@@ -115,9 +115,13 @@ impl Shop {
     }
 
     pub async fn claim(&self, id: JobId) -> Job {
+        let job = self.job(id).await;
         let claim = Claim {
             run: self.run,
             generation: None,
+            lane: job.lane,
+            kinds: Arc::new([job.kind]),
+            concurrency: None,
         };
         let claimed = self.ledger.claim(&claim, &[id]).await.expect("a claim");
         claimed.into_iter().next().expect("a job that was due")

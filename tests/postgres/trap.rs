@@ -80,11 +80,10 @@ async fn a_silent_network_is_away_in_bounded_time() {
 async fn a_dropped_call_leaves_nothing_half_done() {
     let (ledger, url) = ledger().await;
     ledger.accept(&new_jobs(200)).await.unwrap();
-    let claim = begin(&ledger).await;
+    let claim = at_most(50, &begin(&ledger).await);
     for micros in (50..3_000).step_by(50) {
         let wait = Duration::from_micros(micros);
-        let kinds = kinds();
-        let call = ledger.claim_due(&claim, "test", &kinds, 1, Some(50));
+        let call = ledger.claim_due(&claim, 1);
         let _ = tokio::time::timeout(wait, call).await;
         let _ = tokio::time::timeout(wait, ledger.accept(&new_jobs(2))).await;
     }
@@ -109,9 +108,7 @@ async fn it_works_without_prepared_statements() {
     let ledger = open(&url, PgOptions::new(Role::Ledger));
     ledger.accept(&new_jobs(10)).await.unwrap();
     let claim = begin(&ledger).await;
-    let kinds = kinds();
-    let claimed = ledger.claim_due(&claim, "test", &kinds, 10, Some(4));
-    assert_eq!(claimed.await.unwrap().len(), 4);
-    let more = ledger.claim_due(&claim, "test", &kinds, 10, Some(6));
-    assert_eq!(more.await.unwrap().len(), 2);
+    let (four, six) = (at_most(4, &claim), at_most(6, &claim));
+    assert_eq!(ledger.claim_due(&four, 10).await.unwrap().len(), 4);
+    assert_eq!(ledger.claim_due(&six, 10).await.unwrap().len(), 2);
 }

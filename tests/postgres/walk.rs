@@ -100,8 +100,9 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
     assert!(!ledger.conclude(effect.id, 1, &conclusion).await.unwrap());
     let word = audit("resolve", None);
     let decide = |from| ledger.decide(effect.id, from, &conclusion, Some(&word));
-    assert!(!decide(EffectState::Unknown).await.unwrap());
-    assert!(decide(EffectState::Confirmed).await.unwrap());
+    assert!(!decide((EffectState::Unknown, 1)).await.unwrap());
+    assert!(!decide((EffectState::Confirmed, 2)).await.unwrap());
+    assert!(decide((EffectState::Confirmed, 1)).await.unwrap());
     ledger
         .witness(effect.id, &conclusion.evidence)
         .await
@@ -232,9 +233,8 @@ async fn dead_letters_are_found_grouped_and_revived_with_a_new_age() {
     sql(&url, "UPDATE presswork.meta SET shift = '3 days'").await;
     let dead = ledger.job(job.id).await.unwrap().unwrap();
     let payload = r#"{"text":"short"}"#;
-    let digest = Digest::of_json(payload).unwrap();
     let revive = Settlement {
-        edit: Some((payload.into(), digest)),
+        edit: Some(payload.into()),
         audit: Some(audit("revive", Some(job.id))),
         ..settlement(
             job.id,
@@ -251,13 +251,13 @@ async fn dead_letters_are_found_grouped_and_revived_with_a_new_age() {
     assert_eq!((back.revision, back.attempts, back.ended_at), (1, 0, None));
     let edited = NewJob {
         payload: payload.into(),
-        digest,
+        digest: Digest::of_json(payload).unwrap(),
         id: JobId::mint(),
         ..job.clone()
     };
     let answers = ledger.accept(&[edited, job.clone()]).await.unwrap();
-    assert!(matches!(answers[0], Acceptance::Same { id, .. } if id == job.id));
-    assert!(matches!(answers[1], Acceptance::Conflict { id } if id == job.id));
+    assert!(matches!(answers[0], Acceptance::Conflict { id } if id == job.id));
+    assert!(matches!(answers[1], Acceptance::Same { id, .. } if id == job.id));
 
     let discard = Transition {
         archive: true,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
 use uuid::Uuid;
 
@@ -50,15 +50,20 @@ pub const DUE: &str = concat!(
 );
 
 /// Rows that somebody else holds are passed over, so a claim waits for nobody and can't deadlock.
+/// The lane is compared as an expression: with stale statistics the planner took the index of what is
+/// due for it, and walked the whole lane to find a few ids.
 pub const CLAIM: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
     free AS MATERIALIZED (
         SELECT j.id, w.token
-        FROM unnest($1::uuid[], $2::uuid[]) AS w(id, token) JOIN presswork.jobs j ON j.id = w.id
-        WHERE j.run_at <= (SELECT now FROM clock)
-          AND ($4::int8 IS NULL OR (SELECT generation FROM presswork.meta) <= $4) AND ",
+        FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w(id, token, n)
+             JOIN presswork.jobs j ON j.id = w.id
+        WHERE j.run_at <= (SELECT now FROM clock) AND j.lane || '' = $5 AND j.kind = ANY($6)
+          AND ($4::int8 IS NULL OR (SELECT generation FROM presswork.meta) <= $4)
+          AND (SELECT NOT r.ended AND clock.now < r.lease_until
+               FROM presswork.workers r, clock WHERE r.run = $3) AND ",
     claimable!(),
-    "   FOR UPDATE OF j SKIP LOCKED
+    "   ORDER BY w.n LIMIT $7 FOR UPDATE OF j SKIP LOCKED
     )
     UPDATE presswork.jobs j
     SET state = 'running', token = free.token, run = $3, claimed_at = clock.now,
@@ -75,13 +80,17 @@ fn due_query<'q>(lane: &'q str, kinds: &'q [String], limit: u32) -> Query<'q> {
         .bind(i64::from(limit))
 }
 
-fn claim_query<'q>(claim: &Claim, ids: &[Uuid]) -> Query<'q> {
+/// At most `limit`; `None`: as many as there are.
+fn claim_query<'q>(claim: &'q Claim, ids: &[Uuid], limit: Option<u32>) -> Query<'q> {
     let tokens: Vec<Uuid> = ids.iter().map(|_| Uuid::new_v4()).collect();
     sqlx::query(CLAIM)
         .bind(ids.to_vec())
         .bind(tokens)
         .bind(claim.run)
         .bind(claim.generation)
+        .bind(&claim.lane)
+        .bind(&*claim.kinds)
+        .bind(limit.map(i64::from))
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
@@ -105,7 +114,10 @@ pub async fn due(pools: &Pools, lane: &str, kinds: &[String], limit: u32) -> Res
 /// Takes the leases of those that are still free.
 pub async fn claim(pools: &Pools, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
     let ids = each_once(ids.iter().map(|it| it.0));
-    let query = || claim_query(claim, &ids).fetch_all(pools.claims());
+    if claim.concurrency.is_some() {
+        return claim_in_lane(pools, claim, Wanted::These(ids)).await;
+    }
+    let query = || claim_query(claim, &ids, None).fetch_all(pools.claims());
     let rows = pools.again(query).await?;
     in_order(&rows, &ids)
 }
@@ -133,70 +145,72 @@ const LANE_LOCK: &str =
 const LANE_RUNNING: &str =
     "SELECT count(*) FROM presswork.jobs j WHERE j.lane = $1 AND j.token IS NOT NULL";
 
-/// What [`claim_due`] takes with it into its own task.
-struct Wanted {
-    claim: Claim,
-    lane: String,
-    kinds: Vec<String>,
-    limit: u32,
-    concurrency: Option<u32>,
+/// What is to be claimed under the lane's lock.
+enum Wanted {
+    These(Vec<Uuid>),
+    /// What is due, at most so many.
+    Due(u32),
 }
 
 /// Takes the leases of due jobs of a lane, under the lane's lock.
-pub async fn claim_due(
-    pools: &Pools,
-    claim: &Claim,
-    lane: &str,
-    kinds: &[String],
-    limit: u32,
-    concurrency: Option<u32>,
-) -> Result<Vec<Job>> {
-    let wanted = Wanted {
-        claim: claim.clone(),
-        lane: lane.to_owned(),
-        kinds: kinds.to_vec(),
-        limit,
-        concurrency,
-    };
-    let pool = pools.claims().clone();
-    // a task of its own: a caller that goes away can't leave the transaction half-open
-    let task = tokio::spawn(async move { claim_lane(&pool, &wanted).await });
-    let ended = async {
-        task.await
-            .map_err(|_| sqlx::Error::WorkerCrashed)
-            .and_then(|it| it)
-    };
-    let (ids, rows) = pools.call(ended).await?;
+pub async fn claim_due(pools: &Pools, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
+    claim_in_lane(pools, claim, Wanted::Due(limit)).await
+}
+
+async fn claim_in_lane(pools: &Pools, claim: &Claim, wanted: Wanted) -> Result<Vec<Job>> {
+    let claim = claim.clone();
+    let (ids, rows) = pools
+        .apart(pools.claims(), pools.patience(), |connection| {
+            Box::pin(async move {
+                under_lock(connection, &claim, wanted)
+                    .await
+                    .map_err(explain)
+            })
+        })
+        .await?;
     in_order(&rows, &ids)
 }
 
-async fn claim_lane(pool: &PgPool, wanted: &Wanted) -> sqlx::Result<(Vec<Uuid>, Vec<PgRow>)> {
-    let mut connection = pool.acquire().await?;
+async fn under_lock(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    wanted: Wanted,
+) -> sqlx::Result<(Vec<Uuid>, Vec<PgRow>)> {
     let mut transaction = connection.begin().await?;
     sqlx::query(LANE_LOCK)
-        .bind(&wanted.lane)
+        .bind(&claim.lane)
         .execute(&mut *transaction)
         .await?;
     // after the lock, in a statement of its own: it sees what the lock's last holder wrote
-    let limit = match wanted.concurrency {
-        None => wanted.limit,
-        Some(concurrency) => room(&mut transaction, &wanted.lane, concurrency)
-            .await?
-            .min(wanted.limit),
+    let room = match claim.concurrency {
+        None => u32::MAX,
+        Some(concurrency) => room(&mut transaction, &claim.lane, concurrency).await?,
     };
-    if limit == 0 {
+    let ids = match wanted {
+        _ if room == 0 => vec![],
+        Wanted::These(ids) => ids,
+        Wanted::Due(limit) => due_ids(&mut transaction, claim, limit.min(room)).await?,
+    };
+    if ids.is_empty() {
+        transaction.rollback().await?;
         return Ok((vec![], vec![]));
     }
-    let hints = due_query(&wanted.lane, &wanted.kinds, limit)
-        .fetch_all(&mut *transaction)
-        .await?;
-    let ids = hints.iter().map(|row| row.try_get("id"));
-    let ids: Vec<Uuid> = ids.collect::<sqlx::Result<_>>()?;
-    let rows = claim_query(&wanted.claim, &ids)
+    let rows = claim_query(claim, &ids, Some(room))
         .fetch_all(&mut *transaction)
         .await?;
     transaction.commit().await?;
     Ok((ids, rows))
+}
+
+async fn due_ids(
+    connection: &mut PgConnection,
+    claim: &Claim,
+    limit: u32,
+) -> sqlx::Result<Vec<Uuid>> {
+    let hints = due_query(&claim.lane, &claim.kinds, limit)
+        .fetch_all(connection)
+        .await?;
+    hints.iter().map(|row| row.try_get("id")).collect()
 }
 
 async fn room(connection: &mut PgConnection, lane: &str, concurrency: u32) -> sqlx::Result<u32> {

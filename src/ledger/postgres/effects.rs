@@ -164,7 +164,7 @@ const DECIDE: &str = "
 WITH done AS (
     UPDATE presswork.effects
     SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text
-    WHERE id = $1 AND state = $2
+    WHERE id = $1 AND state = $2 AND sends = $10
     RETURNING job
 ),
 noted AS (
@@ -177,14 +177,14 @@ SELECT count(*) FROM done";
 pub async fn decide(
     pools: &Pools,
     id: EffectId,
-    from: EffectState,
+    from: (EffectState, u32),
     conclusion: &Conclusion,
     audit: Option<&Audit>,
 ) -> Result<bool> {
     let query = || {
         sqlx::query_scalar(DECIDE)
             .bind(id.0)
-            .bind(from.as_str())
+            .bind(from.0.as_str())
             .bind(conclusion.to.as_str())
             .bind(conclusion.receipt.as_ref().map(codec::text))
             .bind(evidence(&conclusion.evidence))
@@ -192,6 +192,7 @@ pub async fn decide(
             .bind(audit.map(|it| codec::plain(&it.action)))
             .bind(audit.and_then(|it| it.job).map(|it| it.0))
             .bind(audit.map(|it| codec::plain(&it.detail)))
+            .bind(codec::int(from.1))
             .fetch_one(pools.main())
     };
     let done: i64 = pools.again(query).await?;

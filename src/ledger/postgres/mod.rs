@@ -102,15 +102,8 @@ impl Ledger for Postgres {
         dispatch::claim(&self.pools, claim, ids).await
     }
 
-    async fn claim_due(
-        &self,
-        claim: &Claim,
-        lane: &str,
-        kinds: &[String],
-        limit: u32,
-        concurrency: Option<u32>,
-    ) -> Result<Vec<Job>> {
-        dispatch::claim_due(&self.pools, claim, lane, kinds, limit, concurrency).await
+    async fn claim_due(&self, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
+        dispatch::claim_due(&self.pools, claim, limit).await
     }
 
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
@@ -190,7 +183,7 @@ impl Ledger for Postgres {
     async fn decide(
         &self,
         id: EffectId,
-        from: EffectState,
+        from: (EffectState, u32),
         conclusion: &Conclusion,
         audit: Option<&Audit>,
     ) -> Result<bool> {

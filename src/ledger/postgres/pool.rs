@@ -4,9 +4,10 @@ use std::future::Future;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor};
 
 use crate::ledger::door::{LedgerError, Result};
@@ -77,12 +78,23 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that was idle for longer is asked whether it still lives before it is used.
 const IDLE_TRUSTED: Duration = Duration::from_secs(1);
+/// The server asks a silent client whether it still lives after 30 s, then each 10 s, 3 times: what a
+/// host that vanished has locked is free again soon. (The driver can't do so for its own end: there
+/// the time-outs of each call stand in.)
+const KEEPALIVES: [(&str, &str); 3] = [
+    ("tcp_keepalives_idle", "30"),
+    ("tcp_keepalives_interval", "10"),
+    ("tcp_keepalives_count", "3"),
+];
 /// What a dropped call left behind is waited for so long, then the connection is closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server gives a statement up so long before the client does, so that its word is heard.
 const SERVER_FIRST: Duration = Duration::from_secs(1);
 /// How often a call is made again that lost a deadlock or waited for a lock in vain.
 const CONTENDED_MAX: u32 = 5;
+
+/// A transaction's work. Its parameters are owned: it runs in a task of its own.
+pub type Work<'c, T> = BoxFuture<'c, Result<T>>;
 
 /// The pools of one role. They belong to the runtime that first uses them.
 #[derive(Debug)]
@@ -113,7 +125,7 @@ impl Pools {
         } else {
             let statement = options.call_timeout.saturating_sub(SERVER_FIRST);
             let millis = |it: Duration| it.as_millis().max(1).to_string();
-            connect.options([
+            let connect = connect.options([
                 ("statement_timeout", millis(statement)),
                 ("lock_timeout", millis(LOCK_TIMEOUT.min(statement))),
                 (
@@ -123,7 +135,8 @@ impl Pools {
                 ("search_path", "pg_catalog,pg_temp".to_owned()),
                 // a batch of keys against a table of any size: by the index, on today's disks
                 ("random_page_cost", "1.1".to_owned()),
-            ])
+            ]);
+            connect.options(KEEPALIVES)
         };
         Ok(Self {
             connect,
@@ -207,9 +220,41 @@ impl Pools {
         Err(self.too_late())
     }
 
+    /// How long a call may take.
+    pub fn patience(&self) -> Duration {
+        self.options.call_timeout
+    }
+
+    /// Work of several statements, in a task of its own: a caller that goes away can't leave it half
+    /// done. After `limit` the connection is closed, not given back: a peer that vanished answers no
+    /// rollback, and the server ends what nobody goes on with.
+    ///
+    /// # Errors
+    /// Those of `work`; [`LedgerError::Away`] when it took too long.
+    pub async fn apart<T, W>(&self, pool: &PgPool, limit: Duration, work: W) -> Result<T>
+    where
+        T: Send + 'static,
+        W: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, T> + Send + 'static,
+    {
+        let pool = pool.clone();
+        let task = tokio::spawn(async move {
+            let mut connection = pool.acquire().await.map_err(explain)?;
+            let done = tokio::time::timeout(limit, work(&mut connection)).await;
+            done.unwrap_or_else(|_| {
+                drop(connection.detach());
+                Err(too_late(limit))
+            })
+        });
+        match task.await {
+            Ok(done) => done,
+            Err(e) => Err(LedgerError::Other(format!(
+                "a transaction ended early: {e}"
+            ))),
+        }
+    }
+
     fn too_late(&self) -> LedgerError {
-        let millis = self.options.call_timeout.as_millis();
-        LedgerError::Away(format!("no answer within {millis} ms"))
+        too_late(self.options.call_timeout)
     }
 }
 
@@ -255,6 +300,10 @@ pub fn hooked(pool: PgPoolOptions) -> PgPoolOptions {
         })
 }
 
+fn too_late(limit: Duration) -> LedgerError {
+    LedgerError::Away(format!("no answer within {} ms", limit.as_millis()))
+}
+
 fn code(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
@@ -262,6 +311,11 @@ fn code(error: &sqlx::Error) -> Option<String> {
 /// Serialisation failure, deadlock, lock not available.
 fn is_contended(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("40001" | "40P01" | "55P03"))
+}
+
+/// The server gave the statement up: it took longer than the time-out.
+pub fn is_cancelled(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("57014")
 }
 
 /// What an error means at the ledger's door, by its SQLSTATE (PostgreSQL's Appendix A).

@@ -18,7 +18,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -28,6 +28,11 @@ const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "effects_and_runs",
         sql: include_str!("../../../migrations/postgres/0002_effects_and_runs.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "tidy_in_pieces",
+        sql: include_str!("../../../migrations/postgres/0003_tidy_in_pieces.sql"),
     },
 ];
 
@@ -94,19 +99,8 @@ pub async fn migrate(pools: &Pools) -> Result<Migrated> {
             to: before,
         });
     }
-    let pool = pools.main().clone();
-    // a task of its own: a caller that goes away can't leave the transaction half-open
-    let task = tokio::spawn(async move {
-        let mut connection = pool.acquire().await.map_err(explain)?;
-        apply(&mut connection).await
-    });
-    match tokio::time::timeout(PATIENCE, task).await {
-        Ok(Ok(done)) => done,
-        Ok(Err(e)) => Err(LedgerError::Other(format!("the migration ended: {e}"))),
-        Err(_) => Err(LedgerError::Away(
-            "another migration holds the lock for ten minutes already".to_owned(),
-        )),
-    }
+    let apply = pools.apart(pools.main(), PATIENCE, |it| Box::pin(apply(it)));
+    apply.await
 }
 
 async fn apply(connection: &mut PgConnection) -> Result<Migrated> {

@@ -29,10 +29,10 @@ pub const SETTLE: &str = concat!(
         SELECT * FROM unnest($1::int4[], $2::uuid[], $3::uuid[], $4::int8[], $5::text[],
                              $6::timestamptz[], $7::int4[], $8::int4[], $9::bool[], $10::text[],
                              $11::text[], $12::bool[], $13::bool[], $14::text[], $15::text[],
-                             $16::text[], $17::bytea[], $18::int4[], $19::text[], $20::text[],
-                             $21::text[], $22::text[])
+                             $16::text[], $17::int4[], $18::text[], $19::text[], $20::text[],
+                             $21::text[])
             AS w(n, id, token, version, state, run_at, attempts, crashes, reset, held, failure,
-                 cancel, archive, result, fingerprint, payload, digest, epoch, record, actor,
+                 cancel, archive, result, fingerprint, payload, epoch, record, actor,
                  action, detail)
     ),
     gone AS (
@@ -40,7 +40,7 @@ pub const SETTLE: &str = concat!(
     guarded!(),
     "   RETURNING w.n, j.id, j.kind, j.lane, j.tenant, j.account, j.priority, j.key,
                   coalesce(w.payload, j.payload) AS payload,
-                  j.revision + (w.payload IS NOT NULL)::integer AS revision, w.digest,
+                  j.revision + (w.payload IS NOT NULL)::integer AS revision,
                   j.created_at, coalesce(w.run_at, j.run_at) AS run_at, j.not_after, j.expires_at,
                   j.attempts_max, j.timeout_s, j.labels, j.traceparent, j.reply_to, w.state,
                   CASE WHEN w.reset THEN 0 ELSE j.attempts END + w.attempts AS attempts,
@@ -91,27 +91,20 @@ pub const SETTLE: &str = concat!(
             ended_at = CASE WHEN w.state = 'dead' THEN coalesce(j.ended_at, clock.now) END
         FROM want w, clock WHERE NOT w.archive AND ",
     guarded!(),
-    "   RETURNING w.n, j.id, j.tenant, j.kind, j.key, w.digest, w.epoch, w.record
+    "   RETURNING w.n, j.id, w.epoch, w.record
     ),
     tried AS (
         INSERT INTO presswork.attempts (job, epoch, record)
         SELECT id, epoch, record FROM changed WHERE record IS NOT NULL ORDER BY n
     ),
     done AS (
-        SELECT n, id, tenant, kind, key, digest FROM gone
-        UNION ALL
-        SELECT n, id, tenant, kind, key, digest FROM changed
+        SELECT n FROM gone UNION ALL SELECT n FROM changed
     ),
     noted AS (
         INSERT INTO presswork.audit (actor, action, job, detail, at)
         SELECT w.actor, w.action, w.id, w.detail, clock.now
         FROM want w JOIN done USING (n) CROSS JOIN clock
         WHERE w.actor IS NOT NULL ORDER BY w.n
-    ),
-    rekeyed AS (
-        UPDATE presswork.idempotency_keys k SET digest = done.digest FROM done
-        WHERE done.digest IS NOT NULL AND k.tenant = done.tenant AND k.kind = done.kind
-          AND k.key = done.key AND k.job = done.id
     )
     SELECT n FROM done"
 );
@@ -165,7 +158,6 @@ struct Columns {
     result: Vec<Option<String>>,
     fingerprint: Vec<Option<String>>,
     payload: Vec<Option<String>>,
-    digest: Vec<Option<Vec<u8>>>,
     epoch: Vec<Option<i32>>,
     record: Vec<Option<String>>,
     actor: Vec<Option<String>>,
@@ -205,9 +197,7 @@ impl Columns {
         self.archive.push(transition.archive);
         self.result.push(it.result.clone());
         self.fingerprint.push(it.fingerprint.clone());
-        let edit = it.edit.as_ref();
-        self.payload.push(edit.map(|it| it.0.to_string()));
-        self.digest.push(edit.map(|it| it.1.0.to_vec()));
+        self.payload.push(it.edit.as_deref().map(str::to_owned));
         let attempt = it.attempt.as_ref();
         self.epoch.push(attempt.map(|it| codec::int(it.epoch)));
         self.record.push(attempt.map(codec::record));
@@ -234,7 +224,6 @@ impl Columns {
             .bind(&self.result)
             .bind(&self.fingerprint)
             .bind(&self.payload)
-            .bind(&self.digest)
             .bind(&self.epoch)
             .bind(&self.record)
             .bind(&self.actor)

@@ -1,25 +1,34 @@
 //! Housekeeping: partitions made ahead, and what is past its keeping.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::Connection;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::PgConnection;
 
-use super::pool::{Pools, explain};
+use super::pool::{Pools, explain, is_cancelled};
 use super::runs::seconds;
-use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::door::Result;
 
-/// A day's jobs may be millions: a step of this takes longer than a usual call may.
-const PATIENCE: &str = "SET LOCAL statement_timeout = '5min'";
+/// A call begins no statement after this long: the rest is for the next call.
+const BUDGET: Duration = Duration::from_secs(15);
+/// A call is over after this long, whatever the server does.
+const LIMIT: Duration = Duration::from_secs(25);
+/// Making partitions may move what had none.
+const PATIENCE: &str = "SET LOCAL statement_timeout = '20s'";
 const AHEAD: i32 = 7;
-/// Rows that one statement deletes, and statements of one call: the rest is for the next.
+/// Rows that one statement deletes.
 const CHUNK: i64 = 5_000;
-const CHUNKS_MAX: u32 = 40;
-/// Days of keys that one call sweeps.
-const DAYS_MAX: u32 = 400;
+/// Pages of a partition that one statement is done with: some ten thousand jobs.
+const PAGES: i64 = 500;
+/// Keys of jobs that ended in so much time are swept by one statement at first. After a quick one it
+/// is twice as much, after a slow one half.
+const SPAN: f64 = 600.0;
+const SPANS: std::ops::RangeInclusive<f64> = 1.0..=86_400.0;
+const QUICK: Duration = Duration::from_millis(200);
+const SLOW: Duration = Duration::from_secs(2);
 
-const DROP_DAY: &str =
-    "SELECT presswork.drop_partition(presswork.now() - $1 * interval '1 second')";
+const DROP_PAGES: &str =
+    "SELECT presswork.drop_partition(presswork.now() - $1 * interval '1 second', $2)";
 
 /// What had no partition when it ended, with its steps and effects.
 const DROP_OTHERS: &str = "
@@ -38,12 +47,13 @@ keys AS (
 )
 SELECT count(*) FROM gone";
 
-/// Keys whose finished job is still there, a day's worth at a time, each day once: a settle doesn't
-/// write to the keys, which made it a third slower.
+/// Keys whose finished job is still there, `$2` seconds' worth at a time, each time once: a settle
+/// doesn't write to the keys, which made it a third slower.
 const SWEEP_KEYS: &str = "
 WITH span AS MATERIALIZED (
     SELECT keys_swept AS since,
-           least(keys_swept + interval '1 day', presswork.now() - $1 * interval '1 second') AS upto
+           least(keys_swept + $2 * interval '1 second',
+                 presswork.now() - $1 * interval '1 second') AS upto
     FROM presswork.meta
 ),
 gone AS (
@@ -81,46 +91,51 @@ SELECT count(*) FROM gone";
 
 /// Makes room ahead and drops what is past its keeping; how many rows went.
 pub async fn tidy(pools: &Pools, finished: Duration, keys: Duration) -> Result<u64> {
-    let pool = pools.main().clone();
-    // a task of its own: a caller that goes away can't leave a transaction half-open
-    let task = tokio::spawn(async move { work(&pool, seconds(finished), seconds(keys)).await });
-    match task.await {
-        Ok(done) => done.map_err(explain),
-        Err(e) => Err(LedgerError::Other(format!("tidying ended: {e}"))),
-    }
+    let (finished, keys) = (seconds(finished), seconds(keys));
+    let until = Instant::now() + BUDGET;
+    pools
+        .apart(pools.main(), LIMIT, move |connection| {
+            Box::pin(async move {
+                work(connection, until, finished, keys)
+                    .await
+                    .map_err(explain)
+            })
+        })
+        .await
 }
 
-async fn work(pool: &PgPool, finished: f64, keys: f64) -> sqlx::Result<u64> {
-    let mut connection = pool.acquire().await?;
-    make_room(&mut connection).await?;
-    let mut gone = 0;
-    for _ in 0..DAYS_MAX {
-        let (keys, more) = sweep_day(&mut connection, keys).await?;
-        gone += keys.unsigned_abs();
-        if !more {
-            break;
-        }
-    }
-    while let Some(jobs) = drop_day(&mut connection, finished).await? {
-        gone += jobs.unsigned_abs();
+async fn work(
+    connection: &mut PgConnection,
+    until: Instant,
+    finished: f64,
+    keys: f64,
+) -> sqlx::Result<u64> {
+    make_room(connection).await?;
+    let mut gone = sweep_keys(connection, until, keys).await?;
+    while Instant::now() < until {
+        let jobs: Option<i64> = sqlx::query_scalar(DROP_PAGES)
+            .bind(finished)
+            .bind(PAGES)
+            .fetch_one(&mut *connection)
+            .await?;
+        let Some(jobs) = jobs else { break };
+        gone += jobs;
     }
     for (sql, keeping) in [(DROP_OTHERS, finished), (DROP_KEYS, keys)] {
-        for _ in 0..CHUNKS_MAX {
+        while Instant::now() < until {
             let rows: i64 = sqlx::query_scalar(sql)
                 .bind(keeping)
                 .bind(CHUNK)
                 .fetch_one(&mut *connection)
                 .await?;
-            gone += rows.unsigned_abs();
+            gone += rows;
             if rows < CHUNK {
                 break;
             }
         }
     }
-    let runs: i64 = sqlx::query_scalar(DROP_RUNS)
-        .fetch_one(&mut *connection)
-        .await?;
-    Ok(gone + runs.unsigned_abs())
+    let runs: i64 = sqlx::query_scalar(DROP_RUNS).fetch_one(connection).await?;
+    Ok((gone + runs).unsigned_abs())
 }
 
 async fn make_room(connection: &mut PgConnection) -> sqlx::Result<()> {
@@ -133,25 +148,34 @@ async fn make_room(connection: &mut PgConnection) -> sqlx::Result<()> {
     transaction.commit().await
 }
 
-/// Sweeps the keys of a day; how many went, and whether there may be more.
-async fn sweep_day(connection: &mut PgConnection, keys: f64) -> sqlx::Result<(i64, bool)> {
-    let mut transaction = connection.begin().await?;
-    sqlx::raw_sql(PATIENCE).execute(&mut *transaction).await?;
-    let swept = sqlx::query_as(SWEEP_KEYS)
-        .bind(keys)
-        .fetch_one(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
-    Ok(swept)
-}
-
-async fn drop_day(connection: &mut PgConnection, finished: f64) -> sqlx::Result<Option<i64>> {
-    let mut transaction = connection.begin().await?;
-    sqlx::raw_sql(PATIENCE).execute(&mut *transaction).await?;
-    let gone: Option<i64> = sqlx::query_scalar(DROP_DAY)
-        .bind(finished)
-        .fetch_one(&mut *transaction)
-        .await?;
-    transaction.commit().await?;
+/// Sweeps the keys of jobs that are still there; how many went.
+async fn sweep_keys(connection: &mut PgConnection, until: Instant, keys: f64) -> sqlx::Result<i64> {
+    let (mut gone, mut span) = (0, SPAN);
+    while Instant::now() < until {
+        let began = Instant::now();
+        let swept = sqlx::query_as(SWEEP_KEYS)
+            .bind(keys)
+            .bind(span)
+            .fetch_one(&mut *connection)
+            .await;
+        let more = match swept {
+            Ok((rows, more)) => {
+                let rows: i64 = rows;
+                gone += rows;
+                more
+            }
+            // given up by the server: nothing of it was done, and it was too much at once
+            Err(e) if *SPANS.start() < span && is_cancelled(&e) => true,
+            Err(e) => return Err(e),
+        };
+        if !more {
+            break;
+        }
+        span = match began.elapsed() {
+            it if it < QUICK => (span * 2.0).min(*SPANS.end()),
+            it if SLOW < it => (span / 2.0).max(*SPANS.start()),
+            _ => span,
+        };
+    }
     Ok(gone)
 }

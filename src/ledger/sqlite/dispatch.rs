@@ -17,20 +17,68 @@ pub async fn claim(
     claim: &Claim,
     ids: &[JobId],
 ) -> Result<Vec<Job>> {
-    if let Some(generation) = claim.generation {
-        let known = sqlx::query("SELECT generation FROM meta")
-            .fetch_one(&mut *conn)
-            .await
-            .map_err(told)?;
-        if generation < get::<i64, _>(&known, 0)? {
-            return Ok(Vec::new());
-        }
+    let room = room(conn, now, claim).await?;
+    take(conn, now, claim, ids, room).await
+}
+
+/// Takes leases of due jobs.
+pub async fn claim_due(
+    conn: &mut SqliteConnection,
+    now: i64,
+    claim: &Claim,
+    limit: u32,
+) -> Result<Vec<Job>> {
+    let room = room(conn, now, claim).await?;
+    let due = due(conn, now, &claim.lane, &claim.kinds, limit.min(room)).await?;
+    let ids: Vec<JobId> = due.iter().map(|it| it.id).collect();
+    take(conn, now, claim, &ids, room).await
+}
+
+/// How many jobs of the lane may be taken: none by a run that is over, or for an old generation.
+async fn room(conn: &mut SqliteConnection, now: i64, claim: &Claim) -> Result<u32> {
+    let row = sqlx::query(
+        "SELECT EXISTS (SELECT 1 FROM runs WHERE id = ?1 AND ended = 0 AND ?2 < lease_until)
+                AND (?3 IS NULL OR (SELECT generation FROM meta) <= ?3)",
+    )
+    .bind(claim.run)
+    .bind(now)
+    .bind(claim.generation)
+    .fetch_one(&mut *conn)
+    .await
+    .map_err(told)?;
+    if !get::<bool, _>(&row, 0)? {
+        return Ok(0);
     }
+    let Some(concurrency) = claim.concurrency else {
+        return Ok(u32::MAX);
+    };
+    let row = sqlx::query("SELECT count(*) FROM jobs WHERE state = 'running' AND lane = ?")
+        .bind(&claim.lane)
+        .fetch_one(conn)
+        .await
+        .map_err(told)?;
+    let running = u32::try_from(get::<i64, _>(&row, 0)?).unwrap_or(u32::MAX);
+    Ok(concurrency.saturating_sub(running))
+}
+
+async fn take(
+    conn: &mut SqliteConnection,
+    now: i64,
+    claim: &Claim,
+    ids: &[JobId],
+    room: u32,
+) -> Result<Vec<Job>> {
+    let kinds = text(&claim.kinds)?;
+    let room = usize::try_from(room).unwrap_or(usize::MAX);
     let mut jobs = Vec::with_capacity(ids.len());
     for id in ids {
+        if room <= jobs.len() {
+            break;
+        }
         let row = sqlx::query(concat!(
             "UPDATE jobs SET state = 'running', run = ?, token = ?, claimed_at = ?, epoch = epoch + 1, version = version + 1
              WHERE id = ? AND token IS NULL AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= ?
+               AND +lane = ? AND kind IN (SELECT value FROM json_each(?))
              RETURNING ",
             job_columns!(hot)
         ))
@@ -39,6 +87,8 @@ pub async fn claim(
         .bind(now)
         .bind(id.0)
         .bind(now)
+        .bind(&claim.lane)
+        .bind(&kinds)
         .fetch_optional(&mut *conn)
         .await
         .map_err(told)?;
@@ -47,28 +97,6 @@ pub async fn claim(
         }
     }
     Ok(jobs)
-}
-
-/// Takes leases of due jobs, never more than `concurrency` of the lane at once.
-pub async fn claim_due(
-    conn: &mut SqliteConnection,
-    now: i64,
-    who: &Claim,
-    lane: &str,
-    kinds: &[String],
-    limit: u32,
-    concurrency: Option<u32>,
-) -> Result<Vec<Job>> {
-    let row = sqlx::query("SELECT count(*) FROM jobs WHERE state = 'running' AND lane = ?")
-        .bind(lane)
-        .fetch_one(&mut *conn)
-        .await
-        .map_err(told)?;
-    let running = u32::try_from(get::<i64, _>(&row, 0)?).unwrap_or(u32::MAX);
-    let free = concurrency.map_or(u32::MAX, |it| it.saturating_sub(running));
-    let due = due(conn, now, lane, kinds, limit.min(free)).await?;
-    let ids: Vec<JobId> = due.iter().map(|it| it.id).collect();
-    claim(conn, now, who, &ids).await
 }
 
 /// Running jobs whose owner is dead, or no longer names them.

@@ -155,11 +155,11 @@ pub async fn decide(
     conn: &mut SqliteConnection,
     now: i64,
     id: EffectId,
-    from: EffectState,
+    from: (EffectState, u32),
     it: &Conclusion,
     why: Option<&Audit>,
 ) -> Result<bool> {
-    let Some(before) = one(conn, id).await?.filter(|e| e.state == from) else {
+    let Some(before) = one(conn, id).await?.filter(|e| (e.state, e.sends) == from) else {
         return Ok(false);
     };
     change(conn, before, it).await?;

@@ -12,11 +12,12 @@ mod dispatch;
 mod settle;
 mod effects;
 mod look;
+mod tidy;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
@@ -35,6 +36,9 @@ use crate::ledger::rows::{
 use crate::lifecycle::State;
 use map::{get, micros};
 use open::told;
+
+/// A call of `tidy` begins nothing more after this long: the rest is for the next call.
+const TIDY_BUDGET: Duration = Duration::from_secs(10);
 
 /// The ledger in a SQLite file.
 pub struct Sqlite {
@@ -172,19 +176,10 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn claim_due(
-        &self,
-        claim: &Claim,
-        lane: &str,
-        kinds: &[String],
-        limit: u32,
-        concurrency: Option<u32>,
-    ) -> Result<Vec<Job>> {
-        let (claim, lane, kinds) = (claim.clone(), lane.to_owned(), kinds.to_vec());
+    async fn claim_due(&self, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
+        let claim = claim.clone();
         self.write(move |tx, now| {
-            Box::pin(async move {
-                dispatch::claim_due(tx, now, &claim, &lane, &kinds, limit, concurrency).await
-            })
+            Box::pin(async move { dispatch::claim_due(tx, now, &claim, limit).await })
         })
         .await
     }
@@ -363,7 +358,7 @@ impl Ledger for Sqlite {
     async fn decide(
         &self,
         id: EffectId,
-        from: EffectState,
+        from: (EffectState, u32),
         conclusion: &Conclusion,
         audit: Option<&Audit>,
     ) -> Result<bool> {
@@ -458,18 +453,35 @@ impl Ledger for Sqlite {
         look::audits(&mut *self.reader().await?, job, limit).await
     }
 
+    /// What is to go is looked for by a reader: the writing connection only deletes it.
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         let back = |it: Duration| i64::try_from(it.as_micros()).unwrap_or(i64::MAX / 2);
-        self.write(move |tx, now| {
-            Box::pin(async move {
-                look::tidy(
-                    tx,
-                    now.saturating_sub(back(finished)),
-                    now.saturating_sub(back(keys)),
-                )
-                .await
-            })
-        })
-        .await
+        let now = self.now_micros();
+        let (finished, keys) = (
+            now.saturating_sub(back(finished)),
+            now.saturating_sub(back(keys)),
+        );
+        let (until, mut gone) = (Instant::now() + TIDY_BUDGET, 0);
+        while Instant::now() < until {
+            let past = tidy::past(&mut *self.reader().await?, finished).await?;
+            if past.is_empty() {
+                break;
+            }
+            gone += self
+                .write(move |tx, _| Box::pin(async move { tidy::drop_jobs(tx, &past).await }))
+                .await?;
+        }
+        while Instant::now() < until {
+            let some = self
+                .write(move |tx, _| Box::pin(tidy::drop_keys(tx, keys)))
+                .await?;
+            gone += some;
+            if some < u64::from(tidy::CHUNK) {
+                break;
+            }
+        }
+        self.write(move |tx, _| Box::pin(tidy::drop_runs(tx, finished)))
+            .await?;
+        Ok(gone)
     }
 }

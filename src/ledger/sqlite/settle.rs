@@ -77,7 +77,7 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
     .bind(running)
     .bind(dead || t.archive)
     .bind(now)
-    .bind(it.edit.as_ref().map(|(payload, _)| payload.to_string()))
+    .bind(it.edit.as_deref())
     .bind(it.id.0)
     .bind(token)
     .bind(version)
@@ -86,18 +86,6 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
     .map_err(told)?;
     let Some(row) = row else { return Ok(false) };
     let key: Option<String> = get(&row, 2)?;
-    if let (Some(key), Some((_, digest))) = (&key, &it.edit) {
-        sqlx::query(
-            "UPDATE idempotency_keys SET digest = ? WHERE tenant = ? AND kind = ? AND key = ?",
-        )
-        .bind(&digest.0[..])
-        .bind(get::<&str, _>(&row, 0)?)
-        .bind(get::<&str, _>(&row, 1)?)
-        .bind(key)
-        .execute(&mut *conn)
-        .await
-        .map_err(told)?;
-    }
     if t.archive {
         archive(conn, now, it).await?;
         if let Some(key) = &key {
