@@ -331,3 +331,35 @@ pub fn quarantined(
         bytes: kept.to_vec(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quarantine_keeps_the_beginning_of_what_is_too_large() {
+        let at = Time::UNIX_EPOCH;
+        let answer = Answer::Refused(Refusal::new(
+            Reason::TooLarge,
+            None,
+            vec![Violation::new("", "too large")],
+        ));
+        let keep = |bytes: &[u8]| {
+            quarantined("inbox", JobId::mint(), at, bytes, &answer).expect("it was refused")
+        };
+        let mut bytes = vec![7; KEPT_MAX];
+        let whole = keep(&bytes);
+        assert_eq!(whole.bytes, bytes);
+        assert!(!whole.message.contains("SHA-256"), "{}", whole.message);
+        bytes.extend([1, 2, 3]);
+        let part = keep(&bytes);
+        assert_eq!(part.bytes, bytes[..KEPT_MAX]);
+        for said in [
+            "too large",
+            "1048579 bytes",
+            &Digest::of_bytes(&bytes).hex(),
+        ] {
+            assert!(part.message.contains(said), "{said}: {}", part.message);
+        }
+    }
+}

@@ -81,6 +81,20 @@ fn jobs(count: usize) -> Vec<NewJob> {
     (0..count).map(|n| job(format!("k{n}"))).collect()
 }
 
+fn completed(job: &presswork::job::Job, now: presswork::clock::Time) -> Settlement {
+    let event = Event::Ended(Outcome::Completed(1.into()));
+    Settlement {
+        id: job.id,
+        guard: Guard::Token(job.token.expect("it is claimed")),
+        transition: advance(&job.facts(Policy::default()), event, now).unwrap(),
+        attempt: None,
+        result: Some("1".into()),
+        fingerprint: None,
+        edit: None,
+        audit: None,
+    }
+}
+
 /// Another program's look at the file.
 async fn raw(path: &Path, sql: &'static str) {
     let url = format!("sqlite://{}", path.display());
@@ -231,22 +245,7 @@ async fn ten_thousand_jobs_go_through() {
             break;
         }
         let now = ledger.now().await.unwrap();
-        let batch: Vec<Settlement> = jobs
-            .iter()
-            .map(|job| {
-                let event = Event::Ended(Outcome::Completed(1.into()));
-                Settlement {
-                    id: job.id,
-                    guard: Guard::Token(job.token.expect("it is claimed")),
-                    transition: advance(&job.facts(Policy::default()), event, now).unwrap(),
-                    attempt: None,
-                    result: Some("1".into()),
-                    fingerprint: None,
-                    edit: None,
-                    audit: None,
-                }
-            })
-            .collect();
+        let batch: Vec<Settlement> = jobs.iter().map(|job| completed(job, now)).collect();
         let settled = ledger.settle(&batch).await.unwrap();
         assert!(settled.iter().all(|it| *it == Settled::Done));
         done += batch.len();
@@ -302,4 +301,57 @@ async fn what_is_due_and_lost_and_expired_is_found_by_an_index() {
             "{index} gives the order: {plan}"
         );
     }
+}
+
+/// More than a transaction takes, and one job with more steps than that; meanwhile the run beats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn housekeeping_goes_in_pieces_and_takes_all() {
+    const JOBS: usize = 1_200;
+    let folder = tempfile::tempdir().unwrap();
+    let path = path(&folder);
+    let ledger = Arc::new(open(&path).await);
+    let claim = enter(&ledger).await;
+    ledger.accept(&jobs(JOBS)).await.unwrap();
+    let now = ledger.now().await.unwrap();
+    let all = ledger.claim_due(&claim, 2_000).await.unwrap();
+    let many = &all[0];
+    let fence = presswork::ledger::Fence {
+        job: many.id,
+        revision: many.revision,
+        token: many.token.unwrap(),
+        run: claim.run,
+    };
+    assert!(ledger.record_step(&fence, "first", "1").await.unwrap());
+    raw(
+        &path,
+        "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 1300)
+         INSERT INTO steps (job, revision, name, value) SELECT job, 0, n, '1' FROM steps, n",
+    )
+    .await;
+    let batch: Vec<Settlement> = all.iter().map(|job| completed(job, now)).collect();
+    ledger.settle(&batch).await.unwrap();
+    let tidied = tokio::spawn({
+        let ledger = ledger.clone();
+        async move { ledger.tidy(Duration::ZERO, Duration::ZERO).await.unwrap() }
+    });
+    let mut longest = Duration::ZERO;
+    while !tidied.is_finished() {
+        let asked = Instant::now();
+        let lease = Duration::from_secs(60);
+        assert!(ledger.beat(claim.run, &[], lease).await.unwrap().is_some());
+        longest = longest.max(asked.elapsed());
+    }
+    println!("the longest beat took {longest:?}");
+    // as many jobs and as many keys
+    assert_eq!(tidied.await.unwrap(), 2 * JOBS as u64);
+    let url = format!("sqlite://{}", path.display());
+    let mut connection = SqliteConnection::connect(&url).await.unwrap();
+    let left = "SELECT (SELECT count(*) FROM steps) + (SELECT count(*) FROM finished_jobs)
+                     + (SELECT count(*) FROM idempotency_keys)";
+    let left: i64 = sqlx::query_scalar(left)
+        .fetch_one(&mut connection)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+    assert_eq!(ledger.live_runs().await.unwrap().len(), 1, "it still beats");
 }

@@ -1,13 +1,12 @@
 //! Transitions written down under their guards, and what is left of them.
 
 use presswork::job::{Job, JobId, NewJob};
-use presswork::json::Digest;
 use presswork::ledger::{AttemptEnd, Guard, LedgerError, Settled, Settlement};
 use presswork::lifecycle::{Event, State, Transition};
 use presswork::outcome::{Class, Failure, Held, Outcome, Scope};
 use uuid::Uuid;
 
-use super::fixture::{Fixture, KIND, audit, follows, job, keyed, near, with_payload};
+use super::fixture::{Fixture, KIND, LEASE, audit, follows, job, keyed, near, with_payload};
 
 fn failure(class: Class) -> Failure {
     Failure::new(class, Scope::Platform, "http_503", "\"busy\" ü")
@@ -257,6 +256,7 @@ pub async fn attempts_are_told_in_order(f: Fixture) {
         };
         assert_eq!(f.settle_one(settlement).await, Settled::Done);
         f.shift(86_400).await;
+        f.beat(claim.run, &[], LEASE).await.unwrap();
     }
     let before = f.attempts(ids[0]).await.unwrap();
     assert_eq!(

@@ -112,3 +112,43 @@ async fn it_works_without_prepared_statements() {
     assert_eq!(ledger.claim_due(&four, 10).await.unwrap().len(), 4);
     assert_eq!(ledger.claim_due(&six, 10).await.unwrap().len(), 2);
 }
+
+/// The transaction's task ends with the caller's patience, its connection is closed, and the lane's
+/// lock is free again; nothing is left half done.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_whose_peer_vanishes_ends_and_frees_the_lane() {
+    let (ledger, url) = ledger().await;
+    ledger.accept(&new_jobs(20)).await.unwrap();
+    let (proxy, through) = Proxy::before(&url);
+    let options = PgOptions {
+        max_connections: 1,
+        call_timeout: Duration::from_millis(1_500),
+        connect_timeout: Duration::from_millis(1_000),
+        ..PgOptions::new(Role::Ledger)
+    };
+    let vanishing = open(&through, options);
+    let claim = at_most(5, &begin(&vanishing).await);
+    assert_eq!(vanishing.claim_due(&claim, 1).await.unwrap().len(), 1);
+    proxy.black_hole();
+    let ids: Vec<_> = ledger.due("test", &kinds(), 3).await.unwrap();
+    let ids: Vec<_> = ids.iter().map(|it| it.id).collect();
+    for _ in 0..2 {
+        let asked = Instant::now();
+        let due = vanishing.claim_due(&claim, 1).await.unwrap_err();
+        let named = vanishing.claim(&claim, &ids).await.unwrap_err();
+        assert!(due.is_away() && named.is_away(), "{due:?}, {named:?}");
+        assert!(asked.elapsed() < Duration::from_secs(8));
+    }
+    let other = at_most(5, &begin(&ledger).await);
+    kit::wait::until("the lane to be free", SOON, || async {
+        ledger.claim_due(&other, 9).await.is_ok()
+    })
+    .await;
+    assert_eq!(ledger.running("test").await.unwrap().len(), 5);
+    proxy.heal();
+    kit::wait::until("it to claim again", SOON, || async {
+        vanishing.claim_due(&claim, 1).await.is_ok()
+    })
+    .await;
+    assert_eq!(ledger.running("test").await.unwrap().len(), 5);
+}

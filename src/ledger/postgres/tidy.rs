@@ -65,7 +65,8 @@ gone AS (
 moved AS (
     UPDATE presswork.meta SET keys_swept = span.upto FROM span WHERE keys_swept < span.upto
 )
-SELECT (SELECT count(*) FROM gone) AS gone, since < upto AS more FROM span";
+SELECT (SELECT count(*) FROM gone) AS gone, upto = since + $2 * interval '1 second' AS more
+FROM span";
 
 /// Keys that outlived their job's partition.
 const DROP_KEYS: &str = "
