@@ -121,10 +121,11 @@ impl Drop for Ends {
 }
 
 struct Bench {
+    // in the order in which they end: the daemon before its servers
+    daemon: Ends,
     ledger: Arc<dyn Ledger>,
     postgres: Server,
     redis: Server,
-    daemon: Ends,
     _folder: Folder,
 }
 
