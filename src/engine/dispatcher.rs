@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +13,9 @@ use crate::job::{Job, JobId};
 use crate::ledger::Claim;
 use crate::queue::{QueueError, Taken};
 use crate::telemetry::metrics;
+
+/// The pause after a take of which the ledger gave nothing.
+const STALE_PAUSE: Duration = Duration::from_millis(25);
 
 /// A lane's dispatcher.
 pub struct Dispatcher {
@@ -27,7 +31,7 @@ pub struct Dispatcher {
 pub enum Took {
     /// So many jobs were handed to the lane.
     Jobs(usize),
-    /// Hints were taken, and none of them held: look again at once.
+    /// Hints were taken, and the ledger gave none of them: look again in a moment.
     Stale,
     /// There was nothing, or no room.
     Nothing,
@@ -61,7 +65,13 @@ impl Dispatcher {
             tokio::pin!(woken);
             woken.as_mut().enable();
             match self.tick().await {
-                Took::Jobs(_) | Took::Stale => continue,
+                Took::Jobs(_) => continue,
+                // the lane may be full by the ledger's count: asking at once would make it spin
+                Took::Stale => {
+                    let pause = tokio::time::sleep(STALE_PAUSE);
+                    shared.draining.run_until_cancelled(pause).await;
+                    continue;
+                }
                 Took::Nothing => {}
             }
             tokio::select! {

@@ -14,8 +14,8 @@ use crate::telemetry::metrics;
 const EVERY: Duration = Duration::from_millis(500);
 /// Old jobs are looked for every so many ticks.
 const EXPIRE_EVERY: u64 = 10;
-/// How often the history is tidied.
-const TIDY_EVERY: Duration = Duration::from_secs(3_600);
+/// How often the history is tidied: each time for a bounded while.
+const TIDY_EVERY: Duration = Duration::from_secs(60);
 /// Jobs that a tick takes back at most.
 const MOST: u32 = 1_000;
 
