@@ -187,9 +187,9 @@ impl Relay {
             {
                 return None;
             }
-            let pause = memory
-                .pause
-                .map_or(PAUSE_MIN, |(_, it)| (it * 2).min(PAUSE_MAX));
+            // the first may come at once, and so may one after a rebuild that went well
+            let longer = |it: Duration| (it * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+            let pause = memory.pause.map_or(Duration::ZERO, |(_, it)| longer(it));
             memory.pause = Some((Instant::now() + pause, pause));
             match self
                 .shared
