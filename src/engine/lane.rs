@@ -8,6 +8,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::task::{Context, Poll};
 
+use apalis::layers::WorkerBuilderExt;
 use apalis_core::backend::{Backend, BackendConfig, finalize::Ephemeral};
 use apalis_core::error::BoxDynError;
 use apalis_core::task::{Task, builder::TaskBuilder, task_id::RandomId};
@@ -103,6 +104,7 @@ where
     let worker = WorkerBuilder::new(name.to_owned())
         .backend(Claimed { jobs })
         .parallelize(spawn_abortable)
+        .catch_panic()
         .build(move |assigned: Assigned| {
             let work = work(assigned);
             async move {
