@@ -294,7 +294,7 @@ fn differs(a: &str, b: &str) -> Vec<String> {
 const KEPT_MAX: usize = 1 << 20;
 
 /// What quarantine keeps of an entry that wasn't accepted: `None` when it was. Of more than
-/// [`KEPT_MAX`] bytes the first, and the message says how many there were, and their digest.
+/// `KEPT_MAX` bytes the first, and the message says how many there were, and their digest.
 pub fn quarantined(
     door: &str,
     id: JobId,

@@ -59,7 +59,7 @@ impl Sweeper {
         }
     }
 
-    /// One round. Bounded by [`MOST`] jobs.
+    /// One round. Bounded by `MOST` jobs.
     ///
     /// # Errors
     /// When the ledger is away; the next round goes on.
