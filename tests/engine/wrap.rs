@@ -356,8 +356,10 @@ impl Ledger for Faulty {
 pub struct Stormy {
     inner: Arc<dyn Queue>,
     pub away: AtomicBool,
-    /// Of a thousand calls, so many fail: half of them after they were made.
+    /// Of a thousand calls, so many fail: half of them after they were made. However few calls an
+    /// engine that batches well needs, the first of them isn't made and the second's answer is lost.
     pub per_mille: AtomicU64,
+    stormed: AtomicU64,
     dice: AtomicU64,
     pub failed: AtomicU64,
 }
@@ -368,6 +370,7 @@ impl Stormy {
             inner,
             away: AtomicBool::new(false),
             per_mille: AtomicU64::new(0),
+            stormed: AtomicU64::new(0),
             dice: AtomicU64::new(seed),
             failed: AtomicU64::new(0),
         })
@@ -394,11 +397,18 @@ impl Stormy {
         if self.away.load(Ordering::SeqCst) {
             return Err(self.error(1));
         }
-        let roll = self.roll();
-        if self.per_mille.load(Ordering::SeqCst) <= roll % 1_000 {
+        let per_mille = self.per_mille.load(Ordering::SeqCst);
+        if per_mille == 0 {
             return Ok(false);
         }
-        match roll & (1 << 40) == 0 {
+        let roll = self.roll();
+        let refused = match self.stormed.fetch_add(1, Ordering::SeqCst) {
+            0 => true,
+            1 => false,
+            _ if per_mille <= roll % 1_000 => return Ok(false),
+            _ => roll & (1 << 40) == 0,
+        };
+        match refused {
             true => Err(self.error(roll >> 20)),
             false => Ok(true),
         }
