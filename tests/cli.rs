@@ -408,14 +408,15 @@ async fn waiting_ends_with_the_job() {
         "{}",
         said(&late.stderr)
     );
-    // a running daemon notices within a quarter of a second; here it gets two
+    // a running daemon notices within a quarter of a second; without the bell in a second, and a
+    // busy machine gets five
     let before = Instant::now();
     let done = it
         .home
         .cli(&["enqueue", "test.job", "--wait", "--json"])
         .await;
     assert!(
-        before.elapsed() < Duration::from_secs(2),
+        before.elapsed() < Duration::from_secs(5),
         "{:?}",
         before.elapsed()
     );
