@@ -129,6 +129,30 @@ fn commands(help: &str) -> Vec<String> {
 }
 
 #[tokio::test]
+async fn shells_and_readers_of_manuals_get_what_the_commands_say() {
+    let home = Home::new(EMBEDDED);
+    let syntax = [
+        ("bash", "bash"),
+        ("zsh", "_presswork"),
+        ("fish", "complete -c presswork"),
+    ];
+    for (shell, word) in syntax {
+        let output = home.cli(&["completions", shell]).await;
+        assert_eq!(code(&output), 0, "{output:?}");
+        let script = said(&output.stdout);
+        assert!(
+            script.contains(word) && script.contains("quarantine"),
+            "{shell}"
+        );
+    }
+    let output = home.cli(&["man", "pages"]).await;
+    assert_eq!(code(&output), 0, "{output:?}");
+    let page = |name: &str| std::fs::read_to_string(home.path().join("pages").join(name)).unwrap();
+    assert!(page("presswork.1").contains("presswork\\-dead(1)"));
+    assert!(page("presswork-dead-revive.1").contains("dry\\-run"));
+}
+
+#[tokio::test]
 async fn each_command_helps() {
     let home = Home::new(EMBEDDED).env("NO_COLOR", "1");
     let top = said(&home.cli(&["--help"]).await.stdout);

@@ -115,6 +115,11 @@ impl Doors {
         }
     }
 
+    /// How many unfinished jobs the ledger held when it was last counted, and what came since.
+    pub fn backlog(&self) -> u64 {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
     /// Counts the backlog from time to time, for the bound.
     pub async fn count(&self) {
         loop {

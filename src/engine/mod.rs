@@ -5,6 +5,7 @@
 
 pub mod batcher;
 pub mod progress;
+pub mod pulse;
 pub mod shared;
 pub mod settler;
 pub mod runner;
@@ -66,6 +67,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         draining: CancellationToken::new(),
         ledger_up: AtomicBool::new(true),
         skew: AtomicI64::new(0),
+        lease_pulse: pulse::Pulse::default(),
         brake: std::sync::Mutex::new(None),
     });
     (shared, hinted)

@@ -327,6 +327,8 @@ pub struct Shared {
     pub ledger_up: AtomicBool,
     /// How far the ledger's clock is ahead of this host's, in microseconds; set by the heartbeat.
     pub skew: AtomicI64,
+    /// The heartbeat's thread lives.
+    pub lease_pulse: super::pulse::Pulse,
     /// After a missed heartbeat nothing is reclaimed before this: others may only be late, too.
     pub brake: Mutex<Option<Instant>>,
 }
