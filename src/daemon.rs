@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::clock::{Clock, Time};
 use crate::config::{Config, Store};
 use crate::engine::Engine;
+use crate::engine::guard::{self, Pressure};
 use crate::engine::shared::Parts;
 use crate::handler::Kind;
 use crate::ledger::{Ledger, Run};
@@ -228,6 +229,7 @@ impl Daemon {
             std::net::TcpListener::bind(listen)
                 .with_context(|| format!("the API can't listen on {listen} (api.listen)"))?;
         }
+        guard::files(&parts.config);
         let engine = Engine::start(parts, lease).await?;
         let mut daemon = Self {
             engine,
@@ -283,8 +285,12 @@ impl Daemon {
             Some(_) => "in use",
             None => "away or being rebuilt",
         };
+        let pressed = match shared.pressure.get() {
+            Pressure::None => "",
+            _ => "short of memory: ",
+        };
         format!(
-            "{} running here, {} unfinished; ledger ({}) {ledger}, queue ({}) {queue}",
+            "{pressed}{} running here, {} unfinished; ledger ({}) {ledger}, queue ({}) {queue}",
             shared.running.len(),
             self.engine.doors.backlog(),
             shared.ledger.name(),

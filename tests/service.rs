@@ -219,3 +219,75 @@ fn the_units_times_fit_the_defaults_of_the_configuration() {
     assert!(defaults.drain.as_secs() < seconds("TimeoutStopSec"));
     assert_eq!(unit["Type"], ["notify"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn short_of_memory_it_runs_less_and_takes_less_and_recovers() {
+    let port = Port::take();
+    let config = format!(
+        "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[api]\nlisten = \"127.0.0.1:{}\"\n[daemon]\nmemory_mb = 16\n",
+        port.number()
+    );
+    let manager = Manager::new(&config);
+    let daemon = manager.home.start(&["run"]);
+    manager.hears("READY=1", 1).await;
+    // what it takes by itself is more than that, but nothing runs that could end
+    manager.enqueue("{\"sleep_ms\": 600000}").await;
+    manager.runs(1).await;
+    manager
+        .hears("STATUS=short of memory: 1 running here", 1)
+        .await;
+    let url = format!("http://127.0.0.1:{}/v1/jobs", port.number());
+    // an error says that another test was faster
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = reqwest::Client::new();
+    let post = async || {
+        let body = "{\"kind\": \"test.job\", \"payload\": {}}";
+        let answer = client
+            .post(&url)
+            .header("content-type", "application/json")
+            .body(body);
+        answer.send().await.expect("it answers")
+    };
+    let refused = post().await;
+    assert_eq!(refused.status().as_u16(), 503);
+    assert!(refused.headers().contains_key("retry-after"));
+    assert!(refused.text().await.unwrap().contains("short of memory"));
+    // written down by another process, and not run
+    manager.enqueue("{}").await;
+    manager
+        .hears("STATUS=short of memory: 1 running here", 2)
+        .await;
+    let first = manager
+        .home
+        .cli(&["jobs", "list", "--state", "running", "--json"])
+        .await;
+    let first = String::from_utf8_lossy(&first.stdout).into_owned();
+    let id = first
+        .split('"')
+        .find(|it| it.len() == 36)
+        .expect("an id")
+        .to_owned();
+    assert!(
+        manager
+            .home
+            .cli(&["jobs", "cancel", &id])
+            .await
+            .status
+            .success()
+    );
+    wait::until(
+        "the other runs when the first has ended",
+        SOON,
+        async || {
+            let left = manager.home.cli(&["jobs", "list", "--json"]).await;
+            left.stdout.trim_ascii() == b"[]"
+        },
+    )
+    .await;
+    wait::until("and jobs are taken in", SOON, async || {
+        post().await.status().as_u16() == 201
+    })
+    .await;
+    daemon.signal("TERM");
+    assert!(daemon.wait_exit(SOON).await.success());
+}

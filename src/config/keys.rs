@@ -184,6 +184,12 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 Some(25),
             ),
+            int(
+                "memory_mb",
+                (16, ", because the daemon itself needs as much"),
+                (16_777_216, " (16 TiB), because no host has more"),
+                None,
+            ),
             key(
                 "log",
                 Shape::Text {

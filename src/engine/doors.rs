@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
+use super::guard::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::intake::{Answer, Refusal, accept, admit, quarantined};
@@ -22,6 +23,9 @@ pub enum Busy {
     /// The backlog is at its bound.
     #[error("the backlog is at its bound of {0} unfinished jobs; send again later")]
     Full(u64),
+    /// The daemon is short of memory.
+    #[error("the daemon is short of memory; send again with the same key")]
+    Memory,
     /// The ledger can't be reached.
     #[error("the ledger can't be reached; send again with the same key")]
     Away,
@@ -97,9 +101,16 @@ impl Doors {
         }
     }
 
+    fn is_pressed(&self) -> bool {
+        self.shared.pressure.get() == Pressure::Critical
+    }
+
     async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
         if self.shared.draining.is_cancelled() {
             return Err(Busy::Stopping);
+        }
+        if self.is_pressed() {
+            return Err(Busy::Memory);
         }
         let bound = self.shared.config.load().backlog_max;
         if bound <= self.backlog.load(Ordering::Relaxed) {
@@ -205,7 +216,8 @@ impl Doors {
         slot: u32,
         most: u32,
     ) -> Result<usize, String> {
-        let full = self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed);
+        let full = self.is_pressed()
+            || self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed);
         if full && most != 0 {
             // it stays in the inbox: Redis is asked for nothing
             return Ok(0);

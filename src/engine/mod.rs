@@ -6,6 +6,7 @@
 pub mod batcher;
 pub mod progress;
 pub mod pulse;
+pub mod guard;
 pub mod shared;
 pub mod settler;
 pub mod runner;
@@ -68,6 +69,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         ledger_up: AtomicBool::new(true),
         skew: AtomicI64::new(0),
         lease_pulse: pulse::Pulse::default(),
+        pressure: guard::Gauge::default(),
         brake: std::sync::Mutex::new(None),
     });
     (shared, hinted)
@@ -141,6 +143,8 @@ impl Engine {
         keep!("housekeeping", sweeper, keep_house);
         keep!("control", control, run);
         keep!("wake-ups", control, listen);
+        let guard = Arc::new(guard::Guard::new(self.shared.clone()));
+        keep!("memory", guard, run);
         let doors = self.doors.clone();
         keep!("backlog", doors, count);
         if let Some(inbox) = &self.shared.inbox {
@@ -212,6 +216,7 @@ impl Engine {
             "paused": **self.shared.paused.load(),
             "queue": {"name": self.shared.queue.name(), "generation": self.shared.generation()},
             "ledger": {"name": self.shared.ledger.name(), "up": self.shared.ledger_up.load(std::sync::atomic::Ordering::SeqCst)},
+            "pressure": format!("{:?}", self.shared.pressure.get()).to_lowercase(),
             "draining": self.shared.draining.is_cancelled(),
         })
     }

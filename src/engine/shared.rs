@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
+use super::guard::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::handler::Kind;
@@ -329,6 +330,8 @@ pub struct Shared {
     pub skew: AtomicI64,
     /// The heartbeat's thread lives.
     pub lease_pulse: super::pulse::Pulse,
+    /// How pressed for memory it is; set by the guard.
+    pub pressure: super::guard::Gauge,
     /// After a missed heartbeat nothing is reclaimed before this: others may only be late, too.
     pub brake: Mutex<Option<Instant>>,
 }
@@ -370,9 +373,11 @@ impl Shared {
         self.generation.store(0, Ordering::SeqCst);
     }
 
-    /// The lane is paused, or the daemon drains.
+    /// The lane is paused, or the daemon drains, or is pressed for memory.
     pub fn is_paused(&self, lane: &str) -> bool {
-        self.draining.is_cancelled() || self.paused.load().contains(lane)
+        self.draining.is_cancelled()
+            || Pressure::None < self.pressure.get()
+            || self.paused.load().contains(lane)
     }
 
     /// Frees the slot of a job that ended, and wakes who waits for it. A queue that is away is

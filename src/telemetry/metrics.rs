@@ -62,6 +62,7 @@ table! {
     INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait in the Redis inbox.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
     QUEUE_UP = "presswork_queue_up", Shape::Gauge, "1 when the queue answers, 0 when it is away.";
+    MEMORY = "presswork_memory_bytes", Shape::Gauge, "Memory that the daemon holds.";
     LEASE_REMAINING = "presswork_lease_remaining_seconds", Shape::Gauge, "What is left of this host's leases since the last heartbeat that was written.";
 }
 
@@ -195,6 +196,12 @@ pub fn queue_up(up: bool) {
     gauge!(QUEUE_UP).set(f64::from(u8::from(up)));
 }
 
+/// The memory that the daemon holds, in bytes.
+pub fn memory(bytes: u64) {
+    // a float is exact up to 8 PiB
+    gauge!(MEMORY).set(bytes as f64);
+}
+
 /// What is left of this host's leases.
 pub fn lease_remaining(left: Duration) {
     gauge!(LEASE_REMAINING).set(left.as_secs_f64());
@@ -223,6 +230,7 @@ mod tests {
         inbox_waiting(8);
         ledger_up(true);
         queue_up(false);
+        memory(4_096);
         lease_remaining(Duration::from_millis(1_500));
         install().upkeep();
         let text = handle.render();
@@ -242,6 +250,7 @@ mod tests {
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
             "presswork_ledger_up 1",
             "presswork_queue_up 0",
+            "presswork_memory_bytes 4096",
             "presswork_lease_remaining_seconds 1.5",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
