@@ -283,7 +283,7 @@ async fn a_host_cut_off_from_the_ledger_stops_and_another_takes_over() {
     cut.queue_in_use(&alone).await;
     let found = case.all_well().await;
     let job = case.one(id).await;
-    assert_eq!((job.attempts, job.crashes), (0, 1), "{found:?}");
+    assert_eq!((job.attempts, found.reclaimed), (0, 1), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -63,6 +63,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         dispatch: Arc::new(Notify::new()),
         relay: Notify::new(),
         hints,
+        suspects: Arc::new(Semaphore::new(1)),
         progress: progress::Progresses::default(),
         happenings: broadcast::channel(HAPPENINGS).0,
         draining: CancellationToken::new(),

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -178,11 +178,23 @@ impl Running {
             .unwrap_or_default()
     }
 
-    /// The job runs only to learn whether an effect happened: a cancel doesn't stop it any more.
+    /// The job runs only to learn whether an effect happened: a cancel doesn't stop it any more, nor
+    /// does one that came before.
     pub fn looking(&self, id: JobId) {
         if let Some(held) = self.lock().get_mut(&id) {
             held.looking = true;
+            if held.stop == Some(Stop::Cancel) {
+                held.stop = None;
+                held.cancelled = CancellationToken::new();
+            }
         }
+    }
+
+    /// Whether somebody called the job off since it was claimed, or it runs although it was called off.
+    pub fn is_called_off(&self, id: JobId) -> bool {
+        let held = self.lock();
+        let called_off = |it: &Held| it.looking || it.stop == Some(Stop::Cancel);
+        held.get(&id).is_some_and(called_off)
     }
 
     /// Tells a job to stop; the first reason stays.
@@ -318,6 +330,8 @@ pub struct Shared {
     pub settling: Settling,
     /// Slots of settled jobs, freed together.
     pub freeing: Freeing,
+    /// The turn of a suspect: of those that may be what kills this daemon, one runs at a time.
+    pub suspects: Arc<Semaphore>,
     /// Progress to be kept.
     pub progress: super::progress::Progresses,
     /// For whoever watches.

@@ -140,7 +140,8 @@ pub struct Job {
     pub state: crate::lifecycle::State,
     /// Attempts that were charged.
     pub attempts: u32,
-    /// Owners that died while they ran it.
+    /// Owners that died in a row while they ran it: whatever the handler itself comes to sets it back to
+    /// 0. From [`crate::lifecycle::CRASHES_SUSPECT`] on, the one of an attempt that has begun is in it ahead.
     pub crashes: u32,
     /// The number of its lease: how often it was claimed. For people; the token is the fence.
     pub epoch: u32,
