@@ -138,6 +138,7 @@ impl Engine {
         keep!("sweeper", sweeper, run);
         keep!("housekeeping", sweeper, keep_house);
         keep!("control", control, run);
+        keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let doors = self.doors.clone();
         keep!("backlog", doors, count);
