@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::shared::{Assigned, BATCH, Hold, POLL, Shared};
 use crate::crashpoint;
 use crate::job::{Job, JobId};
-use crate::ledger::Claim;
+use crate::ledger::{Claim, LedgerError};
 use crate::queue::{QueueError, Taken};
 use crate::telemetry::metrics;
 
@@ -91,6 +91,10 @@ impl Dispatcher {
         let Some(mut places) = self.places().await else {
             return Took::Nothing;
         };
+        // room may have come long after the lane was paused
+        if self.shared.is_paused(&self.lane) {
+            return Took::Nothing;
+        }
         let most = u32::try_from(places.len()).unwrap_or(u32::MAX);
         match self.shared.generation() {
             Some(generation) => {
@@ -123,20 +127,9 @@ impl Dispatcher {
     }
 
     async fn take(&self, generation: i64, most: u32) -> Option<Taken> {
-        let config = self.shared.config.load();
-        let lane = config.lanes.get(&self.lane)?;
-        let taken = self
-            .shared
-            .queue
-            .take(
-                generation,
-                &self.lane,
-                self.shared.run_id(),
-                most,
-                lane.concurrency,
-            )
-            .await;
-        match taken {
+        let config = self.shared.config.load_full();
+        let concurrency = config.lanes.get(&self.lane)?.concurrency;
+        match self.taken(generation, most, concurrency).await {
             Ok(taken) => {
                 if taken.ready < u64::from(config.window) / 4 {
                     self.shared.relay.notify_one();
@@ -153,6 +146,23 @@ impl Dispatcher {
         }
     }
 
+    async fn taken(
+        &self,
+        generation: i64,
+        most: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Taken, QueueError> {
+        crashpoint!("queue.before_take", QueueError::Away)?;
+        let (queue, run) = (&self.shared.queue, self.shared.run_id());
+        let taken = queue
+            .take(generation, &self.lane, run, most, concurrency)
+            .await?;
+        if !taken.ids.is_empty() {
+            crashpoint!("queue.after_take", QueueError::Away)?;
+        }
+        Ok(taken)
+    }
+
     async fn claim(
         &self,
         generation: i64,
@@ -161,12 +171,11 @@ impl Dispatcher {
     ) -> Took {
         let mine = self.shared.running.enter(&ids);
         let holds = Hold::of(&self.shared, &mine);
-        crashpoint!("claim.before_commit");
         let Some(claim) = self.claim_as(Some(generation)) else {
             self.give_back(&mine).await;
             return Took::Nothing;
         };
-        let claimed = match self.shared.ledger.claim(&claim, &mine).await {
+        let claimed = match self.claimed(&claim, &mine).await {
             Ok(it) => it,
             Err(e) => {
                 tracing::warn!(lane = self.lane, "claim: {e}");
@@ -176,7 +185,6 @@ impl Dispatcher {
                 return Took::Nothing;
             }
         };
-        crashpoint!("claim.after_commit");
         let stale: Vec<JobId> = mine
             .iter()
             .copied()
@@ -188,6 +196,22 @@ impl Dispatcher {
             self.give_back(&stale).await;
         }
         self.hand_over(claimed, holds, places).await
+    }
+
+    async fn claimed(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>, LedgerError> {
+        crashpoint!("claim.before_commit", LedgerError::Away)?;
+        let claimed = self.shared.ledger.claim(claim, ids).await?;
+        crashpoint!("claim.after_commit", LedgerError::Away)?;
+        Ok(claimed)
+    }
+
+    async fn claimed_due(&self, claim: &Claim, most: u32) -> Result<Vec<Job>, LedgerError> {
+        crashpoint!("claim.before_due", LedgerError::Away)?;
+        let claimed = self.shared.ledger.claim_due(claim, most).await?;
+        if !claimed.is_empty() {
+            crashpoint!("claim.after_due", LedgerError::Away)?;
+        }
+        Ok(claimed)
     }
 
     /// How this run claims in the lane; `None` when the lane is no longer configured.
@@ -207,7 +231,7 @@ impl Dispatcher {
         let Some(claim) = self.claim_as(None) else {
             return Took::Nothing;
         };
-        match self.shared.ledger.claim_due(&claim, most).await {
+        match self.claimed_due(&claim, most).await {
             Ok(claimed) if claimed.is_empty() => Took::Nothing,
             Ok(claimed) => {
                 let ids: Vec<JobId> = claimed.iter().map(|it| it.id).collect();

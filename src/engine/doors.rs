@@ -10,7 +10,7 @@ use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::intake::{Answer, Refusal, accept, admit, quarantined};
 use crate::job::{JobId, NewJob};
-use crate::ledger::{Hint, LedgerError, Reason};
+use crate::ledger::{Hint, Ledger, LedgerError, Reason};
 use crate::lifecycle::State;
 use crate::queue::{Entry, Inbox, QueueError};
 use crate::telemetry::metrics;
@@ -50,10 +50,7 @@ impl Doors {
         let accepting = Batcher::start(BATCH, 3, move |batch: Vec<NewJob>| {
             let (ledger, shared) = (ledger.clone(), relay.clone());
             async move {
-                crashpoint!("intake.before_commit");
-                let answers = accept(&*ledger, &batch).await;
-                crashpoint!("intake.after_commit");
-                match answers {
+                match accepted(&*ledger, &batch).await {
                     Ok(answers) => {
                         hint(&shared, &batch, &answers);
                         answers.into_iter().map(Ok).collect()
@@ -223,20 +220,21 @@ impl Doors {
             return Ok(0);
         }
         let said = |e: QueueError| e.to_string();
+        crashpoint!("inbox.before_take", QueueError::Away).map_err(said)?;
         let entries = inbox.take(run, slot, most).await.map_err(said)?;
         if entries.is_empty() {
             return Ok(0);
         }
         let moved = Instant::now();
-        crashpoint!("inbox.after_take");
+        crashpoint!("inbox.after_take", QueueError::Away).map_err(said)?;
         let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
-        crashpoint!("inbox.after_commit");
+        crashpoint!("inbox.after_commit", LedgerError::Away).map_err(|e| e.to_string())?;
         for (_, answer) in &answers {
             self.counted(answer);
         }
         metrics::inbox_exposure(moved.elapsed());
         inbox.done(run, slot, &entries).await.map_err(said)?;
-        crashpoint!("inbox.after_done");
+        crashpoint!("inbox.after_done", QueueError::Away).map_err(said)?;
         self.reply(inbox, &answers).await;
         Ok(entries.len())
     }
@@ -299,6 +297,14 @@ impl Doors {
             }
         }
     }
+}
+
+/// Writes a batch of the HTTP door down.
+async fn accepted(ledger: &dyn Ledger, batch: &[NewJob]) -> Result<Vec<Answer>, LedgerError> {
+    crashpoint!("intake.before_commit", LedgerError::Away)?;
+    let answers = accept(ledger, batch).await?;
+    crashpoint!("intake.after_commit", LedgerError::Away)?;
+    Ok(answers)
 }
 
 /// How often the backlog is counted; what comes in between is added at once.

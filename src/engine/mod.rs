@@ -143,6 +143,7 @@ impl Engine {
         keep!("sweeper", sweeper, run);
         keep!("housekeeping", sweeper, keep_house);
         keep!("control", control, run);
+        keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let guard = Arc::new(guard::Guard::new(self.shared.clone()));
         keep!("memory", guard, run);

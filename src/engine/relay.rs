@@ -228,8 +228,13 @@ impl Relay {
                 return false;
             }
         };
-        crashpoint!("relay.before_reset");
-        match self.shared.queue.reset(generation, lane, &running).await {
+        let reset = async {
+            crashpoint!("relay.before_reset", QueueError::Away)?;
+            let reset = self.shared.queue.reset(generation, lane, &running).await;
+            crashpoint!("relay.after_reset", QueueError::Away)?;
+            reset
+        };
+        match reset.await {
             Ok(_) => true,
             Err(e) => {
                 self.distrust(&e);
@@ -275,13 +280,14 @@ impl Relay {
 
     async fn offer(&self, generation: i64, lane: &str, hints: &[Hint]) -> bool {
         let window = self.shared.config.load().window;
-        match self
-            .shared
-            .queue
-            .offer(generation, lane, hints, window)
-            .await
-        {
-            Ok(_) => true,
+        let offered = async {
+            crashpoint!("queue.before_offer", QueueError::Away)?;
+            let queue = &self.shared.queue;
+            queue.offer(generation, lane, hints, window).await?;
+            crashpoint!("queue.after_offer", QueueError::Away)
+        };
+        match offered.await {
+            Ok(()) => true,
             Err(e) => {
                 self.distrust(&e);
                 false

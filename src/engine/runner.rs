@@ -21,6 +21,8 @@ use crate::telemetry::metrics;
 
 /// How long a handler that was told to stop may take to do so.
 const GRACE: Duration = Duration::from_secs(3);
+/// As [`GRACE`], where somebody called the job off: a cancel is done within a second.
+const GRACE_CANCEL: Duration = Duration::from_millis(300);
 
 /// Runs one attempt and settles it. The place in the lane is given back at the end, and so is a
 /// suspect's turn: until its outcome is written down, its crash is charged.
@@ -167,10 +169,10 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
                 format!("the attempt took longer than {} s (timeout_s)", limit.as_secs())))
         }
     };
-    let grace = if late.is_some() {
-        Duration::ZERO
-    } else {
-        GRACE
+    let grace = match (&late, shared.running.why(cx.job.id)) {
+        (Some(_), _) => Duration::ZERO,
+        (None, Some(Stop::Cancel)) => GRACE_CANCEL,
+        (None, _) => GRACE,
     };
     let answered = tokio::time::timeout(grace, &mut task).await;
     let outcome = match answered {

@@ -20,12 +20,7 @@ use crate::telemetry::metrics;
 pub fn start(ledger: Arc<dyn Ledger>) -> Settling {
     Batcher::start(BATCH, 3, move |batch: Vec<Settlement>| {
         let ledger = ledger.clone();
-        async move {
-            crashpoint!("settle.before_commit");
-            let settled = in_parts(&*ledger, &batch).await;
-            crashpoint!("settle.after_commit");
-            settled
-        }
+        async move { in_parts(&*ledger, &batch).await }
     })
 }
 
@@ -37,7 +32,7 @@ async fn in_parts(
     let mut answers = Vec::with_capacity(batch.len());
     let mut todo = vec![batch];
     while let Some(part) = todo.pop() {
-        match ledger.settle(part).await {
+        match written(ledger, part).await {
             Ok(settled) => answers.extend(settled.into_iter().map(Ok)),
             Err(e) if e.is_away() || part.len() == 1 => {
                 let e = Arc::new(e);
@@ -51,6 +46,13 @@ async fn in_parts(
         }
     }
     answers
+}
+
+async fn written(ledger: &dyn Ledger, part: &[Settlement]) -> Result<Vec<Settled>, LedgerError> {
+    crashpoint!("settle.before_commit", LedgerError::Away)?;
+    let settled = ledger.settle(part).await?;
+    crashpoint!("settle.after_commit", LedgerError::Away)?;
+    Ok(settled)
 }
 
 /// How an attempt ended: what [`settle`] needs besides the job.

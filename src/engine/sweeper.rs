@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::shared::Shared;
 use crate::crashpoint;
 use crate::job::Job;
-use crate::ledger::{AttemptEnd, Guard, Result, Settled, Settlement};
+use crate::ledger::{AttemptEnd, Guard, LedgerError, Result, Settled, Settlement};
 use crate::lifecycle::{Event, advance};
 use crate::telemetry::metrics;
 
@@ -91,7 +91,7 @@ impl Sweeper {
         if lost.is_empty() {
             return Ok(0);
         }
-        crashpoint!("reclaim.before_settle");
+        crashpoint!("reclaim.before_settle", LedgerError::Away)?;
         let done = self.end(&lost, &Event::Reclaimed, "reclaimed").await?;
         metrics::reclaimed(done as u64);
         Ok(done)

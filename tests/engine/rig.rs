@@ -283,6 +283,11 @@ impl Rig {
         taken
     }
 
+    /// One tick of a lane's dispatcher: where there is no room, it waits for some.
+    pub async fn tick(&self, lane: &str) -> Took {
+        self.lines[lane].dispatcher.tick().await
+    }
+
     pub fn begin(&self, assigned: Assigned) -> tokio::task::JoinHandle<()> {
         tokio::spawn(runner::run(self.shared.clone(), assigned))
     }
