@@ -97,13 +97,23 @@ impl Doors {
         }
     }
 
+    /// Counts jobs that the quarantine let go.
+    pub fn released(&self, jobs: u64) {
+        self.backlog.fetch_add(jobs, Ordering::Relaxed);
+        metrics::accepted("quarantine", jobs);
+    }
+
+    /// Whether the backlog is at its bound.
+    pub fn is_full(&self) -> bool {
+        self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed)
+    }
+
     async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
         if self.shared.draining.is_cancelled() {
             return Err(Busy::Stopping);
         }
-        let bound = self.shared.config.load().backlog_max;
-        if bound <= self.backlog.load(Ordering::Relaxed) {
-            return Err(Busy::Full(bound));
+        if self.is_full() {
+            return Err(Busy::Full(self.shared.config.load().backlog_max));
         }
         match self.accepting.submit(job).await {
             Some(Ok(answer)) => Ok(answer),
@@ -200,8 +210,7 @@ impl Doors {
         slot: u32,
         most: u32,
     ) -> Result<usize, String> {
-        let full = self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed);
-        if full && most != 0 {
+        if self.is_full() && most != 0 {
             // it stays in the inbox: Redis is asked for nothing
             return Ok(0);
         }

@@ -69,6 +69,12 @@ pub trait Ledger: Send + Sync + 'static {
     async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>>;
     /// One entry of the quarantine.
     async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>>;
+    /// Entries of the quarantine whose kind was unknown and is one of `kinds`, the oldest of a kind
+    /// first, at most `limit`.
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>>;
+    /// Gives an entry of the quarantine the reason and the message of `entry` if its reason is still
+    /// `from`; whether it was.
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool>;
     /// Takes an entry out of the quarantine; whether it was there.
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool>;
 

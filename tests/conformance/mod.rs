@@ -117,6 +117,7 @@ macro_rules! conformance {
                 the_audit_is_told_newest_first,
                 quarantine_keeps_the_bytes,
                 quarantine_is_idempotent,
+                what_waits_for_a_kind_is_found_and_given_its_new_reason,
                 quarantine_takes_what_no_text_can_hold,
                 what_leaves_the_quarantine_is_audited,
                 keys_outlive_finished_jobs_and_both_go,

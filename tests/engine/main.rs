@@ -13,6 +13,7 @@ mod effects;
 mod intake;
 mod lane;
 mod lease;
+mod quarantine;
 mod retry;
 mod runner;
 

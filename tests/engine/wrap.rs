@@ -134,6 +134,18 @@ impl Ledger for Faulty {
         self.after("quarantined_one").await?;
         it
     }
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+        self.gate("quarantined_kinds").await?;
+        let it = self.inner.quarantined_kinds(kinds, limit).await;
+        self.after("quarantined_kinds").await?;
+        it
+    }
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
+        self.gate("requarantine").await?;
+        let it = self.inner.requarantine(from, entry).await;
+        self.after("requarantine").await?;
+        it
+    }
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
         self.gate("unquarantine").await?;
         let it = self.inner.unquarantine(id, audit).await;

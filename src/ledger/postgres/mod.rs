@@ -90,6 +90,14 @@ impl Ledger for Postgres {
         intake::quarantined_one(&self.pools, id).await
     }
 
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+        intake::quarantined_kinds(&self.pools, kinds, limit).await
+    }
+
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
+        intake::requarantine(&self.pools, from, entry).await
+    }
+
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
         intake::unquarantine(&self.pools, id, audit).await
     }

@@ -4,7 +4,7 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::map::{self, get, job_columns, json, micros};
 use super::open::told;
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Audit, Filter, Group, Quarantined, UNFINISHED};
 use crate::lifecycle::State;
@@ -184,10 +184,34 @@ pub async fn quarantined(
     rows.iter().map(map::quarantined).collect()
 }
 
+/// Entries whose kind was unknown and is one of these, the oldest of a kind first.
+pub async fn quarantined_kinds(
+    conn: &mut SqliteConnection,
+    kinds: &[String],
+    limit: u32,
+) -> Result<Vec<JobId>> {
+    let mut ids = Vec::new();
+    for kind in kinds {
+        let room = i64::from(limit) - i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        let rows = sqlx::query(
+            "SELECT id FROM quarantine WHERE reason = 'unknown_kind' AND kind = ? ORDER BY at, id LIMIT ?",
+        )
+        .bind(kind)
+        .bind(room.max(0))
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(told)?;
+        for row in &rows {
+            ids.push(JobId(get(row, 0)?));
+        }
+    }
+    Ok(ids)
+}
+
 /// Who did what, newest first.
 pub async fn audits(
     conn: &mut SqliteConnection,
-    job: Option<crate::job::JobId>,
+    job: Option<JobId>,
     limit: u32,
 ) -> Result<Vec<Audit>> {
     let rows =

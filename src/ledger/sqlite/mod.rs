@@ -31,7 +31,7 @@ use crate::job::{Job, JobId, NewJob, Progress};
 use crate::ledger::door::{Ledger, LedgerError, Result};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation,
-    Group, Hint, Migrated, Pause, Quarantined, Run, Schema, Settled, Settlement,
+    Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
 };
 use crate::lifecycle::State;
 use map::{get, micros};
@@ -147,6 +147,18 @@ impl Ledger for Sqlite {
             .await
             .map_err(told)?;
         row.as_ref().map(map::quarantined).transpose()
+    }
+
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+        look::quarantined_kinds(&mut *self.reader().await?, kinds, limit).await
+    }
+
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
+        let entry = entry.clone();
+        self.write(move |tx, _| {
+            Box::pin(async move { intake::requarantine(tx, from, &entry).await })
+        })
+        .await
     }
 
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
