@@ -147,7 +147,7 @@ impl Dispatcher {
                 if matches!(e, QueueError::Away(_)) {
                     tracing::warn!(lane = self.lane, "{e}; dispatch goes on from the ledger");
                 }
-                self.shared.distrust_queue();
+                self.shared.distrust_queue(generation);
                 None
             }
         }

@@ -54,7 +54,8 @@ impl Lease {
         }
     }
 
-    /// Starts the thread. It ends when `ended` fires; when the run is declared dead it fires `dead`.
+    /// Starts the thread. It ends when `ended` fires; when it ends otherwise (the run is declared dead,
+    /// or it panics) it fires `dead`: without a beat others take over what runs here.
     ///
     /// # Errors
     /// When the thread or its runtime can't be started.
@@ -69,18 +70,19 @@ impl Lease {
         std::thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || {
+                let dead = dead.drop_guard();
                 runtime.block_on(async move {
                     loop {
                         let wait = match self.tick().await {
                             Beat::Renewed => self.length / 3,
                             Beat::Missed | Beat::Past => self.length / 12,
-                            Beat::Dead => {
-                                dead.cancel();
-                                return;
-                            }
+                            Beat::Dead => return,
                         };
                         tokio::select! {
-                            () = ended.cancelled() => return,
+                            () = ended.cancelled() => {
+                                dead.disarm();
+                                return;
+                            }
                             () = tokio::time::sleep(wait) => {}
                         }
                     }

@@ -169,7 +169,9 @@ impl Relay {
                     tracing::warn!("{e}; dispatch goes on from the ledger");
                 }
                 metrics::queue_up(false);
-                self.shared.distrust_queue_quietly();
+                if let Some(generation) = self.shared.generation() {
+                    self.shared.distrust_queue(generation);
+                }
                 return None;
             }
         };
@@ -208,6 +210,7 @@ impl Relay {
                 generation = number,
                 "the queue is filled anew from the ledger"
             );
+            metrics::queue_rebuilt();
             *memory = Memory {
                 generation: number,
                 ticks: memory.ticks,
@@ -232,7 +235,7 @@ impl Relay {
         match self.shared.queue.reset(generation, lane, &running).await {
             Ok(_) => true,
             Err(e) => {
-                self.distrust(&e);
+                self.distrust(generation, &e);
                 false
             }
         }
@@ -245,7 +248,7 @@ impl Relay {
             Ok(size) if u64::from(window) / 2 <= size => FIRST.min(window),
             Ok(_) => window,
             Err(e) => {
-                self.distrust(&e);
+                self.distrust(generation, &e);
                 return false;
             }
         };
@@ -283,7 +286,7 @@ impl Relay {
         {
             Ok(_) => true,
             Err(e) => {
-                self.distrust(&e);
+                self.distrust(generation, &e);
                 false
             }
         }
@@ -326,12 +329,12 @@ impl Relay {
         suspects
     }
 
-    /// The next tick mends it; not at once, or a queue that answers but refuses would make it spin.
-    fn distrust(&self, e: &QueueError) {
+    /// The next tick mends it.
+    fn distrust(&self, generation: i64, e: &QueueError) {
         if matches!(e, QueueError::Away(_)) {
             tracing::warn!("{e}; dispatch goes on from the ledger");
         }
-        self.shared.distrust_queue_quietly();
+        self.shared.distrust_queue(generation);
     }
 
     async fn wake(&self) {

@@ -249,7 +249,7 @@ const EXPIRED: &str = concat!(
     live_columns!(),
     " FROM presswork.jobs j
     WHERE j.token IS NULL AND j.state IN ('waiting', 'scheduled', 'ready', 'retrying', 'held')
-      AND least(j.not_after, j.expires_at) <= presswork.now()
+      AND least(j.not_after, j.expires_at) < presswork.now()
     ORDER BY least(j.not_after, j.expires_at) LIMIT $1"
 );
 
