@@ -83,6 +83,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants,
     /// then oldest `run_at` first. Only kinds in `kinds`.
     async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>>;
+    /// As [`Ledger::due`], of each of these lanes in one look: at most `limit` each, lanes in which
+    /// nothing is due left out.
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>>;
     /// Takes the leases of those of `ids` that are still claimable and due, and of the claim's lane and
     /// kinds: compare-and-set, a fresh token each, `epoch + 1`, state `running`. Refuses all when
     /// `claim.generation` is behind, or the run ended or its lease is past by the ledger's clock.

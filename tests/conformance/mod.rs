@@ -47,6 +47,7 @@ macro_rules! conformance {
                 due_is_by_priority_then_age,
                 due_is_fair_between_tenants,
                 due_is_only_what_may_be_claimed,
+                due_of_several_lanes_is_that_of_each,
                 a_job_becomes_due_as_the_clock_moves,
                 claim_is_a_compare_and_set,
                 of_concurrent_claims_each_job_goes_to_one,

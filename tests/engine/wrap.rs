@@ -176,6 +176,17 @@ impl Ledger for Faulty {
         self.after("due").await?;
         it
     }
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>> {
+        self.gate("due_in").await?;
+        let it = self.inner.due_in(lanes, kinds, limit).await;
+        self.after("due_in").await?;
+        it
+    }
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
         self.gate("claim").await?;
         let it = self.inner.claim(claim, ids).await;

@@ -106,6 +106,15 @@ impl Ledger for Postgres {
         dispatch::due(&self.pools, lane, kinds, limit).await
     }
 
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>> {
+        dispatch::due_in(&self.pools, lanes, kinds, limit).await
+    }
+
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
         dispatch::claim(&self.pools, claim, ids).await
     }

@@ -180,6 +180,23 @@ impl Ledger for Sqlite {
         .await
     }
 
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>> {
+        let (mut reader, now) = (self.reader().await?, self.now_micros());
+        let mut due = BTreeMap::new();
+        for lane in lanes {
+            let hints = due::due(&mut reader, now, lane, kinds, limit).await?;
+            if !hints.is_empty() {
+                due.insert(lane.clone(), hints);
+            }
+        }
+        Ok(due)
+    }
+
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
         let (claim, ids) = (claim.clone(), ids.to_vec());
         self.write(move |tx, now| {
