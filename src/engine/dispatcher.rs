@@ -17,6 +17,10 @@ use crate::telemetry::metrics;
 /// The pause after a take of which the ledger gave nothing.
 const STALE_PAUSE: Duration = Duration::from_millis(25);
 
+/// How often a lane is looked at in which nothing is ready. Each offer rings; that is for a ring that
+/// was lost on its way from another host.
+const IDLE: Duration = Duration::from_secs(1);
+
 /// A lane's dispatcher.
 pub struct Dispatcher {
     shared: Arc<Shared>,
@@ -33,8 +37,10 @@ pub enum Took {
     Jobs(usize),
     /// Hints were taken, and the ledger gave none of them: look again in a moment.
     Stale,
-    /// There was nothing, or no room.
+    /// There was nothing for now, or no room.
     Nothing,
+    /// Nothing at all is ready in the queue: whoever puts something there rings.
+    Empty,
 }
 
 impl Dispatcher {
@@ -64,7 +70,7 @@ impl Dispatcher {
             let woken = shared.dispatch.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            match self.tick().await {
+            let wait = match self.tick().await {
                 Took::Jobs(_) => continue,
                 // the lane may be full by the ledger's count: asking at once would make it spin
                 Took::Stale => {
@@ -72,13 +78,14 @@ impl Dispatcher {
                     shared.draining.run_until_cancelled(pause).await;
                     continue;
                 }
-                Took::Nothing => {}
-            }
+                Took::Nothing => POLL,
+                Took::Empty => IDLE,
+            };
             tokio::select! {
                 () = woken => {}
                 () = shared.draining.cancelled() => {}
                 () = self.closed.cancelled() => {}
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -102,7 +109,11 @@ impl Dispatcher {
                     return Took::Nothing;
                 };
                 if taken.ids.is_empty() {
-                    return Took::Nothing;
+                    return match taken.ready {
+                        0 => Took::Empty,
+                        // the lane is full: a slot that another host frees rings nowhere
+                        _ => Took::Nothing,
+                    };
                 }
                 self.claim(generation, taken.ids, &mut places).await
             }
@@ -131,7 +142,9 @@ impl Dispatcher {
         let concurrency = config.lanes.get(&self.lane)?.concurrency;
         match self.taken(generation, most, concurrency).await {
             Ok(taken) => {
-                if taken.ready < u64::from(config.window) / 4 {
+                // a window that is empty already was told of when it was emptied: else each look at an
+                // idle lane would make the relay look, too
+                if !taken.ids.is_empty() && taken.ready < u64::from(config.window) / 4 {
                     self.shared.relay.notify_one();
                 }
                 Some(taken)
@@ -140,7 +153,7 @@ impl Dispatcher {
                 if matches!(e, QueueError::Away(_)) {
                     tracing::warn!(lane = self.lane, "{e}; dispatch goes on from the ledger");
                 }
-                self.shared.distrust_queue();
+                self.shared.distrust_queue(generation);
                 None
             }
         }

@@ -102,6 +102,17 @@ impl Doors {
         self.shared.pressure.get() == Pressure::Critical
     }
 
+    /// Counts jobs that the quarantine let go.
+    pub fn released(&self, jobs: u64) {
+        self.backlog.fetch_add(jobs, Ordering::Relaxed);
+        metrics::accepted("quarantine", jobs);
+    }
+
+    /// Whether the backlog is at its bound.
+    pub fn is_full(&self) -> bool {
+        self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed)
+    }
+
     async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
         if self.shared.draining.is_cancelled() {
             return Err(Busy::Stopping);
@@ -109,9 +120,8 @@ impl Doors {
         if self.is_pressed() {
             return Err(Busy::Memory);
         }
-        let bound = self.shared.config.load().backlog_max;
-        if bound <= self.backlog.load(Ordering::Relaxed) {
-            return Err(Busy::Full(bound));
+        if self.is_full() {
+            return Err(Busy::Full(self.shared.config.load().backlog_max));
         }
         match self.accepting.submit(job).await {
             Some(Ok(answer)) => Ok(answer),
@@ -131,6 +141,7 @@ impl Doors {
     /// Counts the backlog from time to time, for the bound.
     pub async fn count(&self) {
         loop {
+            let began = Instant::now();
             if let Ok(counts) = self.shared.ledger.counts().await {
                 let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
                 self.backlog
@@ -147,7 +158,8 @@ impl Doors {
             {
                 metrics::inbox_waiting(waiting);
             }
-            tokio::time::sleep(COUNT_EVERY).await;
+            let pause = began.elapsed() * COUNT_SHARE;
+            tokio::time::sleep(pause.clamp(COUNT_EVERY, COUNT_LATEST)).await;
         }
     }
 
@@ -155,6 +167,7 @@ impl Doors {
     pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32) {
         let me = self.shared.run_id();
         let mut looked: Option<Instant> = None;
+        let mut told = String::new();
         while !self.shared.draining.is_cancelled() {
             if slot == 0 && looked.is_none_or(|it| ADOPT_EVERY < it.elapsed()) {
                 looked = Some(Instant::now());
@@ -164,11 +177,20 @@ impl Doors {
             }
             let wait = match self.tick(&*inbox, me, slot, MOST).await {
                 // one loop looks often; the others help when there is much
-                Ok(0) if slot == 0 => Duration::from_millis(20),
-                Ok(0) => Duration::from_millis(200),
-                Ok(_) => continue,
+                Ok(n) => {
+                    told.clear();
+                    match (n, slot) {
+                        (0, 0) => Duration::from_millis(20),
+                        (0, _) => Duration::from_millis(200),
+                        _ => continue,
+                    }
+                }
                 Err(e) => {
-                    tracing::warn!("inbox: {e}");
+                    // once: an outage that lasts is told by the metrics and by who else waits for it
+                    if told != e {
+                        tracing::warn!("inbox: {e}");
+                        told = e;
+                    }
                     Duration::from_millis(250)
                 }
             };
@@ -213,9 +235,7 @@ impl Doors {
         slot: u32,
         most: u32,
     ) -> Result<usize, String> {
-        let full = self.is_pressed()
-            || self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed);
-        if full && most != 0 {
+        if (self.is_pressed() || self.is_full()) && most != 0 {
             // it stays in the inbox: Redis is asked for nothing
             return Ok(0);
         }
@@ -309,6 +329,10 @@ async fn accepted(ledger: &dyn Ledger, batch: &[NewJob]) -> Result<Vec<Answer>, 
 
 /// How often the backlog is counted; what comes in between is added at once.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// A count reads all that is unfinished: of a large backlog it is made less often, so that it takes
+/// this part of the time at most, but as often as this.
+const COUNT_SHARE: u32 = 50;
+const COUNT_LATEST: Duration = Duration::from_secs(60);
 /// Entries that the inbox gives at once.
 const MOST: u32 = 500;
 /// How often lists of dead runs are looked for.

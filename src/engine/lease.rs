@@ -54,8 +54,8 @@ impl Lease {
         }
     }
 
-    /// Starts the thread. It ends when `ended` fires; when the run is declared dead, or the thread
-    /// dies, it fires `dead`.
+    /// Starts the thread. It ends when `ended` fires; when it ends otherwise (the run is declared dead,
+    /// or it panics) it fires `dead`: without a beat others take over what runs here.
     ///
     /// # Errors
     /// When the thread or its runtime can't be started.
@@ -71,13 +71,15 @@ impl Lease {
             .name("lease".to_owned())
             .spawn(move || {
                 // also by a panic: a daemon without a heartbeat has no business going on
-                let _dead = dead.drop_guard();
+                let dead = dead.drop_guard();
                 let shared = self.shared.clone();
                 runtime.block_on(async move {
                     tokio::select! {
                         () = shared.lease_pulse.keep() => {}
-                        () = ended.cancelled() => {}
                         () = self.beats() => {}
+                        () = ended.cancelled() => {
+                            dead.disarm();
+                        }
                     }
                     shared.lease_pulse.rest();
                 });

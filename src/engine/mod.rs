@@ -17,6 +17,7 @@ pub mod lease;
 pub mod sweeper;
 pub mod control;
 pub mod doors;
+pub mod quarantine;
 pub mod supervisor;
 pub mod lanes;
 
@@ -149,6 +150,18 @@ impl Engine {
         keep!("memory", guard, run);
         let doors = self.doors.clone();
         keep!("backlog", doors, count);
+        let keeper = Arc::new(quarantine::Quarantine::new(
+            self.shared.clone(),
+            self.doors.clone(),
+        ));
+        self.supervisor
+            .keep("quarantine", self.shared.draining.clone(), move || {
+                let keeper = keeper.clone();
+                async move {
+                    keeper.run().await;
+                    Ok(())
+                }
+            });
         if let Some(inbox) = &self.shared.inbox {
             for slot in 0..INBOX_SLOTS {
                 let (doors, inbox) = (self.doors.clone(), inbox.clone());

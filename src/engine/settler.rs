@@ -24,8 +24,9 @@ pub fn start(ledger: Arc<dyn Ledger>) -> Settling {
     })
 }
 
-/// Settles a batch. One that the ledger refuses is found by halving: it never blocks the others.
-async fn in_parts(
+/// Settles a batch, one answer each, in order. One that the ledger refuses is found by halving: it
+/// never blocks the others.
+pub async fn in_parts(
     ledger: &dyn Ledger,
     batch: &[Settlement],
 ) -> Vec<Result<Settled, Arc<LedgerError>>> {

@@ -375,16 +375,17 @@ impl Shared {
         Some(self.generation.load(Ordering::SeqCst)).filter(|it| *it != 0)
     }
 
-    /// The queue answered badly: nothing is taken from it until the relay has mended it.
-    pub fn distrust_queue(&self) {
-        self.generation.store(0, Ordering::SeqCst);
-        self.relay.notify_one();
-        self.dispatch.notify_waiters();
-    }
-
-    /// The queue still doesn't answer: as [`Shared::distrust_queue`], without waking anybody.
-    pub fn distrust_queue_quietly(&self) {
-        self.generation.store(0, Ordering::SeqCst);
+    /// The queue answered badly under this generation: nothing is taken from it until the relay has
+    /// mended it. Said a second time, or of a generation that was left behind, it changes nothing and
+    /// wakes nobody: a queue that answers but refuses mustn't make the relay spin.
+    pub fn distrust_queue(&self, generation: i64) {
+        let trusted =
+            self.generation
+                .compare_exchange(generation, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if trusted.is_ok() {
+            self.relay.notify_one();
+            self.dispatch.notify_waiters();
+        }
     }
 
     /// The lane is paused, or the daemon drains, or is pressed for memory.
@@ -400,7 +401,7 @@ impl Shared {
         if let Some(generation) = self.generation()
             && self.queue.release(generation, lane, ids).await.is_err()
         {
-            self.distrust_queue();
+            self.distrust_queue(generation);
         }
         self.dispatch.notify_waiters();
     }
@@ -410,7 +411,7 @@ impl Shared {
         if let Some(generation) = self.generation() {
             let freed = self.freeing.submit((generation, lane.to_owned(), id)).await;
             if freed != Some(true) {
-                self.distrust_queue();
+                self.distrust_queue(generation);
             }
         }
         self.dispatch.notify_waiters();

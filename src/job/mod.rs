@@ -84,7 +84,8 @@ pub struct NewJob {
     pub attempts_max: u32,
     /// An attempt is ended after this many seconds.
     pub timeout_s: u32,
-    /// The oldest it may grow, in seconds from its acceptance, before it is dead as `expired`.
+    /// The oldest it may grow, in seconds from its acceptance, or from `run_at` where that is later,
+    /// before it is dead as `expired`.
     pub age_max_s: u32,
     /// The producer's own labels.
     pub labels: BTreeMap<String, String>,
@@ -124,7 +125,8 @@ pub struct Job {
     pub run_at: Time,
     /// Not after.
     pub not_after: Option<Time>,
-    /// When it is too old to go on (created_at + its kind's maximum age).
+    /// When it is too old to go on: its kind's maximum age after it was accepted, or after the
+    /// `run_at` it was accepted with where that is later.
     pub expires_at: Time,
     /// Attempts in all.
     pub attempts_max: u32,

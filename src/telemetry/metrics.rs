@@ -146,9 +146,21 @@ pub fn jobs(lane: &str, state: &'static str, jobs: u64) {
     gauge!(JOBS, "lane" => lane.to_owned(), "state" => state).set(jobs as f64);
 }
 
-/// Jobs of a lane that run on this host.
-pub fn running(lane: &str, jobs: u64) {
-    gauge!(RUNNING, "lane" => lane.to_owned()).set(jobs as f64);
+/// A job that runs on this host, counted until it is dropped.
+pub struct Running(metrics::Gauge);
+
+/// Counts a job of a lane that begins to run on this host.
+#[must_use]
+pub fn running(lane: &str) -> Running {
+    let gauge = gauge!(RUNNING, "lane" => lane.to_owned());
+    gauge.increment(1.0);
+    Running(gauge)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 /// The queue was rebuilt from the ledger.
@@ -220,7 +232,8 @@ mod tests {
         attempt("generate.text", Duration::from_millis(30));
         pickup(Duration::from_millis(3));
         jobs("default", "ready", 7);
-        running("default", 3);
+        let one = running("default");
+        drop(running("default"));
         queue_rebuilt();
         claims_stale(4);
         settles_stale(5);
@@ -248,6 +261,8 @@ mod tests {
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
+            "presswork_running{lane=\"default\"} 1",
+            "presswork_queue_rebuilds_total 1",
             "presswork_ledger_up 1",
             "presswork_queue_up 0",
             "presswork_memory_bytes 4096",
@@ -255,5 +270,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+        drop(one);
     }
 }

@@ -349,6 +349,24 @@ async fn slots_that_nobody_uses_are_freed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_idle_queue_that_was_wiped_is_noticed_before_a_job_comes() {
+    let redis = kit::redis::Redis::start();
+    let base = Base::on(kit::postgres::Postgres::shared(), &redis.url(), None).await;
+    let rig = Rig::new(&base, kinds(), usual).await;
+    rig.relay.tick().await;
+    let before = rig.shared.generation().expect("the queue is used");
+    redis.flushall();
+    kit::wait::until("it is filled anew", crate::SOON, async || {
+        rig.relay.tick().await;
+        rig.shared.generation().is_some_and(|it| before < it)
+    })
+    .await;
+    // what is said of the old generation by then changes nothing
+    rig.shared.distrust_queue(before);
+    assert!(rig.shared.generation().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wiped_redis_is_filled_anew_with_the_slots_of_what_runs() {
     let redis = kit::redis::Redis::start();
     let base = Base::on(kit::postgres::Postgres::shared(), &redis.url(), None).await;

@@ -14,6 +14,7 @@ mod intake;
 mod lane;
 mod lease;
 mod poison;
+mod quarantine;
 mod retry;
 mod runner;
 

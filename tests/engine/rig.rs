@@ -276,7 +276,7 @@ impl Rig {
             while let Ok(it) = claimed.try_recv() {
                 taken.push(it);
             }
-            if took == Took::Nothing {
+            if matches!(took, Took::Nothing | Took::Empty) {
                 break;
             }
         }
