@@ -469,10 +469,9 @@ mod tests {
             for life in lives {
                 let claimed = facts;
                 facts.state = State::Running;
-                let mut begun = false;
-                if life.begins && is_suspect(facts.crashes) {
+                let begun = life.begins && is_suspect(facts.crashes);
+                if begun {
                     facts.crashes = advance(&facts, Event::Begun, now()).unwrap().crashes;
-                    begun = true;
                 }
                 let it = match life.ends {
                     None => advance(&facts, Event::Reclaimed, now()).unwrap(),

@@ -362,22 +362,34 @@ async fn a_suspect_that_lost_its_lease_while_it_waited_never_begins() {
     }
 }
 
+/// Else a daemon that dies between two of them would charge both.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_suspect_begins_only_when_its_charge_is_written() {
+async fn a_turn_lasts_from_the_written_charge_to_the_written_outcome() {
     let mut base = Base::embedded().await;
     let faulty = Faulty::new(base.ledger.clone());
     base.ledger = faulty.clone();
     let rig = rig(&base).await;
     let world = World::new();
-    let ids = suspects(&rig, &[world.job("note", "x")]).await;
+    let ids = suspects(&rig, &[world.job("gate", "x")]).await;
     let mut host = Host::new(&base).await;
-    let before = faulty.calls("settle");
+    let tries = async || {
+        let before = faulty.calls("settle");
+        let tried = async || before + 2 < faulty.calls("settle");
+        kit::wait::until("it tried", SOON, tried).await;
+    };
     faulty.away("settle");
     assert_eq!(host.begin(|_| true), 1);
-    let tried = async || before + 2 < faulty.calls("settle");
-    kit::wait::until("it tried", SOON, tried).await;
+    tries().await;
     assert!(world.starts().is_empty(), "it hasn't begun");
     faulty.back();
+    until_started(&world, "x", 1).await;
+    faulty.away("settle");
+    world.gate.add_permits(1);
+    tries().await;
+    let turns = || host.rig.shared.suspects.available_permits();
+    assert_eq!(turns(), 0, "its outcome isn't written");
+    faulty.back();
+    kit::wait::until("its turn is over", SOON, async || turns() == 1).await;
     host.ended().await;
     rig.expect(ids[0], State::Completed).await;
 }
