@@ -43,6 +43,9 @@ async fn a_wiped_redis_is_stale() {
     assert!(is_stale(
         queue.offer(NOW, LANE, &hints([1], High, "a"), 9).await
     ));
+    assert!(is_stale(queue.size(NOW, LANE).await));
+    assert!(is_stale(queue.held(NOW, LANE).await));
+    assert!(is_stale(queue.release(NOW, LANE, &[job(1)]).await));
     assert!(queue.reset(NOW + 1, LANE, &[(job(9), RUN)]).await.unwrap());
     assert_eq!(queue.held(NOW + 1, LANE).await.unwrap(), [(job(9), RUN)]);
 }
