@@ -317,6 +317,9 @@ pub async fn run(
             ask = asks.recv() => match ask {
                 Some(Asked::Reload) => match reload() {
                     Ok(config) => {
+                        for key in daemon.engine.shared.config.load().fixed_since(&config) {
+                            tracing::warn!("{key} holds from the next start on");
+                        }
                         tracing::info!("the configuration was read anew and holds from now on");
                         daemon.engine.reload(config);
                     }

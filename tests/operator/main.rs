@@ -490,7 +490,11 @@ async fn a_running_daemon_notices_within_a_moment() {
         .accept(r#"{"kind":"test.job","payload":{"sleep_ms":600000,"progress":true}}"#)
         .await;
     let why = shop.run(&format!("jobs show {id}")).await;
-    assert!(why.out.contains("Its lane is paused by ada"), "{}", why.out);
+    assert!(
+        why.out.contains("Its lane `default` is paused by ada"),
+        "{}",
+        why.out
+    );
     assert_eq!(shop.run("lanes resume default").await.exit, 0);
     let state = async |id| shop.job(id).await.state;
     wait::until("it runs", SOON, async || state(id).await == State::Running).await;
