@@ -273,3 +273,18 @@ async fn a_ledger_that_is_away_is_told_and_comes_back_by_itself() {
         (200, json!("same"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_envelope_is_read_as_the_readme_says() {
+    let site = site().await;
+    let null = r#"{"v":null,"kind":"test.echo","payload":{"text":"a"},"key":null,"labels":null}"#;
+    assert_eq!(site.post(null).await.status, 201);
+    let wrong = site
+        .post(r#"{"kind":null,"labels":{"":"x","ok":7},"payload":null}"#)
+        .await;
+    assert_eq!(wrong.status, 422);
+    let wrong = wrong.json();
+    let violations = wrong["violations"].as_array().unwrap();
+    let pointers: Vec<_> = violations.iter().map(|it| &it["pointer"]).collect();
+    assert_eq!(pointers, ["/labels/", "/labels/ok", "/kind", "/payload"]);
+}
