@@ -29,6 +29,8 @@ use crate::telemetry::metrics;
 const DOOR: &str = "http";
 /// When to come back to a backlog that is full.
 const FULL: Duration = Duration::from_secs(5);
+/// When to come back to a daemon that is short of memory: some jobs must end first.
+const MEMORY: Duration = Duration::from_secs(10);
 /// When to come back to a daemon that stops: another one, or its successor, may be there.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,7 @@ fn judged(
         match busy {
             Busy::Full(_) => Problem::new(StatusCode::TOO_MANY_REQUESTS, "full", said).after(FULL),
             Busy::Away => Problem::later("ledger-away", said, AWAY),
+            Busy::Memory => Problem::later("memory", said, MEMORY),
             Busy::Stopping => Problem::later("stopping", said, STOPPING),
         }
     })?;
@@ -278,6 +281,7 @@ mod tests {
         for (busy, status) in [
             (Busy::Full(7), 429),
             (Busy::Away, 503),
+            (Busy::Memory, 503),
             (Busy::Stopping, 503),
         ] {
             let problem = judged(b"{}", Err(busy)).unwrap_err();

@@ -7,6 +7,7 @@ pub mod editor;
 pub mod story;
 pub mod follow;
 pub mod run;
+pub mod reload;
 pub mod dev;
 pub mod sandbox;
 pub mod watch;
@@ -19,6 +20,7 @@ pub mod lanes;
 pub mod kinds;
 pub mod check;
 pub mod migrate;
+pub mod completions;
 pub mod bench;
 
 use std::ffi::OsString;
@@ -67,6 +69,7 @@ struct Cli {
 enum Command {
     Dev(dev::Args),
     Run(run::Args),
+    Reload(reload::Args),
     Enqueue(enqueue::Args),
     Jobs(jobs::Args),
     Dead(dead::Args),
@@ -78,6 +81,8 @@ enum Command {
     Migrate(migrate::Args),
     Sandbox(sandbox::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
 }
 
 /// Does what the arguments ask (the first names the program), and returns the process's exit code.
@@ -134,10 +139,13 @@ fn misunderstood(e: &clap::Error, json: bool) -> Exit {
 async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
     let cx = || Cx::new(&cli.globals, out);
     match cli.command {
-        // these two need no configuration: one brings its own, the other is the outside
+        // these need no configuration: one brings its own, one is the outside, two are about the command
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
+        Command::Completions(args) => completions::run(out, commands(), &args),
+        Command::Man(args) => completions::man(out, commands(), &args),
         Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
+        Command::Reload(args) => reload::run(&cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
         Command::Jobs(args) => jobs::run(&cx()?, args).await,
         Command::Dead(args) => dead::run(&cx()?, args).await,

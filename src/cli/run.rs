@@ -60,7 +60,7 @@ fn reread(path: Option<&Path>) -> Result<Config, CliError> {
 }
 
 /// Settings of a kind that isn't there are a slip of the pen, which would hold for nothing.
-fn known_kinds(config: &Config) -> Result<(), CliError> {
+pub(super) fn known_kinds(config: &Config) -> Result<(), CliError> {
     let all = kinds();
     let known: Vec<&str> = all.iter().map(Kind::name).collect();
     let wrong = config.check_kinds(&known);

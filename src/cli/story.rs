@@ -11,7 +11,7 @@ use crate::clock::Time;
 use crate::effect::{Effect, EffectState};
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Audit, Ledger};
-use crate::lifecycle::State;
+use crate::lifecycle::{State, is_suspect};
 use crate::operate;
 use crate::operate::why::{Advice, Around, why};
 
@@ -126,7 +126,12 @@ impl Story {
         );
         more(
             "crashes",
-            (0 < job.crashes).then(|| job.crashes.to_string()),
+            (0 < job.crashes).then(
+                || match is_suspect(job.crashes) && !job.state.is_terminal() {
+                    true => format!("{} in a row: a suspect, it runs alone", job.crashes),
+                    false => job.crashes.to_string(),
+                },
+            ),
         );
         more(
             "revision",

@@ -105,7 +105,7 @@ fn the_example_environment_names_every_key_that_it_may_say() {
         assert!(named.contains(&&name["PRESSWORK_".len()..]), "{name}");
     }
     assert_eq!(named.len(), keys::variables().count() - 2);
-    assert_eq!(OTHER_VARIABLES.len(), 4);
+    assert_eq!(OTHER_VARIABLES.len(), 5);
 }
 
 #[test]

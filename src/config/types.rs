@@ -34,6 +34,9 @@ pub struct Config {
     pub lease: Duration,
     /// How long a drain waits for running jobs.
     pub drain: Duration,
+    /// Mebibytes of memory: short of that the daemon runs less. `None`: what the service manager
+    /// says (cgroup v2), else no limit.
+    pub memory_mb: Option<u64>,
     /// The ids that the queue holds of a lane at most.
     pub window: u32,
     /// The HTTP API.

@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use crate::clock::{Time, stamp};
 use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
-use crate::intake::{Rules, admit_envelope, quarantined};
+use crate::intake::{Answer, Rules, accept, admit, admit_envelope, quarantined};
 use crate::job::{Envelope, Job, JobId};
 use crate::json::Violation;
-use crate::ledger::{Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Settled, Settlement};
+use crate::ledger::{
+    Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Quarantined, Reason, Settled, Settlement,
+};
 use crate::lifecycle::{Event, State, advance};
 use crate::retry::Policy;
 
@@ -36,7 +38,7 @@ pub enum Refused {
 /// Who does it, and why.
 #[derive(Clone, Debug)]
 pub struct By {
-    /// A person's login, or a token's name.
+    /// A person's login, a token's name, or a loop of the daemon.
     pub actor: String,
     /// The reason given.
     pub reason: String,
@@ -389,27 +391,90 @@ pub async fn release_quarantined(
     };
     let entry = ledger.quarantined_one(id).await?.ok_or_else(missing)?;
     let bytes = bytes.unwrap_or(&entry.bytes);
-    let mut job =
-        crate::intake::admit(rules, id, bytes).map_err(|it| Refused::Invalid(it.violations))?;
-    job.key
-        .get_or_insert_with(|| format!("{}:{id}", entry.door));
-    let answers = crate::intake::accept(ledger, &[job]).await?;
-    let now = ledger.now().await?;
-    let answer = answers.into_iter().next().ok_or_else(missing)?;
+    let answer = take_again(ledger, rules, &entry, bytes, by).await?;
+    if let Answer::Refused(it) = answer {
+        return Err(Refused::Invalid(it.violations));
+    }
     match (
-        quarantined(&entry.door, id, now, bytes, &answer),
+        quarantined(&entry.door, id, entry.at, bytes, &answer),
         answer.id(),
     ) {
-        (None, Some(job)) => {
-            ledger
-                .unquarantine(id, &by.audit("release", job, now))
-                .await?;
-            Ok(job)
-        }
-        (refused, _) => Err(Refused::Unfit(
-            refused.map_or_else(String::new, |it| it.message),
+        (None, Some(job)) => Ok(job),
+        (still, _) => Err(Refused::Unfit(
+            still.map_or_else(String::new, |it| it.message),
         )),
     }
+}
+
+/// Tries to accept an entry; it leaves the quarantine when it is accepted. The same entry may be tried
+/// by several at once: without a key of its own its id is its key, as at its door.
+async fn take_again(
+    ledger: &dyn Ledger,
+    rules: &Rules,
+    entry: &Quarantined,
+    bytes: &[u8],
+    by: &By,
+) -> Result<Answer, LedgerError> {
+    let mut job = match admit(rules, entry.id, bytes) {
+        Ok(job) => job,
+        Err(refusal) => return Ok(Answer::Refused(refusal)),
+    };
+    job.key
+        .get_or_insert_with(|| format!("{}:{}", entry.door, entry.id));
+    let answers = accept(ledger, &[job]).await?;
+    let answer = answers.into_iter().next();
+    let answer = answer.ok_or_else(|| LedgerError::Other("it gave no answer".to_owned()))?;
+    if let Answer::New { id, .. } | Answer::Same { id, .. } = answer {
+        let audit = by.audit("release", id, ledger.now().await?);
+        ledger.unquarantine(entry.id, &audit).await?;
+    }
+    Ok(answer)
+}
+
+/// What became of entries of the quarantine whose kind is known by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// They were accepted.
+    pub accepted: usize,
+    /// They can't be accepted for another reason, which they bear now: they aren't tried again.
+    pub refused: usize,
+}
+
+/// Tries to accept entries of the quarantine whose kind was unknown and is known by these rules, at
+/// most `most`. Harmless when several daemons do it at once, and when it is left amid it.
+///
+/// # Errors
+/// When the ledger is away: the next call goes on.
+pub async fn release_known(
+    ledger: &dyn Ledger,
+    rules: &Rules,
+    most: u32,
+    by: &By,
+) -> Result<Known, LedgerError> {
+    let kinds: Vec<String> = rules.kinds.iter().map(|it| it.name().to_owned()).collect();
+    let mut known = Known::default();
+    for id in ledger.quarantined_kinds(&kinds, most).await? {
+        let Some(entry) = ledger.quarantined_one(id).await? else {
+            continue; // somebody else was faster
+        };
+        let answer = match take_again(ledger, rules, &entry, &entry.bytes, by).await {
+            Ok(answer) => answer,
+            Err(e) if e.is_away() => return Err(e),
+            Err(e) => {
+                // one that the ledger fails at mustn't keep the others
+                tracing::warn!(entry = %id, "quarantine: {e}");
+                continue;
+            }
+        };
+        match quarantined(&entry.door, id, entry.at, &entry.bytes, &answer) {
+            None => known.accepted += 1,
+            Some(still) if ledger.requarantine(Reason::UnknownKind, &still).await? => {
+                known.refused += 1;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(known)
 }
 
 /// Throws an entry of the quarantine away.

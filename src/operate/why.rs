@@ -84,7 +84,7 @@ fn of_failure(job: &Job, failure: &Failure) -> Advice {
             [revive(job), discard(job, "too late")],
         ),
         "poison" => Advice::new(
-            "Several daemons died while they ran it, so it may be what kills them (memory, a crash in native code). Look at their logs of that time first; revive it on a host of its own, with nothing else running.",
+            "Daemon after daemon died while it ran, the last three with no other suspect beside it, so it is most likely what kills them (memory, a crash in native code). Look at their logs of that time first; revive it on a host of its own, with nothing else running.",
             [
                 format!("presswork jobs show {} --json", job.id),
                 revive(job),

@@ -25,40 +25,6 @@ use crate::outcome::words;
 
 use line::{Fields, Line};
 
-/// The names of fields, one spelling each.
-pub mod field {
-    /// The job's id.
-    pub const JOB: &str = "job";
-    /// The job's kind.
-    pub const KIND: &str = "kind";
-    /// The job's lane.
-    pub const LANE: &str = "lane";
-    /// The account it acts for.
-    pub const ACCOUNT: &str = "account";
-    /// Whose job it is.
-    pub const TENANT: &str = "tenant";
-    /// The attempt's number, from 1.
-    pub const ATTEMPT: &str = "attempt";
-    /// The lease's number.
-    pub const EPOCH: &str = "epoch";
-    /// The daemon's run on a host.
-    pub const RUN: &str = "run";
-    /// The effect's id.
-    pub const EFFECT: &str = "effect";
-    /// How an attempt ended.
-    pub const OUTCOME: &str = "outcome";
-    /// What a failure means for the next attempt.
-    pub const CLASS: &str = "class";
-    /// A failure's short code.
-    pub const CODE: &str = "code";
-    /// How long something took, in milliseconds.
-    pub const MS: &str = "ms";
-    /// Every name.
-    pub const ALL: &[&str] = &[
-        JOB, KIND, LANE, ACCOUNT, TENANT, ATTEMPT, EPOCH, RUN, EFFECT, OUTCOME, CLASS, CODE, MS,
-    ];
-}
-
 words! {
     /// How log lines look.
     Format {
@@ -361,10 +327,5 @@ mod tests {
             assert_eq!(check_level(good), Ok(()), "{good}");
         }
         assert!(check_level("presswork=loud").is_err());
-    }
-
-    #[test]
-    fn names_of_fields_hide_nothing_by_accident() {
-        assert!(field::ALL.iter().all(|it| !redact::is_secret_name(it)));
     }
 }

@@ -182,7 +182,10 @@ async fn an_error_storm_of_the_queue_loses_nothing_and_ends_nothing() {
             "each ran once"
         );
         assert!(world.peak.load(Ordering::SeqCst) <= 8, "{:?}", world.peak);
-        assert!(5 < storm.failed.load(Ordering::SeqCst), "there was a storm");
+        assert!(
+            2 <= storm.failed.load(Ordering::SeqCst),
+            "a call refused and an answer lost"
+        );
         assert!(!engine.failed.is_cancelled());
         assert_eq!(engine.drain(SOON).await, 0);
     }

@@ -8,7 +8,8 @@ mod shop;
 use std::time::Duration;
 
 use presswork::effect::EffectState;
-use presswork::ledger::{Filter, Ledger};
+use presswork::job::JobId;
+use presswork::ledger::{Filter, Ledger, Quarantined, Reason};
 use presswork::lifecycle::State;
 use presswork::outcome::{Class, Failure, Held, Outcome, Scope};
 
@@ -452,6 +453,45 @@ async fn lanes_are_listed_paused_and_resumed() {
         (&lane["jobs"]["ready"], &lane["jobs"]["dead"]),
         (&1.into(), &1.into())
     );
+}
+
+#[tokio::test]
+async fn a_daemon_that_knows_the_kind_takes_what_waited_for_it() {
+    let shop = Shop::open().await;
+    // a daemon of an older release kept these
+    let unknown = async |bytes: &[u8]| {
+        let id = JobId::mint();
+        let entry = Quarantined {
+            id,
+            door: "inbox".to_owned(),
+            at: shop.ledger.now().await.unwrap(),
+            reason: Reason::UnknownKind,
+            message: "/kind: `test.job` is no kind that this daemon knows".to_owned(),
+            kind: Some("test.job".to_owned()),
+            bytes: bytes.to_vec(),
+        };
+        shop.ledger.quarantine(&[entry]).await.unwrap();
+        id
+    };
+    let right = unknown(br#"{"kind":"test.job","payload":{"result":7}}"#).await;
+    let wrong = unknown(br#"{"kind":"test.job","payload":{"fial_times":1}}"#).await;
+    let daemon = shop.home.start(&["run"]);
+    wait::until("the job is completed", SOON, async || {
+        let job = shop.ledger.job(right).await.unwrap();
+        job.is_some_and(|it| it.state == State::Completed)
+    })
+    .await;
+    wait::until("the other has its new reason", SOON, async || {
+        let entry = shop.ledger.quarantined_one(wrong).await.unwrap().unwrap();
+        entry.reason == Reason::Invalid
+    })
+    .await;
+    drop(daemon);
+    let left = shop.ledger.quarantined(None, 9).await.unwrap();
+    assert_eq!(left.iter().map(|it| it.id).collect::<Vec<_>>(), [wrong]);
+    let audit = shop.ledger.audit(Some(right), 1).await.unwrap().remove(0);
+    assert_eq!(audit.action, "release");
+    assert!(audit.actor.starts_with("daemon on "), "{}", audit.actor);
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 2] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -28,11 +28,6 @@ const MIGRATIONS: [Migration; 3] = [
         version: 2,
         name: "effects_and_runs",
         sql: include_str!("../../../migrations/postgres/0002_effects_and_runs.sql"),
-    },
-    Migration {
-        version: 3,
-        name: "tidy_in_pieces",
-        sql: include_str!("../../../migrations/postgres/0003_tidy_in_pieces.sql"),
     },
 ];
 
