@@ -74,9 +74,7 @@ impl Few {
         let most = self.shown() as usize;
         if most < found.len() {
             found.truncate(most);
-            out.note(&format!(
-                "There are more than these {most}; --limit shows more, a filter others."
-            ));
+            out.note("There are more: --limit shows them, a filter others.");
         }
     }
 }
