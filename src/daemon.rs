@@ -304,6 +304,9 @@ impl Daemon {
         let shared = &self.engine.shared;
         let error = match read {
             Ok(config) => {
+                for key in shared.config.load().fixed_since(&config) {
+                    tracing::warn!("{key} holds from the next start on");
+                }
                 self.engine.reload(config);
                 tracing::info!("the configuration was read anew and holds from now on");
                 None

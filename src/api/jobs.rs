@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use super::body::{self, BODY_MAX, Sent, header_key, is_json, keyed, split};
 use super::problem::{AWAY, Problem, answer, seconds};
 use super::state::Api;
-use super::why::why;
 use crate::effect::{Effect, EffectState};
 use crate::engine::doors::{Busy, receipt};
 use crate::intake::Answer;
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Reason};
+use crate::operate::why::{Around, why};
 use crate::operate::{self, By};
 use crate::telemetry::metrics;
 
@@ -165,7 +165,7 @@ fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
 struct Shown<'a> {
     #[serde(flatten)]
     job: &'a Job,
-    /// One sentence.
+    /// Why it stands where it stands, for people.
     why: String,
     /// As it came.
     payload: Option<&'a RawValue>,
@@ -218,14 +218,10 @@ pub async fn show(
         Problem::new(StatusCode::NOT_FOUND, "no-such-job", said)
     };
     let job = found.ok_or_else(missing)?;
-    let pauses = match job.state.is_claimable() {
-        true => ledger.paused().await?,
-        false => Vec::new(),
-    };
-    let pause = pauses.iter().find(|it| it.lane == job.lane);
+    let around = Around::read(ledger, &api.given.shared.config.load(), &job).await?;
     let effects = ledger.effects(id).await?;
     let shown = Shown {
-        why: why(&job, ledger.now().await?, pause),
+        why: why(&job, &around, &effects).text,
         payload: serde_json::from_str(&job.payload).ok(),
         history: ledger.attempts(id).await?,
         effects: effects.iter().map(ShownEffect::of).collect(),

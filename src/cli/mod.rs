@@ -4,7 +4,6 @@ pub mod out;
 pub mod cx;
 pub mod pick;
 pub mod editor;
-pub mod advice;
 pub mod story;
 pub mod follow;
 pub mod run;
@@ -26,12 +25,13 @@ pub mod bench;
 
 use std::ffi::OsString;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use cx::{Cx, Globals};
 use out::{CliError, Colour, Exit, Out};
 
-const ABOUT: &str = "A job daemon for people who make and publish things: nothing lost, nothing published \
+const ABOUT: &str =
+    "A job daemon for people who make and publish things: nothing lost, nothing published
 or paid for twice, every platform's rules kept.";
 
 const AFTER: &str = "\
@@ -88,7 +88,10 @@ enum Command {
 /// Does what the arguments ask (the first names the program), and returns the process's exit code.
 pub async fn main(args: Vec<OsString>) -> u8 {
     let json = args.iter().any(|it| it == "--json");
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = commands()
+        .try_get_matches_from(args)
+        .and_then(|it| Cli::from_arg_matches(&it));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => return misunderstood(&e, json) as u8,
     };
@@ -102,11 +105,25 @@ pub async fn main(args: Vec<OsString>) -> u8 {
     }
 }
 
+/// The commands; those below a command show its examples and exit codes, too.
+fn commands() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let after = command.get_after_help().cloned();
+        command.mut_subcommands(|below| match &after {
+            Some(after) => below.after_help(after.clone()),
+            None => below,
+        })
+    })
+}
+
 /// Help, the version, or what is wrong with the arguments, in clap's words.
 fn misunderstood(e: &clap::Error, json: bool) -> Exit {
     if json && e.use_stderr() {
         let text = e.to_string();
-        let message = text.trim_start_matches("error: ").trim_end();
+        let message = text.trim_start_matches("error: ");
+        // the way to the help is for people
+        let message = message.split("\n\nFor more information").next();
+        let message = message.unwrap_or_default().trim_end();
         Out::new(true, Colour::Never).error(&CliError::usage(message));
     } else {
         // there is nobody left to tell of a closed standard output
@@ -125,8 +142,8 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         // these need no configuration: one brings its own, one is the outside, two are about the command
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
-        Command::Completions(args) => completions::run(out, Cli::command(), &args),
-        Command::Man(args) => completions::man(out, Cli::command(), &args),
+        Command::Completions(args) => completions::run(out, commands(), &args),
+        Command::Man(args) => completions::man(out, commands(), &args),
         Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
         Command::Reload(args) => reload::run(&cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
@@ -148,6 +165,6 @@ mod tests {
 
     #[test]
     fn the_commands_fit_together() {
-        Cli::command().debug_assert();
+        commands().debug_assert();
     }
 }

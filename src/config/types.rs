@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::retry::Policy;
@@ -70,6 +70,17 @@ pub enum Store {
     Sqlite(PathBuf),
     /// A URL with its secrets: `postgres://`, `redis://`, `rediss://`.
     Server(SecretString),
+}
+
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Memory, Self::Memory) => true,
+            (Self::Sqlite(a), Self::Sqlite(b)) => a == b,
+            (Self::Server(a), Self::Server(b)) => a.expose_secret() == b.expose_secret(),
+            _ => false,
+        }
+    }
 }
 
 /// The HTTP API.

@@ -45,8 +45,7 @@ impl std::str::FromStr for JobId {
     fn from_str(text: &str) -> Result<Self, String> {
         Uuid::parse_str(text).map(Self).map_err(|_| {
             format!(
-                "`{text}` is no job id; one looks like {}",
-                Self(Uuid::nil())
+                "`{text}` is no job id; write it in full, such as 01a2013b-d0be-76ac-aca2-68db3205294d"
             )
         })
     }

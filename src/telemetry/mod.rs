@@ -86,6 +86,9 @@ pub fn check_level(level: &str) -> Result<(), String> {
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// Libraries that speak of their inner life at `info`; a level for them said after it holds.
+const QUIET: &str = "apalis_core=error,sqlx=error,";
+
 /// tracing takes an unknown level for a target's name and then logs nothing; here it is refused.
 fn filter(level: &str) -> Result<EnvFilter, String> {
     for part in level.split(',').map(str::trim).filter(|it| !it.is_empty()) {
@@ -98,9 +101,12 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
+    // what libraries tell of their own doings is for who asks for it
+    let off = level.split(',').any(|it| it.trim() == "off");
+    let quiet = if off { "" } else { QUIET };
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .parse(level)
+        .parse(format!("{quiet}{level}"))
         .map_err(|e| format!("is no level: {e}; write `info`, or `info,presswork::engine=debug`"))
 }
 

@@ -327,6 +327,39 @@ async fn a_person_says_what_happened() {
 }
 
 #[tokio::test]
+async fn a_resolve_that_was_cut_off_is_finished_and_told_once() {
+    let shop = Shop::open().await;
+    // its effect was concluded, and then the command died
+    let id = shop
+        .sent(&post("cut off"), EffectState::Refused, lost())
+        .await;
+    assert_eq!(shop.job(id).await.state, State::Unresolved);
+    let resolve = format!("unresolved resolve {id} --did-not-happen");
+    assert_eq!(shop.json(&resolve, 0).await["state"], "ready");
+    let whole = shop
+        .sent(&post("whole"), EffectState::Unresolved, lost())
+        .await;
+    let resolve = format!("unresolved resolve {whole} --did-not-happen --reason looked");
+    assert_eq!(shop.json(&resolve, 0).await["state"], "ready");
+    for id in [id, whole] {
+        let audit = shop.ledger.audit(Some(id), 10).await.unwrap();
+        assert_eq!(audit.len(), 1, "{audit:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_not_there_keeps_no_other_from_being_discarded() {
+    let shop = Shop::open().await;
+    let id = shop.quarantine(b"no JSON").await;
+    let gone = "01a2013b-d0be-76ac-aca2-68db3205294d";
+    let told = shop
+        .json(&format!("quarantine discard {gone} {id} --reason x"), 4)
+        .await;
+    assert_eq!(told["discarded"], serde_json::json!([id]));
+    assert_eq!(told["refused"][0]["id"], gone);
+}
+
+#[tokio::test]
 async fn jobs_are_listed_explained_cancelled_and_released() {
     let shop = Shop::open().await;
     let ready = shop.accept(r#"{"kind":"test.job","payload":{}}"#).await;
@@ -526,11 +559,23 @@ async fn a_running_daemon_notices_within_a_moment() {
     let daemon = shop.home.start(&["run"]);
     wait::until("a run that lives", SOON, async || lives(&shop).await).await;
     assert_eq!(shop.run("lanes pause default").await.exit, 0);
-    let id = shop
-        .accept(r#"{"kind":"test.job","payload":{"sleep_ms":600000,"progress":true}}"#)
-        .await;
-    let why = shop.run(&format!("jobs show {id}")).await;
-    assert!(why.out.contains("Its lane is paused by ada"), "{}", why.out);
+    // what is accepted before the daemon has noticed may still be taken
+    let waits = std::cell::Cell::new(None);
+    wait::until("a job waits in the paused lane", SOON, async || {
+        let id = shop
+            .accept(r#"{"kind":"test.job","payload":{"sleep_ms":600000,"progress":true}}"#)
+            .await;
+        let why = shop.run(&format!("jobs show {id}")).await;
+        let paused = why.out.contains("Its lane `default` is paused by ada");
+        if paused {
+            waits.set(Some(id));
+        } else {
+            assert_eq!(shop.run(&format!("jobs cancel {id}")).await.exit, 0);
+        }
+        paused
+    })
+    .await;
+    let id = waits.get().expect("the wait has ended by it");
     assert_eq!(shop.run("lanes resume default").await.exit, 0);
     let state = async |id| shop.job(id).await.state;
     wait::until("it runs", SOON, async || state(id).await == State::Running).await;

@@ -1,11 +1,13 @@
 //! What people do to jobs: cancel, revive, discard, let go on, resolve. Every door that a person
 //! uses calls these; each change is guarded by the job's version, and audited.
 
+pub mod why;
+
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
 use crate::intake::{Answer, Rules, accept, admit, admit_envelope, quarantined};
 use crate::job::{Envelope, Job, JobId};
@@ -70,13 +72,12 @@ pub async fn job(ledger: &dyn Ledger, id: JobId) -> Result<Job, Refused> {
 /// A job that somebody else is changing is read again so often.
 const TRIES: usize = 5;
 
-/// Makes one event happen to a job.
+/// Makes one event happen to a job; `audit` is what is written down about it, and by whom.
 async fn happen(
     ledger: &dyn Ledger,
     id: JobId,
     event: &Event,
-    action: &str,
-    by: &By,
+    audit: Option<(&str, &By)>,
     edit: Option<&Edited>,
 ) -> Result<State, Refused> {
     for _ in 0..TRIES {
@@ -97,7 +98,7 @@ async fn happen(
             attempt: None,
             result: None,
             edit: edit.cloned(),
-            audit: Some(by.audit(action, id, now)),
+            audit: audit.map(|(action, by)| by.audit(action, id, now)),
         };
         if ledger.settle(&[settlement]).await? == [Settled::Done] {
             return Ok(to);
@@ -113,7 +114,7 @@ async fn discarded(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, Ref
     let last = ledger.audit(Some(id), 1).await?.into_iter().next();
     let last = last.filter(|it| it.action == "discard");
     Ok(last.map(|it| {
-        let at = it.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let at = stamp(it.at);
         let (actor, reason) = (it.actor, it.detail);
         format!("was given up by {actor} at {at} ({reason}); enqueue a new one")
     }))
@@ -124,7 +125,7 @@ async fn discarded(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, Ref
 /// # Errors
 /// When it has ended, or waits for a person's word on an effect.
 pub async fn cancel(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::CancelAsked, "cancel", by, None).await
+    happen(ledger, id, &Event::CancelAsked, Some(("cancel", by)), None).await
 }
 
 /// Lets a held job go on.
@@ -132,7 +133,7 @@ pub async fn cancel(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Re
 /// # Errors
 /// When it isn't held.
 pub async fn release(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::Mended, "release", by, None).await
+    happen(ledger, id, &Event::Mended, Some(("release", by)), None).await
 }
 
 /// Gives a dead letter up for good.
@@ -140,7 +141,7 @@ pub async fn release(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, R
 /// # Errors
 /// When it is no dead letter.
 pub async fn discard(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::Discarded, "discard", by, None).await
+    happen(ledger, id, &Event::Discarded, Some(("discard", by)), None).await
 }
 
 /// What a revive would do about one effect of the job.
@@ -252,7 +253,7 @@ pub async fn revive(
     let outlook = outlook(ledger, id, edited.is_some()).await?;
     match outlook.blocked {
         Some(why) => Err(Refused::Unfit(format!("job {id}: {why}"))),
-        None => happen(ledger, id, &Event::Revived, "revive", by, edited).await,
+        None => happen(ledger, id, &Event::Revived, Some(("revive", by)), edited).await,
     }
 }
 
@@ -299,6 +300,10 @@ pub async fn resolve(
     }
     let effects = ledger.effects(id).await?;
     let open: Vec<&Effect> = effects.iter().filter(|it| it.is_open()).collect();
+    // a resolve that was cut off after its effects were concluded: the job itself is left to do
+    if open.is_empty() && job.state == State::Unresolved {
+        return happen(ledger, id, &Event::Resolved, Some(("resolve", by)), None).await;
+    }
     if open.is_empty() {
         return Err(Refused::Unfit(format!(
             "job {id} has no effect whose outcome is unknown; `presswork jobs show {id}` shows them"
@@ -324,7 +329,8 @@ pub async fn resolve(
         }
     }
     match job.state {
-        State::Unresolved => happen(ledger, id, &Event::Resolved, "resolve", by, None).await,
+        // the audit has it already, effect by effect
+        State::Unresolved => happen(ledger, id, &Event::Resolved, None, None).await,
         state => Ok(state),
     }
 }
