@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
-use super::guard::Pressure;
+use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::intake::{Answer, Refusal, accept, admit, quarantined};

@@ -6,7 +6,7 @@
 pub mod batcher;
 pub mod progress;
 pub mod pulse;
-pub mod guard;
+pub mod pressure;
 pub mod shared;
 pub mod settler;
 pub mod runner;
@@ -16,6 +16,7 @@ pub mod relay;
 pub mod lease;
 pub mod sweeper;
 pub mod control;
+pub mod guard;
 pub mod doors;
 pub mod quarantine;
 pub mod supervisor;
@@ -71,7 +72,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         ledger_up: AtomicBool::new(true),
         skew: AtomicI64::new(0),
         lease_pulse: pulse::Pulse::default(),
-        pressure: guard::Gauge::default(),
+        pressure: pressure::Gauge::default(),
         brake: std::sync::Mutex::new(None),
     });
     (shared, hinted)

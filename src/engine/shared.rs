@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
-use super::guard::Pressure;
+use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::handler::Kind;
@@ -345,7 +345,7 @@ pub struct Shared {
     /// The heartbeat's thread lives.
     pub lease_pulse: super::pulse::Pulse,
     /// How pressed for memory it is; set by the guard.
-    pub pressure: super::guard::Gauge,
+    pub pressure: super::pressure::Gauge,
     /// After a missed heartbeat nothing is reclaimed before this: others may only be late, too.
     pub brake: Mutex<Option<Instant>>,
 }
