@@ -198,7 +198,7 @@ async fn filter() -> Option<BTreeSet<String>> {
 /// A daemon that strace holds to the unit's filter.
 struct Held {
     home: Home,
-    sandbox: Sandbox,
+    _sandbox: Sandbox,
     api: SocketAddr,
     _port: Port,
     log: PathBuf,
@@ -240,7 +240,7 @@ impl Held {
             api: SocketAddr::from(([127, 0, 0, 1], port.number())),
             _port: port,
             home,
-            sandbox,
+            _sandbox: sandbox,
             log,
             allowed,
         }
@@ -280,7 +280,6 @@ impl Held {
             outside.is_empty(),
             "the unit's SystemCallFilter doesn't allow what the daemon calls: {outside:#?}"
         );
-        self.sandbox.stop().await;
     }
 
     /// A stop while a job runs that won't end in time.
@@ -299,6 +298,17 @@ impl Held {
         let done = self.home.cli(words).await;
         assert!(done.status.success(), "{words:?}: {done:?}");
         String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            let calls = said.lines().filter(|it| !it.contains(" +++ "));
+            eprintln!("--- calls that the unit refuses:");
+            calls.for_each(|it| eprintln!("{it}"));
+        }
     }
 }
 
