@@ -512,12 +512,8 @@ async fn answers_are_bounded_and_nothing_of_ours_goes_along() {
     }
     let busy = fetch("/busy").await.unwrap_err();
     assert_eq!(busy.retry_after_ms, Some(7_000));
-    let silent = client.get(
-        &format!("http://{at}/silent"),
-        None,
-        9,
-        Duration::from_millis(200),
-    );
+    let silent = format!("http://{at}/silent");
+    let silent = client.get(&silent, None, 9, Duration::from_millis(200));
     let Err(e) = silent.await else {
         panic!("it never answers")
     };
