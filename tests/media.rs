@@ -254,6 +254,19 @@ async fn accept(ledger: &dyn Ledger, payload: &str) {
     ledger.accept(&[job]).await.unwrap();
 }
 
+#[tokio::test]
+async fn what_jobs_name_is_kept_and_what_they_gave_up_is_not() {
+    let rig = folder().await;
+    let picture = rig.put(&png(3, 2)).await.unwrap();
+    let payload = serde_json::json!({"text": "x", "media": [picture]});
+    accept(&*rig.ledger, &payload.to_string()).await;
+    let nobodys = rig.put(&png(2, 3)).await.unwrap();
+    rig.later();
+    assert_eq!(rig.media.sweep(GRACE).await.unwrap().free, 1);
+    assert_eq!(rig.media.look(picture.media).await.unwrap(), picture);
+    assert!(rig.media.look(nobodys.media).await.is_err());
+}
+
 fn png(width: u32, height: u32) -> Vec<u8> {
     let sides = [width.to_be_bytes(), height.to_be_bytes()].concat();
     [

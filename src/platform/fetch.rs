@@ -5,7 +5,7 @@
 //! before. What a name leads to is checked within the resolver, whose answer is what is dialled: no
 //! second look-up could say otherwise. Nothing of ours goes along: no credential, no cookie.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -78,7 +78,7 @@ pub enum Got {
     /// What is known is still so.
     Same,
     /// A file.
-    File(File),
+    File(Box<File>),
 }
 
 /// A file on its way.
@@ -130,17 +130,16 @@ impl Fetch {
     pub fn new(policy: Policy, names: Arc<dyn Names>, clock: Clock) -> anyhow::Result<Self> {
         let policy = Arc::new(policy);
         let ports = policy.allow.iter().map(SocketAddr::port);
+        let ports: BTreeSet<u16> = ports.chain([80, 443]).collect();
         let mut clients = BTreeMap::new();
-        for port in ports.chain([80, 443]) {
-            if !clients.contains_key(&port) {
-                let guard = Guard {
-                    names: names.clone(),
-                    policy: policy.clone(),
-                    port,
-                };
-                let client = builder(0).dns_resolver(Arc::new(guard)).build()?;
-                clients.insert(port, client);
-            }
+        for port in ports {
+            let guard = Guard {
+                names: names.clone(),
+                policy: policy.clone(),
+                port,
+            };
+            let client = builder(0).dns_resolver(Arc::new(guard)).build()?;
+            clients.insert(port, client);
         }
         Ok(Self {
             policy,
@@ -177,7 +176,10 @@ impl Fetch {
             match status {
                 301 | 302 | 303 | 307 | 308 => url = self.next_hop(&url, response.headers())?,
                 304 if known.is_some() => return Ok(Got::Same),
-                200 => return file(response, &url, landed, most, deadline).map(Got::File),
+                200 => {
+                    return file(response, &url, landed, most, deadline)
+                        .map(|it| Got::File(Box::new(it)));
+                }
                 _ => return Err(self.not_there(&response, &url)),
             }
         }

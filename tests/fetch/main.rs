@@ -1,7 +1,10 @@
 //! URLs of users: 2,000 spellings of addresses that aren't public, straight, by redirect and by a
 //! name whose answer changes, and none is reached; and what is behind a URL is fetched once.
 
+#[path = "../kit/mod.rs"]
 mod kit;
+mod server;
+mod spellings;
 
 use std::collections::HashMap;
 use std::io;
@@ -25,64 +28,14 @@ use presswork::platform::fetch::{Fetch, File, Got, Names, SystemNames};
 use presswork::reference::Reference;
 use presswork::stores;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use url::{Host, Url};
 
+use server::{Asked, answer, path, serve, server};
+use spellings::corpus;
+
 const TIME: Duration = Duration::from_secs(20);
-
-/// What a server was asked: the request's head.
-type Asked = Arc<Mutex<Vec<String>>>;
-/// What a server answers to a request's head; `None`: nothing, ever.
-type Answers = Arc<dyn Fn(&str) -> Option<Vec<u8>> + Send + Sync>;
-
-fn answer(status: &str, headers: &str, body: &[u8]) -> Option<Vec<u8>> {
-    let size = body.len();
-    let head = format!("HTTP/1.1 {status}\r\n{headers}content-length: {size}\r\n\r\n");
-    Some([head.as_bytes(), body].concat())
-}
-
-async fn talk(mut socket: TcpStream, asked: Asked, answers: Answers) {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        match socket.read_buf(&mut head).await {
-            Ok(n) if 0 < n => {}
-            _ => return,
-        }
-    }
-    let head = String::from_utf8_lossy(&head).into_owned();
-    asked.lock().unwrap().push(head.clone());
-    match answers(&head) {
-        Some(bytes) => drop(socket.write_all(&bytes).await),
-        None => std::future::pending().await,
-    }
-}
-
-fn serve(listener: TcpListener, answers: Answers) -> Asked {
-    let asked = Asked::default();
-    let told = asked.clone();
-    tokio::spawn(async move {
-        while let Ok((socket, _)) = listener.accept().await {
-            tokio::spawn(talk(socket, told.clone(), answers.clone()));
-        }
-    });
-    asked
-}
-
-/// A server of its own, and where.
-async fn server(
-    answers: impl Fn(&str) -> Option<Vec<u8>> + Send + Sync + 'static,
-) -> (SocketAddr, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let at = listener.local_addr().unwrap();
-    (at, serve(listener, Arc::new(answers)))
-}
-
-/// The path that a request's head asks for.
-fn path(head: &str) -> &str {
-    head.split(' ').nth(1).unwrap_or_default()
-}
 
 /// Names that a test makes up: each look-up gets the next answer, and the last one stays.
 #[derive(Clone, Default)]
@@ -105,125 +58,6 @@ impl Names for MadeUp {
         let found = found.ok_or_else(|| io::Error::other("no such name"));
         Box::pin(async move { found })
     }
-}
-
-/// The forms of a number that the parsers of the world take for it.
-fn numbers(n: u32) -> Vec<String> {
-    vec![
-        n.to_string(),
-        format!("0{n:o}"),
-        format!("0000{n:o}"),
-        format!("0x{n:x}"),
-        format!("0X{n:X}"),
-        format!("0x00000000{n:x}"),
-    ]
-}
-
-/// The spellings of an IPv4 address: one to four numbers, each in all forms; and with the digits of
-/// other scripts, escapes and dots.
-fn spellings(ip: Ipv4Addr) -> Vec<String> {
-    let [a, b, c, d] = ip.octets().map(u32::from);
-    let mut all = Vec::new();
-    for parts in [
-        vec![a, b, c, d],
-        vec![a, b, c << 8 | d],
-        vec![a, b << 16 | c << 8 | d],
-        vec![a << 24 | b << 16 | c << 8 | d],
-    ] {
-        let mut heads = vec![String::new()];
-        for part in parts {
-            let dotted = |head: &String, it: String| match head.is_empty() {
-                true => it,
-                false => format!("{head}.{it}"),
-            };
-            let next = |head: &String| -> Vec<String> {
-                numbers(part)
-                    .into_iter()
-                    .map(|it| dotted(head, it))
-                    .collect()
-            };
-            heads = heads.iter().flat_map(next).collect();
-        }
-        all.extend(heads);
-    }
-    let plain = ip.to_string();
-    let mapped = |from: char, to: char| -> String {
-        let shift = |c: char| match c.to_digit(10) {
-            Some(digit) => char::from_u32(u32::from(from) + digit).unwrap(),
-            None => to,
-        };
-        plain.chars().map(shift).collect()
-    };
-    all.push(format!("{plain}."));
-    for dot in ['.', '。', '．', '｡'] {
-        // full-width, and those of mathematics: bold, double-struck, sans-serif, monospace
-        for zero in ['０', '𝟎', '𝟘', '𝟢', '𝟬', '𝟶'] {
-            all.push(mapped(zero, dot));
-        }
-        all.push(plain.replace('.', &dot.to_string()));
-    }
-    all.push(plain.bytes().map(|it| format!("%{it:02x}")).collect());
-    all.push(plain.replace('.', "%2e"));
-    all.push(plain.replace('.', ".\u{AD}"));
-    let bits = ip.to_bits();
-    let (high, low) = (bits >> 16, bits & 0xFFFF);
-    for v6 in [
-        format!("::ffff:{plain}"),
-        format!("::FFFF:{high:x}:{low:04X}"),
-        format!("0:0:0:0:0:ffff:{high:04x}:{low:x}"),
-        format!("0000:0000:0000:0000:0000:ffff:{plain}"),
-        format!("::{plain}"),
-        format!("::{high:x}:{low:x}"),
-        format!("::ffff:0:{plain}"),
-        format!("64:ff9b::{plain}"),
-        format!("64:ff9b::{high:x}:{low:x}"),
-        format!("64:ff9b:1::{plain}"),
-        format!("2002:{high:x}:{low:x}::"),
-        format!("2002:{high:x}:{low:x}::1"),
-        format!(
-            "2001:0:{high:x}:{low:x}::{:x}:{:x}",
-            !high & 0xFFFF,
-            !low & 0xFFFF
-        ),
-        format!("2a00:1450::5efe:{plain}"),
-        format!("fe80::5efe:{plain}"),
-    ] {
-        all.push(format!("[{v6}]"));
-    }
-    all
-}
-
-/// Where nobody of ours listens, but something inside might.
-const INSIDE: [&str; 20] = [
-    "localhost.",
-    "[::1]",
-    "[0:0:0:0:0:0:0:1]",
-    "[::]",
-    "0",
-    "0.0.0.0",
-    "127.255.255.254",
-    "169.254.169.254",
-    "0xa9fea9fe",
-    "2852039166",
-    "[fd00:ec2::254]",
-    "[fe80::1]",
-    "[fec0::1]",
-    "[ff02::1]",
-    "100.100.100.200",
-    "168.63.129.16",
-    "192.0.0.192",
-    "224.0.0.1",
-    "255.255.255.255",
-    "[64:ff9b::a9fe:a9fe]",
-];
-
-fn corpus() -> Vec<String> {
-    let mut all: Vec<String> = INSIDE.iter().map(|it| (*it).to_owned()).collect();
-    all.extend(spellings(Ipv4Addr::LOCALHOST));
-    all.extend(spellings(Ipv4Addr::new(127, 1, 2, 3)));
-    all.sort();
-    all.dedup();
-    all
 }
 
 /// A canary that must not be reached at any inner address, and a decoy that may be: on one port.
@@ -313,7 +147,7 @@ async fn whole(mut file: File) -> Result<Vec<u8>, Failure> {
 
 async fn get(client: &Fetch, url: &str) -> Result<Vec<u8>, Failure> {
     match client.get(url, None, 1 << 20, TIME).await? {
-        Got::File(file) => whole(file).await,
+        Got::File(file) => whole(*file).await,
         Got::Same => panic!("nothing was known"),
     }
 }
