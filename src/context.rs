@@ -218,17 +218,17 @@ impl Context {
                 format!("the value of step `{name}` is no JSON: {e}"),
             )
         })?;
-        crashpoint!("step.before_record");
-        if self
-            .ledger
-            .record_step(&self.fence, name, &text)
-            .await
-            .map_err(away)?
-        {
-            Ok(value)
-        } else {
-            Err(lease_lost())
+        match self.record(name, &text).await.map_err(away)? {
+            true => Ok(value),
+            false => Err(lease_lost()),
         }
+    }
+
+    async fn record(&self, name: &str, text: &str) -> Result<bool, LedgerError> {
+        crashpoint!("step.before_record", LedgerError::Away)?;
+        let kept = self.ledger.record_step(&self.fence, name, text).await?;
+        crashpoint!("step.after_record", LedgerError::Away)?;
+        Ok(kept)
     }
 
     /// Makes an effect happen, at most once a permit, and returns its receipt. A re-run finds what
@@ -249,7 +249,7 @@ impl Context {
         let Some((effect, now)) = found else {
             return Err(lease_lost());
         };
-        crashpoint!("effect.after_intent");
+        crashpoint!("effect.after_intent", LedgerError::Away).map_err(away)?;
         let patience = self.patience(&wanted, &effect).await?;
         match next(&effect, &wanted.rule, &intent, patience, now) {
             Next::Done(receipt) => Ok(*receipt),
@@ -330,15 +330,9 @@ impl Context {
         let from = (effect.state, effect.sends);
         // heartbeats renew the lease while a long send goes on; it is only asked to be fresh
         let left = wanted.budget.min(self.config.lease / 2);
-        let permitted = self
-            .ledger
-            .permit(&self.fence, effect.id, from, left)
-            .await
-            .map_err(away)?;
-        if !permitted {
+        if !self.permit(effect.id, from, left).await.map_err(away)? {
             return Err(lease_lost());
         }
-        crashpoint!("effect.after_permit");
         let sends = effect.sends + 1;
         let permit = Permit {
             id: effect.id,
@@ -358,11 +352,9 @@ impl Context {
                 )))
             }
         };
-        crashpoint!("effect.after_response");
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         let kept = self.conclude(effect.id, sends, &conclusion).await?;
         metrics::effect(wanted.op, conclusion.to.as_str());
-        crashpoint!("effect.after_conclude");
         if kept {
             return result;
         }
@@ -375,6 +367,18 @@ impl Context {
         Err(lease_lost())
     }
 
+    async fn permit(
+        &self,
+        id: EffectId,
+        from: (EffectState, u32),
+        left: Duration,
+    ) -> Result<bool, LedgerError> {
+        crashpoint!("effect.before_permit", LedgerError::Away)?;
+        let permitted = self.ledger.permit(&self.fence, id, from, left).await?;
+        crashpoint!("effect.after_permit", LedgerError::Away)?;
+        Ok(permitted)
+    }
+
     /// Writes down what a permit led to. An answer that is known is worth waiting for: while the
     /// ledger is away it tries again, as long as a drain or a lease leaves it.
     async fn conclude(&self, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool, Outcome> {
@@ -383,7 +387,13 @@ impl Context {
             .with_max_delay(Duration::from_secs(1))
             .with_total_delay(Some(CONCLUDE))
             .without_max_times();
-        (|| self.ledger.conclude(id, sends, it))
+        let written = async || {
+            crashpoint!("effect.after_response", LedgerError::Away)?;
+            let kept = self.ledger.conclude(id, sends, it).await?;
+            crashpoint!("effect.after_conclude", LedgerError::Away)?;
+            Ok(kept)
+        };
+        written
             .retry(waits)
             .when(LedgerError::is_away)
             .await

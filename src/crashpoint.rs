@@ -2,10 +2,13 @@
 //!
 //! `PRESSWORK_CRASH=name:nth:action` arms one point: at its n-th hit (from 1) the
 //! process does `action`: `kill` (SIGKILL to itself), `stop` (SIGSTOP), `panic`, or `error`
-//! (only where the point can fail). Without the `crashpoints` feature nothing of this exists.
+//! (only at the points that name an error). Without the `crashpoints` feature nothing of this exists.
 
-/// Marks a place by name. With `crashpoint!("name")` the point may kill, stop or panic;
-/// `crashpoint!("name", error)` evaluates to `anyhow::Result<()>` and may fail, too.
+/// Marks a place by name. With `crashpoint!("name")` the point may kill, stop or panic.
+///
+/// `crashpoint!("name", LedgerError::Away)` may fail, too: it evaluates to a `Result<(), LedgerError>`,
+/// so that the caller sees what it would see of that seam: before the call, as if nothing had been
+/// written; after it, as if the answer had been lost.
 #[macro_export]
 macro_rules! crashpoint {
     ($name:literal) => {
@@ -14,14 +17,14 @@ macro_rules! crashpoint {
             let _ = $crate::crashpoint::hit($name);
         }
     };
-    ($name:literal, error) => {{
+    ($name:literal, $error:path) => {{
         #[cfg(feature = "crashpoints")]
         {
-            $crate::crashpoint::hit($name)
+            $crate::crashpoint::hit($name).map_err($error)
         }
         #[cfg(not(feature = "crashpoints"))]
         {
-            anyhow::Ok(())
+            Ok::<(), String>(()).map_err($error)
         }
     }};
 }
@@ -63,7 +66,7 @@ mod armed {
     ///
     /// # Panics
     /// When the armed action is `panic`.
-    pub fn hit(name: &'static str) -> anyhow::Result<()> {
+    pub fn hit(name: &'static str) -> Result<(), String> {
         let Some(armed) = armed().filter(|it| it.name == name) else {
             return Ok(());
         };
@@ -75,7 +78,7 @@ mod armed {
             "kill" => drop(signal_hook::low_level::raise(SIGKILL)),
             "stop" => drop(signal_hook::low_level::raise(SIGSTOP)),
             "panic" => panic!("crashpoint {name}"),
-            "error" => anyhow::bail!("crashpoint {name}"),
+            "error" => return Err(format!("crashpoint {name}")),
             _ => {}
         }
         Ok(())

@@ -3,9 +3,9 @@
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,16 +15,18 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::config::{Config, Store};
 use crate::engine::Engine;
+use crate::engine::guard;
+use crate::engine::pressure::Pressure;
 use crate::engine::shared::Parts;
 use crate::handler::Kind;
 use crate::ledger::{Ledger, Run};
 use crate::platform::http::Http;
 use crate::stores::{self, Role};
 use crate::telemetry::metrics;
-use crate::{api, kinds};
+use crate::{api, kinds, service};
 
 /// The proof that no other daemon uses the same state: the kernel frees it when the process dies.
 struct Lock {
@@ -79,6 +81,68 @@ impl Lock {
     }
 }
 
+/// The process of the daemon that holds this state folder.
+///
+/// # Errors
+/// When the folder can't be read.
+pub fn holder(state_dir: &Path) -> std::io::Result<Option<u32>> {
+    let mut file = match File::open(state_dir.join(LOCK)) {
+        Ok(file) => file,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => return Ok(None),
+        Err(std::fs::TryLockError::WouldBlock) => {}
+        Err(std::fs::TryLockError::Error(e)) => return Err(e),
+    }
+    let mut said = String::new();
+    file.read_to_string(&mut said)?;
+    Ok(said
+        .split_whitespace()
+        .nth(1)
+        .and_then(|it| it.parse().ok()))
+}
+
+/// What the daemon has to say of the last time it read its configuration anew: kept in the state
+/// folder for whoever asked for it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reloaded {
+    /// The process.
+    pub pid: u32,
+    /// When.
+    pub at: Time,
+    /// Why the old configuration still holds; nothing when the new one does.
+    pub error: Option<String>,
+}
+
+impl Reloaded {
+    fn file(state_dir: &Path) -> PathBuf {
+        state_dir.join("reloaded.json")
+    }
+
+    /// The last one, if there was any.
+    pub fn last(state_dir: &Path) -> Option<Self> {
+        let said = std::fs::read(Self::file(state_dir)).ok()?;
+        serde_json::from_slice(&said).ok()
+    }
+
+    fn keep(&self, state_dir: &Path) -> std::io::Result<()> {
+        let file = Self::file(state_dir);
+        let new = file.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(self)?)?;
+        std::fs::rename(new, file)
+    }
+}
+
+/// In the state folder.
+const LOCK: &str = "daemon.lock";
+/// The longest start, which brings a large ledger's schema up to date, that a service manager is
+/// asked to wait for.
+const START_MAX: Duration = Duration::from_secs(3_600);
+/// What a stop may take beyond the drain's deadline.
+const STOP_SLACK: Duration = Duration::from_secs(30);
+
 /// Histograms gather samples until somebody looks; without a scraper this does.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -90,6 +154,7 @@ pub struct Daemon {
     pub api: Option<SocketAddr>,
     api_stop: CancellationToken,
     api_task: Option<tokio::task::JoinHandle<()>>,
+    state_dir: PathBuf,
     _locks: Vec<Lock>,
 }
 
@@ -111,10 +176,13 @@ fn this_run(clock: &Clock) -> Run {
     };
     Run {
         id: Uuid::new_v4(),
-        host: read("/proc/sys/kernel/hostname")
-            .or_else(|| std::env::var("HOSTNAME").ok())
-            .unwrap_or_else(|| "localhost".to_owned()),
-        boot: read("/proc/sys/kernel/random/boot_id"),
+        host: rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        // a service manager may hide /proc, and tell it instead
+        boot: read("/proc/sys/kernel/random/boot_id")
+            .or_else(|| std::env::var("PRESSWORK_BOOT_ID").ok()),
         pid: std::process::id(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         began_at: clock.now(),
@@ -130,7 +198,7 @@ impl Daemon {
     pub async fn start(config: Config, kinds: Vec<Kind>) -> anyhow::Result<Self> {
         let clock = Clock::System;
         let run = this_run(&clock);
-        let mut locks = vec![Lock::take(&config.state_dir.join("daemon.lock"))?];
+        let mut locks = vec![Lock::take(&config.state_dir.join(LOCK))?];
         if let Store::Sqlite(path) = &config.ledger {
             locks.push(Lock::take(&path.with_extension("lock"))?);
         }
@@ -145,6 +213,7 @@ impl Daemon {
         let lease = stores::ledger(&config, &clock, Role::Lease).await?;
         let api_ledger = stores::ledger(&config, &clock, Role::Api).await?;
         let listening = config.api.clone();
+        let state_dir = config.state_dir.clone();
         let http = Http::new(clock.clone())?;
         let parts = Parts {
             ledger,
@@ -161,12 +230,14 @@ impl Daemon {
             std::net::TcpListener::bind(listen)
                 .with_context(|| format!("the API can't listen on {listen} (api.listen)"))?;
         }
+        guard::files(&parts.config);
         let engine = Engine::start(parts, lease).await?;
         let mut daemon = Self {
             engine,
             api: None,
             api_stop: CancellationToken::new(),
             api_task: None,
+            state_dir,
             _locks: locks,
         };
         if let Some(listen) = listening.listen {
@@ -204,17 +275,78 @@ impl Daemon {
         Ok(())
     }
 
+    /// How it stands, in a line for the service manager.
+    fn summary(&self) -> String {
+        let shared = &self.engine.shared;
+        let ledger = match shared.ledger_up.load(Ordering::SeqCst) {
+            true => "answers",
+            false => "is away",
+        };
+        let queue = match shared.generation() {
+            Some(_) => "in use",
+            None => "away or being rebuilt",
+        };
+        let pressed = match shared.pressure.get() {
+            Pressure::None => "",
+            _ => "short of memory: ",
+        };
+        format!(
+            "{pressed}{} running here, {} unfinished; ledger ({}) {ledger}, queue ({}) {queue}",
+            shared.running.len(),
+            self.engine.doors.backlog(),
+            shared.ledger.name(),
+            shared.queue.name(),
+        )
+    }
+
+    /// Takes a configuration that was read anew, or says why not; the old one holds then.
+    fn reload(&self, read: Result<Config, String>) {
+        service::reloading();
+        let shared = &self.engine.shared;
+        let error = match read {
+            Ok(config) => {
+                for key in shared.config.load().fixed_since(&config) {
+                    tracing::warn!("{key} holds from the next start on");
+                }
+                self.engine.reload(config);
+                tracing::info!("the configuration was read anew and holds from now on");
+                None
+            }
+            Err(e) => {
+                tracing::error!("the configuration wasn't changed, the old one holds:\n{e}");
+                Some(e)
+            }
+        };
+        service::ready(&self.summary());
+        let reloaded = Reloaded {
+            pid: std::process::id(),
+            at: shared.clock.now(),
+            error,
+        };
+        if let Err(e) = reloaded.keep(&self.state_dir) {
+            tracing::warn!("whoever asked for the configuration to be read isn't told: {e}");
+        }
+    }
+
     /// Stops: no new jobs, running ones get until the drain's deadline, the rest is given back at no
     /// charge. Returns how many were given back.
     pub async fn stop(self) -> usize {
         let drain = self.engine.shared.config.load().drain;
-        let given_back = self.engine.drain(drain).await;
-        self.api_stop.cancel();
-        if let Some(task) = self.api_task {
-            // it ends by itself within its own bound
-            let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
-        }
-        given_back
+        service::stopping(&format!(
+            "{} still running, which get {} s at most",
+            self.engine.shared.running.len(),
+            drain.as_secs()
+        ));
+        service::patiently(drain + STOP_SLACK, async {
+            let given_back = self.engine.drain(drain).await;
+            self.api_stop.cancel();
+            if let Some(task) = self.api_task {
+                // it ends by itself within its own bound
+                let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
+            }
+            given_back
+        })
+        .await
     }
 }
 
@@ -310,24 +442,23 @@ pub async fn run(
     reload: impl Fn() -> Result<Config, String>,
 ) -> anyhow::Result<()> {
     let mut asks = signals()?;
-    let daemon = Daemon::start(config, kinds::all()).await?;
+    let starting = Daemon::start(config, kinds::all());
+    let daemon = service::patiently(START_MAX, starting).await?;
+    service::watch(daemon.engine.shared.clone()).context("can't start the watchdog's thread")?;
+    service::ready(&daemon.summary());
+    let mut status = tokio::time::interval(service::STATUS_EVERY);
     tracing::info!(run = %daemon.engine.shared.run.id, version = env!("CARGO_PKG_VERSION"), "ready");
     loop {
         tokio::select! {
             ask = asks.recv() => match ask {
-                Some(Asked::Reload) => match reload() {
-                    Ok(config) => {
-                        tracing::info!("the configuration was read anew and holds from now on");
-                        daemon.engine.reload(config);
-                    }
-                    Err(e) => tracing::error!("the configuration wasn't changed, the old one holds:\n{e}"),
-                },
+                Some(Asked::Reload) => daemon.reload(reload()),
                 Some(Asked::Status) => {
                     let status = daemon.engine.status().await;
                     tracing::info!(%status, "status");
                 }
                 Some(Asked::Stop) | None => break,
             },
+            _ = status.tick() => service::status(&daemon.summary()),
             () = daemon.engine.failed.cancelled() => {
                 let why = "a loop won't live, or the ledger says that this run is dead";
                 daemon.stop().await;

@@ -82,7 +82,7 @@ impl Kind {
             schema: || schemars::schema_for!(H::Payload),
             check: |envelope, config| match read::<H::Payload>(&envelope.payload) {
                 Ok(payload) => H::preflight(&payload, envelope, config),
-                Err(violation) => vec![violation],
+                Err(first) => misfits::<H::Payload>(&envelope.payload, first),
             },
             run: |cx| {
                 Box::pin(async move {
@@ -169,6 +169,57 @@ fn read<T: DeserializeOwned>(text: &str) -> Result<T, Violation> {
     })
 }
 
+/// So many violations of a payload's shape are told.
+const MISFITS_MAX: usize = 20;
+
+/// All that keeps a payload from being read, beginning with `first`: serde stops at the first
+/// misfit, so each one is taken out and the rest is read again, until nothing more is found.
+fn misfits<T: DeserializeOwned>(text: &str, first: Violation) -> Vec<Violation> {
+    let Ok(mut rest) = serde_json::from_str::<serde_json::Value>(text) else {
+        return vec![first];
+    };
+    let (mut found, mut next) = (Vec::new(), Some(first));
+    while let Some(it) = next.filter(|_| found.len() < MISFITS_MAX) {
+        let taken = take_out(&mut rest, &it.pointer);
+        // what was taken out is missing only because of that
+        let missing = it
+            .message
+            .strip_prefix(MISSING)
+            .and_then(|it| it.split('`').next());
+        let here = |name: &str| format!("{}/{}", it.pointer, escape(name));
+        let ours = missing.is_some_and(|name| {
+            let at = here(name);
+            found.iter().any(|it: &Violation| it.pointer == at)
+        });
+        match missing {
+            _ if ours => {}
+            Some(name) => found.push(Violation::new(here(name), "is missing")),
+            None => found.push(it),
+        }
+        next = match taken {
+            true => read::<T>(&rest.to_string()).err(),
+            false => None,
+        };
+    }
+    found
+}
+
+/// How serde begins to say that a member is missing.
+const MISSING: &str = "missing field `";
+
+/// Takes the member that a pointer names out of its object. An element of an array stays: without
+/// it the others would be told under wrong pointers.
+fn take_out(document: &mut serde_json::Value, pointer: &str) -> bool {
+    let Some((parent, name)) = pointer.rsplit_once('/') else {
+        return false;
+    };
+    let name = name.replace("~1", "/").replace("~0", "~");
+    let object = document
+        .pointer_mut(parent)
+        .and_then(serde_json::Value::as_object_mut);
+    object.is_some_and(|it| it.shift_remove(&name).is_some())
+}
+
 /// serde's words, without the position (the pointer says where) and with a suggestion.
 fn plain(message: &str) -> String {
     let message = message
@@ -178,5 +229,51 @@ fn plain(message: &str) -> String {
     match (message.starts_with("unknown "), words.next()) {
         (true, Some(word)) => format!("{message}{}", did_you_mean(word, words)),
         _ => message.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde::Deserialize;
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its shape matters here")]
+    struct Payload {
+        text: String,
+        #[serde(default)]
+        count: Option<u32>,
+        #[serde(default)]
+        inner: Option<Inner>,
+    }
+
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[allow(dead_code, reason = "only its shape matters here")]
+    struct Inner {
+        flag: bool,
+    }
+
+    fn told(text: &str) -> Vec<String> {
+        let first = read::<Payload>(text).err().expect("it doesn't fit");
+        let all = misfits::<Payload>(text, first);
+        all.into_iter().map(|it| it.pointer).collect()
+    }
+
+    #[test]
+    fn all_that_does_not_fit_is_told_at_once() {
+        assert_eq!(
+            told(r#"{"txt": 1, "count": "many", "inner": {"flg": true}}"#),
+            ["/txt", "/count", "/inner/flg", "/inner/flag"]
+        );
+        assert_eq!(
+            told(r#"{"txt": 1, "count": "many"}"#),
+            ["/txt", "/count", "/text"]
+        );
+        // a member that is there and wrong isn't told as missing, too
+        assert_eq!(told(r#"{"text": 7}"#), ["/text"]);
+        assert_eq!(told("{}"), ["/text"]);
+        assert_eq!(told(r#"{"text": "a", "inner": [1]}"#), ["/inner"]);
     }
 }

@@ -309,7 +309,8 @@ pub fn quarantined(
                 "its key is taken by job {id} with another payload (differs at: {})",
                 differs.join(", ")
             );
-            (Reason::Conflict, message, None)
+            let kind = Envelope::parse(bytes).ok().map(|it| it.kind);
+            (Reason::Conflict, message, kind)
         }
         Answer::Refused(it) => (it.reason, it.message(), it.kind.clone()),
     };

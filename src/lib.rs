@@ -38,6 +38,7 @@ pub mod engine;
 
 // who asks
 pub mod api;
+pub mod service;
 pub mod daemon;
 pub mod sandbox;
 pub mod cli;

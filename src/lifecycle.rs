@@ -55,6 +55,8 @@ pub enum Event {
     Claimed,
     /// Its attempt ended.
     Ended(Outcome),
+    /// The handler of a suspect is about to begin: the crash is charged ahead of it.
+    Begun,
     /// Its lease ran out, or its owner is proven dead.
     Reclaimed,
     /// Somebody asks to call it off.
@@ -80,7 +82,7 @@ pub struct Facts {
     pub attempts: u32,
     /// Attempts in all.
     pub attempts_max: u32,
-    /// Owners that died while they ran it.
+    /// Crashes in a row, as the ledger has them; to whoever ends the attempt: as it was claimed.
     pub crashes: u32,
     /// Somebody has asked to cancel it.
     pub cancel: bool,
@@ -103,9 +105,9 @@ pub struct Transition {
     pub run_at: Option<Time>,
     /// Attempts charged (0 or 1).
     pub attempts: u32,
-    /// Crashes charged (0 or 1).
+    /// Its crashes in a row after it: the count itself, so that what is written twice counts once.
     pub crashes: u32,
-    /// The counts of attempts and crashes start again.
+    /// The count of attempts starts again.
     pub reset: bool,
     /// Why it is held, in state `held` only.
     pub held: Option<Held>,
@@ -123,7 +125,7 @@ impl Transition {
             to,
             run_at: None,
             attempts: 0,
-            crashes: 0,
+            crashes: facts.crashes,
             reset: false,
             held: None,
             failure: None,
@@ -148,20 +150,31 @@ impl Transition {
             && (!self.archive || self.to.is_terminal())
             && (self.archive || !matches!(self.to, State::Completed | State::Cancelled))
             && self.attempts <= 1
-            && self.crashes <= 1
+            && self.crashes <= CRASHES_MAX
     }
 }
 
-/// Owners that may die while they run a job before it counts as poison. Whatever else ran beside a
-/// job that kills its daemon is charged, too: with three, innocent neighbours were buried in a storm
-/// of kills, with five only what is there each time.
+/// Crashes in a row that make a job a suspect. Whatever ran beside a job that kills its daemon is
+/// charged, too, so from here on its guilt is tried: of the suspects of a daemon one runs at a time,
+/// and its crash is charged ahead, to it alone.
+pub const CRASHES_SUSPECT: u32 = 2;
+/// Crashes in a row that bury a job as poison: those above [`CRASHES_SUSPECT`] are deaths of daemons in
+/// which it was the one suspect that had begun.
 pub const CRASHES_MAX: u32 = 5;
+// What kills its daemon each time does so CRASHES_SUSPECT times before it is a suspect itself: an
+// innocent suspect that ran beside it each time must not be at the end by then.
+const _: () = assert!(2 * CRASHES_SUSPECT < CRASHES_MAX);
 /// A throttled job without the platform's word waits this long.
 const THROTTLED: Duration = Duration::seconds(30);
 /// What is given back isn't taken again at once: whatever it was given back for takes a moment.
 const RELEASED_PAUSE: Duration = Duration::milliseconds(500);
 /// An unknown outcome that the platform dedupes is looked at again after this long.
 const UNKNOWN_PAUSE: Duration = Duration::seconds(2);
+
+/// Whether a job with so many crashes in a row may be what kills its daemons.
+pub fn is_suspect(crashes: u32) -> bool {
+    CRASHES_SUSPECT <= crashes
+}
 
 /// What can't happen to a job in its state, in words for people.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -183,6 +196,13 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
 
         (S::Running, Event::Ended(outcome)) => Ok(ended(facts, outcome, now)),
         (_, Event::Ended(_)) => refused("has no attempt that could end"),
+
+        (S::Running, Event::Begun) if is_suspect(facts.crashes) => Ok(Transition {
+            crashes: (facts.crashes + 1).min(CRASHES_MAX),
+            ..Transition::to(facts, S::Running)
+        }),
+        (S::Running, Event::Begun) => refused("is no suspect"),
+        (_, Event::Begun) => refused("has no attempt that could begin"),
 
         (S::Running, Event::Reclaimed) => Ok(reclaimed(facts, now)),
         (_, Event::Reclaimed) => refused("has no lease to reclaim"),
@@ -215,6 +235,7 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
 
         (S::Dead, Event::Revived) => Ok(Transition {
             reset: true,
+            crashes: 0,
             cancel: false,
             ..Transition::to(facts, S::Ready).at(now)
         }),
@@ -240,7 +261,20 @@ fn expired() -> Failure {
     Failure::new(Class::Permanent, Scope::Content, "expired", message)
 }
 
+/// An attempt that came to an end of its own didn't kill its daemon: its crashes were no row. What is
+/// given back has shown nothing: it keeps what it was claimed with, and a charge ahead is taken back.
 fn ended(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
+    let crashes = match outcome {
+        Outcome::Released { .. } => facts.crashes,
+        _ => 0,
+    };
+    Transition {
+        crashes,
+        ..after(facts, outcome, now)
+    }
+}
+
+fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
     match outcome {
         Outcome::Completed(_) => Transition::to(facts, State::Completed),
         Outcome::Cancelled => Transition::to(facts, State::Cancelled),
@@ -307,20 +341,24 @@ fn failed(facts: &Facts, failure: Failure, now: Time) -> Transition {
     }
 }
 
+/// Who isn't a suspect yet is charged. A suspect is charged ahead when it begins: below the end it may
+/// have waited for its turn and is tried again; what has reached the end began, and its daemon died.
 fn reclaimed(facts: &Facts, now: Time) -> Transition {
-    let crashes = facts.crashes.saturating_add(1);
-    if CRASHES_MAX <= crashes {
-        let message =
-            format!("{crashes} daemons died while they ran it: it may be what kills them");
+    if CRASHES_MAX <= facts.crashes {
+        let alone = CRASHES_MAX - CRASHES_SUSPECT;
+        let message = format!(
+            "{CRASHES_MAX} daemons in a row died while they ran it, in the last {alone} no other suspect had begun: it may be what kills them"
+        );
         let poison = Failure::new(Class::Permanent, Scope::Handler, "poison", message);
-        return Transition {
-            crashes: 1,
-            ..Transition::to(facts, State::Dead).with(poison)
-        };
+        return Transition::to(facts, State::Dead).with(poison);
     }
+    let crashes = match is_suspect(facts.crashes) {
+        true => facts.crashes,
+        false => facts.crashes + 1,
+    };
     // called off or not: an effect may be open, and the next run looks before it ends the job
     Transition {
-        crashes: 1,
+        crashes,
         ..Transition::to(facts, State::Ready).at(now)
     }
 }
@@ -375,6 +413,7 @@ mod tests {
         prop_oneof![
             Just(Event::Claimed),
             any_outcome().prop_map(Event::Ended),
+            Just(Event::Begun),
             Just(Event::Reclaimed),
             Just(Event::CancelAsked),
             Just(Event::Expired),
@@ -389,7 +428,7 @@ mod tests {
         #[test]
         fn transitions_are_total_and_sound(
             state in 0..State::ALL.len(), event in any_event(),
-            attempts in 0u32..5, crashes in 0u32..5, cancel: bool, old: bool,
+            attempts in 0u32..5, crashes in 0..=CRASHES_MAX, cancel: bool, old: bool,
         ) {
             let mut facts = Facts { attempts, crashes, cancel, ..facts(State::ALL[state]) };
             if old {
@@ -413,15 +452,61 @@ mod tests {
                 facts.state = it.to;
                 facts.cancel = it.cancel;
                 if it.reset {
-                    (facts.attempts, facts.crashes) = (0, 0);
+                    facts.attempts = 0;
                 }
                 facts.attempts += it.attempts;
-                facts.crashes += it.crashes;
+                facts.crashes = it.crashes;
                 prop_assert!(facts.attempts <= facts.attempts_max.max(1));
                 prop_assert!(facts.crashes <= CRASHES_MAX);
                 if it.archive { break }
             }
         }
+
+        #[test]
+        fn only_what_died_alone_is_poison(lives in prop::collection::vec(any_life(), 1..40)) {
+            let mut facts = facts(State::Ready);
+            let mut alone = 0;
+            for life in lives {
+                let claimed = facts;
+                facts.state = State::Running;
+                let begun = life.begins && is_suspect(facts.crashes);
+                if begun {
+                    facts.crashes = advance(&facts, Event::Begun, now()).unwrap().crashes;
+                }
+                let it = match life.ends {
+                    None => advance(&facts, Event::Reclaimed, now()).unwrap(),
+                    Some(outcome) => {
+                        let seen = Facts { state: State::Running, ..claimed };
+                        let own = !matches!(outcome, Outcome::Released { .. });
+                        let it = advance(&seen, Event::Ended(outcome), now()).unwrap();
+                        prop_assert_eq!(it.crashes, if own { 0 } else { claimed.crashes });
+                        if own { alone = 0 }
+                        facts = Facts { crashes: it.crashes, state: State::Ready, ..facts };
+                        continue;
+                    }
+                };
+                alone += u32::from(begun);
+                let rise = it.crashes - claimed.crashes;
+                prop_assert_eq!(rise, u32::from(begun || !is_suspect(claimed.crashes)));
+                prop_assert_eq!(it.to == State::Dead, alone == CRASHES_MAX - CRASHES_SUSPECT);
+                if it.to == State::Dead { break }
+                facts = Facts { crashes: it.crashes, state: it.to, ..facts };
+            }
+        }
+    }
+
+    /// From one claim to its end.
+    #[derive(Clone, Debug)]
+    struct Life {
+        /// Its handler had its turn.
+        begins: bool,
+        /// How the attempt ended; `None`: with its daemon.
+        ends: Option<Outcome>,
+    }
+
+    fn any_life() -> impl Strategy<Value = Life> {
+        let ends = prop_oneof![6 => Just(None), 1 => any_outcome().prop_map(Some)];
+        (any::<bool>(), ends).prop_map(|(begins, ends)| Life { begins, ends })
     }
 
     #[test]
@@ -453,8 +538,16 @@ mod tests {
                 "who?",
             )),
         ] {
-            let it = advance(&facts(State::Running), Event::Ended(outcome), now()).unwrap();
-            assert_eq!((it.attempts, it.crashes), (0, 0), "{it:?}");
+            let facts = Facts {
+                crashes: 4,
+                ..facts(State::Running)
+            };
+            let crashes = match outcome {
+                Outcome::Released { .. } => 4,
+                _ => 0,
+            };
+            let it = advance(&facts, Event::Ended(outcome), now()).unwrap();
+            assert_eq!((it.attempts, it.crashes), (0, crashes), "{it:?}");
             assert_ne!(it.to, State::Dead);
         }
     }
@@ -462,16 +555,32 @@ mod tests {
     #[test]
     fn a_poison_job_is_buried_apart_from_its_attempts() {
         let mut facts = facts(State::Running);
-        for _ in 0..CRASHES_MAX - 1 {
+        for crash in 1..=CRASHES_MAX {
+            if is_suspect(facts.crashes) {
+                let it = advance(&facts, Event::Reclaimed, now()).unwrap();
+                assert_eq!(
+                    (it.to, it.crashes),
+                    (State::Ready, crash - 1),
+                    "it waited for its turn"
+                );
+                let it = advance(&facts, Event::Begun, now()).unwrap();
+                assert_eq!((it.to, it.crashes), (State::Running, crash));
+                facts.crashes = it.crashes;
+            }
             let it = advance(&facts, Event::Reclaimed, now()).unwrap();
-            assert_eq!((it.to, it.attempts), (State::Ready, 0));
-            facts.crashes += 1;
+            assert_eq!((it.attempts, it.crashes), (0, crash));
+            facts.crashes = it.crashes;
+            match it.failure {
+                None => assert_eq!(it.to, State::Ready),
+                Some(failure) => {
+                    assert_eq!((it.to, crash), (State::Dead, CRASHES_MAX));
+                    assert_eq!(failure.code, "poison");
+                }
+            }
         }
-        let it = advance(&facts, Event::Reclaimed, now()).unwrap();
-        assert_eq!(
-            (it.to, it.failure.unwrap().code.as_str()),
-            (State::Dead, "poison")
-        );
+        facts.state = State::Dead;
+        let it = advance(&facts, Event::Revived, now()).unwrap();
+        assert_eq!((it.reset, it.crashes), (true, 0));
     }
 
     #[test]

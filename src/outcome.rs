@@ -138,6 +138,17 @@ impl Failure {
             .map(|ms| Duration::milliseconds(i64::try_from(ms).unwrap_or(YEAR_MS).min(YEAR_MS)))
     }
 
+    /// Without NUL characters, which only a platform could have put into it: Postgres can't hold one,
+    /// and for SQLite's functions a text ends there.
+    pub fn storable(&self) -> Self {
+        let plain = |text: &str| text.replace('\0', "\u{fffd}");
+        Self {
+            code: plain(&self.code),
+            message: plain(&self.message),
+            ..self.clone()
+        }
+    }
+
     /// Groups failures of one cause: numbers, identifiers and quoted words don't count.
     pub fn fingerprint(&self, kind: &str) -> String {
         let unquoted = |text: &str, mark: char| text.split(mark).step_by(2).collect::<String>();

@@ -1,5 +1,5 @@
-//! The real binary, killed, stopped or panicking at each crash point, and what is left of its jobs:
-//! each ends once, and each effect happens once, by the sandbox's own log.
+//! The real binary, killed, stopped, panicking or failing at each crash point, and what is left of
+//! its jobs: each ends once, and each effect happens once, by the sandbox's own log.
 
 #![cfg(feature = "crashpoints")]
 
@@ -9,7 +9,7 @@ mod checker;
 #[path = "storm/world.rs"]
 mod world;
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,8 @@ use world::{ENDED, Host, Outside, READY, Stores, ended, envelope};
 enum Door {
     Inbox,
     Http,
+    /// HTTP, and Redis is away: the ledger is polled.
+    Alone,
 }
 
 /// What the jobs of a case are.
@@ -38,7 +40,7 @@ enum Door {
 enum Work {
     /// One of each kind.
     Mixed,
-    /// One that puts itself off once, which is a recorded step.
+    /// Some that put themselves off once, which is a recorded step.
     Steps,
     Kind(&'static str),
     /// Mixed, and the daemon that is to be killed finds what another one left.
@@ -50,18 +52,29 @@ const BLUESKY: Work = Work::Kind("post.bluesky");
 const GENERATE: Work = Work::Kind("generate.text");
 
 /// Every crash point there is.
-const POINTS: [(&str, Door, Work); 26] = [
+const POINTS: [(&str, Door, Work); 36] = [
     ("intake.before_commit", Door::Http, Work::Mixed),
     ("intake.after_commit", Door::Http, Work::Mixed),
+    ("inbox.before_take", Door::Inbox, Work::Mixed),
     ("inbox.after_take", Door::Inbox, Work::Mixed),
     ("inbox.after_commit", Door::Inbox, Work::Mixed),
     ("inbox.after_done", Door::Inbox, Work::Mixed),
+    ("relay.before_reset", Door::Inbox, Work::Mixed),
+    ("relay.after_reset", Door::Inbox, Work::Mixed),
+    ("queue.before_offer", Door::Inbox, Work::Mixed),
+    ("queue.after_offer", Door::Inbox, Work::Mixed),
+    ("queue.before_take", Door::Inbox, Work::Mixed),
+    ("queue.after_take", Door::Inbox, Work::Mixed),
     ("claim.before_commit", Door::Inbox, Work::Mixed),
     ("claim.after_commit", Door::Inbox, Work::Mixed),
+    ("claim.before_due", Door::Alone, Work::Mixed),
+    ("claim.after_due", Door::Alone, Work::Mixed),
     ("runner.before_handler", Door::Inbox, Work::Mixed),
     ("step.before_record", Door::Inbox, Work::Steps),
+    ("step.after_record", Door::Inbox, Work::Steps),
     ("effect.after_intent", Door::Inbox, MASTODON),
     ("effect.after_intent", Door::Inbox, GENERATE),
+    ("effect.before_permit", Door::Inbox, MASTODON),
     ("effect.after_permit", Door::Inbox, MASTODON),
     ("effect.after_permit", Door::Inbox, BLUESKY),
     ("effect.after_permit", Door::Inbox, GENERATE),
@@ -76,7 +89,14 @@ const POINTS: [(&str, Door, Work); 26] = [
     ("settle.after_commit", Door::Inbox, GENERATE),
     ("settle.before_release", Door::Inbox, Work::Mixed),
     ("reclaim.before_settle", Door::Inbox, Work::Left),
-    ("relay.before_reset", Door::Inbox, Work::Mixed),
+];
+/// Those that a daemon passes before anybody can bring it a job.
+const AT_START: [&str; 5] = [
+    "inbox.before_take",
+    "relay.before_reset",
+    "relay.after_reset",
+    "queue.before_take",
+    "claim.before_due",
 ];
 
 /// Cases that run at once.
@@ -85,7 +105,10 @@ const AT_ONCE: usize = 3;
 fn jobs(work: Work) -> Vec<(Wanted, Value)> {
     let kinds = ["test.job", "post.mastodon", "post.bluesky", "generate.text"];
     match work {
-        Work::Steps => vec![envelope(1, "test.job", json!({"snooze_ms": 100}), "")],
+        Work::Steps => {
+            let one = |n| envelope(n, "test.job", json!({"snooze_ms": 100}), "");
+            (1..4).map(one).collect()
+        }
         Work::Kind(kind) => vec![envelope(1, kind, json!({}), "")],
         Work::Mixed | Work::Left => {
             let one = |(n, kind): (usize, &&'static str)| envelope(n, kind, json!({}), "");
@@ -116,6 +139,14 @@ impl Case {
             outside: Outside::new().await,
             _folder: None,
         }
+    }
+
+    async fn of(door: Door) -> Self {
+        let case = Self::on_servers().await;
+        if let (Door::Alone, Some(redis)) = (door, &case.redis) {
+            redis.kill9();
+        }
+        case
     }
 
     /// A SQLite file and the queue in memory. The file is there once a daemon has made it.
@@ -180,16 +211,14 @@ fn end_of(text: &str) -> String {
 async fn killed_at(case: &Case, point: &str, door: Door, work: Work) {
     let jobs = jobs(work);
     let host = case.host();
+    let at_start = AT_START.contains(&point);
     if work == Work::Left {
-        let first = host.run_to("runner.before_handler", "kill");
-        bring(case, &host, &first, door, &jobs).await;
-        hit(&first, "runner.before_handler", "kill").await;
-        first.wait_exit(READY).await;
-    } else if point == "relay.before_reset" && door == Door::Inbox {
+        leave(case, &host, door, &jobs).await;
+    } else if at_start && door == Door::Inbox {
         case.push(&jobs);
     }
     let daemon = host.run_to(point, "kill");
-    let is_there = work == Work::Left || point == "relay.before_reset";
+    let is_there = work == Work::Left || at_start;
     if !is_there {
         bring(case, &host, &daemon, door, &jobs).await;
     }
@@ -198,7 +227,7 @@ async fn killed_at(case: &Case, point: &str, door: Door, work: Work) {
     assert!(!status.success(), "{point}: {status}");
 
     let again = host.run();
-    if door == Door::Http {
+    if door != Door::Inbox {
         // its producer heard nothing, so it asks again with the same key
         for (n, (_, envelope)) in jobs.iter().enumerate() {
             let told = host.submit(envelope).await;
@@ -222,12 +251,28 @@ async fn killed_at(case: &Case, point: &str, door: Door, work: Work) {
     println!("{point} {work:?}: killed, and all is well: {found:?}");
 }
 
+/// Leaves what a daemon that was killed amid its jobs leaves.
+async fn leave(case: &Case, host: &Host, door: Door, jobs: &[(Wanted, Value)]) {
+    let daemon = host.run_to("runner.before_handler", "kill");
+    bring(case, host, &daemon, door, jobs).await;
+    hit(&daemon, "runner.before_handler", "kill").await;
+    daemon.wait_exit(READY).await;
+}
+
+/// Waits until jobs are dispatched as they should be at this door.
+async fn in_use(host: &Host, daemon: &Daemon, door: Door) {
+    match door {
+        Door::Alone => daemon.wait_ready(host.api, READY).await,
+        Door::Inbox | Door::Http => host.queue_in_use(daemon).await,
+    }
+}
+
 /// Brings the jobs to a daemon that may die of them.
 async fn bring(case: &Case, host: &Host, daemon: &Daemon, door: Door, jobs: &[(Wanted, Value)]) {
-    host.queue_in_use(daemon).await;
+    in_use(host, daemon, door).await;
     match door {
         Door::Inbox => case.push(jobs),
-        Door::Http => {
+        Door::Http | Door::Alone => {
             for (_, envelope) in jobs {
                 // no answer is an answer, too: it died of it
                 let _ = host.post(envelope.to_string()).await;
@@ -239,7 +284,7 @@ async fn bring(case: &Case, host: &Host, daemon: &Daemon, door: Door, jobs: &[(W
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_at_every_point_nothing_is_lost_or_done_twice() {
     let cases = POINTS.iter().map(|(point, door, work)| async move {
-        let case = Case::on_servers().await;
+        let case = Case::of(*door).await;
         killed_at(&case, point, *door, *work).await;
     });
     let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
@@ -248,13 +293,108 @@ async fn killed_at_every_point_nothing_is_lost_or_done_twice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn killed_on_the_embedded_stores_nothing_is_lost_or_done_twice() {
-    let points = POINTS.iter().filter(|(point, _, work)| {
-        !point.starts_with("inbox.")
+    let points = POINTS.iter().filter(|(point, door, work)| {
+        is_embedded(point, *door)
             && matches!(*work, MASTODON | Work::Mixed | Work::Steps | Work::Left)
     });
     let cases = points.map(|(point, _, work)| async move {
         let case = Case::embedded().await;
         killed_at(&case, point, Door::Http, *work).await;
+    });
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+/// The embedded stores have no inbox, and a queue that is never away.
+fn is_embedded(point: &str, door: Door) -> bool {
+    !point.starts_with("inbox.") && door != Door::Alone
+}
+
+/// A call to a store fails at a point, before or after it was done: it is made again, or its job is,
+/// and nobody notices but the log.
+async fn failing_at(case: &Case, point: &str, nth: usize, door: Door, work: Work) {
+    let jobs = match work {
+        Work::Kind(_) => jobs(Work::Mixed),
+        work => jobs(work),
+    };
+    let host = case.host();
+    if work == Work::Left {
+        leave(case, &host, door, &jobs).await;
+    }
+    let armed = format!("{point}:{nth}:error");
+    let env = [("PRESSWORK_CRASH", armed.as_str())];
+    let daemon = host.home.start_with(&["run"], &env);
+    in_use(&host, &daemon, door).await;
+    // one after another, so that each point is passed as often as there are jobs
+    for (n, job) in jobs.iter().enumerate() {
+        match (work, door) {
+            (Work::Left, Door::Inbox) => break,
+            (_, Door::Inbox) => case.push(std::slice::from_ref(job)),
+            (Work::Left, _) => drop(host.submit(&job.1).await),
+            (_, Door::Http | Door::Alone) => {
+                let told = host.submit(&job.1).await;
+                // its producer was told to send it again: it was, or wasn't, written down before
+                let again = point == "intake.after_commit" && n + 1 == nth;
+                let expected = match again {
+                    true => StatusCode::OK,
+                    false => StatusCode::CREATED,
+                };
+                assert_eq!(told, expected, "{point}: job {n}");
+            }
+        }
+        if work != Work::Left {
+            ended(&*case.ledger, n + 1, ENDED).await;
+        }
+    }
+    hit(&daemon, point, "error").await;
+    ended(&*case.ledger, jobs.len(), ENDED).await;
+    let found = case.check(&jobs).await;
+    assert_eq!(
+        found.states.get("completed"),
+        Some(&jobs.len()),
+        "{point}: {found:?}"
+    );
+    let charged = checker::by_key(&*case.ledger).await;
+    let charged: u32 = charged.iter().map(|it| it.attempts).sum();
+    assert_eq!(charged, 0, "{point}: a store that fails is no job's fault");
+    assert!(daemon.ended().is_none(), "{point}: the daemon died of it");
+    daemon.wait_ready(host.api, READY).await;
+    println!("{point} hit {nth}: failed, and all is well: {found:?}");
+}
+
+/// The points that can fail, each once.
+fn seams() -> Vec<(&'static str, Door, Work)> {
+    let can_fail = in_the_sources();
+    let mut points: Vec<_> = POINTS.into_iter().filter(|it| can_fail[it.0]).collect();
+    points.dedup_by_key(|it| it.0);
+    points
+}
+
+/// What a dead daemon held is taken back all at once: that point is passed once.
+fn hit_of(work: Work, nth: usize) -> usize {
+    match work {
+        Work::Left => 1,
+        _ => nth,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_at_any_seam_loses_and_doubles_nothing() {
+    let cases = seams().into_iter().zip([1, 3].into_iter().cycle());
+    let cases = cases.map(|((point, door, work), nth)| async move {
+        let case = Case::of(door).await;
+        failing_at(&case, point, hit_of(work, nth), door, work).await;
+    });
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
+    while cases.next().await.is_some() {}
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_embedded_stores_that_fail_at_any_seam_lose_and_double_nothing() {
+    let points = seams().into_iter().filter(|it| is_embedded(it.0, it.1));
+    let cases = points.map(|(point, _, work)| async move {
+        let case = Case::embedded().await;
+        failing_at(&case, point, hit_of(work, 2), Door::Http, work).await;
     });
     let mut cases = futures_util::stream::iter(cases).buffer_unordered(AT_ONCE);
     while cases.next().await.is_some() {}
@@ -378,8 +518,17 @@ async fn a_panic_anywhere_leaves_no_job_behind() {
     while cases.next().await.is_some() {}
 }
 
-/// The names in the sources.
-fn names(folder: &Path, found: &mut BTreeSet<String>) {
+/// The names in the sources, and whether the point can fail.
+fn in_the_sources() -> BTreeMap<String, bool> {
+    let mut found = BTreeMap::new();
+    names(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
+        &mut found,
+    );
+    found
+}
+
+fn names(folder: &Path, found: &mut BTreeMap<String, bool>) {
     for entry in std::fs::read_dir(folder).expect("the sources are there") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
@@ -388,32 +537,48 @@ fn names(folder: &Path, found: &mut BTreeSet<String>) {
         {
             let text = std::fs::read_to_string(&path).expect("a source can be read");
             let calls = text.split(concat!("crashpoint!", "(\"")).skip(1);
-            found.extend(calls.filter_map(|it| Some(it.split_once('"')?.0.to_owned())));
+            found.extend(calls.filter_map(|it| {
+                let (name, rest) = it.split_once('"')?;
+                Some((name.to_owned(), rest.starts_with(", ")))
+            }));
         }
     }
 }
 
-/// Each name of the table is really hit, or its case above fails; and the table has every name.
+/// Each name of the table is really hit, or its case above fails; and the table has every name, and
+/// every seam can fail.
 #[test]
 fn no_crash_point_is_left_out() {
-    let mut there = BTreeSet::new();
-    names(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        &mut there,
-    );
-    let tried: BTreeSet<String> = POINTS.iter().map(|it| it.0.to_owned()).collect();
+    let there = in_the_sources();
+    let tried: BTreeMap<String, bool> = POINTS
+        .iter()
+        .map(|(name, ..)| {
+            let no_call = ["runner.before_handler", "settle.before_release"];
+            ((*name).to_owned(), !no_call.contains(name))
+        })
+        .collect();
     assert_eq!(tried, there);
 }
 
 /// A name that nobody hits must not pass for one that was survived.
-#[tokio::test(flavor = "multi_thread")]
-#[should_panic(expected = "crashpoint no.such_point")]
-async fn a_point_that_is_never_hit_is_noticed() {
+async fn never_hit(action: &str) {
     let case = Case::embedded().await;
     let host = case.host();
-    let daemon = host.run_to("no.such_point", "kill");
+    let daemon = host.run_to("no.such_point", action);
     daemon.wait_ready(host.api, READY).await;
     daemon.signal("TERM");
     daemon.wait_exit(Duration::from_secs(30)).await;
-    hit(&daemon, "no.such_point", "kill").await;
+    hit(&daemon, "no.such_point", action).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "crashpoint no.such_point: kill")]
+async fn a_point_that_is_never_hit_is_noticed() {
+    never_hit("kill").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[should_panic(expected = "crashpoint no.such_point: error")]
+async fn a_point_that_never_fails_is_noticed() {
+    never_hit("error").await;
 }

@@ -22,6 +22,7 @@ use kit::postgres::Postgres;
 use kit::redis::Redis;
 use kit::wait;
 use presswork::ledger::Ledger;
+use presswork::lifecycle::CRASHES_SUSPECT;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -74,7 +75,9 @@ fn jobs(rng: &mut StdRng) -> Vec<(Wanted, Value)> {
         };
         let plain = json!({"sleep_ms": rng.random_range(0..60)});
         match drawn {
-            0..45 => envelope(n, "test.job", plain, ""),
+            // long enough to be hit more than once
+            0 => envelope(n, "test.job", json!({"sleep_ms": 2_000}), ""),
+            1..45 => envelope(n, "test.job", plain, ""),
             45..53 => envelope(n, "test.job", json!({"fail_times": 1 + n % 2}), ""),
             53..56 => envelope(n, "test.job", json!({"snooze_ms": 200}), ""),
             56..58 => envelope(n, "test.job", json!({"panic_times": 1}), ""),
@@ -138,6 +141,19 @@ impl Storm {
     async fn until_ended(&self, count: usize) {
         let what = || format!("{count} jobs have ended; brought: {:?}", self.brought);
         wait::until_or(what, PATIENCE, async || count <= self.count_ended().await).await;
+    }
+
+    /// Waits until no job is there that was the one suspect of a daemon that died. So a kill by the
+    /// storm adds one such death to a job, never the last that buries it: of those, two more would have
+    /// to come from leases that ran out on daemons that nobody killed.
+    async fn until_calm(&self) {
+        let sql = "SELECT count(*) FROM presswork.jobs WHERE $1 < crashes AND state <> 'dead'";
+        let none = async || {
+            let counted = sqlx::query_scalar(sql).bind(i64::from(CRASHES_SUSPECT));
+            let counted: sqlx::Result<i64> = counted.fetch_one(&self.pool).await;
+            counted.is_ok_and(|it| it == 0)
+        };
+        wait::until("what died alone has ended", PATIENCE, none).await;
     }
 
     async fn push(&self, chunk: &[(Wanted, Value)]) -> redis::RedisResult<()> {
@@ -213,6 +229,7 @@ impl Storm {
                     true => vec![0, 1],
                     false => vec![host],
                 };
+                self.until_calm().await;
                 for it in &hit {
                     daemons[*it].kill9();
                 }
@@ -280,6 +297,9 @@ async fn two_thousand_jobs_survive_twenty_kills_and_three_outages() {
     let (redis, postgres) = (Redis::start_durable(), Postgres::start());
     let database = postgres.create_database().await;
     let mut stores = Stores::new(&database, &redis.url());
+    // a killed daemon's successor takes its jobs back at once; a lease that runs out on one that lives
+    // would be a death that nobody ordered
+    stores.lease_s = 10;
     stores.more = "[lanes.default]\nconcurrency = 32\n\
                    [kinds.\"generate.text\"]\nlane = \"generate\"\nresend_times = 4\n"
         .to_owned();
@@ -324,8 +344,8 @@ async fn two_thousand_jobs_survive_twenty_kills_and_three_outages() {
     let wanted: Vec<Wanted> = jobs.into_iter().map(|it| it.0).collect();
     let found = check(&*storm.ledger, &wanted, &Outside::at(&url).acts().await).await;
     tell(seed, &found, began, &kinds);
-    // three owners in a row died while they held it: rare, and told
-    assert!(found.poisoned <= JOBS / 50, "{found:?}");
+    // no job here kills its daemon, and no storm of kills makes one look as if it did
+    assert_eq!(found.poisoned, 0, "{found:?}");
     // a blow that hits nothing that runs is no blow
     assert!(0 < found.reclaimed, "{found:?}");
 }

@@ -1,14 +1,15 @@
 -- Jobs: the hot table, the history in partitions, the idempotency keys, the clock.
 -- The names of states, reasons and classes are those of src/lifecycle.rs and src/outcome.rs.
 
--- One row: the queue's generation, by how much a test has moved the clock, and how far the keys of
--- finished jobs are swept.
+-- One row: the queue's generation, by how much a test has moved the clock, how far the keys of
+-- finished jobs are swept, and how many pages of the oldest partition `drop_partition` is done with.
 CREATE TABLE presswork.meta (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation        bigint NOT NULL DEFAULT 0,
     generation_server text,
     shift             interval NOT NULL DEFAULT '0',
-    keys_swept        timestamptz NOT NULL DEFAULT clock_timestamp()
+    keys_swept        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    pages_dropped     bigint NOT NULL DEFAULT 0
 );
 INSERT INTO presswork.meta DEFAULT VALUES;
 
@@ -119,6 +120,9 @@ CREATE TABLE presswork.finished_jobs (
     archived_at  timestamptz NOT NULL
 ) PARTITION BY RANGE (archived_at);
 CREATE INDEX finished_jobs_id ON presswork.finished_jobs (id);
+-- Finished jobs come in the order of their end, so that a few pages of this index find an hour.
+CREATE INDEX finished_jobs_archived ON presswork.finished_jobs USING brin (archived_at)
+    WITH (autosummarize = on);
 -- Where no partition was made in time, a job's end must still be written down.
 CREATE TABLE presswork.finished_jobs_other PARTITION OF presswork.finished_jobs DEFAULT;
 
@@ -158,6 +162,9 @@ CREATE TABLE presswork.quarantine (
     bytes   bytea NOT NULL
 );
 CREATE INDEX quarantine_at ON presswork.quarantine (at DESC, id DESC);
+-- What goes on by itself once a daemon knows its kind.
+CREATE INDEX quarantine_unknown ON presswork.quarantine (kind, at, id)
+    WHERE reason = 'unknown_kind';
 
 -- Makes the partitions for `ahead` days from today on. What had to go to the default partition
 -- meanwhile moves into its own. SECURITY DEFINER: the daemon's role needs no right to make tables.
@@ -189,14 +196,18 @@ BEGIN
     RETURN made;
 END $$;
 
--- Drops the oldest partition if all of it was moved here before `cutoff`, with the steps and
--- effects of its jobs; keys that stay learn when their job ended. Returns how many jobs went, or null where there is none to drop.
-CREATE FUNCTION presswork.drop_partition(cutoff timestamptz) RETURNS bigint
+-- Drops the oldest partition that is past its keeping (all of it was moved here before `cutoff`), with
+-- the steps and effects of its jobs; keys that stay learn when their job ended. In pieces, so that no
+-- statement of it takes longer than a usual call may: one call does `pages` of it (nobody writes to it
+-- any more: pages stay what they are), the call after its last page drops it. Returns how many jobs
+-- were done, or null where there is nothing to drop.
+CREATE FUNCTION presswork.drop_partition(cutoff timestamptz, pages bigint) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    name text;
-    gone bigint;
+    name  text;
+    since bigint;
+    gone  bigint;
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtextextended('presswork.partitions', 0));
     SELECT c.relname INTO name
@@ -210,16 +221,33 @@ BEGIN
     IF name IS NULL THEN
         RETURN NULL;
     END IF;
-    EXECUTE format('DELETE FROM presswork.steps s USING presswork.%I f WHERE s.job = f.id', name);
-    EXECUTE format('DELETE FROM presswork.effects e USING presswork.%I f WHERE e.job = f.id', name);
-    EXECUTE format('UPDATE presswork.idempotency_keys k SET ended_at = f.archived_at
-                        FROM presswork.%I f WHERE k.tenant = f.tenant AND k.kind = f.kind
-                        AND k.key = f.key AND k.job = f.id', name);
-    EXECUTE format('SELECT count(*) FROM presswork.%I', name) INTO gone;
+    SELECT pages_dropped INTO since FROM presswork.meta;
+    IF since < pg_relation_size(format('presswork.%I', name)::regclass)
+               / current_setting('block_size')::bigint THEN
+        EXECUTE format('
+            WITH gone AS MATERIALIZED (
+                SELECT id, tenant, kind, key, archived_at FROM presswork.%I
+                WHERE $1 <= ctid AND ctid < $2
+            ),
+            steps AS (DELETE FROM presswork.steps s USING gone WHERE s.job = gone.id),
+            effects AS (DELETE FROM presswork.effects e USING gone WHERE e.job = gone.id),
+            keys AS (
+                UPDATE presswork.idempotency_keys k SET ended_at = gone.archived_at FROM gone
+                WHERE k.tenant = gone.tenant AND k.kind = gone.kind AND k.key = gone.key
+                  AND k.job = gone.id
+            )
+            SELECT count(*) FROM gone', name)
+            INTO gone
+            USING format('(%s,0)', since)::tid, format('(%s,0)', since + pages)::tid;
+        UPDATE presswork.meta SET pages_dropped = since + pages;
+        RETURN gone;
+    END IF;
     EXECUTE format('ALTER TABLE presswork.finished_jobs DETACH PARTITION presswork.%I', name);
     EXECUTE format('DROP TABLE presswork.%I', name);
-    RETURN gone;
+    UPDATE presswork.meta SET pages_dropped = 0;
+    RETURN 0;
 END $$;
-REVOKE ALL ON FUNCTION presswork.make_partitions(integer), presswork.drop_partition(timestamptz) FROM PUBLIC;
+REVOKE ALL ON FUNCTION presswork.make_partitions(integer),
+                       presswork.drop_partition(timestamptz, bigint) FROM PUBLIC;
 
 SELECT presswork.make_partitions(7);

@@ -156,6 +156,8 @@ CREATE TABLE quarantine (
     bytes   BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX quarantine_at ON quarantine (at);
+-- what goes on by itself once a daemon knows its kind
+CREATE INDEX quarantine_unknown ON quarantine (kind, at, id) WHERE reason = 'unknown_kind';
 
 CREATE TABLE lanes (
     lane   TEXT PRIMARY KEY,

@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use super::body::{self, BODY_MAX, Sent, header_key, is_json, keyed, split};
 use super::problem::{AWAY, Problem, answer, seconds};
 use super::state::Api;
-use super::why::why;
 use crate::effect::{Effect, EffectState};
 use crate::engine::doors::{Busy, receipt};
 use crate::intake::Answer;
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Reason};
+use crate::operate::why::{Around, why};
 use crate::operate::{self, By};
 use crate::telemetry::metrics;
 
@@ -29,6 +29,8 @@ use crate::telemetry::metrics;
 const DOOR: &str = "http";
 /// When to come back to a backlog that is full.
 const FULL: Duration = Duration::from_secs(5);
+/// When to come back to a daemon that is short of memory: some jobs must end first.
+const MEMORY: Duration = Duration::from_secs(10);
 /// When to come back to a daemon that stops: another one, or its successor, may be there.
 const STOPPING: Duration = Duration::from_secs(5);
 
@@ -105,6 +107,7 @@ fn judged(
         match busy {
             Busy::Full(_) => Problem::new(StatusCode::TOO_MANY_REQUESTS, "full", said).after(FULL),
             Busy::Away => Problem::later("ledger-away", said, AWAY),
+            Busy::Memory => Problem::later("memory", said, MEMORY),
             Busy::Stopping => Problem::later("stopping", said, STOPPING),
         }
     })?;
@@ -162,7 +165,7 @@ fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
 struct Shown<'a> {
     #[serde(flatten)]
     job: &'a Job,
-    /// One sentence.
+    /// Why it stands where it stands, for people.
     why: String,
     /// As it came.
     payload: Option<&'a RawValue>,
@@ -215,14 +218,10 @@ pub async fn show(
         Problem::new(StatusCode::NOT_FOUND, "no-such-job", said)
     };
     let job = found.ok_or_else(missing)?;
-    let pauses = match job.state.is_claimable() {
-        true => ledger.paused().await?,
-        false => Vec::new(),
-    };
-    let pause = pauses.iter().find(|it| it.lane == job.lane);
+    let around = Around::read(ledger, &api.given.shared.config.load(), &job).await?;
     let effects = ledger.effects(id).await?;
     let shown = Shown {
-        why: why(&job, ledger.now().await?, pause),
+        why: why(&job, &around, &effects).text,
         payload: serde_json::from_str(&job.payload).ok(),
         history: ledger.attempts(id).await?,
         effects: effects.iter().map(ShownEffect::of).collect(),
@@ -282,6 +281,7 @@ mod tests {
         for (busy, status) in [
             (Busy::Full(7), 429),
             (Busy::Away, 503),
+            (Busy::Memory, 503),
             (Busy::Stopping, 503),
         ] {
             let problem = judged(b"{}", Err(busy)).unwrap_err();

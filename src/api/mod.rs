@@ -14,7 +14,6 @@
 pub mod problem;
 pub mod guard;
 pub mod body;
-pub mod why;
 pub mod state;
 pub mod jobs;
 pub mod probes;

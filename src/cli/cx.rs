@@ -10,15 +10,14 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, Place, Store};
 use crate::handler::Kind;
 use crate::intake::Rules;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerError};
 use crate::operate::By;
 use crate::stores::{self, Role};
 
 /// The options that every command takes.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Globals {
-    /// The configuration. Without it: the file that PRESSWORK_CONFIG names, else ./jobs.toml, else
-    /// /etc/presswork/jobs.toml, else built-in defaults
+    /// The configuration [else $PRESSWORK_CONFIG, ./jobs.toml, /etc/presswork/jobs.toml]
     #[arg(
         long,
         global = true,
@@ -26,16 +25,18 @@ pub struct Globals {
         help_heading = "Global options"
     )]
     pub config: Option<PathBuf>,
-    /// Speak JSON: one document (or a line each for what goes on); errors as JSON on standard error
+    /// Speak JSON, errors on standard error, too
     #[arg(long, global = true, help_heading = "Global options")]
     pub json: bool,
-    /// Colour: auto is on a terminal, unless NO_COLOR is set
+    /// Colour; auto: on a terminal, unless NO_COLOR is set
     #[arg(
         long,
         global = true,
         value_enum,
         default_value_t,
-        value_name = "WHEN",
+        hide_possible_values = true,
+        hide_default_value = true,
+        value_name = "auto|always|never",
         help_heading = "Global options"
     )]
     pub color: Colour,
@@ -86,7 +87,12 @@ impl Cx {
                 )));
             }
             let ledger = self.open().await?;
-            let schema = ledger.schema().await?;
+            let schema = ledger.schema().await.map_err(|e| match e {
+                // reached, but not let in: the password, the database's name
+                LedgerError::Other(_) => CliError::away(e.to_string())
+                    .hint("`presswork check` says what is wrong with it"),
+                e => e.into(),
+            })?;
             match schema.found {
                 0 => Err(unmigrated("the ledger is empty")),
                 found if found < schema.known => Err(unmigrated(&format!(

@@ -120,21 +120,18 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     }
 }
 
-const LISTED: u32 = 100;
-
 async fn list(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), CliError> {
     let now = ledger.now().await?;
-    let filter = which.filter(now, LISTED);
-    let jobs = operate::dead(ledger, &filter).await?;
+    let filter = which.filter(now, which.few().asked());
+    let mut jobs = operate::dead(ledger, &filter).await?;
+    which.few().cut(&cx.out, &mut jobs);
     if cx.out.json {
         return cx.out.document(&jobs);
     }
     if jobs.is_empty() {
         return cx.out.line(none(which));
     }
-    let heads = [
-        "ID", "KIND", "ACCOUNT", "DIED", "ATTEMPTS", "CODE", "MESSAGE",
-    ];
+    let heads = ["ID", "KIND", "ACCOUNT", "DIED", "FAILED", "CODE", "MESSAGE"];
     let mut table = Table::new(&heads);
     for job in &jobs {
         let failure = job.failure.as_ref();
@@ -150,14 +147,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), Cli
             cut(failure.map_or("", |it| it.message.as_str()), 60).into(),
         ]);
     }
-    table.print(&cx.out)?;
-    if jobs.len() >= filter.limit as usize {
-        cx.out.note(&format!(
-            "The last {} are shown; --limit shows more, a filter others.",
-            jobs.len()
-        ));
-    }
-    Ok(())
+    table.print(&cx.out)
 }
 
 fn none(which: &WhichDead) -> &'static str {
@@ -178,7 +168,10 @@ struct Listed {
 
 async fn groups(cx: &Cx, ledger: &dyn Ledger, which: &WhichDead) -> Result<(), CliError> {
     let now = ledger.now().await?;
-    let found = ledger.groups(&which.filter(now, LISTED)).await?;
+    let mut found = ledger
+        .groups(&which.filter(now, which.few().asked()))
+        .await?;
+    which.few().cut(&cx.out, &mut found);
     let command = |it: &Group| format!("presswork dead revive --fingerprint {}", it.fingerprint);
     if cx.out.json {
         let listed = found.into_iter().map(|group| Listed {
@@ -242,7 +235,9 @@ async fn choose(ledger: &dyn Ledger, chosen: &Chosen) -> Result<Vec<JobId>, CliE
         )
         .hint("`presswork dead list --group` shows what there is"));
     }
-    let filter: Filter = chosen.which.filter(ledger.now().await?, MOST);
+    let filter: Filter = chosen
+        .which
+        .filter(ledger.now().await?, chosen.which.most());
     let jobs = operate::dead(ledger, &filter).await?;
     Ok(jobs.into_iter().map(|it| it.id).collect())
 }

@@ -30,7 +30,7 @@ Examples:
 
 Exit codes: 0 accepted (new, or the same again under its key), 2 refused, 4 the key is taken by
 another payload, 5 the ledger can't be reached. With --wait: 0 completed, 1 died, was cancelled,
-needs a person, or the time was up";
+needs a person, or the time was up, 130 interrupted (the job goes on)";
 
 /// Enqueue a job, and wait for its end if asked
 #[derive(Debug, clap::Args)]
@@ -227,12 +227,19 @@ fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
         })
 }
 
-fn labels<'a>(said: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, CliError> {
-    let split = |it: &'a String| {
+fn labels(said: &[String]) -> Result<BTreeMap<&str, &str>, CliError> {
+    let mut labels = BTreeMap::new();
+    for it in said {
         let parts = it.split_once('=').filter(|(name, _)| !name.is_empty());
-        parts.ok_or_else(|| CliError::usage(format!("--label {it:?} must be NAME=VALUE")))
-    };
-    said.iter().map(split).collect()
+        let (name, value) =
+            parts.ok_or_else(|| CliError::usage(format!("--label {it:?} must be NAME=VALUE")))?;
+        if labels.insert(name, value).is_some() {
+            return Err(CliError::usage(format!(
+                "--label {name} is there twice; keep one"
+            )));
+        }
+    }
+    Ok(labels)
 }
 
 /// The bound on unfinished jobs holds at this door, too.

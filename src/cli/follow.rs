@@ -2,10 +2,13 @@
 
 use std::io::{IsTerminal, Write as _, stderr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::SIGINT;
+
 use super::cx::Cx;
-use super::out::{CliError, Tone, cut, plain, span, when};
+use super::out::{CliError, Exit, Tone, cut, plain, span, when};
 use crate::job::{Job, JobId};
 use crate::ledger::Ledger;
 use crate::lifecycle::State;
@@ -21,7 +24,7 @@ const COLUMNS: usize = 100;
 /// standard error: one line that changes on a terminal, a line each elsewhere.
 ///
 /// # Errors
-/// When the time is up (exit 1), or the ledger stays away.
+/// When the time is up (exit 1), a person interrupts (exit 130), or the ledger stays away.
 pub async fn follow(
     cx: &Cx,
     ledger: &Arc<dyn Ledger>,
@@ -31,6 +34,7 @@ pub async fn follow(
     let began = Instant::now();
     let mut teller = Teller::new(cx);
     let mut away: Option<Instant> = None;
+    let enough = interrupted()?;
     if ledger.live_runs().await?.is_empty() {
         cx.out
             .note("no daemon is running: the job waits until one is started with `presswork run`");
@@ -52,6 +56,13 @@ pub async fn follow(
             }
             Err(e) => return Err(e.into()),
         }
+        if enough.load(Ordering::Relaxed) {
+            teller.clear();
+            let told = CliError::new(Exit::Interrupted, format!("interrupted; job {id} goes on"));
+            return Err(told
+                .hint(format!("`presswork jobs watch {id}` follows it again"))
+                .with("id", id));
+        }
         if most.is_some_and(|it| it <= began.elapsed()) {
             teller.clear();
             return Err(CliError::failed(format!(
@@ -63,6 +74,16 @@ pub async fn follow(
         }
         tokio::time::sleep(LOOK).await;
     }
+}
+
+/// Set by Ctrl-C; a second one ends the process even while the ledger doesn't answer.
+fn interrupted() -> Result<Arc<AtomicBool>, CliError> {
+    let enough = Arc::new(AtomicBool::new(false));
+    // in this order: the first sets the flag, the second finds it set
+    let code = Exit::Interrupted as i32;
+    signal_hook::flag::register_conditional_shutdown(SIGINT, code, enough.clone())?;
+    signal_hook::flag::register(SIGINT, enough.clone())?;
+    Ok(enough)
 }
 
 /// Tells how a job that was followed ended, and what to do about it.
@@ -82,7 +103,7 @@ pub fn end(cx: &Cx, job: &Job) -> Result<(), CliError> {
         State::Unresolved => (
             Tone::Warn,
             Some(format!(
-                "look whether it happened, then say so: `presswork unresolved show {id}`, `presswork unresolved resolve {id}`"
+                "look whether it happened, then say so: `presswork unresolved show {id}` tells where and how"
             )),
         ),
         State::Held => (
@@ -136,14 +157,22 @@ fn standing(job: &Job, now: crate::clock::Time) -> String {
             None => format!("running, {attempt}"),
         },
         State::Retrying => format!(
-            "retrying {}, {} of {} attempts used{}",
-            when(job.run_at, now),
+            "retrying{}, {} of {} attempts failed{}",
+            again(job, now),
             job.attempts,
             job.attempts_max,
             plain(&failure)
         ),
-        State::Scheduled if now < job.run_at => format!("scheduled {}", when(job.run_at, now)),
+        State::Scheduled => format!("scheduled in lane {}{}", plain(&job.lane), again(job, now)),
         state => format!("{state} in lane {}", plain(&job.lane)),
+    }
+}
+
+/// How long it waits, while that is long enough to be told.
+fn again(job: &Job, now: crate::clock::Time) -> String {
+    match chrono::Duration::seconds(1) <= job.run_at - now {
+        true => format!(", due {}", when(job.run_at, now)),
+        false => String::new(),
     }
 }
 
@@ -168,10 +197,9 @@ impl Teller {
             return;
         }
         // a wait that counts down is news on a live line only
-        let news = |it: &str| it.split(" in ").next().unwrap_or_default().to_owned();
         if self.live {
             self.write(&format!("\r\x1b[K{}", cut(text, COLUMNS)));
-        } else if news(text) != news(&self.last) {
+        } else if without_wait(text) != without_wait(&self.last) {
             self.write(&format!("{text}\n"));
         }
         text.clone_into(&mut self.last);
@@ -187,5 +215,32 @@ impl Teller {
         // there is nobody left to tell of a closed standard error
         let _ = stderr().write_all(text.as_bytes());
         let _ = stderr().flush();
+    }
+}
+
+/// The line without the wait that counts down.
+fn without_wait(line: &str) -> (&str, &str) {
+    let Some((head, rest)) = line.split_once(", due ") else {
+        return line.split_once(", ").unwrap_or((line, ""));
+    };
+    (head, rest.split_once(", ").map_or("", |(_, rest)| rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_that_counts_down_is_no_news() {
+        let at = |wait| format!("retrying{wait}, 1 of 5 attempts failed after x: y, z");
+        let news = [", due in 1.9 s", ", due in 15 s", ""].map(at);
+        assert!(
+            news.iter()
+                .all(|it| without_wait(it) == without_wait(&news[0]))
+        );
+        assert_ne!(
+            without_wait(&news[0]),
+            without_wait("running, attempt 2 of 5")
+        );
     }
 }

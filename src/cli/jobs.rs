@@ -29,7 +29,7 @@ Examples:
   presswork jobs release --account main            its credentials are renewed
 
 Exit codes: 0 done, 2 asked wrongly, 3 not found, 4 refused, 5 ledger away;
-watch: 0 completed, 1 it died, was cancelled or waits for a person";
+watch: 0 completed, 1 it died, was cancelled or waits for a person, 130 interrupted";
 
 /// Look at jobs, cancel them, let held ones go on
 #[derive(Debug, clap::Args)]
@@ -49,9 +49,6 @@ enum Command {
         state: Vec<State>,
         #[command(flatten)]
         which: Which,
-        /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-        limit: u32,
     },
     /// Show all of one: payload, attempts, effects, and why it isn't running
     Show {
@@ -84,9 +81,10 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("which").required(true).multiple(true).args(["ids", "account", "held"]))]
 struct Release {
     /// The jobs' ids
-    #[arg(value_name = "ID", required_unless_present_any = ["account", "held"], conflicts_with_all = ["account", "held"])]
+    #[arg(value_name = "ID", conflicts_with_all = ["account", "held"])]
     ids: Vec<JobId>,
     /// All that are held for this account
     #[arg(long, value_name = "NAME")]
@@ -111,18 +109,7 @@ struct Release {
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
     match args.command {
-        Command::List {
-            state,
-            which,
-            limit,
-        } => {
-            let filter = Filter {
-                states: state,
-                limit,
-                ..which.filter()
-            };
-            list(cx, &*ledger, &filter).await
-        }
+        Command::List { state, which } => list(cx, &*ledger, state, &which).await,
         Command::Show { id } => {
             let story = Story::read(cx, &ledger, id).await?;
             match cx.out.json {
@@ -140,8 +127,18 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     }
 }
 
-async fn list(cx: &Cx, ledger: &dyn Ledger, filter: &Filter) -> Result<(), CliError> {
-    let jobs = ledger.jobs(filter).await?;
+async fn list(
+    cx: &Cx,
+    ledger: &dyn Ledger,
+    states: Vec<State>,
+    which: &Which,
+) -> Result<(), CliError> {
+    let filter = Filter {
+        states,
+        ..which.filter(which.few.asked())
+    };
+    let mut jobs = ledger.jobs(&filter).await?;
+    which.few.cut(&cx.out, &mut jobs);
     if cx.out.json {
         return cx.out.document(&jobs);
     }
@@ -150,7 +147,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, filter: &Filter) -> Result<(), CliEr
     }
     let now = ledger.now().await?;
     let mut table = Table::new(&[
-        "ID", "KIND", "LANE", "ACCOUNT", "STATE", "ACCEPTED", "ATTEMPTS", "NOTE",
+        "ID", "KIND", "LANE", "ACCOUNT", "STATE", "ACCEPTED", "FAILED", "NOTE",
     ]);
     for job in &jobs {
         table.row([
@@ -164,14 +161,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, filter: &Filter) -> Result<(), CliEr
             cut(&note(job, now), 60).into(),
         ]);
     }
-    table.print(&cx.out)?;
-    if filter.limit as usize <= jobs.len() {
-        cx.out.note(&format!(
-            "The newest {} are shown; --limit shows more, a filter others.",
-            jobs.len()
-        ));
-    }
-    Ok(())
+    table.print(&cx.out)
 }
 
 /// What matters most of a job in its state, in a few words.
@@ -317,12 +307,13 @@ fn tell(cx: &Cx, done: &[Done], worst: Option<Exit>) -> Result<(), CliError> {
             } else {
                 Tone::Good
             };
-            let why = it
-                .why
-                .as_deref()
-                .map_or(String::new(), |it| format!(": {}", plain(it)));
-            cx.out
-                .line(&format!("{}  {}{why}", it.id, cx.out.paint(tone, it.what)))?;
+            // what was refused names its job itself
+            let what = cx.out.paint(tone, it.what);
+            cx.out.line(&match (it.what, it.why.as_deref()) {
+                ("refused", Some(why)) => format!("{what} {}", plain(why)),
+                (_, Some(why)) => format!("{what} {}: {}", it.id, plain(why)),
+                (_, None) => format!("{what} {}", it.id),
+            })?;
         }
     }
     worst.map_or(Ok(()), |exit| Err(CliError::said(exit)))

@@ -13,7 +13,9 @@ Examples:
   presswork kinds
   presswork kinds schema                          the envelope, whatever its kind
   presswork kinds schema post.mastodon            with that kind's payload
-  presswork kinds --json | jq -r '.[].kind'";
+  presswork kinds --json | jq -r '.[].kind'
+
+Exit codes: 0 done, 2 asked wrongly, 3 no such kind";
 
 /// What jobs can be, and their JSON Schemas
 #[derive(Debug, clap::Args)]

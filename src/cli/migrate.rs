@@ -11,7 +11,9 @@ one migrates, the others wait.
 Examples:
   presswork migrate
   presswork migrate --check      only look: exit 0 when nothing is to be done, 5 when something is
-  presswork --config /etc/presswork/jobs.toml migrate --json";
+  presswork --config /etc/presswork/jobs.toml migrate --json
+
+Exit codes: 0 done, 2 asked wrongly, 5 the ledger is away, or --check finds work";
 
 /// Bring the ledger's schema up to date
 #[derive(Debug, clap::Args)]

@@ -4,10 +4,10 @@ pub mod out;
 pub mod cx;
 pub mod pick;
 pub mod editor;
-pub mod advice;
 pub mod story;
 pub mod follow;
 pub mod run;
+pub mod reload;
 pub mod dev;
 pub mod sandbox;
 pub mod watch;
@@ -20,16 +20,18 @@ pub mod lanes;
 pub mod kinds;
 pub mod check;
 pub mod migrate;
+pub mod completions;
 pub mod bench;
 
 use std::ffi::OsString;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use cx::{Cx, Globals};
 use out::{CliError, Colour, Exit, Out};
 
-const ABOUT: &str = "A job daemon for people who make and publish things: nothing lost, nothing published \
+const ABOUT: &str =
+    "A job daemon for people who make and publish things: nothing lost, nothing published
 or paid for twice, every platform's rules kept.";
 
 const AFTER: &str = "\
@@ -67,6 +69,7 @@ struct Cli {
 enum Command {
     Dev(dev::Args),
     Run(run::Args),
+    Reload(reload::Args),
     Enqueue(enqueue::Args),
     Jobs(jobs::Args),
     Dead(dead::Args),
@@ -78,12 +81,17 @@ enum Command {
     Migrate(migrate::Args),
     Sandbox(sandbox::Args),
     Bench(bench::Args),
+    Completions(completions::Args),
+    Man(completions::ManArgs),
 }
 
 /// Does what the arguments ask (the first names the program), and returns the process's exit code.
 pub async fn main(args: Vec<OsString>) -> u8 {
     let json = args.iter().any(|it| it == "--json");
-    let cli = match Cli::try_parse_from(args) {
+    let parsed = commands()
+        .try_get_matches_from(args)
+        .and_then(|it| Cli::from_arg_matches(&it));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => return misunderstood(&e, json) as u8,
     };
@@ -97,11 +105,25 @@ pub async fn main(args: Vec<OsString>) -> u8 {
     }
 }
 
+/// The commands; those below a command show its examples and exit codes, too.
+fn commands() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let after = command.get_after_help().cloned();
+        command.mut_subcommands(|below| match &after {
+            Some(after) => below.after_help(after.clone()),
+            None => below,
+        })
+    })
+}
+
 /// Help, the version, or what is wrong with the arguments, in clap's words.
 fn misunderstood(e: &clap::Error, json: bool) -> Exit {
     if json && e.use_stderr() {
         let text = e.to_string();
-        let message = text.trim_start_matches("error: ").trim_end();
+        let message = text.trim_start_matches("error: ");
+        // the way to the help is for people
+        let message = message.split("\n\nFor more information").next();
+        let message = message.unwrap_or_default().trim_end();
         Out::new(true, Colour::Never).error(&CliError::usage(message));
     } else {
         // there is nobody left to tell of a closed standard output
@@ -117,10 +139,13 @@ fn misunderstood(e: &clap::Error, json: bool) -> Exit {
 async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
     let cx = || Cx::new(&cli.globals, out);
     match cli.command {
-        // these two need no configuration: one brings its own, the other is the outside
+        // these need no configuration: one brings its own, one is the outside, two are about the command
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
+        Command::Completions(args) => completions::run(out, commands(), &args),
+        Command::Man(args) => completions::man(out, commands(), &args),
         Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
+        Command::Reload(args) => reload::run(&cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
         Command::Jobs(args) => jobs::run(&cx()?, args).await,
         Command::Dead(args) => dead::run(&cx()?, args).await,
@@ -137,10 +162,9 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_commands_fit_together() {
-        Cli::command().debug_assert();
+        commands().debug_assert();
     }
 }

@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write as _};
 
-use chrono::{Duration, SecondsFormat};
 use serde::Serialize;
 use unicode_segmentation::UnicodeSegmentation;
 
-use crate::clock::Time;
+pub use crate::clock::{span, stamp, when};
 use crate::json::Violation;
 use crate::ledger::LedgerError;
 use crate::operate::Refused;
@@ -445,34 +444,6 @@ impl Table {
     }
 }
 
-/// A span of time for people, by its largest unit: `340 ms`, `2.4 s`, `3 m`, `5 h`, `2 d`.
-pub fn span(span: Duration) -> String {
-    let ms = span.num_milliseconds().unsigned_abs();
-    match ms {
-        0..1_000 => format!("{ms} ms"),
-        1_000..10_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
-        10_000..60_000 => format!("{} s", ms / 1_000),
-        60_000..3_600_000 => format!("{} m", ms / 60_000),
-        3_600_000..172_800_000 => format!("{} h", ms / 3_600_000),
-        _ => format!("{} d", ms / 86_400_000),
-    }
-}
-
-/// When, as seen from `now`: `3 m ago`, `in 5 h`, `now`.
-pub fn when(at: Time, now: Time) -> String {
-    let away = at - now;
-    match away.num_milliseconds() {
-        -999..=999 => "now".to_owned(),
-        ..=-1_000 => format!("{} ago", span(away)),
-        _ => format!("in {}", span(away)),
-    }
-}
-
-/// A point in time, to the second, UTC.
-pub fn stamp(at: Time) -> String {
-    at.to_rfc3339_opts(SecondsFormat::Secs, true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -497,20 +468,8 @@ mod tests {
     }
 
     #[test]
-    fn times_are_told_for_people() {
-        let now = Clock::System.now();
-        assert_eq!(when(now - Duration::seconds(200), now), "3 m ago");
-        assert_eq!(when(now + Duration::hours(5), now), "in 5 h");
-        assert_eq!(when(now, now), "now");
-        assert_eq!(span(Duration::milliseconds(2_450)), "2.4 s");
-        assert_eq!(span(Duration::days(9)), "9 d");
-    }
-
-    #[test]
     fn a_reader_that_left_is_no_failure() {
         let e = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert_eq!((e.exit, e.message.as_str()), (Exit::Done, ""));
     }
-
-    use crate::clock::Clock;
 }

@@ -9,12 +9,26 @@ use super::out::{CliError, Out};
 use crate::clock::Time;
 use crate::ledger::Filter;
 
-/// A filter over jobs.
+/// So many are listed unless said.
+const LISTED: u32 = 100;
+
+/// What every list can be narrowed by.
 #[derive(Args, Clone, Debug, Default)]
-pub struct Which {
+pub struct Few {
     /// Only of this kind
     #[arg(long, value_name = "KIND")]
     pub kind: Option<String>,
+    /// At most so many, the newest first; lists have 100 unless said
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MOST)))]
+    limit: Option<u32>,
+}
+
+/// A filter over jobs.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Which {
+    /// Its kind, and how many.
+    #[command(flatten)]
+    pub few: Few,
     /// Only of this lane
     #[arg(long, value_name = "LANE")]
     pub lane: Option<String>,
@@ -43,16 +57,43 @@ pub struct WhichDead {
     /// Only what died since then: 90s, 15m, 2h, 7d
     #[arg(long, value_name = "SPAN", value_parser = span)]
     newer: Option<Duration>,
-    /// At most so many, those that died last first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    limit: Option<u32>,
+}
+
+impl Few {
+    /// One more than is shown: so a list knows whether there are more.
+    pub fn asked(&self) -> u32 {
+        self.shown() + 1
+    }
+
+    fn shown(&self) -> u32 {
+        self.limit.unwrap_or(LISTED)
+    }
+
+    /// Cuts what was found to what is shown, and says so if there was more.
+    pub fn cut<T>(&self, out: &Out, found: &mut Vec<T>) {
+        let most = self.shown() as usize;
+        if most < found.len() {
+            found.truncate(most);
+            out.note("There are more: --limit shows them, a filter others.");
+        }
+    }
 }
 
 impl Which {
-    /// The ledger's filter of it, for any state.
-    pub fn filter(&self) -> Filter {
+    /// Nothing narrows it (a limit doesn't).
+    pub fn is_empty(&self) -> bool {
+        self.filter(0)
+            == Filter {
+                limit: 0,
+                ..Filter::default()
+            }
+    }
+
+    /// The ledger's filter of it, for any state and `most` at most.
+    pub fn filter(&self, most: u32) -> Filter {
         Filter {
-            kind: self.kind.clone(),
+            limit: most,
+            kind: self.few.kind.clone(),
             lane: self.lane.clone(),
             account: self.account.clone(),
             tenant: self.tenant.clone(),
@@ -64,23 +105,31 @@ impl Which {
 impl WhichDead {
     /// Nothing narrows it (a limit doesn't).
     pub fn is_empty(&self) -> bool {
-        let limit = self.limit.unwrap_or(0);
         self.filter(Time::UNIX_EPOCH, 0)
             == Filter {
-                limit,
+                limit: 0,
                 ..Filter::default()
             }
     }
 
-    /// The ledger's filter of it at `now`; `most` when no limit is said.
+    /// What is shown of it in a list.
+    pub fn few(&self) -> &Few {
+        &self.which.few
+    }
+
+    /// So many are changed at most.
+    pub fn most(&self) -> u32 {
+        self.which.few.limit.unwrap_or(MOST)
+    }
+
+    /// The ledger's filter of it at `now`, for `most` at most.
     pub fn filter(&self, now: Time, most: u32) -> Filter {
         Filter {
             error: self.error.clone(),
             fingerprint: self.fingerprint.clone(),
             before: self.older.map(|it| now - it),
             after: self.newer.map(|it| now - it),
-            limit: self.limit.unwrap_or(most),
-            ..self.which.filter()
+            ..self.which.filter(most)
         }
     }
 }
@@ -164,10 +213,8 @@ mod tests {
 
     #[test]
     fn a_limit_alone_narrows_nothing() {
-        let mut which = WhichDead {
-            limit: Some(5),
-            ..WhichDead::default()
-        };
+        let mut which = WhichDead::default();
+        which.which.few.limit = Some(5);
         assert!(which.is_empty());
         which.older = Some(Duration::ZERO);
         assert!(!which.is_empty());

@@ -9,12 +9,14 @@ use serde::Serialize;
 
 use super::cx::Cx;
 use super::editor::{Draft, until_right};
-use super::out::{Cell, CliError, Table, Tone, cut, plain, stamp, when};
-use super::story::{heading, pretty, table};
+use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, stamp, when};
+use super::pick::Few;
+use super::story::{heading, pretty, table, told};
 use crate::intake::admit;
 use crate::job::JobId;
-use crate::ledger::{Ledger, Quarantined};
+use crate::ledger::{Ledger, Quarantined, Reason};
 use crate::operate;
+use crate::operate::why::Advice;
 
 const AFTER: &str = "\
 Examples:
@@ -39,12 +41,8 @@ pub struct Args {
 enum Command {
     /// List what is in quarantine, newest first
     List {
-        /// Only of this kind
-        #[arg(long, value_name = "KIND")]
-        kind: Option<String>,
-        /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        limit: u32,
+        #[command(flatten)]
+        few: Few,
     },
     /// Show one: the reason, all that is wrong, and the bytes as they came
     Show {
@@ -90,26 +88,25 @@ enum Command {
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
     match args.command {
-        Command::List { kind, limit } => list(cx, &*ledger, kind.as_deref(), limit).await,
+        Command::List { few } => list(cx, &*ledger, &few).await,
         Command::Show { id, bytes } => show(cx, &entry(&*ledger, id).await?, bytes, &*ledger).await,
         Command::Release { id, edit, reason } => release(cx, &*ledger, id, edit, &reason).await,
         Command::Discard { ids, reason } => discard(cx, &*ledger, &ids, &reason).await,
     }
 }
 
-async fn list(
-    cx: &Cx,
-    ledger: &dyn Ledger,
-    kind: Option<&str>,
-    limit: u32,
-) -> Result<(), CliError> {
-    let found = ledger.quarantined(kind, limit).await?;
+async fn list(cx: &Cx, ledger: &dyn Ledger, few: &Few) -> Result<(), CliError> {
+    let mut found = ledger.quarantined(few.kind.as_deref(), few.asked()).await?;
+    few.cut(&cx.out, &mut found);
     if cx.out.json {
         let shown: Vec<Shown> = found.iter().map(Shown::of).collect();
         return cx.out.document(&shown);
     }
     if found.is_empty() {
-        return cx.out.line("Nothing is in quarantine.");
+        return cx.out.line(match few.kind {
+            Some(_) => "Nothing like that is in quarantine.",
+            None => "Nothing is in quarantine.",
+        });
     }
     let now = ledger.now().await?;
     let mut table = Table::new(&["ID", "CAME", "DOOR", "REASON", "KIND", "BYTES", "MESSAGE"]);
@@ -192,21 +189,49 @@ async fn show(cx: &Cx, it: &Quarantined, bytes: bool, ledger: &dyn Ledger) -> Re
     for line in readable(&it.bytes) {
         cx.out.line(&format!("  {line}"))?;
     }
-    heading(&cx.out, "What to do")?;
-    for command in [
-        "release ID",
-        "release ID --edit",
-        "discard ID --reason TEXT",
-    ] {
-        let command = command.replace("ID", &it.id.to_string());
-        cx.out
-            .line(&format!("    presswork quarantine {command}"))?;
+    told(&cx.out, "What to do", &advice(it))
+}
+
+/// What to do about an entry, by why it is here.
+fn advice(it: &Quarantined) -> Advice {
+    let release = format!("presswork quarantine release {}", it.id);
+    let (text, first) = match it.reason {
+        Reason::UnknownKind => (
+            "If the kind is right, release it with a Presswork that knows it; if it is a slip, correct it. Or throw it away.",
+            vec![release.clone(), format!("{release} --edit")],
+        ),
+        Reason::Conflict => (
+            "If it is meant as another job, give it another key. If not, its key has done what it is for: throw it away.",
+            vec![format!("{release} --edit")],
+        ),
+        Reason::Refused => (
+            "The ledger didn't take it. Try again, correct it, or throw it away.",
+            vec![release.clone(), format!("{release} --edit")],
+        ),
+        Reason::TooLarge => (
+            "Only its beginning may be kept. Have it sent again, with media referred to instead of within, and throw this away.",
+            Vec::new(),
+        ),
+        Reason::Malformed | Reason::Invalid => (
+            "Correct it and take it in one step: the editor opens with it. As it is it can be accepted only once the configuration fits it. Or throw it away.",
+            vec![format!("{release} --edit"), release],
+        ),
+    };
+    let mut commands = first;
+    commands.push(format!(
+        "presswork quarantine discard {} --reason 'not wanted'",
+        it.id
+    ));
+    Advice {
+        text: text.to_owned(),
+        commands,
     }
-    Ok(())
 }
 
 /// So many bytes of what is no text are shown; `--bytes` gives all.
 const DUMPED: usize = 1_024;
+/// So many bytes of a text are shown.
+const TOLD: usize = 16 * 1_024;
 
 /// JSON with a member a line, other text as it is, the rest as a dump; each line plain.
 fn readable(bytes: &[u8]) -> Vec<String> {
@@ -215,11 +240,27 @@ fn readable(bytes: &[u8]) -> Vec<String> {
         .filter(|it| !it.contains('\0'));
     match text {
         Some(text) if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() => {
-            pretty(text).lines().map(str::to_owned).collect()
+            beginning(pretty(text).lines().map(str::to_owned))
         }
-        Some(text) => text.lines().map(plain).collect(),
+        Some(text) => beginning(text.lines().map(plain)),
         None => dump(bytes),
     }
+}
+
+/// The lines up to [`TOLD`] bytes, the last one cut.
+fn beginning(lines: impl Iterator<Item = String>) -> Vec<String> {
+    let (mut told, mut room) = (Vec::new(), TOLD);
+    for mut line in lines {
+        if room < line.len() {
+            line.truncate(line.floor_char_boundary(room));
+            told.push(line);
+            told.push("and more; --bytes gives all".to_owned());
+            return told;
+        }
+        room -= line.len();
+        told.push(line);
+    }
+    told
 }
 
 fn dump(bytes: &[u8]) -> Vec<String> {
@@ -278,6 +319,9 @@ async fn release(
                 "`presswork quarantine release {id} --edit` corrects it first"
             ))
         }
+        e @ operate::Refused::Unfit(_) => CliError::from(e).hint(format!(
+            "`presswork quarantine release {id} --edit` gives it another key"
+        )),
         e => e.into(),
     })?;
     if cx.out.json {
@@ -301,15 +345,35 @@ async fn discard(
     reason: &str,
 ) -> Result<(), CliError> {
     let by = cx.by(reason);
+    let (mut discarded, mut missing) = (Vec::new(), Vec::new());
     for id in ids {
-        operate::discard_quarantined(ledger, *id, &by).await?;
-        if !cx.out.json {
-            cx.out
-                .line(&format!("{} {id}", cx.out.paint(Tone::Good, "discarded")))?;
+        match operate::discard_quarantined(ledger, *id, &by).await {
+            Ok(()) => discarded.push(id),
+            // one that isn't there doesn't keep the others
+            Err(operate::Refused::Missing(why)) => missing.push((id, why)),
+            Err(e) => return Err(CliError::from(e).with("discarded", &discarded)),
         }
     }
-    match cx.out.json {
-        true => cx.out.document(&serde_json::json!({"discarded": ids})),
-        false => Ok(()),
+    if cx.out.json {
+        let refused = missing
+            .iter()
+            .map(|(id, why)| serde_json::json!({"id": id, "why": why}));
+        let refused: Vec<_> = refused.collect();
+        cx.out
+            .document(&serde_json::json!({"discarded": discarded, "refused": refused}))?;
+    } else {
+        let word = cx.out.paint(Tone::Good, "discarded");
+        for id in &discarded {
+            cx.out.line(&format!("{word} {id}"))?;
+        }
+        let word = cx.out.paint(Tone::Bad, "refused");
+        for (_, why) in &missing {
+            cx.out.line(&format!("{word} {}", plain(why)))?;
+        }
+    }
+    match (missing.is_empty(), discarded.is_empty()) {
+        (true, _) => Ok(()),
+        (false, true) => Err(CliError::said(Exit::Missing)),
+        (false, false) => Err(CliError::said(Exit::Conflict)),
     }
 }

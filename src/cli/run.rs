@@ -17,7 +17,10 @@ the new one is wrong), USR1 writes a status report to the log.
 Examples:
   presswork run
   presswork --config /etc/presswork/jobs.toml run
-  PRESSWORK_LOG=info,presswork::engine=debug presswork run";
+  PRESSWORK_LOG=info,presswork::engine=debug presswork run
+
+Exit codes: 0 stopped as asked, 1 it can't start or go on, 2 the configuration is wrong, 5 the ledger
+is away or refuses, 130 ended by a second signal";
 
 /// Run the daemon: what a service manager starts
 #[derive(Debug, clap::Args)]
@@ -57,7 +60,7 @@ fn reread(path: Option<&Path>) -> Result<Config, CliError> {
 }
 
 /// Settings of a kind that isn't there are a slip of the pen, which would hold for nothing.
-fn known_kinds(config: &Config) -> Result<(), CliError> {
+pub(super) fn known_kinds(config: &Config) -> Result<(), CliError> {
     let all = kinds();
     let known: Vec<&str> = all.iter().map(Kind::name).collect();
     let wrong = config.check_kinds(&known);
@@ -71,10 +74,12 @@ fn known_kinds(config: &Config) -> Result<(), CliError> {
     )
 }
 
-fn stopped(e: &anyhow::Error) -> CliError {
+/// Why the daemon doesn't start, or can't go on.
+pub(super) fn stopped(e: &anyhow::Error) -> CliError {
     let message = format!("{e:#}");
     match e.downcast_ref::<LedgerError>() {
-        Some(LedgerError::Away(_) | LedgerError::Schema(_)) => {
+        // `Other` is a ledger that was reached and refused us: the password, the database's name
+        Some(LedgerError::Away(_) | LedgerError::Schema(_) | LedgerError::Other(_)) => {
             CliError::away(message).hint("`presswork check` looks at the connections")
         }
         _ => CliError::failed(message),

@@ -8,13 +8,18 @@ use crate::sandbox::{Options, Sandbox};
 
 const AFTER: &str = "\
 It never calls anything outside. What it really did stands in DIR/acts.jsonl, and on its page.
-A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]],
-[[fault:act_reset]] ... (`presswork dev` does so)
+A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]] (`presswork
+dev` does so). The faults: refuse, 401, 403, 404, 429, 500, 503, hang, reset, truncate, lie, slow,
+drip, huge, redirect, empty; and those that act first: act_500, act_503, act_504, act_hang,
+act_reset, act_truncate, act_lie, act_late. POST /_sandbox/faults bends the next requests without a
+word in their texts.
 
 Examples:
   presswork sandbox
   presswork sandbox --listen 127.0.0.1:0 --dir /tmp/sandbox --json
-  presswork sandbox --seed 7 --fault-rate 0.1     bends every tenth request, the same ones each time";
+  presswork sandbox --seed 7 --fault-rate 0.1     bends every tenth request, the same ones each time
+
+Exit codes: 0 ended, 1 it can't start, 2 asked wrongly";
 
 /// Run the sandbox: OpenAI, Mastodon and Bluesky on this machine, as they would answer
 #[derive(Debug, clap::Args)]

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::advice::{Advice, Around, why};
 use super::cx::Cx;
 use super::out::{CliError, Out, Table, Tone, plain, span, stamp, when};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectState};
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Audit, Ledger};
-use crate::lifecycle::State;
+use crate::lifecycle::{State, is_suspect};
 use crate::operate;
+use crate::operate::why::{Advice, Around, why};
 
 /// So much of what people did to a job is told.
 const AUDITS: u32 = 50;
@@ -31,8 +31,8 @@ pub struct Story {
     pub effects: Vec<Effect>,
     /// What people did to it, newest first.
     pub audit: Vec<Audit>,
-    /// Why it isn't running, and what to do.
-    pub advice: Option<Advice>,
+    /// Why it stands where it stands, and what to do.
+    pub advice: Advice,
     /// The ledger's time when it was read.
     pub now: Time,
 }
@@ -46,7 +46,7 @@ impl Story {
         let job = operate::job(&**ledger, id).await?;
         let (attempts, effects) = (ledger.attempts(id).await?, ledger.effects(id).await?);
         let audit = ledger.audit(Some(id), AUDITS).await?;
-        let around = around(cx, &**ledger, &job).await?;
+        let around = Around::read(&**ledger, &cx.config, &job).await?;
         Ok(Self {
             payload: RawValue::from_string(job.payload.to_string()).ok(),
             advice: why(&job, &around, &effects),
@@ -88,16 +88,18 @@ impl Story {
                 out.line(&format!("  {at}  {who}  {}{detail}", plain(&it.action)))?;
             }
         }
-        match &self.advice {
-            Some(advice) => told(out, self.title(), advice),
+        match self.title() {
+            Some(title) => told(out, title, &self.advice),
             None => Ok(()),
         }
     }
 
-    fn title(&self) -> &'static str {
+    /// What the advice is about; none where the facts have said it all.
+    fn title(&self) -> Option<&'static str> {
         match self.job.state {
-            State::Dead | State::Unresolved | State::Held => "What to do",
-            _ => "Why it isn't done yet",
+            State::Completed | State::Cancelled => None,
+            State::Dead | State::Unresolved | State::Held => Some("What to do"),
+            _ => Some("Why it isn't done yet"),
         }
     }
 
@@ -119,12 +121,17 @@ impl Story {
         more("not after", job.not_after.map(at));
         more("ended", job.ended_at.map(at));
         more(
-            "attempts",
-            Some(format!("{} of {}", job.attempts, job.attempts_max)),
+            "failed",
+            Some(format!("{} of {} attempts", job.attempts, job.attempts_max)),
         );
         more(
             "crashes",
-            (0 < job.crashes).then(|| job.crashes.to_string()),
+            (0 < job.crashes).then(
+                || match is_suspect(job.crashes) && !job.state.is_terminal() {
+                    true => format!("{} in a row: a suspect, it runs alone", job.crashes),
+                    false => job.crashes.to_string(),
+                },
+            ),
         );
         more(
             "revision",
@@ -204,27 +211,6 @@ impl Story {
         }
         Ok(())
     }
-}
-
-/// What the ledger and the configuration say around a job.
-///
-/// # Errors
-/// When the ledger is away.
-async fn around(cx: &Cx, ledger: &dyn Ledger, job: &Job) -> Result<Around, CliError> {
-    let paused = ledger.paused().await?;
-    let counts = ledger.counts().await?;
-    let lane = cx.config.lanes.get(&job.lane);
-    Ok(Around {
-        now: ledger.now().await?,
-        pause: paused.into_iter().find(|it| it.lane == job.lane),
-        running: counts
-            .get(&(job.lane.clone(), State::Running))
-            .copied()
-            .unwrap_or(0),
-        concurrency: lane.and_then(|it| it.concurrency),
-        lane_known: lane.is_some(),
-        daemons: ledger.live_runs().await?.len(),
-    })
 }
 
 /// A heading, after an empty line.

@@ -8,6 +8,7 @@ use url::Url;
 
 use super::cx::Cx;
 use super::out::{CliError, Out, Table, Tone, cut, plain, stamp, when};
+use super::pick::Which;
 use super::story::{Story, heading, table};
 use crate::effect::Effect;
 use crate::job::{Job, JobId};
@@ -36,9 +37,8 @@ pub struct Args {
 enum Command {
     /// List the jobs that wait for a person's word
     List {
-        /// At most so many
-        #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-        limit: u32,
+        #[command(flatten)]
+        which: Which,
     },
     /// Show the evidence: what was to be sent, when, from where, what was seen; and where to look
     Show {
@@ -91,7 +91,7 @@ fn web(text: &str) -> Result<Url, String> {
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
     match args.command {
-        Command::List { limit } => list(cx, &*ledger, limit).await,
+        Command::List { which } => list(cx, &*ledger, &which).await,
         Command::Show { id } => show(cx, &ledger, id).await,
         Command::Resolve(args) => resolve(cx, &*ledger, args).await,
     }
@@ -104,14 +104,15 @@ struct Listed {
     open: Vec<Effect>,
 }
 
-async fn list(cx: &Cx, ledger: &dyn Ledger, limit: u32) -> Result<(), CliError> {
+async fn list(cx: &Cx, ledger: &dyn Ledger, which: &Which) -> Result<(), CliError> {
     let filter = Filter {
         states: vec![State::Unresolved],
-        limit,
-        ..Filter::default()
+        ..which.filter(which.few.asked())
     };
-    let mut found = Vec::new();
-    for job in ledger.jobs(&filter).await? {
+    let mut jobs = ledger.jobs(&filter).await?;
+    which.few.cut(&cx.out, &mut jobs);
+    let mut found = Vec::with_capacity(jobs.len());
+    for job in jobs {
         let mut open = ledger.effects(job.id).await?;
         open.retain(Effect::is_open);
         found.push(Listed { job, open });
@@ -120,7 +121,12 @@ async fn list(cx: &Cx, ledger: &dyn Ledger, limit: u32) -> Result<(), CliError> 
         return cx.out.document(&found);
     }
     if found.is_empty() {
-        return cx.out.line("Nothing is unresolved.");
+        let nothing = if which.is_empty() {
+            "Nothing is unresolved."
+        } else {
+            "Nothing like that is unresolved."
+        };
+        return cx.out.line(nothing);
     }
     let now = ledger.now().await?;
     let mut table = Table::new(&["ID", "KIND", "ACCOUNT", "OP", "SENT", "SENDS", "WHY"]);

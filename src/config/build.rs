@@ -35,6 +35,7 @@ impl<'a> Reader<'a> {
             origin: origin.map(Path::to_owned),
             lease: Duration::from_secs(self.int_or_default(&daemon, "lease_s")),
             drain: Duration::from_secs(self.int_or_default(&daemon, "drain_s")),
+            memory_mb: self.int(&daemon, "memory_mb").map(|it| it.value),
             log,
             log_format,
             ledger: self

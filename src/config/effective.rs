@@ -67,6 +67,13 @@ impl Config {
             ("daemon.state_dir", self.state_dir.display().to_string()),
             ("daemon.lease_s", self.lease.as_secs().to_string()),
             ("daemon.drain_s", self.drain.as_secs().to_string()),
+            (
+                "daemon.memory_mb",
+                self.memory_mb
+                    .map_or("the service's own limit, if any".to_owned(), |it| {
+                        it.to_string()
+                    }),
+            ),
             ("daemon.log", self.log.clone()),
             ("daemon.log_format", self.log_format.to_string()),
             ("ledger.url", shown(&self.ledger)),

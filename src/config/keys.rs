@@ -84,9 +84,10 @@ impl Section {
     }
 }
 
-/// Variables that aren't keys: the file; crash points; the log's level for a while (holds over
-/// `daemon.log`); where official descriptions are, for tests.
-pub const OTHER_VARIABLES: [&str; 4] = [
+/// Variables that aren't keys: the boot's id, where the system hides it; the file; crash points; the
+/// log's level for a while (holds over `daemon.log`); where official descriptions are, for tests.
+pub const OTHER_VARIABLES: [&str; 5] = [
+    "PRESSWORK_BOOT_ID",
     "PRESSWORK_CONFIG",
     "PRESSWORK_CRASH",
     "PRESSWORK_LOG",
@@ -183,6 +184,12 @@ pub const SECTIONS: &[Section] = &[
                     ", because a stop that takes longer is killed by what asked for it",
                 ),
                 Some(25),
+            ),
+            int(
+                "memory_mb",
+                (16, ", because the daemon itself needs as much"),
+                (16_777_216, " (16 TiB), because no host has more"),
+                None,
             ),
             key(
                 "log",

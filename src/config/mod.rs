@@ -15,6 +15,7 @@ mod effective;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+use secrecy::ExposeSecret as _;
 use toml::de::DeTable;
 
 use crate::json::did_you_mean;
@@ -79,6 +80,27 @@ impl Config {
             errors if errors.is_empty() => Ok(config),
             errors => Err(in_order(origin, errors)),
         }
+    }
+
+    /// The keys that `new` says otherwise, and that a running daemon can't take over: what is open
+    /// stays as it was opened. (The engine says so of `daemon.lease_s` itself.)
+    pub fn fixed_since(&self, new: &Self) -> Vec<&'static str> {
+        let token = |it: &Self| {
+            it.api
+                .token
+                .as_ref()
+                .map(|it| it.expose_secret().to_owned())
+        };
+        let changed = [
+            ("daemon.state_dir", self.state_dir != new.state_dir),
+            ("daemon.log_format", self.log_format != new.log_format),
+            ("ledger.url", self.ledger != new.ledger),
+            ("queue.url", self.queue != new.queue),
+            ("api.listen", self.api.listen != new.api.listen),
+            ("api.token", token(self) != token(new)),
+        ];
+        let changed = changed.into_iter().filter(|(_, it)| *it);
+        changed.map(|(key, _)| key).collect()
     }
 
     /// The built-in defaults under a state directory: a SQLite ledger in it, the queue in memory,

@@ -154,7 +154,7 @@ fn store(text: &str, schemes: &[&str], literal: bool) -> Result<Store, String> {
         let names = schemes.iter().map(|it| it.trim_end_matches([':', '/']));
         let near = did_you_mean(scheme, names);
         return Err(match Some(scheme).filter(word) {
-            Some("") | None => format!("a URL that begins with {known}"),
+            Some("") | None => format!("must be a URL that begins with {known}"),
             Some(it) => format!("`{it}:` is no store that it can be; it begins with {known}{near}"),
         });
     };

@@ -105,7 +105,7 @@ fn the_example_environment_names_every_key_that_it_may_say() {
         assert!(named.contains(&&name["PRESSWORK_".len()..]), "{name}");
     }
     assert_eq!(named.len(), keys::variables().count() - 2);
-    assert_eq!(OTHER_VARIABLES.len(), 4);
+    assert_eq!(OTHER_VARIABLES.len(), 5);
 }
 
 #[test]
@@ -382,4 +382,18 @@ proptest::proptest! {
         let cut = format!("{}{text}{}", &SHIPPED[..from], &SHIPPED[to..]);
         let _ = Config::parse(&cut, None, &none);
     }
+}
+
+#[test]
+fn what_holds_from_the_next_start_on_is_told_apart() {
+    let read = |text: &str| Config::parse(text, None, &|_| None).unwrap();
+    let old = read("");
+    let new = read(
+        "[daemon]\nstate_dir = \"other\"\ndrain_s = 3\n[queue]\nurl = \"redis://h/1\"\nwindow = 9\n[api]\nlisten = \"127.0.0.1:9\"\n[lanes.default]\nroom = 3",
+    );
+    assert_eq!(old.fixed_since(&old.clone()), [""; 0]);
+    assert_eq!(
+        old.fixed_since(&new),
+        ["daemon.state_dir", "ledger.url", "queue.url", "api.listen"]
+    );
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::retry::Policy;
@@ -34,6 +34,9 @@ pub struct Config {
     pub lease: Duration,
     /// How long a drain waits for running jobs.
     pub drain: Duration,
+    /// Mebibytes of memory: short of that the daemon runs less. `None`: what the service manager
+    /// says (cgroup v2), else no limit.
+    pub memory_mb: Option<u64>,
     /// The ids that the queue holds of a lane at most.
     pub window: u32,
     /// The HTTP API.
@@ -69,6 +72,17 @@ pub enum Store {
     Sqlite(PathBuf),
     /// A URL with its secrets: `postgres://`, `redis://`, `rediss://`.
     Server(SecretString),
+}
+
+impl PartialEq for Store {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Memory, Self::Memory) => true,
+            (Self::Sqlite(a), Self::Sqlite(b)) => a == b,
+            (Self::Server(a), Self::Server(b)) => a.expose_secret() == b.expose_secret(),
+            _ => false,
+        }
+    }
 }
 
 /// The HTTP API.

@@ -8,8 +8,11 @@ use std::time::Duration;
 use super::shared::{Shared, Stop};
 use crate::ledger::Result;
 
-/// How often the ledger is asked what people changed.
-const EVERY: Duration = Duration::from_millis(300);
+/// How often the ledger is asked what people changed: with the time that a dispatcher or the relay
+/// takes to look, far below the second that is promised.
+const EVERY: Duration = Duration::from_millis(200);
+/// How often progress is kept.
+const KEEP_EVERY: Duration = Duration::from_millis(300);
 
 /// The control loop of a daemon.
 pub struct Control {
@@ -49,7 +52,19 @@ impl Control {
             self.shared.paused.store(Arc::new(paused));
             self.shared.dispatch.notify_waiters();
         }
-        self.shared.progress.tick(&*self.shared.ledger).await
+        Ok(())
+    }
+
+    /// Keeps progress until the daemon has ended: a loop of its own, so that no cancel waits for it.
+    pub async fn keep_progress(&self) {
+        let mut every = tokio::time::interval(KEEP_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            if let Err(e) = self.shared.progress.tick(&*self.shared.ledger).await {
+                tracing::debug!("progress: {e}");
+            }
+        }
     }
 
     /// Passes wake-ups of other hosts on, until the daemon has ended.

@@ -10,12 +10,16 @@ use tokio_util::sync::CancellationToken;
 use super::shared::{Assigned, BATCH, Hold, POLL, Shared};
 use crate::crashpoint;
 use crate::job::{Job, JobId};
-use crate::ledger::Claim;
+use crate::ledger::{Claim, LedgerError};
 use crate::queue::{QueueError, Taken};
 use crate::telemetry::metrics;
 
 /// The pause after a take of which the ledger gave nothing.
 const STALE_PAUSE: Duration = Duration::from_millis(25);
+
+/// How often a lane is looked at in which nothing is ready. Each offer rings; that is for a ring that
+/// was lost on its way from another host.
+const IDLE: Duration = Duration::from_secs(1);
 
 /// A lane's dispatcher.
 pub struct Dispatcher {
@@ -33,8 +37,10 @@ pub enum Took {
     Jobs(usize),
     /// Hints were taken, and the ledger gave none of them: look again in a moment.
     Stale,
-    /// There was nothing, or no room.
+    /// There was nothing for now, or no room.
     Nothing,
+    /// Nothing at all is ready in the queue: whoever puts something there rings.
+    Empty,
 }
 
 impl Dispatcher {
@@ -64,7 +70,7 @@ impl Dispatcher {
             let woken = shared.dispatch.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            match self.tick().await {
+            let wait = match self.tick().await {
                 Took::Jobs(_) => continue,
                 // the lane may be full by the ledger's count: asking at once would make it spin
                 Took::Stale => {
@@ -72,13 +78,14 @@ impl Dispatcher {
                     shared.draining.run_until_cancelled(pause).await;
                     continue;
                 }
-                Took::Nothing => {}
-            }
+                Took::Nothing => POLL,
+                Took::Empty => IDLE,
+            };
             tokio::select! {
                 () = woken => {}
                 () = shared.draining.cancelled() => {}
                 () = self.closed.cancelled() => {}
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(wait) => {}
             }
         }
     }
@@ -91,6 +98,10 @@ impl Dispatcher {
         let Some(mut places) = self.places().await else {
             return Took::Nothing;
         };
+        // room may have come long after the lane was paused
+        if self.shared.is_paused(&self.lane) {
+            return Took::Nothing;
+        }
         let most = u32::try_from(places.len()).unwrap_or(u32::MAX);
         match self.shared.generation() {
             Some(generation) => {
@@ -98,7 +109,11 @@ impl Dispatcher {
                     return Took::Nothing;
                 };
                 if taken.ids.is_empty() {
-                    return Took::Nothing;
+                    return match taken.ready {
+                        0 => Took::Empty,
+                        // the lane is full: a slot that another host frees rings nowhere
+                        _ => Took::Nothing,
+                    };
                 }
                 self.claim(generation, taken.ids, &mut places).await
             }
@@ -123,22 +138,13 @@ impl Dispatcher {
     }
 
     async fn take(&self, generation: i64, most: u32) -> Option<Taken> {
-        let config = self.shared.config.load();
-        let lane = config.lanes.get(&self.lane)?;
-        let taken = self
-            .shared
-            .queue
-            .take(
-                generation,
-                &self.lane,
-                self.shared.run_id(),
-                most,
-                lane.concurrency,
-            )
-            .await;
-        match taken {
+        let config = self.shared.config.load_full();
+        let concurrency = config.lanes.get(&self.lane)?.concurrency;
+        match self.taken(generation, most, concurrency).await {
             Ok(taken) => {
-                if taken.ready < u64::from(config.window) / 4 {
+                // a window that is empty already was told of when it was emptied: else each look at an
+                // idle lane would make the relay look, too
+                if !taken.ids.is_empty() && taken.ready < u64::from(config.window) / 4 {
                     self.shared.relay.notify_one();
                 }
                 Some(taken)
@@ -147,10 +153,27 @@ impl Dispatcher {
                 if matches!(e, QueueError::Away(_)) {
                     tracing::warn!(lane = self.lane, "{e}; dispatch goes on from the ledger");
                 }
-                self.shared.distrust_queue();
+                self.shared.distrust_queue(generation);
                 None
             }
         }
+    }
+
+    async fn taken(
+        &self,
+        generation: i64,
+        most: u32,
+        concurrency: Option<u32>,
+    ) -> Result<Taken, QueueError> {
+        crashpoint!("queue.before_take", QueueError::Away)?;
+        let (queue, run) = (&self.shared.queue, self.shared.run_id());
+        let taken = queue
+            .take(generation, &self.lane, run, most, concurrency)
+            .await?;
+        if !taken.ids.is_empty() {
+            crashpoint!("queue.after_take", QueueError::Away)?;
+        }
+        Ok(taken)
     }
 
     async fn claim(
@@ -161,12 +184,11 @@ impl Dispatcher {
     ) -> Took {
         let mine = self.shared.running.enter(&ids);
         let holds = Hold::of(&self.shared, &mine);
-        crashpoint!("claim.before_commit");
         let Some(claim) = self.claim_as(Some(generation)) else {
             self.give_back(&mine).await;
             return Took::Nothing;
         };
-        let claimed = match self.shared.ledger.claim(&claim, &mine).await {
+        let claimed = match self.claimed(&claim, &mine).await {
             Ok(it) => it,
             Err(e) => {
                 tracing::warn!(lane = self.lane, "claim: {e}");
@@ -176,7 +198,6 @@ impl Dispatcher {
                 return Took::Nothing;
             }
         };
-        crashpoint!("claim.after_commit");
         let stale: Vec<JobId> = mine
             .iter()
             .copied()
@@ -188,6 +209,22 @@ impl Dispatcher {
             self.give_back(&stale).await;
         }
         self.hand_over(claimed, holds, places).await
+    }
+
+    async fn claimed(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>, LedgerError> {
+        crashpoint!("claim.before_commit", LedgerError::Away)?;
+        let claimed = self.shared.ledger.claim(claim, ids).await?;
+        crashpoint!("claim.after_commit", LedgerError::Away)?;
+        Ok(claimed)
+    }
+
+    async fn claimed_due(&self, claim: &Claim, most: u32) -> Result<Vec<Job>, LedgerError> {
+        crashpoint!("claim.before_due", LedgerError::Away)?;
+        let claimed = self.shared.ledger.claim_due(claim, most).await?;
+        if !claimed.is_empty() {
+            crashpoint!("claim.after_due", LedgerError::Away)?;
+        }
+        Ok(claimed)
     }
 
     /// How this run claims in the lane; `None` when the lane is no longer configured.
@@ -207,7 +244,7 @@ impl Dispatcher {
         let Some(claim) = self.claim_as(None) else {
             return Took::Nothing;
         };
-        match self.shared.ledger.claim_due(&claim, most).await {
+        match self.claimed_due(&claim, most).await {
             Ok(claimed) if claimed.is_empty() => Took::Nothing,
             Ok(claimed) => {
                 let ids: Vec<JobId> = claimed.iter().map(|it| it.id).collect();

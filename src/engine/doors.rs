@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
+use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::intake::{Answer, Refusal, accept, admit, quarantined};
 use crate::job::{JobId, NewJob};
-use crate::ledger::{Hint, LedgerError, Reason};
+use crate::ledger::{Hint, Ledger, LedgerError, Reason};
 use crate::lifecycle::State;
 use crate::queue::{Entry, Inbox, QueueError};
 use crate::telemetry::metrics;
@@ -22,6 +23,9 @@ pub enum Busy {
     /// The backlog is at its bound.
     #[error("the backlog is at its bound of {0} unfinished jobs; send again later")]
     Full(u64),
+    /// The daemon is short of memory.
+    #[error("the daemon is short of memory; send again with the same key")]
+    Memory,
     /// The ledger can't be reached.
     #[error("the ledger can't be reached; send again with the same key")]
     Away,
@@ -46,10 +50,7 @@ impl Doors {
         let accepting = Batcher::start(BATCH, 3, move |batch: Vec<NewJob>| {
             let (ledger, shared) = (ledger.clone(), relay.clone());
             async move {
-                crashpoint!("intake.before_commit");
-                let answers = accept(&*ledger, &batch).await;
-                crashpoint!("intake.after_commit");
-                match answers {
+                match accepted(&*ledger, &batch).await {
                     Ok(answers) => {
                         hint(&shared, &batch, &answers);
                         answers.into_iter().map(Ok).collect()
@@ -97,13 +98,30 @@ impl Doors {
         }
     }
 
+    fn is_pressed(&self) -> bool {
+        self.shared.pressure.get() == Pressure::Critical
+    }
+
+    /// Counts jobs that the quarantine let go.
+    pub fn released(&self, jobs: u64) {
+        self.backlog.fetch_add(jobs, Ordering::Relaxed);
+        metrics::accepted("quarantine", jobs);
+    }
+
+    /// Whether the backlog is at its bound.
+    pub fn is_full(&self) -> bool {
+        self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed)
+    }
+
     async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
         if self.shared.draining.is_cancelled() {
             return Err(Busy::Stopping);
         }
-        let bound = self.shared.config.load().backlog_max;
-        if bound <= self.backlog.load(Ordering::Relaxed) {
-            return Err(Busy::Full(bound));
+        if self.is_pressed() {
+            return Err(Busy::Memory);
+        }
+        if self.is_full() {
+            return Err(Busy::Full(self.shared.config.load().backlog_max));
         }
         match self.accepting.submit(job).await {
             Some(Ok(answer)) => Ok(answer),
@@ -115,9 +133,15 @@ impl Doors {
         }
     }
 
+    /// How many unfinished jobs the ledger held when it was last counted, and what came since.
+    pub fn backlog(&self) -> u64 {
+        self.backlog.load(Ordering::Relaxed)
+    }
+
     /// Counts the backlog from time to time, for the bound.
     pub async fn count(&self) {
         loop {
+            let began = Instant::now();
             if let Ok(counts) = self.shared.ledger.counts().await {
                 let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
                 self.backlog
@@ -134,7 +158,8 @@ impl Doors {
             {
                 metrics::inbox_waiting(waiting);
             }
-            tokio::time::sleep(COUNT_EVERY).await;
+            let pause = began.elapsed() * COUNT_SHARE;
+            tokio::time::sleep(pause.clamp(COUNT_EVERY, COUNT_LATEST)).await;
         }
     }
 
@@ -142,6 +167,7 @@ impl Doors {
     pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32) {
         let me = self.shared.run_id();
         let mut looked: Option<Instant> = None;
+        let mut told = String::new();
         while !self.shared.draining.is_cancelled() {
             if slot == 0 && looked.is_none_or(|it| ADOPT_EVERY < it.elapsed()) {
                 looked = Some(Instant::now());
@@ -151,11 +177,20 @@ impl Doors {
             }
             let wait = match self.tick(&*inbox, me, slot, MOST).await {
                 // one loop looks often; the others help when there is much
-                Ok(0) if slot == 0 => Duration::from_millis(20),
-                Ok(0) => Duration::from_millis(200),
-                Ok(_) => continue,
+                Ok(n) => {
+                    told.clear();
+                    match (n, slot) {
+                        (0, 0) => Duration::from_millis(20),
+                        (0, _) => Duration::from_millis(200),
+                        _ => continue,
+                    }
+                }
                 Err(e) => {
-                    tracing::warn!("inbox: {e}");
+                    // once: an outage that lasts is told by the metrics and by who else waits for it
+                    if told != e {
+                        tracing::warn!("inbox: {e}");
+                        told = e;
+                    }
                     Duration::from_millis(250)
                 }
             };
@@ -200,26 +235,26 @@ impl Doors {
         slot: u32,
         most: u32,
     ) -> Result<usize, String> {
-        let full = self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed);
-        if full && most != 0 {
+        if (self.is_pressed() || self.is_full()) && most != 0 {
             // it stays in the inbox: Redis is asked for nothing
             return Ok(0);
         }
         let said = |e: QueueError| e.to_string();
+        crashpoint!("inbox.before_take", QueueError::Away).map_err(said)?;
         let entries = inbox.take(run, slot, most).await.map_err(said)?;
         if entries.is_empty() {
             return Ok(0);
         }
         let moved = Instant::now();
-        crashpoint!("inbox.after_take");
+        crashpoint!("inbox.after_take", QueueError::Away).map_err(said)?;
         let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
-        crashpoint!("inbox.after_commit");
+        crashpoint!("inbox.after_commit", LedgerError::Away).map_err(|e| e.to_string())?;
         for (_, answer) in &answers {
             self.counted(answer);
         }
         metrics::inbox_exposure(moved.elapsed());
         inbox.done(run, slot, &entries).await.map_err(said)?;
-        crashpoint!("inbox.after_done");
+        crashpoint!("inbox.after_done", QueueError::Away).map_err(said)?;
         self.reply(inbox, &answers).await;
         Ok(entries.len())
     }
@@ -284,8 +319,20 @@ impl Doors {
     }
 }
 
+/// Writes a batch of the HTTP door down.
+async fn accepted(ledger: &dyn Ledger, batch: &[NewJob]) -> Result<Vec<Answer>, LedgerError> {
+    crashpoint!("intake.before_commit", LedgerError::Away)?;
+    let answers = accept(ledger, batch).await?;
+    crashpoint!("intake.after_commit", LedgerError::Away)?;
+    Ok(answers)
+}
+
 /// How often the backlog is counted; what comes in between is added at once.
 const COUNT_EVERY: Duration = Duration::from_secs(5);
+/// A count reads all that is unfinished: of a large backlog it is made less often, so that it takes
+/// this part of the time at most, but as often as this.
+const COUNT_SHARE: u32 = 50;
+const COUNT_LATEST: Duration = Duration::from_secs(60);
 /// Entries that the inbox gives at once.
 const MOST: u32 = 500;
 /// How often lists of dead runs are looked for.

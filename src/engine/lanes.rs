@@ -11,6 +11,7 @@ use super::dispatcher::Dispatcher;
 use super::shared::{Assigned, Shared};
 use super::supervisor::Supervisor;
 use super::{lane, runner};
+use crate::telemetry::metrics;
 
 struct Open {
     room: Arc<Semaphore>,
@@ -93,8 +94,15 @@ async fn live(
     let (jobs, claimed) = mpsc::channel::<Assigned>(super::shared::BATCH);
     let dispatcher = Dispatcher::new(shared.clone(), name, room, jobs, closed);
     let work = {
-        let shared = shared.clone();
-        move |assigned: Assigned| runner::run(shared.clone(), assigned)
+        let (shared, lane) = (shared.clone(), name.to_owned());
+        move |assigned: Assigned| {
+            let running = metrics::running(&lane);
+            let run = runner::run(shared.clone(), assigned);
+            async move {
+                run.await;
+                drop(running);
+            }
+        }
     };
     let dispatch = async move {
         dispatcher.run().await;

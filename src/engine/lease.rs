@@ -54,7 +54,8 @@ impl Lease {
         }
     }
 
-    /// Starts the thread. It ends when `ended` fires; when the run is declared dead it fires `dead`.
+    /// Starts the thread. It ends when `ended` fires; when it ends otherwise (the run is declared dead,
+    /// or it panics) it fires `dead`: without a beat others take over what runs here.
     ///
     /// # Errors
     /// When the thread or its runtime can't be started.
@@ -69,23 +70,32 @@ impl Lease {
         std::thread::Builder::new()
             .name("lease".to_owned())
             .spawn(move || {
+                // also by a panic: a daemon without a heartbeat has no business going on
+                let dead = dead.drop_guard();
+                let shared = self.shared.clone();
                 runtime.block_on(async move {
-                    loop {
-                        let wait = match self.tick().await {
-                            Beat::Renewed => self.length / 3,
-                            Beat::Missed | Beat::Past => self.length / 12,
-                            Beat::Dead => {
-                                dead.cancel();
-                                return;
-                            }
-                        };
-                        tokio::select! {
-                            () = ended.cancelled() => return,
-                            () = tokio::time::sleep(wait) => {}
+                    tokio::select! {
+                        () = shared.lease_pulse.keep() => {}
+                        () = self.beats() => {}
+                        () = ended.cancelled() => {
+                            dead.disarm();
                         }
                     }
+                    shared.lease_pulse.rest();
                 });
             })
+    }
+
+    /// Beats until the run is declared dead.
+    async fn beats(&mut self) {
+        loop {
+            let wait = match self.tick().await {
+                Beat::Renewed => self.length / 3,
+                Beat::Missed | Beat::Past => self.length / 12,
+                Beat::Dead => return,
+            };
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// One beat: names the jobs held here, renews, and tells handlers to stop when it can't.

@@ -5,6 +5,8 @@
 
 pub mod batcher;
 pub mod progress;
+pub mod pulse;
+pub mod pressure;
 pub mod shared;
 pub mod settler;
 pub mod runner;
@@ -14,7 +16,9 @@ pub mod relay;
 pub mod lease;
 pub mod sweeper;
 pub mod control;
+pub mod guard;
 pub mod doors;
+pub mod quarantine;
 pub mod supervisor;
 pub mod lanes;
 
@@ -24,7 +28,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, broadcast, mpsc};
+use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -61,11 +65,14 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         dispatch: Arc::new(Notify::new()),
         relay: Notify::new(),
         hints,
+        suspects: Arc::new(Semaphore::new(1)),
         progress: progress::Progresses::default(),
         happenings: broadcast::channel(HAPPENINGS).0,
         draining: CancellationToken::new(),
         ledger_up: AtomicBool::new(true),
         skew: AtomicI64::new(0),
+        lease_pulse: pulse::Pulse::default(),
+        pressure: pressure::Gauge::default(),
         brake: std::sync::Mutex::new(None),
     });
     (shared, hinted)
@@ -138,9 +145,24 @@ impl Engine {
         keep!("sweeper", sweeper, run);
         keep!("housekeeping", sweeper, keep_house);
         keep!("control", control, run);
+        keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
+        let guard = Arc::new(guard::Guard::new(self.shared.clone()));
+        keep!("memory", guard, run);
         let doors = self.doors.clone();
         keep!("backlog", doors, count);
+        let keeper = Arc::new(quarantine::Quarantine::new(
+            self.shared.clone(),
+            self.doors.clone(),
+        ));
+        self.supervisor
+            .keep("quarantine", self.shared.draining.clone(), move || {
+                let keeper = keeper.clone();
+                async move {
+                    keeper.run().await;
+                    Ok(())
+                }
+            });
         if let Some(inbox) = &self.shared.inbox {
             for slot in 0..INBOX_SLOTS {
                 let (doors, inbox) = (self.doors.clone(), inbox.clone());
@@ -210,6 +232,7 @@ impl Engine {
             "paused": **self.shared.paused.load(),
             "queue": {"name": self.shared.queue.name(), "generation": self.shared.generation()},
             "ledger": {"name": self.shared.ledger.name(), "up": self.shared.ledger_up.load(std::sync::atomic::Ordering::SeqCst)},
+            "pressure": format!("{:?}", self.shared.pressure.get()).to_lowercase(),
             "draining": self.shared.draining.is_cancelled(),
         })
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Mutex, mpsc};
 
 use super::shared::{BATCH, POLL, Shared};
+use crate::config::Config;
 use crate::crashpoint;
 use crate::job::JobId;
 use crate::ledger::Hint;
@@ -41,7 +42,7 @@ pub struct Relay {
 
 /// Slots are compared with what runs every so many ticks.
 const COMPARE_EVERY: u64 = 8;
-/// Due jobs that are offered to a window that isn't low, so that what goes first gets in.
+/// Due jobs of a lane that are looked for each time, and offered whatever the window holds.
 const FIRST: u32 = 200;
 /// The generation isn't counted on more often than this, doubling while nothing mends it.
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -142,8 +143,12 @@ impl Relay {
         }
         // only now: a dispatcher that came before its lane was started would find it stale
         self.shared.generation.store(generation, Ordering::SeqCst);
+        let mut due = self.due(&config).await;
         for lane in config.lanes.keys() {
-            woke |= self.refill(generation, lane, config.window).await;
+            if let Some(due) = &mut due {
+                let first = due.remove(lane).unwrap_or_default();
+                woke |= self.refill(generation, lane, config.window, first).await;
+            }
             if memory.ticks.is_multiple_of(COMPARE_EVERY) {
                 let before = memory.suspects.remove(lane).unwrap_or_default();
                 let suspects = self.compare(generation, lane, &before).await;
@@ -169,7 +174,9 @@ impl Relay {
                     tracing::warn!("{e}; dispatch goes on from the ledger");
                 }
                 metrics::queue_up(false);
-                self.shared.distrust_queue_quietly();
+                if let Some(generation) = self.shared.generation() {
+                    self.shared.distrust_queue(generation);
+                }
                 return None;
             }
         };
@@ -208,6 +215,7 @@ impl Relay {
                 generation = number,
                 "the queue is filled anew from the ledger"
             );
+            metrics::queue_rebuilt();
             *memory = Memory {
                 generation: number,
                 ticks: memory.ticks,
@@ -228,62 +236,78 @@ impl Relay {
                 return false;
             }
         };
-        crashpoint!("relay.before_reset");
-        match self.shared.queue.reset(generation, lane, &running).await {
+        let reset = async {
+            crashpoint!("relay.before_reset", QueueError::Away)?;
+            let reset = self.shared.queue.reset(generation, lane, &running).await;
+            crashpoint!("relay.after_reset", QueueError::Away)?;
+            reset
+        };
+        match reset.await {
             Ok(_) => true,
             Err(e) => {
-                self.distrust(&e);
+                self.distrust(generation, &e);
                 false
             }
         }
     }
 
-    /// Fills a lane's window when it runs low.
-    async fn refill(&self, generation: i64, lane: &str, window: u32) -> bool {
-        let most = match self.shared.queue.size(generation, lane).await {
-            // what goes first must get in even when the window is full of what came before it
-            Ok(size) if u64::from(window) / 2 <= size => FIRST.min(window),
-            Ok(_) => window,
+    /// What goes first in each lane: all that is due where it is less than [`FIRST`]. One look for all
+    /// lanes, so that a daemon with nothing to do asks little.
+    async fn due(&self, config: &Config) -> Option<BTreeMap<String, Vec<Hint>>> {
+        let lanes: Vec<String> = config.lanes.keys().cloned().collect();
+        let most = FIRST.min(config.window);
+        let kinds = &self.shared.kind_names;
+        match self.shared.ledger.due_in(&lanes, kinds, most).await {
+            Ok(due) => Some(due),
             Err(e) => {
-                self.distrust(&e);
-                return false;
+                tracing::warn!("due: {e}");
+                None
             }
-        };
-        let due = match self
-            .shared
-            .ledger
-            .due(lane, &self.shared.kind_names, most)
-            .await
-        {
-            Ok(it) => {
-                if most == window {
-                    self.set_behind(lane, window as usize <= it.len());
+        }
+    }
+
+    /// Offers what goes first, which must get in even when the window is full of what came before it;
+    /// where more may be due and the window runs low, as much as fits it.
+    async fn refill(&self, generation: i64, lane: &str, window: u32, first: Vec<Hint>) -> bool {
+        let mut due = first;
+        if due.len() < FIRST.min(window) as usize {
+            self.set_behind(lane, false);
+        } else {
+            let low = match self.shared.queue.size(generation, lane).await {
+                Ok(size) => size < u64::from(window) / 2,
+                Err(e) => {
+                    self.distrust(generation, &e);
+                    return false;
                 }
-                it
+            };
+            if low {
+                let kinds = &self.shared.kind_names;
+                due = match self.shared.ledger.due(lane, kinds, window).await {
+                    Ok(it) => it,
+                    Err(e) => {
+                        tracing::warn!(lane, "due: {e}");
+                        return false;
+                    }
+                };
+                self.set_behind(lane, window as usize <= due.len());
             }
-            Err(e) => {
-                tracing::warn!(lane, "due: {e}");
-                return false;
-            }
-        };
-        let due: Vec<Hint> = due
-            .into_iter()
-            .filter(|it| !self.shared.running.holds(it.id))
-            .collect();
+        }
+        due.retain(|it| !self.shared.running.holds(it.id));
         !due.is_empty() && self.offer(generation, lane, &due).await
     }
 
     async fn offer(&self, generation: i64, lane: &str, hints: &[Hint]) -> bool {
         let window = self.shared.config.load().window;
-        match self
-            .shared
-            .queue
-            .offer(generation, lane, hints, window)
-            .await
-        {
-            Ok(_) => true,
+        let offered = async {
+            crashpoint!("queue.before_offer", QueueError::Away)?;
+            let queue = &self.shared.queue;
+            queue.offer(generation, lane, hints, window).await?;
+            crashpoint!("queue.after_offer", QueueError::Away)
+        };
+        match offered.await {
+            Ok(()) => true,
             Err(e) => {
-                self.distrust(&e);
+                self.distrust(generation, &e);
                 false
             }
         }
@@ -297,8 +321,13 @@ impl Relay {
         lane: &str,
         before: &BTreeSet<JobId>,
     ) -> BTreeSet<JobId> {
-        let Ok(held) = self.shared.queue.held(generation, lane).await else {
-            return BTreeSet::new();
+        let held = match self.shared.queue.held(generation, lane).await {
+            Ok(it) => it,
+            Err(e) => {
+                // where nothing is due, nobody else asks a queue that was wiped meanwhile
+                self.distrust(generation, &e);
+                return BTreeSet::new();
+            }
         };
         if held.is_empty() {
             return BTreeSet::new();
@@ -326,12 +355,12 @@ impl Relay {
         suspects
     }
 
-    /// The next tick mends it; not at once, or a queue that answers but refuses would make it spin.
-    fn distrust(&self, e: &QueueError) {
+    /// The next tick mends it.
+    fn distrust(&self, generation: i64, e: &QueueError) {
         if matches!(e, QueueError::Away(_)) {
             tracing::warn!("{e}; dispatch goes on from the ledger");
         }
-        self.shared.distrust_queue_quietly();
+        self.shared.distrust_queue(generation);
     }
 
     async fn wake(&self) {

@@ -3,36 +3,41 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::progress::Sink;
-use super::settler::{Ended, settle};
+use super::settler::{Ended, charge_ahead, settle};
 use super::shared::{Assigned, Shared, Stop, What};
 use crate::clock::Time;
 use crate::context::Context;
 use crate::crashpoint;
 use crate::handler::Kind;
 use crate::job::Job;
-use crate::ledger::Fence;
-use crate::lifecycle::Event;
+use crate::ledger::{Fence, Settled};
+use crate::lifecycle::{Event, is_suspect};
 use crate::outcome::{Class, Failure, Outcome, Scope};
 use crate::telemetry::metrics;
 
 /// How long a handler that was told to stop may take to do so.
 const GRACE: Duration = Duration::from_secs(3);
+/// As [`GRACE`], where somebody called the job off: a cancel is done within a second.
+const GRACE_CANCEL: Duration = Duration::from_millis(300);
 
-/// Runs one attempt and settles it. The place in the lane is given back at the end.
+/// Runs one attempt and settles it. The place in the lane is given back at the end, and so is a
+/// suspect's turn: until its outcome is written down, its crash is charged.
 pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
     let job = assigned.job.clone();
+    let turn = turn(&shared, &job).await;
     let began_at = shared.now();
-    let event = match before(&shared, &job, began_at).await {
-        Some(event) => event,
-        None => {
+    let (event, alone) = match turn {
+        Err(event) => (event, None),
+        Ok(alone) => {
             let waited = began_at - job.run_at.max(job.created_at);
             metrics::pickup(waited.to_std().unwrap_or_default());
             shared.tell(&job, What::Began(job.attempts + 1));
             tracing::debug!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1, epoch = job.epoch, "attempt begins");
-            Event::Ended(attempt(&shared, &job).await)
+            (Event::Ended(attempt(&shared, &job).await), alone)
         }
     };
     let word = match &event {
@@ -50,7 +55,46 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
         },
     )
     .await;
+    drop(alone);
     drop(assigned);
+}
+
+/// Waits until the job may begin: most may at once, a suspect when it is the only one, and its crash is
+/// charged ahead. It holds what is returned until it is settled.
+///
+/// # Errors
+/// What ends the job before its handler starts.
+async fn turn(shared: &Shared, job: &Job) -> Result<Option<OwnedSemaphorePermit>, Event> {
+    let mut alone = None;
+    loop {
+        // looked at after each wait: it may have been long
+        if let Some(event) = before(shared, job, shared.now()).await {
+            return Err(event);
+        }
+        let Some(token) = job.token.filter(|_| is_suspect(job.crashes)) else {
+            return Ok(None);
+        };
+        let stop = shared.running.token(job.id);
+        if alone.is_none() {
+            let turn = shared.suspects.clone().acquire_owned();
+            alone = stop
+                .run_until_cancelled(turn)
+                .await
+                .map(|it| it.expect("it is never closed"));
+            continue;
+        }
+        match stop
+            .run_until_cancelled(charge_ahead(shared, job, token))
+            .await
+        {
+            Some(Some(Settled::Done)) => {
+                tracing::warn!(job = %job.id, kind = job.kind, crashes = job.crashes, "a suspect begins, alone: daemons died while they ran it");
+                return Ok(alone);
+            }
+            Some(_) => return Err(Event::Ended(stopped(Stop::Lease))),
+            None => {}
+        }
+    }
 }
 
 /// What ends a job before its handler starts.
@@ -58,16 +102,18 @@ async fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
     if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
         return Some(Event::Expired);
     }
-    let why = shared.running.why(job.id);
-    if (job.cancel || why == Some(Stop::Cancel)) && shared.is_open(job).await {
+    if let Some(why @ (Stop::Drain | Stop::Lease)) = shared.running.why(job.id) {
+        return Some(Event::Ended(stopped(why)));
+    }
+    if !job.cancel && !shared.running.is_called_off(job.id) {
+        return None;
+    }
+    if shared.is_open(job).await {
         // an effect that may have happened is looked at first, and the job called off after that
         shared.running.looking(job.id);
         return None;
     }
-    match why {
-        None if job.cancel => Some(Event::Ended(Outcome::Cancelled)),
-        why => why.map(|it| Event::Ended(stopped(it))),
-    }
+    Some(Event::Ended(Outcome::Cancelled))
 }
 
 async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
@@ -123,10 +169,10 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
                 format!("the attempt took longer than {} s (timeout_s)", limit.as_secs())))
         }
     };
-    let grace = if late.is_some() {
-        Duration::ZERO
-    } else {
-        GRACE
+    let grace = match (&late, shared.running.why(cx.job.id)) {
+        (Some(_), _) => Duration::ZERO,
+        (None, Some(Stop::Cancel)) => GRACE_CANCEL,
+        (None, _) => GRACE,
     };
     let answered = tokio::time::timeout(grace, &mut task).await;
     let outcome = match answered {

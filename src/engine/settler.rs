@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use uuid::Uuid;
 
 use super::batcher::Batcher;
-use super::shared::{BATCH, Hold, Settling, Shared, Stop, What};
+use super::shared::{BATCH, Hold, Settling, Shared, What};
 use crate::clock::Time;
 use crate::crashpoint;
 use crate::job::Job;
@@ -19,24 +20,20 @@ use crate::telemetry::metrics;
 pub fn start(ledger: Arc<dyn Ledger>) -> Settling {
     Batcher::start(BATCH, 3, move |batch: Vec<Settlement>| {
         let ledger = ledger.clone();
-        async move {
-            crashpoint!("settle.before_commit");
-            let settled = in_parts(&*ledger, &batch).await;
-            crashpoint!("settle.after_commit");
-            settled
-        }
+        async move { in_parts(&*ledger, &batch).await }
     })
 }
 
-/// Settles a batch. One that the ledger refuses is found by halving: it never blocks the others.
-async fn in_parts(
+/// Settles a batch, one answer each, in order. One that the ledger refuses is found by halving: it
+/// never blocks the others.
+pub async fn in_parts(
     ledger: &dyn Ledger,
     batch: &[Settlement],
 ) -> Vec<Result<Settled, Arc<LedgerError>>> {
     let mut answers = Vec::with_capacity(batch.len());
     let mut todo = vec![batch];
     while let Some(part) = todo.pop() {
-        match ledger.settle(part).await {
+        match written(ledger, part).await {
             Ok(settled) => answers.extend(settled.into_iter().map(Ok)),
             Err(e) if e.is_away() || part.len() == 1 => {
                 let e = Arc::new(e);
@@ -50,6 +47,13 @@ async fn in_parts(
         }
     }
     answers
+}
+
+async fn written(ledger: &dyn Ledger, part: &[Settlement]) -> Result<Vec<Settled>, LedgerError> {
+    crashpoint!("settle.before_commit", LedgerError::Away)?;
+    let settled = ledger.settle(part).await?;
+    crashpoint!("settle.after_commit", LedgerError::Away)?;
+    Ok(settled)
 }
 
 /// How an attempt ended: what [`settle`] needs besides the job.
@@ -76,7 +80,7 @@ pub async fn settle(shared: &Shared, job: &Arc<Job>, hold: &Hold, ended: Ended) 
     };
     let mut facts = job.facts(shared.policy(&job.kind));
     // asked since it was claimed; but given back, its open effect still has to be looked at
-    facts.cancel |= shared.running.why(job.id) == Some(Stop::Cancel);
+    facts.cancel |= shared.running.is_called_off(job.id);
     facts.open = facts.cancel && shared.is_open(job).await;
     let transition = match advance(&facts, ended.event, now) {
         Ok(it) => it,
@@ -156,12 +160,7 @@ fn report(
 /// says so: a dead letter that a person sees, not a job that runs again and again.
 async fn commit(shared: &Shared, job: &Job, mut settlement: Settlement) -> Option<Settled> {
     let mut replaced = false;
-    let mut waits = ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(1))
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut waits = waits();
     loop {
         match shared.settling.submit(settlement.clone()).await? {
             Ok(it) => return Some(it),
@@ -171,6 +170,48 @@ async fn commit(shared: &Shared, job: &Job, mut settlement: Settlement) -> Optio
                 settlement = unstorable(shared, job, settlement, &e);
             }
             Err(e) => tracing::warn!(job = %settlement.id, "settle: {e}; trying again"),
+        }
+        tokio::time::sleep(waits.next()?).await;
+    }
+}
+
+/// How long to wait from one try to the next while the ledger is away; it never ends.
+fn waits() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+/// Charges a suspect's crash ahead, just before its handler begins: should this daemon die, it is
+/// written down which of its suspects had begun. Tries until the ledger has answered; written twice it
+/// counts once. `None` when the daemon ends first.
+pub async fn charge_ahead(shared: &Shared, job: &Job, token: Uuid) -> Option<Settled> {
+    let facts = job.facts(shared.policy(&job.kind));
+    let transition = match advance(&facts, Event::Begun, shared.now()) {
+        Ok(it) => it,
+        Err(e) => {
+            tracing::error!(job = %job.id, "{e}: a defect");
+            return None;
+        }
+    };
+    let settlement = Settlement {
+        id: job.id,
+        guard: Guard::Token(token),
+        transition,
+        attempt: None,
+        result: None,
+        fingerprint: None,
+        edit: None,
+        audit: None,
+    };
+    let mut waits = waits();
+    loop {
+        match shared.settling.submit(settlement.clone()).await? {
+            Ok(it) => return Some(it),
+            Err(e) => tracing::warn!(job = %job.id, "charge ahead: {e}; trying again"),
         }
         tokio::time::sleep(waits.next()?).await;
     }

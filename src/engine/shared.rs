@@ -6,11 +6,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use tokio::sync::{Notify, OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
+use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::handler::Kind;
@@ -177,11 +178,23 @@ impl Running {
             .unwrap_or_default()
     }
 
-    /// The job runs only to learn whether an effect happened: a cancel doesn't stop it any more.
+    /// The job runs only to learn whether an effect happened: a cancel doesn't stop it any more, nor
+    /// does one that came before.
     pub fn looking(&self, id: JobId) {
         if let Some(held) = self.lock().get_mut(&id) {
             held.looking = true;
+            if held.stop == Some(Stop::Cancel) {
+                held.stop = None;
+                held.cancelled = CancellationToken::new();
+            }
         }
+    }
+
+    /// Whether somebody called the job off since it was claimed, or it runs although it was called off.
+    pub fn is_called_off(&self, id: JobId) -> bool {
+        let held = self.lock();
+        let called_off = |it: &Held| it.looking || it.stop == Some(Stop::Cancel);
+        held.get(&id).is_some_and(called_off)
     }
 
     /// Tells a job to stop; the first reason stays.
@@ -317,6 +330,8 @@ pub struct Shared {
     pub settling: Settling,
     /// Slots of settled jobs, freed together.
     pub freeing: Freeing,
+    /// The turn of a suspect: of those that may be what kills this daemon, one runs at a time.
+    pub suspects: Arc<Semaphore>,
     /// Progress to be kept.
     pub progress: super::progress::Progresses,
     /// For whoever watches.
@@ -327,6 +342,10 @@ pub struct Shared {
     pub ledger_up: AtomicBool,
     /// How far the ledger's clock is ahead of this host's, in microseconds; set by the heartbeat.
     pub skew: AtomicI64,
+    /// The heartbeat's thread lives.
+    pub lease_pulse: super::pulse::Pulse,
+    /// How pressed for memory it is; set by the guard.
+    pub pressure: super::pressure::Gauge,
     /// After a missed heartbeat nothing is reclaimed before this: others may only be late, too.
     pub brake: Mutex<Option<Instant>>,
 }
@@ -356,21 +375,24 @@ impl Shared {
         Some(self.generation.load(Ordering::SeqCst)).filter(|it| *it != 0)
     }
 
-    /// The queue answered badly: nothing is taken from it until the relay has mended it.
-    pub fn distrust_queue(&self) {
-        self.generation.store(0, Ordering::SeqCst);
-        self.relay.notify_one();
-        self.dispatch.notify_waiters();
+    /// The queue answered badly under this generation: nothing is taken from it until the relay has
+    /// mended it. Said a second time, or of a generation that was left behind, it changes nothing and
+    /// wakes nobody: a queue that answers but refuses mustn't make the relay spin.
+    pub fn distrust_queue(&self, generation: i64) {
+        let trusted =
+            self.generation
+                .compare_exchange(generation, 0, Ordering::SeqCst, Ordering::SeqCst);
+        if trusted.is_ok() {
+            self.relay.notify_one();
+            self.dispatch.notify_waiters();
+        }
     }
 
-    /// The queue still doesn't answer: as [`Shared::distrust_queue`], without waking anybody.
-    pub fn distrust_queue_quietly(&self) {
-        self.generation.store(0, Ordering::SeqCst);
-    }
-
-    /// The lane is paused, or the daemon drains.
+    /// The lane is paused, or the daemon drains, or is pressed for memory.
     pub fn is_paused(&self, lane: &str) -> bool {
-        self.draining.is_cancelled() || self.paused.load().contains(lane)
+        self.draining.is_cancelled()
+            || Pressure::None < self.pressure.get()
+            || self.paused.load().contains(lane)
     }
 
     /// Frees the slot of a job that ended, and wakes who waits for it. A queue that is away is
@@ -379,7 +401,7 @@ impl Shared {
         if let Some(generation) = self.generation()
             && self.queue.release(generation, lane, ids).await.is_err()
         {
-            self.distrust_queue();
+            self.distrust_queue(generation);
         }
         self.dispatch.notify_waiters();
     }
@@ -389,7 +411,7 @@ impl Shared {
         if let Some(generation) = self.generation() {
             let freed = self.freeing.submit((generation, lane.to_owned(), id)).await;
             if freed != Some(true) {
-                self.distrust_queue();
+                self.distrust_queue(generation);
             }
         }
         self.dispatch.notify_waiters();

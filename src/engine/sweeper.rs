@@ -1,12 +1,15 @@
 //! The sweeper: takes back what dead runs held, buries what is too old, keeps the house clean.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::settler::in_parts;
 use super::shared::Shared;
+use crate::clock::Time;
 use crate::crashpoint;
-use crate::job::Job;
-use crate::ledger::{AttemptEnd, Guard, Result, Settled, Settlement};
+use crate::job::{Job, JobId};
+use crate::ledger::{AttemptEnd, Guard, LedgerError, Result, Settled, Settlement};
 use crate::lifecycle::{Event, advance};
 use crate::telemetry::metrics;
 
@@ -91,7 +94,7 @@ impl Sweeper {
         if lost.is_empty() {
             return Ok(0);
         }
-        crashpoint!("reclaim.before_settle");
+        crashpoint!("reclaim.before_settle", LedgerError::Away)?;
         let done = self.end(&lost, &Event::Reclaimed, "reclaimed").await?;
         metrics::reclaimed(done as u64);
         Ok(done)
@@ -102,53 +105,61 @@ impl Sweeper {
         self.end(&old, &Event::Expired, "expired").await
     }
 
+    /// Ends what can end so, by one batch. One that the ledger refuses keeps no other from its end.
     async fn end(&self, jobs: &[Job], event: &Event, word: &str) -> Result<usize> {
         let now = self.shared.now();
-        let settlement = |job: &Job| {
-            let transition = advance(
-                &job.facts(self.shared.policy(&job.kind)),
-                event.clone(),
-                now,
-            )
-            .ok()?;
-            let attempt = job.token.map(|_| AttemptEnd {
-                epoch: job.epoch,
-                number: job.attempts + 1,
-                run: job.run,
-                host: self.shared.run.host.clone(),
-                began_at: job.claimed_at.unwrap_or(now),
-                ended_at: now,
-                outcome: word.to_owned(),
-                failure: transition.failure.clone(),
-            });
-            Some(Settlement {
-                id: job.id,
-                guard: job.token.map_or(Guard::Version(job.version), Guard::Token),
-                fingerprint: transition
-                    .failure
-                    .as_ref()
-                    .map(|it| it.fingerprint(&job.kind)),
-                transition,
-                attempt,
-                result: None,
-                edit: None,
-                audit: None,
-            })
-        };
-        let batch: Vec<Settlement> = jobs.iter().filter_map(settlement).collect();
+        let ended = |job| Some((job, self.settlement(job, event, word, now)?));
+        let (jobs, batch): (Vec<&Job>, Vec<Settlement>) = jobs.iter().filter_map(ended).unzip();
         if batch.is_empty() {
             return Ok(0);
         }
-        let settled = self.shared.ledger.settle(&batch).await?;
-        let mut done = 0;
-        for (job, settled) in jobs.iter().zip(settled) {
-            if settled == Settled::Done {
-                done += 1;
-                tracing::warn!(job = %job.id, kind = job.kind, lane = job.lane, epoch = job.epoch, "{word}");
-                self.shared.free(&job.lane, &[job.id]).await;
+        let settled = in_parts(&*self.shared.ledger, &batch).await;
+        let mut slots: BTreeMap<&str, Vec<JobId>> = BTreeMap::new();
+        let mut away = None;
+        for (job, settled) in jobs.into_iter().zip(settled) {
+            match settled {
+                Ok(Settled::Done) => {
+                    tracing::warn!(job = %job.id, kind = job.kind, lane = job.lane, epoch = job.epoch, "{word}");
+                    slots.entry(&job.lane).or_default().push(job.id);
+                }
+                Ok(Settled::Stale) => {}
+                Err(e) if e.is_away() => away = Some(e),
+                Err(e) => tracing::error!(job = %job.id, kind = job.kind, "not {word}: {e}"),
             }
         }
+        if let Some(e) = away {
+            tracing::warn!("sweeper: {e}; the next round goes on");
+        }
+        for (lane, ids) in &slots {
+            self.shared.free(lane, ids).await;
+        }
         self.shared.relay.notify_one();
-        Ok(done)
+        Ok(slots.values().map(Vec::len).sum())
+    }
+
+    fn settlement(&self, job: &Job, event: &Event, word: &str, now: Time) -> Option<Settlement> {
+        let facts = job.facts(self.shared.policy(&job.kind));
+        let transition = advance(&facts, event.clone(), now).ok()?;
+        let attempt = job.token.map(|_| AttemptEnd {
+            epoch: job.epoch,
+            number: job.attempts + 1,
+            run: job.run,
+            host: self.shared.run.host.clone(),
+            began_at: job.claimed_at.unwrap_or(now),
+            ended_at: now,
+            outcome: word.to_owned(),
+            failure: transition.failure.clone(),
+        });
+        let failure = transition.failure.as_ref();
+        Some(Settlement {
+            id: job.id,
+            guard: job.token.map_or(Guard::Version(job.version), Guard::Token),
+            fingerprint: failure.map(|it| it.fingerprint(&job.kind)),
+            transition,
+            attempt,
+            result: None,
+            edit: None,
+            audit: None,
+        })
     }
 }

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::priority::Priority;
 use crate::clock::Time;
-use crate::json::{DEPTH_MAX, Members, Violation, canonical, did_you_mean, escape};
+use crate::json::{Members, Violation, canonical, did_you_mean, escape};
 
 /// The largest envelope, in bytes.
 pub const ENVELOPE_MAX: usize = 256 * 1024;
@@ -100,10 +100,14 @@ impl Envelope {
         for (name, value) in &members {
             reader.member(name, value);
         }
-        if !members.iter().any(|(name, _)| name == "kind") {
+        let said = |member: &str| {
+            let named = members.iter().find(|(name, _)| name == member);
+            named.is_some_and(|(_, value)| value.get() != "null")
+        };
+        if !said("kind") {
             reader.wrong("/kind", "is missing; `presswork kinds` lists them");
         }
-        if !members.iter().any(|(name, _)| name == "payload") {
+        if !said("payload") {
             reader.wrong(
                 "/payload",
                 "is missing; send {} for a kind that needs nothing",
@@ -162,7 +166,7 @@ impl Reader {
         let at = format!("/{}", escape(name));
         match name {
             "v" => {
-                if value.get() != "1" {
+                if !matches!(value.get(), "1" | "null") {
                     self.wrong(
                         &at,
                         format!("is {}; this Presswork speaks version 1", value.get()),
@@ -170,20 +174,12 @@ impl Reader {
                 }
             }
             "kind" => self.envelope.kind = self.name(&at, value).unwrap_or_default(),
+            "payload" if value.get() == "null" => {}
             "payload" => match canonical(value.get()) {
                 Ok(_) if value.get().trim_start().starts_with('{') => {
                     self.envelope.payload = value.get().to_owned();
                 }
                 Ok(_) => self.wrong(&at, "is no JSON object"),
-                Err(it) if it.pointer.is_empty() => {
-                    self.wrong(
-                        &at,
-                        format!(
-                            "nests deeper than {DEPTH_MAX} levels, or is no JSON: {}",
-                            it.message
-                        ),
-                    );
-                }
                 Err(it) => self.wrong(&format!("{at}{}", it.pointer), it.message),
             },
             "key" => self.envelope.key = self.text(&at, value, KEY_MAX),
@@ -293,7 +289,9 @@ impl Reader {
         }
         for (name, value) in &members {
             let at = format!("{at}/{}", escape(name));
-            if NAME_MAX < name.len() || name.chars().any(char::is_control) {
+            if name.is_empty() {
+                self.wrong(&at, "has an empty name");
+            } else if NAME_MAX < name.len() || name.chars().any(char::is_control) {
                 self.wrong(&at, format!("has a name that is too long (over {NAME_MAX} bytes) or holds a control character"));
             } else if let Some(text) = self.text(&at, value, 1_024) {
                 self.envelope.labels.insert(name.clone(), text);

@@ -45,8 +45,7 @@ impl std::str::FromStr for JobId {
     fn from_str(text: &str) -> Result<Self, String> {
         Uuid::parse_str(text).map(Self).map_err(|_| {
             format!(
-                "`{text}` is no job id; one looks like {}",
-                Self(Uuid::nil())
+                "`{text}` is no job id; write it in full, such as 01a2013b-d0be-76ac-aca2-68db3205294d"
             )
         })
     }
@@ -84,7 +83,8 @@ pub struct NewJob {
     pub attempts_max: u32,
     /// An attempt is ended after this many seconds.
     pub timeout_s: u32,
-    /// The oldest it may grow, in seconds from its acceptance, before it is dead as `expired`.
+    /// The oldest it may grow, in seconds from its acceptance, or from `run_at` where that is later,
+    /// before it is dead as `expired`.
     pub age_max_s: u32,
     /// The producer's own labels.
     pub labels: BTreeMap<String, String>,
@@ -124,7 +124,8 @@ pub struct Job {
     pub run_at: Time,
     /// Not after.
     pub not_after: Option<Time>,
-    /// When it is too old to go on (created_at + its kind's maximum age).
+    /// When it is too old to go on: its kind's maximum age after it was accepted, or after the
+    /// `run_at` it was accepted with where that is later.
     pub expires_at: Time,
     /// Attempts in all.
     pub attempts_max: u32,
@@ -140,7 +141,8 @@ pub struct Job {
     pub state: crate::lifecycle::State,
     /// Attempts that were charged.
     pub attempts: u32,
-    /// Owners that died while they ran it.
+    /// Owners that died in a row while they ran it: whatever the handler itself comes to sets it back to
+    /// 0. From [`crate::lifecycle::CRASHES_SUSPECT`] on, the one of an attempt that has begun is in it ahead.
     pub crashes: u32,
     /// The number of its lease: how often it was claimed. For people; the token is the fence.
     pub epoch: u32,

@@ -212,7 +212,7 @@ pub(super) struct Uploaded<T> {
     pub value: T,
 }
 
-/// The recorded upload of a picture in step `media-N`; made anew when the platform will have
+/// The recorded upload of picture `i` (from 0) in step `media-I`; made anew when the platform will have
 /// forgotten one that nothing refers to, after `life`.
 ///
 /// # Errors
@@ -228,6 +228,8 @@ where
     W: Fn() -> F,
     F: Future<Output = Result<(Bytes, T), Outcome>>,
 {
+    let percent = 10 + u8::try_from(i * 20).unwrap_or(80).min(80);
+    cx.progress(percent, format!("picture {}", i + 1));
     let life = chrono::Duration::from_std(life).unwrap_or(chrono::Duration::MAX);
     for round in 0.. {
         cx.go_on()?;

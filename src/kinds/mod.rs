@@ -1,6 +1,7 @@
 //! The kinds: one file each, one list.
 
 mod media;
+mod post;
 
 mod generate_text;
 mod post_bluesky;

@@ -23,6 +23,7 @@ use crate::platform::text::graphemes;
 use crate::retry::Policy;
 
 use super::media::{Media, Takes, check, dimensions, uploaded};
+use super::post;
 
 /// What to publish.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -119,10 +120,6 @@ impl Handler for PostBluesky {
         let dids = dids(cx, &of(CALL), &payload.text).await?;
         let mut images = Vec::new();
         for (i, media) in payload.media.iter().enumerate() {
-            cx.progress(
-                10 + u8::try_from(i * 20).unwrap_or(80),
-                format!("picture {}", i + 1),
-            );
             let upload = async || {
                 let bytes = media.load(&cx.config.state_dir, IMAGE_BYTES_MAX).await?;
                 let made = of(UPLOAD).upload(&media.mime, bytes.clone()).await;
@@ -227,10 +224,8 @@ fn violations(payload: &Payload) -> Vec<Violation> {
         let message = format!("has {bytes} bytes; at most {BYTES_MAX} fit");
         wrong("/text".to_owned(), message);
     }
-    if payload.text.trim().is_empty() && payload.media.is_empty() {
-        let message = "is empty; a post needs a text or a picture";
-        wrong("/text".to_owned(), message.to_owned());
-    }
+    found.extend(post::empty(&payload.text, &payload.media));
+    let mut wrong = |pointer: String, message: String| found.push(Violation::new(pointer, message));
     if LANGS_MAX < payload.langs.len() {
         let message = format!(
             "has {} languages; at most {LANGS_MAX} fit",
@@ -238,13 +233,9 @@ fn violations(payload: &Payload) -> Vec<Violation> {
         );
         wrong("/langs".to_owned(), message);
     }
-    for (i, tag) in payload.langs.iter().enumerate() {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if !(2..=35).contains(&tag.len()) || !tag.chars().all(plain) {
-            let message = format!("`{tag}` is no language tag; write one like `de` or `pt-BR`");
-            wrong(format!("/langs/{i}"), message);
-        }
-    }
+    let tags = payload.langs.iter().enumerate();
+    found.extend(tags.filter_map(|(i, tag)| post::language(format!("/langs/{i}"), tag)));
+    let mut wrong = |pointer: String, message: String| found.push(Violation::new(pointer, message));
     let posts = payload.reply.iter();
     for (name, post) in posts.flat_map(|it| [("root", &it.root), ("parent", &it.parent)]) {
         if !post.uri.starts_with("at://") {

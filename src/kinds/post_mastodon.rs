@@ -19,6 +19,7 @@ use crate::platform::mastodon::{KEY_LIFE, Limits, Mastodon, Processing, Status, 
 use crate::retry::Policy;
 
 use super::media::{Media, Takes, check, uploaded};
+use super::post;
 
 /// What to publish.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -117,10 +118,6 @@ impl Handler for PostMastodon {
         let mut status = payload.status();
         let mut digests = Vec::new();
         for (i, media) in payload.media.iter().enumerate() {
-            cx.progress(
-                10 + u8::try_from(i * 20).unwrap_or(80),
-                format!("picture {}", i + 1),
-            );
             let upload = async || {
                 let bytes = media.load(&cx.config.state_dir, limits.image_bytes).await?;
                 let (name, sent) = (media.name(i), bytes.clone());
@@ -198,18 +195,9 @@ fn violations(payload: &Payload, limits: &Limits) -> Vec<Violation> {
         );
         found.push(Violation::new("/text", message));
     }
-    if payload.text.trim().is_empty() && payload.media.is_empty() {
-        let message = "is empty; a status needs a text or a picture";
-        found.push(Violation::new("/text", message));
-    }
-    if let Some(tag) = &payload.language {
-        let first = tag.split('-').next().unwrap_or_default();
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
-        if !(2..=3).contains(&first.len()) || !tag.chars().all(plain) {
-            let message = format!("`{tag}` is no language tag; write one like `de` or `pt-BR`");
-            found.push(Violation::new("/language", message));
-        }
-    }
+    found.extend(post::empty(&payload.text, &payload.media));
+    let tag = payload.language.as_deref();
+    found.extend(tag.and_then(|it| post::language("/language", it)));
     found.extend(check(&payload.media, &takes));
     found
 }

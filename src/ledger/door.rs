@@ -70,6 +70,12 @@ pub trait Ledger: Send + Sync + 'static {
     async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>>;
     /// One entry of the quarantine.
     async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>>;
+    /// Entries of the quarantine whose kind was unknown and is one of `kinds`, the oldest of a kind
+    /// first, at most `limit`.
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>>;
+    /// Gives an entry of the quarantine the reason and the message of `entry` if its reason is still
+    /// `from`; whether it was.
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool>;
     /// Takes an entry out of the quarantine; whether it was there.
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool>;
 
@@ -78,6 +84,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants,
     /// then oldest `run_at` first. Only kinds in `kinds`.
     async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>>;
+    /// As [`Ledger::due`], of each of these lanes in one look: at most `limit` each, lanes in which
+    /// nothing is due left out.
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>>;
     /// Takes the leases of those of `ids` that are still claimable and due, and of the claim's lane and
     /// kinds: compare-and-set, a fresh token each, `epoch + 1`, state `running`. Refuses all when
     /// `claim.generation` is behind, or the run ended or its lease is past by the ledger's clock.

@@ -344,6 +344,22 @@ pub struct Filter {
     pub limit: u32,
 }
 
+impl Filter {
+    /// The most jobs that it lets through.
+    pub fn most(&self) -> u32 {
+        if self.limit == 0 { 100 } else { self.limit }
+    }
+
+    /// The states that it lets through.
+    pub fn let_through(&self) -> Vec<State> {
+        if !self.states.is_empty() {
+            return self.states.clone();
+        }
+        let past = |it: &State| matches!(it, State::Completed | State::Cancelled);
+        State::ALL.iter().copied().filter(|it| !past(it)).collect()
+    }
+}
+
 /// Dead letters of one error.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Group {
@@ -388,14 +404,3 @@ pub struct Audit {
     /// When; written by the ledger's clock, ignored on the way in.
     pub at: Time,
 }
-
-/// What is claimable needs a place to wait: the states of the hot, unfinished table.
-pub const UNFINISHED: [State; 7] = [
-    State::Waiting,
-    State::Scheduled,
-    State::Ready,
-    State::Running,
-    State::Retrying,
-    State::Held,
-    State::Unresolved,
-];

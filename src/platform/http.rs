@@ -405,6 +405,7 @@ pub fn below(base: &Url, path: &str) -> Url {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
@@ -456,6 +457,48 @@ mod tests {
             asked(wide.as_bytes(), false).await.unwrap_err().code,
             "too_large"
         );
+    }
+
+    /// On a fresh connection, and on one that was used before: there a client may think that nobody
+    /// read the request.
+    #[tokio::test]
+    async fn a_call_without_an_answer_is_made_once() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counted = seen.clone();
+        let server = tokio::spawn(async move {
+            loop {
+                let (mut socket, _) = listener.accept().await.unwrap();
+                let mut asked = vec![0; 65_536];
+                while 0 < socket.read(&mut asked).await.unwrap_or(0) {
+                    // every second request is read, and the connection cut
+                    if counted.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
+                        break;
+                    }
+                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+                    socket.write_all(answer).await.unwrap();
+                }
+            }
+        });
+        let url = Url::parse(&format!("http://127.0.0.1:{port}/x")).unwrap();
+        let http = Http::new(Clock::System).unwrap();
+        let wait = Duration::from_secs(20);
+        let calls = || {
+            let get = Call::get(url.clone(), wait);
+            [get, Call::post(url.clone(), Body::Empty, wait)]
+        };
+        let fresh = calls().map(Call::fresh);
+        let mut sent = 0;
+        for call in calls().into_iter().chain(fresh) {
+            for is_answered in [true, false] {
+                sent += 1;
+                let answer = http.send(&call).await;
+                assert_eq!(answer.is_ok(), is_answered, "request {sent}");
+                assert_eq!(seen.load(Ordering::SeqCst), sent, "it was sent again");
+            }
+        }
+        server.abort();
     }
 
     #[tokio::test]

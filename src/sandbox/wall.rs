@@ -151,11 +151,16 @@ fn card(act: &Act) -> String {
         .as_deref()
         .and_then(|page| url::Url::parse(page).ok())
         .map(|page| page.path().to_owned());
-    let at = act.at.format("%Y-%m-%d %H:%M:%S UTC");
-    let when = path.map_or_else(
-        || at.to_string(),
-        |path| format!("<a href=\"{}\">{at}</a>", escape(&path)),
+    // the whole time doesn't fit beside the account
+    let at = format!(
+        "<time title=\"{}\">{}</time>",
+        act.at.format("%Y-%m-%d %H:%M:%S UTC"),
+        act.at.format("%H:%M:%S"),
     );
+    let when = match path {
+        Some(path) => format!("<a href=\"{}\">{at}</a>", escape(&path)),
+        None => at,
+    };
     let warning = act.detail["spoiler_text"]
         .as_str()
         .filter(|text| !text.is_empty());

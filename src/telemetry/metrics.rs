@@ -62,6 +62,7 @@ table! {
     INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait in the Redis inbox.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
     QUEUE_UP = "presswork_queue_up", Shape::Gauge, "1 when the queue answers, 0 when it is away.";
+    MEMORY = "presswork_memory_bytes", Shape::Gauge, "Memory that the daemon holds.";
     LEASE_REMAINING = "presswork_lease_remaining_seconds", Shape::Gauge, "What is left of this host's leases since the last heartbeat that was written.";
 }
 
@@ -145,9 +146,21 @@ pub fn jobs(lane: &str, state: &'static str, jobs: u64) {
     gauge!(JOBS, "lane" => lane.to_owned(), "state" => state).set(jobs as f64);
 }
 
-/// Jobs of a lane that run on this host.
-pub fn running(lane: &str, jobs: u64) {
-    gauge!(RUNNING, "lane" => lane.to_owned()).set(jobs as f64);
+/// A job that runs on this host, counted until it is dropped.
+pub struct Running(metrics::Gauge);
+
+/// Counts a job of a lane that begins to run on this host.
+#[must_use]
+pub fn running(lane: &str) -> Running {
+    let gauge = gauge!(RUNNING, "lane" => lane.to_owned());
+    gauge.increment(1.0);
+    Running(gauge)
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.decrement(1.0);
+    }
 }
 
 /// The queue was rebuilt from the ledger.
@@ -195,6 +208,12 @@ pub fn queue_up(up: bool) {
     gauge!(QUEUE_UP).set(f64::from(u8::from(up)));
 }
 
+/// The memory that the daemon holds, in bytes.
+pub fn memory(bytes: u64) {
+    // a float is exact up to 8 PiB
+    gauge!(MEMORY).set(bytes as f64);
+}
+
 /// What is left of this host's leases.
 pub fn lease_remaining(left: Duration) {
     gauge!(LEASE_REMAINING).set(left.as_secs_f64());
@@ -213,7 +232,8 @@ mod tests {
         attempt("generate.text", Duration::from_millis(30));
         pickup(Duration::from_millis(3));
         jobs("default", "ready", 7);
-        running("default", 3);
+        let one = running("default");
+        drop(running("default"));
         queue_rebuilt();
         claims_stale(4);
         settles_stale(5);
@@ -223,6 +243,7 @@ mod tests {
         inbox_waiting(8);
         ledger_up(true);
         queue_up(false);
+        memory(4_096);
         lease_remaining(Duration::from_millis(1_500));
         install().upkeep();
         let text = handle.render();
@@ -240,11 +261,15 @@ mod tests {
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
+            "presswork_running{lane=\"default\"} 1",
+            "presswork_queue_rebuilds_total 1",
             "presswork_ledger_up 1",
             "presswork_queue_up 0",
+            "presswork_memory_bytes 4096",
             "presswork_lease_remaining_seconds 1.5",
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+        drop(one);
     }
 }

@@ -25,40 +25,6 @@ use crate::outcome::words;
 
 use line::{Fields, Line};
 
-/// The names of fields, one spelling each.
-pub mod field {
-    /// The job's id.
-    pub const JOB: &str = "job";
-    /// The job's kind.
-    pub const KIND: &str = "kind";
-    /// The job's lane.
-    pub const LANE: &str = "lane";
-    /// The account it acts for.
-    pub const ACCOUNT: &str = "account";
-    /// Whose job it is.
-    pub const TENANT: &str = "tenant";
-    /// The attempt's number, from 1.
-    pub const ATTEMPT: &str = "attempt";
-    /// The lease's number.
-    pub const EPOCH: &str = "epoch";
-    /// The daemon's run on a host.
-    pub const RUN: &str = "run";
-    /// The effect's id.
-    pub const EFFECT: &str = "effect";
-    /// How an attempt ended.
-    pub const OUTCOME: &str = "outcome";
-    /// What a failure means for the next attempt.
-    pub const CLASS: &str = "class";
-    /// A failure's short code.
-    pub const CODE: &str = "code";
-    /// How long something took, in milliseconds.
-    pub const MS: &str = "ms";
-    /// Every name.
-    pub const ALL: &[&str] = &[
-        JOB, KIND, LANE, ACCOUNT, TENANT, ATTEMPT, EPOCH, RUN, EFFECT, OUTCOME, CLASS, CODE, MS,
-    ];
-}
-
 words! {
     /// How log lines look.
     Format {
@@ -120,6 +86,9 @@ pub fn check_level(level: &str) -> Result<(), String> {
 
 const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 
+/// Libraries that speak of their inner life at `info`; a level for them said after it holds.
+const QUIET: &str = "apalis_core=error,sqlx=error,";
+
 /// tracing takes an unknown level for a target's name and then logs nothing; here it is refused.
 fn filter(level: &str) -> Result<EnvFilter, String> {
     for part in level.split(',').map(str::trim).filter(|it| !it.is_empty()) {
@@ -132,9 +101,12 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
             ));
         }
     }
+    // what libraries tell of their own doings is for who asks for it
+    let off = level.split(',').any(|it| it.trim() == "off");
+    let quiet = if off { "" } else { QUIET };
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
-        .parse(level)
+        .parse(format!("{quiet}{level}"))
         .map_err(|e| format!("is no level: {e}; write `info`, or `info,presswork::engine=debug`"))
 }
 
@@ -355,10 +327,5 @@ mod tests {
             assert_eq!(check_level(good), Ok(()), "{good}");
         }
         assert!(check_level("presswork=loud").is_err());
-    }
-
-    #[test]
-    fn names_of_fields_hide_nothing_by_accident() {
-        assert!(field::ALL.iter().all(|it| !redact::is_secret_name(it)));
     }
 }

@@ -173,7 +173,7 @@ async fn a_body_that_comes_too_slowly_or_breaks_off_is_told_so() {
 async fn a_request_without_room_is_told_in_time_and_probes_need_none() {
     let limits = Limits {
         requests: 0,
-        request: SHORT,
+        request: Duration::from_secs(1),
         ..Limits::default()
     };
     let site = Site::new(limited(limits)).await;

@@ -70,6 +70,38 @@ pub async fn due_is_fair_between_tenants(f: Fixture) {
     assert_eq!(due(&f, 2_000).await.len(), 1_003);
 }
 
+pub async fn due_of_several_lanes_is_that_of_each(f: Fixture) {
+    for (lane, tenant, many) in [("a", "x", 5), ("a", "y", 2), ("b", "x", 3), ("d", "x", 1)] {
+        let one = || NewJob {
+            lane: lane.into(),
+            tenant: tenant.into(),
+            ..job(KIND)
+        };
+        f.add(&(0..many).map(|_| one()).collect::<Vec<_>>()).await;
+    }
+    let later = NewJob {
+        lane: "c".into(),
+        run_at: Some(f.time().await + chrono::Duration::hours(1)),
+        ..job(KIND)
+    };
+    f.add(&[later]).await;
+    let lanes: Vec<String> = ["b", "c", "a", "nothing"].map(str::to_owned).to_vec();
+    for limit in [1, 4, 100] {
+        let together = f.due_in(&lanes, &kinds(), limit).await.unwrap();
+        let here: Vec<&str> = together.keys().map(String::as_str).collect();
+        assert_eq!(here, ["a", "b"], "lanes without anything due are left out");
+        for (lane, hints) in &together {
+            assert_eq!(
+                *hints,
+                f.due(lane, &kinds(), limit).await.unwrap(),
+                "{lane}"
+            );
+        }
+    }
+    assert_eq!(f.due_in(&[], &kinds(), 9).await.unwrap().len(), 0);
+    assert_eq!(f.due_in(&lanes, &[], 9).await.unwrap().len(), 0);
+}
+
 pub async fn due_is_only_what_may_be_claimed(f: Fixture) {
     let elsewhere = NewJob {
         lane: "other".into(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use presswork::job::{Job, JobId, NewJob};
 use presswork::ledger::{Claim, Filter, Settled};
-use presswork::lifecycle::{Event, State, advance};
+use presswork::lifecycle::{Event, State, advance, is_suspect};
 use presswork::outcome::{Class, Failure, Held, Outcome, Scope};
 use presswork::retry::Policy;
 use uuid::Uuid;
@@ -112,10 +112,10 @@ async fn end(f: &Fixture, model: &mut Model, dice: &mut Dice) {
         return;
     };
     let now = f.time().await;
-    let event = if dice.roll(5) == 0 {
-        Event::Reclaimed
-    } else {
-        Event::Ended(outcome(dice, now))
+    let event = match dice.roll(5) {
+        0 => Event::Reclaimed,
+        1 if is_suspect(lease.crashes) => Event::Begun,
+        _ => Event::Ended(outcome(dice, now)),
     };
     let token = lease.token.expect("a lease has a token");
     let current = model.owners.get(&lease.id) == Some(&token);

@@ -374,6 +374,42 @@ pub async fn quarantine_is_idempotent(f: Fixture) {
     assert_eq!(f.quarantined_one(first.id).await.unwrap(), Some(first));
 }
 
+pub async fn what_waits_for_a_kind_is_found_and_given_its_new_reason(f: Fixture) {
+    let known = |kinds: &[&str]| -> Vec<String> { kinds.iter().map(|it| (*it).into()).collect() };
+    let mut waiting = vec![];
+    for kind in ["a", "b", "a", "c"] {
+        let it = Quarantined {
+            reason: Reason::UnknownKind,
+            ..entry(&f, Some(kind)).await
+        };
+        f.quarantine(std::slice::from_ref(&it)).await.unwrap();
+        waiting.push(it);
+        f.shift(1).await;
+    }
+    // of the kind, and here for another reason
+    let malformed = entry(&f, Some("a")).await;
+    f.quarantine(&[malformed]).await.unwrap();
+    let (a, b) = (known(&["a"]), known(&["b", "x"]));
+    let ids = [waiting[0].id, waiting[2].id];
+    assert_eq!(f.quarantined_kinds(&a, 9).await.unwrap(), ids);
+    assert_eq!(f.quarantined_kinds(&a, 1).await.unwrap(), ids[..1]);
+    assert_eq!(f.quarantined_kinds(&b, 9).await.unwrap(), [waiting[1].id]);
+    let both = known(&["a", "b"]);
+    assert_eq!(f.quarantined_kinds(&both, 9).await.unwrap().len(), 3);
+    assert_eq!(f.quarantined_kinds(&both, 2).await.unwrap().len(), 2);
+    assert_eq!(f.quarantined_kinds(&[], 9).await.unwrap(), []);
+
+    let now = Quarantined {
+        reason: Reason::Invalid,
+        message: "/payload/x: is missing".into(),
+        ..waiting[0].clone()
+    };
+    assert!(f.requarantine(Reason::UnknownKind, &now).await.unwrap());
+    assert!(!f.requarantine(Reason::UnknownKind, &now).await.unwrap());
+    assert_eq!(f.quarantined_one(now.id).await.unwrap(), Some(now));
+    assert_eq!(f.quarantined_kinds(&a, 9).await.unwrap(), ids[1..]);
+}
+
 /// The quarantine is the last place to go: what holds a NUL must not be refused there as well.
 pub async fn quarantine_takes_what_no_text_can_hold(f: Fixture) {
     let odd = Quarantined {

@@ -2,7 +2,7 @@
 
 use presswork::job::{Job, JobId, NewJob};
 use presswork::ledger::{AttemptEnd, Guard, LedgerError, Settled, Settlement};
-use presswork::lifecycle::{Event, State, Transition};
+use presswork::lifecycle::{CRASHES_MAX, CRASHES_SUSPECT, Event, State, Transition};
 use presswork::outcome::{Class, Failure, Held, Outcome, Scope};
 use uuid::Uuid;
 
@@ -63,14 +63,10 @@ fn check(before: &Job, done: &Transition, after: &Job) {
         done.failure.clone().or(before.failure.clone()),
         "{told}"
     );
-    let from = if done.reset {
-        (0, 0)
-    } else {
-        (before.attempts, before.crashes)
-    };
+    let attempts = if done.reset { 0 } else { before.attempts };
     assert_eq!(
         (after.attempts, after.crashes),
-        (from.0 + done.attempts, from.1 + done.crashes)
+        (attempts + done.attempts, done.crashes)
     );
     assert_eq!(
         (after.version, after.epoch),
@@ -406,6 +402,101 @@ pub async fn an_unsound_transition_is_refused_whole(f: Fixture) {
         (f.look(running.id).await, f.look(other.id).await),
         (running, other)
     );
+}
+
+/// A job whose owners died so often that it is a suspect, claimed once more.
+async fn suspect(f: &Fixture) -> Job {
+    let ids = f.add(&[job(KIND)]).await;
+    for crash in 1..=CRASHES_SUSPECT {
+        let claim = f.enter().await;
+        let job = f.take(&claim, ids[0]).await;
+        let back = f.happen(&job, Event::Reclaimed).await;
+        assert_eq!((back.state, back.crashes), (State::Ready, crash));
+    }
+    f.take(&f.enter().await, ids[0]).await
+}
+
+pub async fn a_reclaim_charges_until_suspicion_and_then_only_what_began(f: Fixture) {
+    let mut job = suspect(&f).await;
+    for crashes in CRASHES_SUSPECT..CRASHES_MAX {
+        assert_eq!(job.crashes, crashes);
+        let back = f.happen(&job, Event::Reclaimed).await;
+        assert_eq!(
+            (back.state, back.crashes),
+            (State::Ready, crashes),
+            "it waited for its turn"
+        );
+        let claimed = f.take(&f.enter().await, job.id).await;
+        let begun = f.happen(&claimed, Event::Begun).await;
+        assert_eq!(
+            (begun.state, begun.crashes),
+            (State::Running, crashes + 1),
+            "ahead"
+        );
+        assert_eq!(
+            (begun.token, begun.run, begun.claimed_at, begun.epoch),
+            (
+                claimed.token,
+                claimed.run,
+                claimed.claimed_at,
+                claimed.epoch
+            ),
+            "it keeps its lease"
+        );
+        let back = f.happen(&begun, Event::Reclaimed).await;
+        assert_eq!(back.crashes, crashes + 1, "charged once");
+        if back.state == State::Dead {
+            assert_eq!(back.crashes, CRASHES_MAX);
+            assert_eq!(back.failure.map(|it| it.code).as_deref(), Some("poison"));
+            return;
+        }
+        job = f.take(&f.enter().await, job.id).await;
+    }
+    panic!("it was never buried: {job:?}");
+}
+
+/// What ends the attempt knows the job as it was claimed: so a charge ahead is taken back by what gives
+/// the job back, whether it was written or not.
+pub async fn a_charge_ahead_is_for_the_lease_and_is_taken_back(f: Fixture) {
+    let claimed = suspect(&f).await;
+    let now = f.time().await;
+    let ahead = follows(&claimed, Event::Begun, now);
+    let foreign = Settlement {
+        guard: Guard::Token(Uuid::new_v4()),
+        ..ahead.clone()
+    };
+    assert_eq!(f.settle_one(foreign).await, Settled::Stale);
+    assert_eq!(f.look(claimed.id).await, claimed);
+    for _ in 0..2 {
+        assert_eq!(f.settle_one(ahead.clone()).await, Settled::Done);
+        let begun = f.look(claimed.id).await;
+        assert_eq!(begun.crashes, CRASHES_SUSPECT + 1, "twice is once");
+    }
+    let released = Outcome::Released { reason: "x".into() };
+    let back = f.happen(&claimed, Event::Ended(released)).await;
+    assert_eq!((back.state, back.crashes), (State::Ready, CRASHES_SUSPECT));
+    assert_eq!(
+        f.settle_one(ahead).await,
+        Settled::Stale,
+        "its lease is over"
+    );
+}
+
+pub async fn an_attempt_that_ends_by_itself_forgets_the_crashes(f: Fixture) {
+    for event in [
+        Event::Ended(Outcome::Completed(1.into())),
+        Event::Ended(failure(Class::Transient).into()),
+        Event::Ended(failure(Class::Permanent).into()),
+        Event::Ended(Outcome::Snoozed {
+            until: f.time().await,
+            reason: "x".into(),
+        }),
+    ] {
+        let claimed = suspect(&f).await;
+        f.happen(&claimed, Event::Begun).await;
+        let after = f.happen(&claimed, event.clone()).await;
+        assert_eq!(after.crashes, 0, "{event:?}");
+    }
 }
 
 pub async fn leaving_running_clears_the_lease(f: Fixture) {

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use presswork::engine::dispatcher::Took;
 use presswork::ledger::{Audit, Claim, Pause};
 use presswork::lifecycle::State;
 use serde_json::{Value, json};
@@ -124,12 +125,8 @@ async fn room_is_taken_before_jobs_are() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_paused_lane_takes_nothing_until_it_goes_on() {
-    let base = Base::embedded().await;
-    let rig = Rig::new(&base, kinds(), usual).await;
-    let world = World::new();
-    rig.enqueue(&world.job("note", "x")).await;
+/// What a person does to the lane.
+async fn pause(base: &Base, is: bool) {
     let at = base.clock.now();
     let pause = Pause {
         lane: LANE.into(),
@@ -137,25 +134,52 @@ async fn a_paused_lane_takes_nothing_until_it_goes_on() {
         by: "anna".into(),
         at,
     };
-    let audit = |action: &str| Audit {
+    let audit = Audit {
         actor: "anna".into(),
-        action: action.into(),
+        action: if is { "pause" } else { "resume" }.into(),
         job: None,
         detail: String::new(),
         at,
     };
-    base.ledger
-        .pause(LANE, Some(&pause), &audit("pause"))
-        .await
-        .unwrap();
+    let pause = is.then_some(&pause);
+    base.ledger.pause(LANE, pause, &audit).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_lane_takes_nothing_until_it_goes_on() {
+    let base = Base::embedded().await;
+    let rig = Rig::new(&base, kinds(), usual).await;
+    let world = World::new();
+    rig.enqueue(&world.job("note", "x")).await;
+    pause(&base, true).await;
     rig.control.tick().await.unwrap();
     assert_eq!(rig.step(LANE).await, 0);
-    base.ledger
-        .pause(LANE, None, &audit("resume"))
-        .await
-        .unwrap();
+    pause(&base, false).await;
     rig.control.tick().await.unwrap();
     assert_eq!(rig.step(LANE).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_that_was_paused_while_it_was_full_takes_nothing_when_there_is_room() {
+    let base = Base::embedded().await;
+    let rig = Rig::new(&base, kinds(), limits(None, 1)).await;
+    let world = World::new();
+    for n in 0..2 {
+        rig.enqueue(&world.job("note", n)).await;
+    }
+    let taken = rig.take(LANE).await;
+    assert_eq!(taken.len(), 1);
+    let tick = rig.tick(LANE);
+    tokio::pin!(tick);
+    tokio::select! {
+        biased;
+        took = &mut tick => panic!("there was no room, and it took {took:?}"),
+        () = std::future::ready(()) => {}
+    }
+    pause(&base, true).await;
+    rig.control.tick().await.unwrap();
+    drop(taken);
+    assert_eq!(tick.await, Took::Nothing);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -322,6 +346,24 @@ async fn slots_that_nobody_uses_are_freed() {
         }
         assert_eq!(rig.step(LANE).await, 1);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_queue_that_was_wiped_is_noticed_before_a_job_comes() {
+    let redis = kit::redis::Redis::start();
+    let base = Base::on(kit::postgres::Postgres::shared(), &redis.url(), None).await;
+    let rig = Rig::new(&base, kinds(), usual).await;
+    rig.relay.tick().await;
+    let before = rig.shared.generation().expect("the queue is used");
+    redis.flushall();
+    kit::wait::until("it is filled anew", crate::SOON, async || {
+        rig.relay.tick().await;
+        rig.shared.generation().is_some_and(|it| before < it)
+    })
+    .await;
+    // what is said of the old generation by then changes nothing
+    rig.shared.distrust_queue(before);
+    assert!(rig.shared.generation().is_some());
 }
 
 #[tokio::test(flavor = "multi_thread")]

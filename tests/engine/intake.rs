@@ -3,12 +3,13 @@
 use presswork::engine::doors::Busy;
 use presswork::intake::Answer;
 use presswork::ledger::Reason;
+use presswork::queue::redis::{RedisOptions, RedisQueue};
 use serde_json::json;
 
 use crate::probe::{World, kinds};
 use crate::rig::{Base, Rig};
 use crate::wrap::Faulty;
-use crate::{LANE, usual};
+use crate::{LANE, kit, usual};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_row_that_the_ledger_refuses_blocks_nobody() {
@@ -202,4 +203,33 @@ async fn what_the_inbox_brings_is_written_down_or_kept_with_its_reason() {
             .contains(r#""result":"new""#)
     })
     .await;
+}
+
+/// An entry leaves the inbox when the ledger has it, not before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_ledger_could_not_take_is_still_in_the_inbox() {
+    let prefix = format!("rig-{}", uuid::Uuid::new_v4());
+    let redis = kit::redis::Redis::shared().url();
+    let postgres = kit::postgres::Postgres::shared();
+    let mut base = Base::on(postgres, &redis, Some(prefix.clone())).await;
+    let faulty = Faulty::new(base.ledger.clone());
+    base.ledger = faulty.clone();
+    let rig = Rig::new(&base, kinds(), usual).await;
+    let options = RedisOptions {
+        url: redis.as_str().into(),
+        prefix: Some(prefix),
+    };
+    let inbox = RedisQueue::open(&options).unwrap().inbox();
+    let envelope = World::new().job("note", "x").to_string();
+    inbox.push(&[envelope.into_bytes()]).await.unwrap();
+    let run = rig.shared.run_id();
+    faulty.away("accept");
+    for _ in 0..2 {
+        let said = rig.doors.tick(&inbox, run, 0, 500).await.unwrap_err();
+        assert!(said.contains("the test says so"), "{said}");
+    }
+    faulty.back();
+    assert_eq!(rig.doors.tick(&inbox, run, 0, 500).await, Ok(1));
+    assert_eq!(rig.step(LANE).await, 1);
+    assert_eq!(rig.doors.tick(&inbox, run, 0, 500).await, Ok(0));
 }

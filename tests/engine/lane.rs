@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use presswork::engine::lane;
 use presswork::engine::shared::Assigned;
@@ -141,30 +141,26 @@ async fn an_error_storm_of_the_queue_loses_nothing_and_ends_nothing() {
         let engine = base.whole(limits(Some(8), 16), kinds()).await;
         let world = World::new();
         let mut ids = Vec::new();
-        for n in 0..200 {
-            let bytes = world.job("yield", n).to_string();
-            ids.push(
-                engine
-                    .doors
-                    .submit(bytes.as_bytes())
-                    .await
-                    .unwrap()
-                    .id()
-                    .unwrap(),
-            );
-        }
         let unfinished = async || -> u64 { base.ledger.counts().await.unwrap().values().sum() };
-        kit::wait::until_or(
-            || {
-                format!(
-                    "all ended (seed {seed}, {} errors)",
-                    storm.failed.load(Ordering::SeqCst)
-                )
-            },
-            Duration::from_secs(60),
-            async || unfinished().await == 0,
-        )
-        .await;
+        // in rounds, as a queue that isn't trusted is asked little: it is needed again for the next
+        let until = Instant::now() + Duration::from_secs(60);
+        while ids.len() < 200 || storm.failed.load(Ordering::SeqCst) <= 5 {
+            assert!(Instant::now() < until, "there is no storm");
+            for n in ids.len()..ids.len() + 20 {
+                let bytes = world.job("yield", n).to_string();
+                let answer = engine.doors.submit(bytes.as_bytes()).await.unwrap();
+                ids.push(answer.id().unwrap());
+            }
+            kit::wait::until_or(
+                || {
+                    let errors = storm.failed.load(Ordering::SeqCst);
+                    format!("all ended (seed {seed}, {errors} errors)")
+                },
+                Duration::from_secs(60),
+                async || unfinished().await == 0,
+            )
+            .await;
+        }
         for id in &ids {
             let job = base.ledger.job(*id).await.unwrap().unwrap();
             assert_eq!(
@@ -178,11 +174,10 @@ async fn an_error_storm_of_the_queue_loses_nothing_and_ends_nothing() {
         starts.dedup();
         assert_eq!(
             (starts.len(), world.starts().len()),
-            (200, 200),
+            (ids.len(), ids.len()),
             "each ran once"
         );
         assert!(world.peak.load(Ordering::SeqCst) <= 8, "{:?}", world.peak);
-        assert!(5 < storm.failed.load(Ordering::SeqCst), "there was a storm");
         assert!(!engine.failed.is_cancelled());
         assert_eq!(engine.drain(SOON).await, 0);
     }

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use presswork::config::Config;
-use presswork::engine::lease::Beat;
+use presswork::engine::lease::{Beat, Lease};
 use presswork::lifecycle::State;
+use tokio_util::sync::CancellationToken;
 
 use crate::probe::{World, kinds};
 use crate::rig::{Base, Rig};
@@ -139,4 +140,60 @@ async fn the_thread_of_a_whole_engine_renews_while_handlers_block() {
     }
     assert!(!engine.failed.is_cancelled());
     engine.drain(SOON).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_that_panics_ends_its_daemon() {
+    let (base, faulty) = faulty().await;
+    let rig = Rig::new(&base, kinds(), short).await;
+    let (ended, dead) = (CancellationToken::new(), CancellationToken::new());
+    let began = std::time::Instant::now();
+    let start = || {
+        Lease::new(rig.shared.clone(), base.ledger.clone(), began)
+            .start(ended.clone(), dead.clone())
+            .unwrap()
+    };
+    let sound = start();
+    faulty.panic_at("beat");
+    let broken = start();
+    tokio::time::timeout(SOON, dead.cancelled())
+        .await
+        .expect("without a beat others take over what runs here");
+    ended.cancel();
+    let join = |thread: std::thread::JoinHandle<()>| tokio::task::spawn_blocking(|| thread.join());
+    assert!(join(broken).await.unwrap().is_err());
+    let _either = join(sound).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_that_is_ended_declares_nobody_dead() {
+    let (base, _) = faulty().await;
+    let rig = Rig::new(&base, kinds(), short).await;
+    let (ended, dead) = (CancellationToken::new(), CancellationToken::new());
+    let began = std::time::Instant::now();
+    let lease = Lease::new(rig.shared.clone(), base.ledger.clone(), began);
+    let thread = lease.start(ended.clone(), dead.clone()).unwrap();
+    ended.cancel();
+    let joined = tokio::task::spawn_blocking(|| thread.join()).await.unwrap();
+    assert!(joined.is_ok() && !dead.is_cancelled());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_can_not_be_taken_back_keeps_no_other() {
+    let (base, faulty) = faulty().await;
+    let rig = Rig::new(&base, kinds(), short).await;
+    let other = Rig::new(&base, kinds(), short).await;
+    let world = World::new();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(rig.enqueue(&world.job("note", n)).await);
+    }
+    assert_eq!(rig.take(LANE).await.len(), 5);
+    base.ledger.end_run(rig.shared.run_id()).await.unwrap();
+    faulty.never_settle(ids[2]);
+    assert_eq!(other.sweeper.reclaim().await.unwrap(), 4);
+    for (n, id) in ids.iter().enumerate() {
+        let state = if n == 2 { State::Running } else { State::Ready };
+        other.expect(*id, state).await;
+    }
 }

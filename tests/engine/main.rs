@@ -13,6 +13,8 @@ mod effects;
 mod intake;
 mod lane;
 mod lease;
+mod poison;
+mod quarantine;
 mod retry;
 mod runner;
 

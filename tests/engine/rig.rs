@@ -276,11 +276,16 @@ impl Rig {
             while let Ok(it) = claimed.try_recv() {
                 taken.push(it);
             }
-            if took == Took::Nothing {
+            if matches!(took, Took::Nothing | Took::Empty) {
                 break;
             }
         }
         taken
+    }
+
+    /// One tick of a lane's dispatcher: where there is no room, it waits for some.
+    pub async fn tick(&self, lane: &str) -> Took {
+        self.lines[lane].dispatcher.tick().await
     }
 
     pub fn begin(&self, assigned: Assigned) -> tokio::task::JoinHandle<()> {

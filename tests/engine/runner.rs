@@ -351,7 +351,8 @@ async fn progress_is_kept_while_it_runs() {
         let world = World::new();
         let (id, run) = begin(&rig, &world.job("tell", "x")).await;
         kit::wait::until("it is kept", SOON, async || {
-            rig.control.tick().await.unwrap();
+            let progress = &rig.shared.progress;
+            progress.tick(&*base.ledger).await.unwrap();
             rig.job(id)
                 .await
                 .progress

@@ -23,6 +23,10 @@ pub struct Faulty {
     calls: Mutex<HashMap<&'static str, u64>>,
     /// Refuses batches with a job of this key.
     poison: Mutex<Option<String>>,
+    /// Refuses batches that settle this job.
+    unsettled: Mutex<Option<JobId>>,
+    /// A call of this name panics.
+    panics: Mutex<Option<&'static str>>,
 }
 
 impl Faulty {
@@ -33,6 +37,8 @@ impl Faulty {
             lost: Mutex::default(),
             calls: Mutex::default(),
             poison: Mutex::default(),
+            unsettled: Mutex::default(),
+            panics: Mutex::default(),
         })
     }
 
@@ -56,6 +62,16 @@ impl Faulty {
         *self.poison.lock().unwrap() = Some(key.to_owned());
     }
 
+    /// Batches that settle this job are refused, as a store refuses a row.
+    pub fn never_settle(&self, id: JobId) {
+        *self.unsettled.lock().unwrap() = Some(id);
+    }
+
+    /// Calls of this name panic.
+    pub fn panic_at(&self, name: &'static str) {
+        *self.panics.lock().unwrap() = Some(name);
+    }
+
     /// How often a call was asked for.
     pub fn calls(&self, name: &str) -> u64 {
         self.calls.lock().unwrap().get(name).copied().unwrap_or(0)
@@ -63,6 +79,8 @@ impl Faulty {
 
     async fn gate(&self, name: &'static str) -> Result<()> {
         *self.calls.lock().unwrap().entry(name).or_default() += 1;
+        let panics = *self.panics.lock().unwrap() == Some(name);
+        assert!(!panics, "the test says so");
         let away = self.away.lock().unwrap();
         match away.contains(name) || away.contains("*") {
             true => Err(LedgerError::Away("the test says so".to_owned())),
@@ -135,6 +153,18 @@ impl Ledger for Faulty {
         self.after("quarantined_one").await?;
         it
     }
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+        self.gate("quarantined_kinds").await?;
+        let it = self.inner.quarantined_kinds(kinds, limit).await;
+        self.after("quarantined_kinds").await?;
+        it
+    }
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
+        self.gate("requarantine").await?;
+        let it = self.inner.requarantine(from, entry).await;
+        self.after("requarantine").await?;
+        it
+    }
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
         self.gate("unquarantine").await?;
         let it = self.inner.unquarantine(id, audit).await;
@@ -145,6 +175,17 @@ impl Ledger for Faulty {
         self.gate("due").await?;
         let it = self.inner.due(lane, kinds, limit).await;
         self.after("due").await?;
+        it
+    }
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>> {
+        self.gate("due_in").await?;
+        let it = self.inner.due_in(lanes, kinds, limit).await;
+        self.after("due_in").await?;
         it
     }
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
@@ -161,6 +202,10 @@ impl Ledger for Faulty {
     }
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
         self.gate("settle").await?;
+        let unsettled = *self.unsettled.lock().unwrap();
+        if unsettled.is_some_and(|id| batch.iter().any(|it| it.id == id)) {
+            return Err(LedgerError::Row("the test refuses this row".to_owned()));
+        }
         let it = self.inner.settle(batch).await;
         self.after("settle").await?;
         it
@@ -399,8 +444,10 @@ impl Ledger for Faulty {
 pub struct Stormy {
     inner: Arc<dyn Queue>,
     pub away: AtomicBool,
-    /// Of a thousand calls, so many fail: half of them after they were made.
+    /// Of a thousand calls, so many fail: half of them after they were made. However few calls an
+    /// engine that batches well needs, the first of them isn't made and the second's answer is lost.
     pub per_mille: AtomicU64,
+    stormed: AtomicU64,
     dice: AtomicU64,
     pub failed: AtomicU64,
 }
@@ -411,6 +458,7 @@ impl Stormy {
             inner,
             away: AtomicBool::new(false),
             per_mille: AtomicU64::new(0),
+            stormed: AtomicU64::new(0),
             dice: AtomicU64::new(seed),
             failed: AtomicU64::new(0),
         })
@@ -437,11 +485,18 @@ impl Stormy {
         if self.away.load(Ordering::SeqCst) {
             return Err(self.error(1));
         }
-        let roll = self.roll();
-        if self.per_mille.load(Ordering::SeqCst) <= roll % 1_000 {
+        let per_mille = self.per_mille.load(Ordering::SeqCst);
+        if per_mille == 0 {
             return Ok(false);
         }
-        match roll & (1 << 40) == 0 {
+        let roll = self.roll();
+        let refused = match self.stormed.fetch_add(1, Ordering::SeqCst) {
+            0 => true,
+            1 => false,
+            _ if per_mille <= roll % 1_000 => return Ok(false),
+            _ => roll & (1 << 40) == 0,
+        };
+        match refused {
             true => Err(self.error(roll >> 20)),
             false => Ok(true),
         }

@@ -4,22 +4,20 @@ use std::fs::{self, File};
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use super::port::Port;
-use super::process::{Process, dying_with_us, find_program, homebrew, tail};
-use super::wait;
+use super::process::{dying_with_us, find_program, homebrew};
+use super::server::Server;
 
 const VERSION_MIN: u32 = 15;
 /// A start after a kill replays what was written since the last checkpoint.
 const STARTED: Duration = Duration::from_secs(30);
-const STOPPED: Duration = Duration::from_secs(20);
 
 /// What a ledger needs to be true, and what keeps the server to itself.
 const SETTINGS: [(&str, &str); 7] = [
@@ -34,10 +32,8 @@ const SETTINGS: [(&str, &str); 7] = [
 
 /// A server on a port of its own. Dropped, it is stopped and its folder removed.
 pub struct Postgres {
-    port: Port,
+    server: Server,
     settings: Vec<(String, String)>,
-    process: Mutex<Option<Process>>,
-    folder: TempDir,
 }
 
 impl Postgres {
@@ -56,21 +52,11 @@ impl Postgres {
         let all = SETTINGS.iter().chain(settings);
         let settings = all.map(|(name, value)| (name.to_string(), value.to_string()));
         let settings: Vec<_> = settings.collect();
-        let mut last = String::new();
-        // Another program may take a port between our look at it and the server's.
-        for _ in 0..5 {
-            let server = Postgres {
-                port: Port::take(),
-                settings: settings.clone(),
-                process: Mutex::new(None),
-                folder: new_folder(),
-            };
-            match server.launch() {
-                Ok(()) => return server,
-                Err(error) => last = error,
-            }
-        }
-        panic!("PostgreSQL doesn't start: {last}");
+        let make = || Postgres {
+            server: Server::new("postgres", new_folder()),
+            settings: settings.clone(),
+        };
+        Server::first("PostgreSQL", make, Postgres::launch)
     }
 
     /// The one server that the tests of a process share; each makes a database of its own in it. It
@@ -81,7 +67,7 @@ impl Postgres {
     }
 
     pub fn port(&self) -> u16 {
-        self.port.number()
+        self.server.port()
     }
 
     /// The URL of the database `name`, as a superuser.
@@ -112,9 +98,7 @@ impl Postgres {
     /// Ends the postmaster and all its children as a loss of power to the process would: nothing is
     /// flushed, nobody says goodbye. Returns when all are gone.
     pub fn kill9(&self) {
-        if let Some(process) = self.lock().take() {
-            process.kill9();
-        }
+        self.server.kill9();
     }
 
     /// An orderly, fast end: open transactions are rolled back, connections closed.
@@ -122,10 +106,7 @@ impl Postgres {
     /// # Panics
     /// Where it takes longer than 20 s.
     pub fn stop(&self) {
-        if let Some(process) = self.lock().take() {
-            process.signal("INT");
-            process.wait(STOPPED);
-        }
+        self.server.stop("INT");
     }
 
     /// Starts it again on the same port and data, after [`Postgres::stop`] if it still runs.
@@ -141,16 +122,11 @@ impl Postgres {
 
     /// What it has logged, for messages.
     pub fn log(&self) -> PathBuf {
-        self.folder.path().join("postgres.log")
+        self.server.log()
     }
 
     fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
-        // A failed assertion in one test must not fail those that share the server.
-        self.process.lock().unwrap_or_else(|it| it.into_inner())
+        self.server.folder().join("data")
     }
 
     fn launch(&self) -> Result<(), String> {
@@ -158,25 +134,13 @@ impl Postgres {
         let mut command = dying_with_us(&installed().folder.join("postgres"), "QUIT");
         command.arg("-D").arg(self.data());
         command.args(["-p", &self.port().to_string()]);
-        command.arg("-k").arg(self.folder.path());
+        command.arg("-k").arg(self.server.folder());
         for (name, value) in &self.settings {
             command.args(["-c", &format!("{name}={value}")]);
         }
         as_server_user(&mut command);
-        let log = File::options().append(true).create(true).open(self.log());
-        let log = log.map_err(|error| format!("its log can't be opened: {error}"))?;
-        command.stdin(Stdio::null());
-        command.stdout(log.try_clone().map_err(|error| error.to_string())?);
-        command.stderr(log);
-        let process = Process::start(command, self.folder.path());
-        let answered = wait::within(STARTED, || {
-            process.ended().is_some() || self.is_ready(process.pid())
-        });
-        if !answered || process.ended().is_some() {
-            return Err(tail(&self.log()));
-        }
-        *self.lock() = Some(process);
-        Ok(())
+        self.server
+            .launch(command, STARTED, |pid| self.is_ready(pid))
     }
 
     /// The first line of `postmaster.pid` is the server's pid: if it is our child's, it is ours and
@@ -190,11 +154,7 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Some(process) = self.lock().take() {
-            process.signal("QUIT");
-            // Where that takes too long, the drop of `process` kills it.
-            wait::within(STOPPED, || process.ended().is_some());
-        }
+        self.server.stop_or_kill("QUIT");
     }
 }
 

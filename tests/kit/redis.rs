@@ -2,29 +2,22 @@
 //!
 //! A start takes some 20 ms, so each test that may disturb another starts its own.
 
-use std::fs::File;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::{Mutex, OnceLock};
+use std::process::Command;
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use super::port::Port;
-use super::process::{Process, dying_with_us, find_program, homebrew, tail};
-use super::wait;
+use super::process::{dying_with_us, find_program, homebrew};
+use super::server::Server;
 
 const VERSION_MIN: u32 = 7;
 const STARTED: Duration = Duration::from_secs(20);
-const STOPPED: Duration = Duration::from_secs(20);
 
 /// A server on a port of its own, which keeps nothing on disk unless asked to. Dropped, it is
 /// killed and its folder removed.
 pub struct Redis {
-    port: Port,
+    server: Server,
     options: Vec<String>,
-    process: Mutex<Option<Process>>,
-    folder: TempDir,
 }
 
 impl Redis {
@@ -47,24 +40,16 @@ impl Redis {
     /// # Panics
     /// As [`Redis::start`].
     pub fn start_with(options: &[&str]) -> Redis {
-        let mut last = String::new();
-        // Another program may take a port between our look at it and the server's.
-        for _ in 0..5 {
+        let make = || {
             let folder = tempfile::Builder::new()
                 .prefix("presswork-redis-")
                 .tempdir();
-            let server = Redis {
-                port: Port::take(),
+            Redis {
+                server: Server::new("redis", folder.expect("a temporary folder can be made")),
                 options: options.iter().map(|it| it.to_string()).collect(),
-                process: Mutex::new(None),
-                folder: folder.expect("a temporary folder can be made"),
-            };
-            match server.launch() {
-                Ok(()) => return server,
-                Err(error) => last = error,
             }
-        }
-        panic!("Redis doesn't start: {last}");
+        };
+        Server::first("Redis", make, Redis::launch)
     }
 
     /// The one server that the tests of a process share: only with keys whose names no other test
@@ -75,7 +60,7 @@ impl Redis {
     }
 
     pub fn port(&self) -> u16 {
-        self.port.number()
+        self.server.port()
     }
 
     pub fn url(&self) -> String {
@@ -104,18 +89,16 @@ impl Redis {
 
     /// Ends it without a goodbye. Returns when it is gone.
     pub fn kill9(&self) {
-        if let Some(process) = self.lock().take() {
-            process.kill9();
-        }
+        self.server.kill9();
     }
 
     /// Stops and continues it by signals: in between, its port accepts and nobody answers.
     pub fn freeze(&self) {
-        self.lock().iter().for_each(|it| it.signal("STOP"));
+        self.server.signal("STOP");
     }
 
     pub fn thaw(&self) {
-        self.lock().iter().for_each(|it| it.signal("CONT"));
+        self.server.signal("CONT");
     }
 
     /// An orderly end.
@@ -123,10 +106,7 @@ impl Redis {
     /// # Panics
     /// Where it takes longer than 20 s.
     pub fn stop(&self) {
-        if let Some(process) = self.lock().take() {
-            process.signal("TERM");
-            process.wait(STOPPED);
-        }
+        self.server.stop("TERM");
     }
 
     /// Starts it again on the same port and folder, after [`Redis::stop`] if it still runs. What it
@@ -142,36 +122,19 @@ impl Redis {
     }
 
     pub fn log(&self) -> PathBuf {
-        self.folder.path().join("redis.log")
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Process>> {
-        // A failed assertion in one test must not fail those that share the server.
-        self.process.lock().unwrap_or_else(|it| it.into_inner())
+        self.server.log()
     }
 
     fn launch(&self) -> Result<(), String> {
         let mut command = dying_with_us(&program("redis-server"), "KILL");
         command.args(["--port", &self.port().to_string()]);
         command.args(["--bind", "127.0.0.1", "--daemonize", "no"]);
-        command.arg("--dir").arg(self.folder.path());
+        command.arg("--dir").arg(self.server.folder());
         command.args(["--save", "", "--appendonly", "no"]);
         // The last of two equal options wins.
         command.args(&self.options);
-        let log = File::options().append(true).create(true).open(self.log());
-        let log = log.map_err(|error| format!("its log can't be opened: {error}"))?;
-        command.stdin(Stdio::null());
-        command.stdout(log.try_clone().map_err(|error| error.to_string())?);
-        command.stderr(log);
-        let process = Process::start(command, self.folder.path());
-        let answered = wait::within(STARTED, || {
-            process.ended().is_some() || self.is_ready(process.pid())
-        });
-        if !answered || process.ended().is_some() {
-            return Err(tail(&self.log()));
-        }
-        *self.lock() = Some(process);
-        Ok(())
+        self.server
+            .launch(command, STARTED, |pid| self.is_ready(pid))
     }
 
     /// Whether the server on the port is our child, not one that happens to listen there, and has

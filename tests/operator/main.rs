@@ -8,7 +8,8 @@ mod shop;
 use std::time::Duration;
 
 use presswork::effect::EffectState;
-use presswork::ledger::{Filter, Ledger};
+use presswork::job::JobId;
+use presswork::ledger::{Filter, Ledger, Quarantined, Reason};
 use presswork::lifecycle::State;
 use presswork::outcome::{Class, Failure, Held, Outcome, Scope};
 
@@ -326,6 +327,39 @@ async fn a_person_says_what_happened() {
 }
 
 #[tokio::test]
+async fn a_resolve_that_was_cut_off_is_finished_and_told_once() {
+    let shop = Shop::open().await;
+    // its effect was concluded, and then the command died
+    let id = shop
+        .sent(&post("cut off"), EffectState::Refused, lost())
+        .await;
+    assert_eq!(shop.job(id).await.state, State::Unresolved);
+    let resolve = format!("unresolved resolve {id} --did-not-happen");
+    assert_eq!(shop.json(&resolve, 0).await["state"], "ready");
+    let whole = shop
+        .sent(&post("whole"), EffectState::Unresolved, lost())
+        .await;
+    let resolve = format!("unresolved resolve {whole} --did-not-happen --reason looked");
+    assert_eq!(shop.json(&resolve, 0).await["state"], "ready");
+    for id in [id, whole] {
+        let audit = shop.ledger.audit(Some(id), 10).await.unwrap();
+        assert_eq!(audit.len(), 1, "{audit:?}");
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_not_there_keeps_no_other_from_being_discarded() {
+    let shop = Shop::open().await;
+    let id = shop.quarantine(b"no JSON").await;
+    let gone = "01a2013b-d0be-76ac-aca2-68db3205294d";
+    let told = shop
+        .json(&format!("quarantine discard {gone} {id} --reason x"), 4)
+        .await;
+    assert_eq!(told["discarded"], serde_json::json!([id]));
+    assert_eq!(told["refused"][0]["id"], gone);
+}
+
+#[tokio::test]
 async fn jobs_are_listed_explained_cancelled_and_released() {
     let shop = Shop::open().await;
     let ready = shop.accept(r#"{"kind":"test.job","payload":{}}"#).await;
@@ -422,6 +456,45 @@ async fn lanes_are_listed_paused_and_resumed() {
 }
 
 #[tokio::test]
+async fn a_daemon_that_knows_the_kind_takes_what_waited_for_it() {
+    let shop = Shop::open().await;
+    // a daemon of an older release kept these
+    let unknown = async |bytes: &[u8]| {
+        let id = JobId::mint();
+        let entry = Quarantined {
+            id,
+            door: "inbox".to_owned(),
+            at: shop.ledger.now().await.unwrap(),
+            reason: Reason::UnknownKind,
+            message: "/kind: `test.job` is no kind that this daemon knows".to_owned(),
+            kind: Some("test.job".to_owned()),
+            bytes: bytes.to_vec(),
+        };
+        shop.ledger.quarantine(&[entry]).await.unwrap();
+        id
+    };
+    let right = unknown(br#"{"kind":"test.job","payload":{"result":7}}"#).await;
+    let wrong = unknown(br#"{"kind":"test.job","payload":{"fial_times":1}}"#).await;
+    let daemon = shop.home.start(&["run"]);
+    wait::until("the job is completed", SOON, async || {
+        let job = shop.ledger.job(right).await.unwrap();
+        job.is_some_and(|it| it.state == State::Completed)
+    })
+    .await;
+    wait::until("the other has its new reason", SOON, async || {
+        let entry = shop.ledger.quarantined_one(wrong).await.unwrap().unwrap();
+        entry.reason == Reason::Invalid
+    })
+    .await;
+    drop(daemon);
+    let left = shop.ledger.quarantined(None, 9).await.unwrap();
+    assert_eq!(left.iter().map(|it| it.id).collect::<Vec<_>>(), [wrong]);
+    let audit = shop.ledger.audit(Some(right), 1).await.unwrap().remove(0);
+    assert_eq!(audit.action, "release");
+    assert!(audit.actor.starts_with("daemon on "), "{}", audit.actor);
+}
+
+#[tokio::test]
 async fn quarantine_is_shown_released_and_discarded() {
     let shop = Shop::open().await;
     let wrong = shop
@@ -486,11 +559,23 @@ async fn a_running_daemon_notices_within_a_moment() {
     let daemon = shop.home.start(&["run"]);
     wait::until("a run that lives", SOON, async || lives(&shop).await).await;
     assert_eq!(shop.run("lanes pause default").await.exit, 0);
-    let id = shop
-        .accept(r#"{"kind":"test.job","payload":{"sleep_ms":600000,"progress":true}}"#)
-        .await;
-    let why = shop.run(&format!("jobs show {id}")).await;
-    assert!(why.out.contains("Its lane is paused by ada"), "{}", why.out);
+    // what is accepted before the daemon has noticed may still be taken
+    let waits = std::cell::Cell::new(None);
+    wait::until("a job waits in the paused lane", SOON, async || {
+        let id = shop
+            .accept(r#"{"kind":"test.job","payload":{"sleep_ms":600000,"progress":true}}"#)
+            .await;
+        let why = shop.run(&format!("jobs show {id}")).await;
+        let paused = why.out.contains("Its lane `default` is paused by ada");
+        if paused {
+            waits.set(Some(id));
+        } else {
+            assert_eq!(shop.run(&format!("jobs cancel {id}")).await.exit, 0);
+        }
+        paused
+    })
+    .await;
+    let id = waits.get().expect("the wait has ended by it");
     assert_eq!(shop.run("lanes resume default").await.exit, 0);
     let state = async |id| shop.job(id).await.state;
     wait::until("it runs", SOON, async || state(id).await == State::Running).await;

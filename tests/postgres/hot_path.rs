@@ -41,6 +41,9 @@ async fn the_hot_path_uses_its_indexes() {
             assert_eq!(hints.len(), 500);
             let tenants: HashSet<_> = hints.iter().take(7).map(|it| it.tenant.clone()).collect();
             assert_eq!(tenants.len(), 7, "turns between tenants");
+            let lanes = ["test".to_owned(), "nothing".to_owned()];
+            let together = ledger.due_in(&lanes, &kinds(), 500).await.unwrap();
+            assert_eq!(together["test"], hints);
             let ids: Vec<_> = hints.iter().map(|it| it.id).collect();
             let jobs = ledger.claim(&claim, &ids).await.unwrap();
             assert_eq!(jobs.iter().map(|it| it.id).collect::<Vec<_>>(), ids);

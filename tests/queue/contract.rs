@@ -281,19 +281,31 @@ async fn takes_and_releases_thousands(queue: &impl Queue) {
 /// Less than the second after which a queue may return without a reason.
 const PROMPT: Duration = Duration::from_millis(900);
 
+/// The best of five: a busy machine may stall once, a wake that isn't there is never prompt.
+async fn promptly(what: &str, mut act: impl AsyncFnMut()) {
+    for _ in 0..5 {
+        if tokio::time::timeout(PROMPT, act()).await.is_ok() {
+            return;
+        }
+    }
+    panic!("{what}: never within {PROMPT:?}");
+}
+
 async fn a_wake_reaches_who_waits(queue: &impl Queue) {
-    let woken = tokio::time::timeout(
-        PROMPT,
-        futures_util::future::join3(queue.woken(), queue.woken(), queue.wake()),
-    );
-    let (_, _, wake) = woken.await.expect("all are woken");
-    wake.unwrap();
+    promptly("all are woken", async || {
+        let (_, _, wake) =
+            futures_util::future::join3(queue.woken(), queue.woken(), queue.wake()).await;
+        wake.unwrap();
+    })
+    .await;
 }
 
 async fn a_wake_between_waits_is_kept(queue: &impl Queue) {
-    queue.wake().await.unwrap();
-    let woken = tokio::time::timeout(PROMPT, queue.woken()).await;
-    woken.expect("it is woken by what came before");
+    promptly("woken by what came before", async || {
+        queue.wake().await.unwrap();
+        queue.woken().await;
+    })
+    .await;
 }
 
 async fn tells_its_server(queue: &impl Queue) {

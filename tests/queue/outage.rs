@@ -15,9 +15,9 @@ use crate::kit::wait;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Within this time after Redis is back, calls work again.
-const BACK: Duration = Duration::from_secs(1);
+const BACK: Duration = Duration::from_secs(5);
 /// What fails fast doesn't wait for an answer (5 s) nor for a connection (2 s).
-const FAST: Duration = Duration::from_millis(500);
+const FAST: Duration = Duration::from_millis(1_500);
 const RUN: Uuid = Uuid::from_u128(1);
 
 async fn filled(queue: &RedisQueue) {
@@ -43,6 +43,9 @@ async fn a_wiped_redis_is_stale() {
     assert!(is_stale(
         queue.offer(NOW, LANE, &hints([1], High, "a"), 9).await
     ));
+    assert!(is_stale(queue.size(NOW, LANE).await));
+    assert!(is_stale(queue.held(NOW, LANE).await));
+    assert!(is_stale(queue.release(NOW, LANE, &[job(1)]).await));
     assert!(queue.reset(NOW + 1, LANE, &[(job(9), RUN)]).await.unwrap());
     assert_eq!(queue.held(NOW + 1, LANE).await.unwrap(), [(job(9), RUN)]);
 }
@@ -117,7 +120,7 @@ async fn a_full_redis_still_serves_its_lanes() {
 }
 
 #[tokio::test]
-async fn a_killed_redis_is_away_and_back_within_a_second() {
+async fn a_killed_redis_is_away_and_soon_back() {
     let server = Redis::start();
     let queue = open(&server.url());
     filled(&queue).await;
@@ -202,7 +205,7 @@ async fn a_silent_redis_is_away_after_one_wait() {
     assert!(start.elapsed() < FAST, "{:?}", start.elapsed());
     let start = Instant::now();
     queue.woken().await;
-    assert!(start.elapsed() < Duration::from_secs(2));
+    assert!(start.elapsed() < Duration::from_secs(4));
     proxy.heal();
     is_back(&queue, BACK).await;
     assert_eq!(queue.size(NOW, LANE).await.unwrap(), 4);

@@ -6,12 +6,13 @@
 #![allow(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::RangeInclusive;
 
 use futures_util::StreamExt;
 use presswork::effect::{Effect, EffectClass, EffectState};
 use presswork::job::Job;
 use presswork::ledger::{Attempt, Filter, Ledger};
-use presswork::lifecycle::{CRASHES_MAX, State};
+use presswork::lifecycle::{CRASHES_MAX, State, is_suspect};
 use presswork::outcome::Class;
 use serde_json::Value;
 
@@ -43,6 +44,8 @@ pub struct Found {
     pub attempts: usize,
     /// Attempts that ended with their owner.
     pub reclaimed: usize,
+    /// Jobs that several owners' deaths made suspects, at some time.
+    pub suspects: usize,
     /// Jobs that several owners' deaths buried.
     pub poisoned: usize,
     pub effects: usize,
@@ -155,6 +158,8 @@ pub async fn check(ledger: &dyn Ledger, wanted: &[Wanted], acts: &[Value]) -> Fo
             .iter()
             .filter(|it| it.outcome == "reclaimed")
             .count();
+        let was_suspect = (0..=attempts.len()).any(|n| is_suspect(*crashes(&attempts[..n]).end()));
+        found.suspects += usize::from(was_suspect);
         found.poisoned += usize::from(is_poisoned(&job));
         found.effects += effects.len();
         found.acts += acts.of_key(&it.key).len();
@@ -174,6 +179,23 @@ pub async fn check(ledger: &dyn Ledger, wanted: &[Wanted], acts: &[Value]) -> Fo
 fn is_poisoned(job: &Job) -> bool {
     let code = job.failure.as_ref().map(|it| it.code.as_str());
     job.state == State::Dead && code == Some("poison") && CRASHES_MAX <= job.crashes
+}
+
+/// The crashes in a row at the end of a history. A suspect is charged only for what it had begun, which
+/// the history doesn't tell: so at least so many, and at most.
+fn crashes(attempts: &[Attempt]) -> RangeInclusive<u32> {
+    let (mut least, mut most) = (0, 0);
+    for it in attempts {
+        match it.outcome.as_str() {
+            "reclaimed" => {
+                least += u32::from(!is_suspect(least));
+                most = (most + 1).min(CRASHES_MAX);
+            }
+            "released" | "expired" => {}
+            _ => (least, most) = (0, 0),
+        }
+    }
+    least..=most
 }
 
 /// Tells what is wrong with one job.
@@ -228,12 +250,15 @@ impl Told<'_> {
             let class = it.failure.as_ref().map(|it| it.class);
             it.outcome == "failed" && matches!(class, Some(Class::Transient | Class::Permanent))
         });
-        let (charged, crashes) = (charged.count(), of("reclaimed"));
+        let (charged, crashes) = (charged.count(), crashes(attempts));
         self.unless(charged == job.attempts as usize, || {
             format!("{charged} attempts failed, {} are charged", job.attempts)
         });
-        self.unless(crashes == job.crashes as usize, || {
-            format!("{crashes} owners died, {} are charged", job.crashes)
+        self.unless(crashes.contains(&job.crashes), || {
+            format!(
+                "{crashes:?} owners died in a row, {} are charged",
+                job.crashes
+            )
         });
         self.unless(job.attempts <= job.attempts_max, || {
             "tried too often".to_owned()

@@ -34,7 +34,9 @@ cpu_s_per_10k     processor seconds of all processes for 10,000 jobs of the drai
 
 Examples:
   presswork bench
-  presswork bench --jobs 50000 --json";
+  presswork bench --jobs 50000 --json
+
+Exit codes: 0 measured, 1 it couldn't be (no servers, or a job without its attempt), 2 asked wrongly";
 
 /// Measure how fast it is here, on private servers
 #[derive(Debug, clap::Args)]

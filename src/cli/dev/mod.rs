@@ -29,7 +29,10 @@ sample jobs that succeed, fail, recover and die as jobs do. Nothing is published
 Examples:
   presswork dev
   presswork dev --once                            ends with the samples: 0 if each ended as it should
-  presswork dev --postgres postgres://me@localhost/presswork --redis redis://localhost";
+  presswork dev --postgres postgres://me@localhost/presswork --redis redis://localhost
+
+Exit codes: 0 ended as asked, 1 a sample ended otherwise or it can't start, 2 asked wrongly, 5 the
+ledger is away or refuses, 130 --once was interrupted";
 
 /// Try it: everything on this machine, nothing to install, with sample jobs
 #[derive(Debug, clap::Args)]
@@ -54,6 +57,8 @@ pub struct Args {
 
 /// The samples must have ended by then.
 const SAMPLES_MAX: Duration = Duration::from_secs(90);
+/// A Redis that can't be used by then is told of: the samples go on without it.
+const REDIS_MAX: Duration = Duration::from_secs(2);
 /// The sandbox's port where it is free, so that accounts stay valid from run to run.
 const SANDBOX: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 8090);
@@ -73,6 +78,7 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     // what goes wrong is shown below, job by job; the log is for what no job can show
     let level = std::env::var("PRESSWORK_LOG").unwrap_or_else(|_| "error".to_owned());
     telemetry::init(telemetry::Format::Auto, &level).map_err(CliError::usage)?;
+    telemetry::install_panic_hook();
     let mut stop = signals()?;
     let sandbox = sandbox(&args).await?;
     let home = Home {
@@ -84,7 +90,7 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     };
     let config = home.furnish()?;
     let started = Daemon::start(config, kinds::all()).await;
-    let daemon = started.map_err(|e| CliError::failed(format!("{e:#}")))?;
+    let daemon = started.map_err(|e| super::run::stopped(&e))?;
     let happenings = daemon.engine.shared.happenings.subscribe();
     let show = Show::new(out, began);
     let code = act(&args, &show, &home, &daemon, happenings, &mut stop).await;
@@ -114,10 +120,11 @@ async fn act(
     let samples = Samples::enqueue(&daemon.engine.doors, show).await?;
     let mut look = tokio::time::interval(Duration::from_millis(100));
     let mut told = false;
+    let mut without = args.redis.is_some();
     loop {
         tokio::select! {
             biased;
-            _ = stop.recv() => return stopped(args),
+            _ = stop.recv() => return stopped(args, show),
             () = daemon.engine.failed.cancelled() => return Err(CliError::failed("the daemon can't go on: see the log above")),
             happening = happenings.recv() => match happening {
                 Ok(it) => show.happening(&it)?,
@@ -125,6 +132,12 @@ async fn act(
                 Err(broadcast::error::RecvError::Closed) => return Err(CliError::failed("the daemon is gone")),
             },
             _ = look.tick(), if !told => {
+                if without && REDIS_MAX < show.began.elapsed() {
+                    without = false;
+                    if shared.generation().is_none() {
+                        show.without_redis()?;
+                    }
+                }
                 let late = SAMPLES_MAX < show.began.elapsed();
                 if late || samples.ended(&*shared.ledger).await? {
                     let good = samples.table(&*shared.ledger, show, home).await?;
@@ -140,7 +153,7 @@ async fn act(
     }
 }
 
-fn stopped(args: &Args) -> Result<(), CliError> {
+fn stopped(args: &Args, show: &Show) -> Result<(), CliError> {
     // interrupting the watching is its usual end; interrupting `--once` leaves the question open
     if args.once {
         Err(CliError::new(
@@ -148,7 +161,7 @@ fn stopped(args: &Args) -> Result<(), CliError> {
             "interrupted before the samples had ended",
         ))
     } else {
-        Ok(())
+        show.stops()
     }
 }
 
@@ -163,8 +176,14 @@ async fn sandbox(args: &Args) -> Result<Sandbox, CliError> {
     };
     let started = Sandbox::start(options).await;
     started.map_err(|e| {
-        CliError::failed(format!("{e:#}"))
-            .hint("is another `presswork dev` running in this folder?")
+        let denied = e
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|it| it.kind() == std::io::ErrorKind::PermissionDenied);
+        CliError::failed(format!("{e:#}")).hint(if denied {
+            "everything is kept in one folder: --dir DIR names one that you may write to"
+        } else {
+            "is another `presswork dev` running in this folder? --dir DIR takes another one"
+        })
     })
 }
 

@@ -91,11 +91,11 @@ impl Show {
         let word = plain(&cut(&outcome.to_string(), 120));
         let follows = match (then.to, then.run_at) {
             (State::Retrying | State::Scheduled, Some(at)) => {
-                let now = crate::clock::Clock::System.now();
-                format!(
-                    ", again in {}",
-                    span((at - now).max(chrono::Duration::zero()))
-                )
+                let wait = at - crate::clock::Clock::System.now();
+                match chrono::Duration::milliseconds(1) <= wait {
+                    true => format!(", again in {}", span(wait)),
+                    false => ", again at once".to_owned(),
+                }
             }
             (State::Dead, _) => self.out.paint(Tone::Bad, ", dead"),
             (State::Held | State::Unresolved, _) => {
@@ -182,6 +182,18 @@ impl Show {
             self.line(&format!("  {}", self.out.paint(Tone::Strong, &command)))?;
         }
         self.line("")
+    }
+
+    /// A Redis was named, and can't be used.
+    pub(super) fn without_redis(&self) -> Result<(), CliError> {
+        let text =
+            "Redis can't be used: the jobs go on without it (`presswork check` says what is wrong)";
+        self.line(&self.out.paint(Tone::Warn, text))
+    }
+
+    /// A person said that it is enough.
+    pub(super) fn stops(&self) -> Result<(), CliError> {
+        self.line("\nIt stops. What hasn't ended goes on when it is started again.")
     }
 
     /// The samples are over, the daemon isn't.

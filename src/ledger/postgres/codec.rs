@@ -187,14 +187,9 @@ pub fn record(it: &crate::ledger::rows::AttemptEnd) -> String {
     })
 }
 
-/// A failure's JSON. A NUL, which only a platform could have put into it, would make Postgres refuse
-/// to look into it.
+/// A failure's JSON.
 pub fn failure(it: &Failure) -> String {
-    text(&Failure {
-        code: plain(&it.code),
-        message: plain(&it.message),
-        ..it.clone()
-    })
+    text(&it.storable())
 }
 
 /// The JSON text of a value of ours.

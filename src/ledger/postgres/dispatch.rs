@@ -1,6 +1,6 @@
 //! Dispatch: what is due, who takes it, and what was lost on the way.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use sqlx::postgres::{PgConnection, PgRow};
 use sqlx::{Connection, Row};
@@ -19,21 +19,28 @@ macro_rules! claimable {
     };
 }
 
-/// Jumps from tenant to tenant over the index (a loose scan), looks at no more than `$3` jobs of
-/// each, and takes turns between them: the cost is by tenants and limit, not by the backlog.
-pub const DUE: &str = concat!(
-    "WITH RECURSIVE clock AS MATERIALIZED (SELECT presswork.now() AS now),
+/// What is due in a lane. Jumps from tenant to tenant over the index (a loose scan), looks at no more
+/// than `$3` jobs of each, and takes turns between them: the cost is by tenants and limit, not by the
+/// backlog.
+macro_rules! due {
+    ($lane:literal) => {
+        concat!(
+            "WITH RECURSIVE clock AS MATERIALIZED (SELECT presswork.now() AS now),
     head AS (
         (SELECT j.priority, j.tenant FROM presswork.jobs j
-         WHERE j.lane = $1 AND ",
-    claimable!(),
-    "    ORDER BY j.priority, j.tenant LIMIT 1)
+         WHERE j.lane = ",
+            $lane,
+            " AND ",
+            claimable!(),
+            "    ORDER BY j.priority, j.tenant LIMIT 1)
         UNION ALL
         SELECT next.priority, next.tenant FROM head CROSS JOIN LATERAL (
             SELECT j.priority, j.tenant FROM presswork.jobs j
-            WHERE j.lane = $1 AND (j.priority, j.tenant) > (head.priority, head.tenant) AND ",
-    claimable!(),
-    "       ORDER BY j.priority, j.tenant LIMIT 1) next
+            WHERE j.lane = ",
+            $lane,
+            " AND (j.priority, j.tenant) > (head.priority, head.tenant) AND ",
+            claimable!(),
+            "       ORDER BY j.priority, j.tenant LIMIT 1) next
     ),
     turn AS (
         SELECT head.priority, head.tenant, one.id, one.run_at,
@@ -41,12 +48,25 @@ pub const DUE: &str = concat!(
                                   ORDER BY one.run_at, one.id) AS turn
         FROM head CROSS JOIN LATERAL (
             SELECT j.id, j.run_at FROM presswork.jobs j
-            WHERE j.lane = $1 AND j.priority = head.priority AND j.tenant = head.tenant
+            WHERE j.lane = ",
+            $lane,
+            " AND j.priority = head.priority AND j.tenant = head.tenant
               AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
-    claimable!(),
-    "       ORDER BY j.run_at, j.id LIMIT $3) one
+            claimable!(),
+            "       ORDER BY j.run_at, j.id LIMIT $3) one
     )
-    SELECT id, priority, tenant FROM turn ORDER BY priority, turn, run_at, id LIMIT $3"
+    SELECT id, priority, tenant, turn, run_at FROM turn
+    ORDER BY priority, turn, run_at, id LIMIT $3"
+        )
+    };
+}
+
+const DUE: &str = due!("$1");
+const DUE_IN: &str = concat!(
+    "SELECT l.lane, d.id, d.priority, d.tenant
+    FROM unnest($1::text[]) AS l(lane) CROSS JOIN LATERAL (",
+    due!("l.lane"),
+    ") d ORDER BY l.lane, d.priority, d.turn, d.run_at, d.id"
 );
 
 /// Rows that somebody else holds are passed over, so a claim waits for nobody and can't deadlock.
@@ -109,6 +129,28 @@ pub async fn due(pools: &Pools, lane: &str, kinds: &[String], limit: u32) -> Res
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(hint);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+/// Due jobs of several lanes.
+pub async fn due_in(
+    pools: &Pools,
+    lanes: &[String],
+    kinds: &[String],
+    limit: u32,
+) -> Result<BTreeMap<String, Vec<Hint>>> {
+    let query = sqlx::query(DUE_IN)
+        .bind(lanes)
+        .bind(kinds)
+        .bind(i64::from(limit));
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let mut due: BTreeMap<String, Vec<Hint>> = BTreeMap::new();
+    for row in &rows {
+        let lane = row.try_get("lane").map_err(explain)?;
+        due.entry(lane)
+            .or_default()
+            .push(hint(row).map_err(explain)?);
+    }
+    Ok(due)
 }
 
 /// Takes the leases of those that are still free.
@@ -249,7 +291,7 @@ const EXPIRED: &str = concat!(
     live_columns!(),
     " FROM presswork.jobs j
     WHERE j.token IS NULL AND j.state IN ('waiting', 'scheduled', 'ready', 'retrying', 'held')
-      AND least(j.not_after, j.expires_at) <= presswork.now()
+      AND least(j.not_after, j.expires_at) < presswork.now()
     ORDER BY least(j.not_after, j.expires_at) LIMIT $1"
 );
 

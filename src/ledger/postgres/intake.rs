@@ -12,7 +12,7 @@ use super::pool::{Pools, explain};
 use crate::job::{JobId, NewJob};
 use crate::json::Digest;
 use crate::ledger::door::{LedgerError, Result};
-use crate::ledger::rows::{Acceptance, Audit, Quarantined};
+use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
 
 /// Keys first, in one order in every batch, so that two batches can't wait for each other; then the
 /// jobs whose key is new. A job without a key is known by its id: in `jobs`, or, as its id says when
@@ -254,6 +254,37 @@ pub async fn quarantined_one(pools: &Pools, id: JobId) -> Result<Option<Quaranti
     let row = pools.call(query.fetch_optional(pools.main())).await?;
     let row = row.as_ref().map(codec::quarantined).transpose();
     row.map_err(explain)
+}
+
+/// A statement a kind: each reads just what it gives, whatever else lies there.
+const OF_KINDS: &str = "
+SELECT q.id FROM unnest($1::text[]) AS k(kind) CROSS JOIN LATERAL (
+    SELECT id FROM presswork.quarantine
+    WHERE reason = 'unknown_kind' AND kind = k.kind ORDER BY at, id LIMIT $2
+) q LIMIT $2";
+
+/// Entries whose kind was unknown and is one of these.
+pub async fn quarantined_kinds(pools: &Pools, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+    let query = sqlx::query_scalar(OF_KINDS)
+        .bind(kinds)
+        .bind(i64::from(limit));
+    let ids: Vec<Uuid> = pools.call(query.fetch_all(pools.main())).await?;
+    Ok(ids.into_iter().map(JobId).collect())
+}
+
+/// Gives an entry another reason, if it still has this one.
+pub async fn requarantine(pools: &Pools, from: Reason, entry: &Quarantined) -> Result<bool> {
+    let sql = "UPDATE presswork.quarantine SET reason = $3, message = $4
+               WHERE id = $1 AND reason = $2";
+    let query = || {
+        sqlx::query(sql)
+            .bind(entry.id.0)
+            .bind(from.as_str())
+            .bind(entry.reason.as_str())
+            .bind(codec::plain(&entry.message))
+            .execute(pools.main())
+    };
+    Ok(0 < pools.again(query).await?.rows_affected())
 }
 
 const UNQUARANTINE: &str = "

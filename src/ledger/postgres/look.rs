@@ -113,35 +113,12 @@ const JOBS: &str = concat!(
     ORDER BY told DESC, id DESC LIMIT $10"
 );
 
-const LIMIT: u32 = 100;
-
-fn limit(filter: &Filter) -> i64 {
-    i64::from(if filter.limit == 0 {
-        LIMIT
-    } else {
-        filter.limit
-    })
-}
-
-fn states(filter: &Filter) -> Vec<&'static str> {
-    let all = || {
-        let open = |it: &&State| !matches!(it, State::Completed | State::Cancelled);
-        State::ALL
-            .iter()
-            .filter(open)
-            .map(|it| it.as_str())
-            .collect()
-    };
-    match filter.states.as_slice() {
-        [] => all(),
-        some => some.iter().map(|it| it.as_str()).collect(),
-    }
-}
-
 fn with_filter<'q>(
     sql: &'static str,
     filter: &'q Filter,
 ) -> Query<'q, sqlx::Postgres, PgArguments> {
+    let states = filter.let_through().into_iter().map(State::as_str);
+    let states: Vec<&str> = states.collect();
     sqlx::query(sql)
         .bind(&filter.kind)
         .bind(&filter.lane)
@@ -149,10 +126,10 @@ fn with_filter<'q>(
         .bind(&filter.tenant)
         .bind(&filter.error)
         .bind(&filter.fingerprint)
-        .bind(states(filter))
+        .bind(states)
         .bind(filter.before)
         .bind(filter.after)
-        .bind(limit(filter))
+        .bind(i64::from(filter.most()))
 }
 
 /// Jobs that a filter lets through.

@@ -92,12 +92,29 @@ impl Ledger for Postgres {
         intake::quarantined_one(&self.pools, id).await
     }
 
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+        intake::quarantined_kinds(&self.pools, kinds, limit).await
+    }
+
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
+        intake::requarantine(&self.pools, from, entry).await
+    }
+
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
         intake::unquarantine(&self.pools, id, audit).await
     }
 
     async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
         dispatch::due(&self.pools, lane, kinds, limit).await
+    }
+
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>> {
+        dispatch::due_in(&self.pools, lanes, kinds, limit).await
     }
 
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {

@@ -18,7 +18,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -31,13 +31,8 @@ const MIGRATIONS: [Migration; 4] = [
     },
     Migration {
         version: 3,
-        name: "tidy_in_pieces",
-        sql: include_str!("../../../migrations/postgres/0003_tidy_in_pieces.sql"),
-    },
-    Migration {
-        version: 4,
         name: "media",
-        sql: include_str!("../../../migrations/postgres/0004_media.sql"),
+        sql: include_str!("../../../migrations/postgres/0003_media.sql"),
     },
 ];
 

@@ -45,7 +45,7 @@ pub const SETTLE: &str = concat!(
                   j.created_at, coalesce(w.run_at, j.run_at) AS run_at, j.not_after, j.expires_at,
                   j.attempts_max, j.timeout_s, j.labels, j.traceparent, j.reply_to, w.state,
                   CASE WHEN w.reset THEN 0 ELSE j.attempts END + w.attempts AS attempts,
-                  CASE WHEN w.reset THEN 0 ELSE j.crashes END + w.crashes AS crashes,
+                  w.crashes,
                   j.epoch, j.version + 1 AS version, coalesce(w.failure, j.failure) AS failure,
                   coalesce(w.fingerprint, j.fingerprint) AS fingerprint, w.result, w.record,
                   coalesce(j.ended_at, clock.now) AS ended_at, clock.now AS archived_at
@@ -73,7 +73,7 @@ pub const SETTLE: &str = concat!(
         SET state = w.state,
             run_at = coalesce(w.run_at, j.run_at),
             attempts = CASE WHEN w.reset THEN 0 ELSE j.attempts END + w.attempts,
-            crashes = CASE WHEN w.reset THEN 0 ELSE j.crashes END + w.crashes,
+            crashes = w.crashes,
             expires_at = CASE WHEN w.reset
                               THEN greatest(j.expires_at, clock.now + (j.expires_at - j.created_at))
                               ELSE j.expires_at END,

@@ -87,8 +87,8 @@ pub async fn intend(
         return Ok(None);
     }
     sqlx::query(
-        "INSERT INTO effects (id, job, revision, step, account, op, class, state, intent, keep)
-         VALUES (?, ?, ?, ?, ?, ?, ?, 'intended', ?, ?) ON CONFLICT DO NOTHING",
+        "INSERT INTO effects (id, job, revision, step, account, op, class, state, intent, keep, evidence)
+         VALUES (?, ?, ?, ?, ?, ?, ?, 'intended', ?, ?, ?) ON CONFLICT DO NOTHING",
     )
     .bind(it.id.0)
     .bind(it.job.0)
@@ -99,6 +99,7 @@ pub async fn intend(
     .bind(it.class.as_str())
     .bind(&it.intent)
     .bind(text(&it.keep)?)
+    .bind(text(&it.evidence)?)
     .execute(&mut *conn)
     .await
     .map_err(told)?;

@@ -10,7 +10,7 @@ use super::media;
 use super::open::told;
 use crate::job::{JobId, NewJob};
 use crate::ledger::door::{LedgerError, Result};
-use crate::ledger::rows::{Acceptance, Audit, Quarantined};
+use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
 
 /// Writes jobs down under their idempotency keys; what has none is known by its id.
 pub async fn accept(
@@ -153,6 +153,24 @@ pub async fn quarantine(conn: &mut SqliteConnection, entries: &[Quarantined]) ->
         .map_err(told)?;
     }
     Ok(())
+}
+
+/// Gives an entry another reason, if it still has this one.
+pub async fn requarantine(
+    conn: &mut SqliteConnection,
+    from: Reason,
+    entry: &Quarantined,
+) -> Result<bool> {
+    let changed =
+        sqlx::query("UPDATE quarantine SET reason = ?, message = ? WHERE id = ? AND reason = ?")
+            .bind(entry.reason.as_str())
+            .bind(&entry.message)
+            .bind(entry.id.0)
+            .bind(from.as_str())
+            .execute(conn)
+            .await
+            .map_err(told)?;
+    Ok(0 < changed.rows_affected())
 }
 
 /// Takes an entry out of the quarantine.

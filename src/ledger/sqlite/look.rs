@@ -4,21 +4,10 @@ use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
 use super::map::{self, get, job_columns, json, micros};
 use super::open::told;
-use crate::job::Job;
+use crate::job::{Job, JobId};
 use crate::ledger::door::Result;
-use crate::ledger::rows::{Audit, Filter, Group, Quarantined, UNFINISHED};
+use crate::ledger::rows::{Audit, Filter, Group, Quarantined};
 use crate::lifecycle::State;
-
-/// A page that names no limit.
-const LIMIT: u32 = 100;
-
-fn limit(filter: &Filter) -> u32 {
-    if filter.limit == 0 {
-        LIMIT
-    } else {
-        filter.limit
-    }
-}
 
 /// Where jobs of some states are, and the time that tells their age.
 #[derive(PartialEq)]
@@ -62,11 +51,7 @@ impl Shelf {
 
 /// Jobs that a filter lets through.
 pub async fn jobs(conn: &mut SqliteConnection, filter: &Filter) -> Result<Vec<Job>> {
-    let mut states = filter.states.clone();
-    if states.is_empty() {
-        states.extend(UNFINISHED);
-        states.push(State::Dead);
-    }
+    let states = filter.let_through();
     let mut found: Vec<Job> = Vec::new();
     for shelf in [Shelf::Unfinished, Shelf::Dead, Shelf::Finished] {
         let here = states.iter().copied().filter(|it| Shelf::of(*it) == shelf);
@@ -86,7 +71,7 @@ pub async fn jobs(conn: &mut SqliteConnection, filter: &Filter) -> Result<Vec<Jo
         _ => it.created_at,
     };
     found.sort_by_key(|it| std::cmp::Reverse((age(it), it.id)));
-    found.truncate(limit(filter) as usize);
+    found.truncate(filter.most() as usize);
     Ok(found)
 }
 
@@ -132,7 +117,7 @@ fn narrow(query: &mut QueryBuilder<Sqlite>, states: &[State], time: &str, filter
     }
     query
         .push(format!(" ORDER BY {time} DESC, id DESC LIMIT "))
-        .push_bind(limit(filter));
+        .push_bind(filter.most());
 }
 
 /// Dead letters by the group of their error.
@@ -151,7 +136,7 @@ pub async fn groups(conn: &mut SqliteConnection, filter: &Filter) -> Result<Vec<
     );
     query
         .push(") GROUP BY fingerprint, kind ORDER BY count(*) DESC, max(ended_at) DESC LIMIT ")
-        .push_bind(limit(filter));
+        .push_bind(filter.most());
     let rows = query.build().fetch_all(conn).await.map_err(told)?;
     let group = |row| {
         let failure: Option<&str> = get(row, 2)?;
@@ -184,10 +169,34 @@ pub async fn quarantined(
     rows.iter().map(map::quarantined).collect()
 }
 
+/// Entries whose kind was unknown and is one of these, the oldest of a kind first.
+pub async fn quarantined_kinds(
+    conn: &mut SqliteConnection,
+    kinds: &[String],
+    limit: u32,
+) -> Result<Vec<JobId>> {
+    let mut ids = Vec::new();
+    for kind in kinds {
+        let room = i64::from(limit) - i64::try_from(ids.len()).unwrap_or(i64::MAX);
+        let rows = sqlx::query(
+            "SELECT id FROM quarantine WHERE reason = 'unknown_kind' AND kind = ? ORDER BY at, id LIMIT ?",
+        )
+        .bind(kind)
+        .bind(room.max(0))
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(told)?;
+        for row in &rows {
+            ids.push(JobId(get(row, 0)?));
+        }
+    }
+    Ok(ids)
+}
+
 /// Who did what, newest first.
 pub async fn audits(
     conn: &mut SqliteConnection,
-    job: Option<crate::job::JobId>,
+    job: Option<JobId>,
     limit: u32,
 ) -> Result<Vec<Audit>> {
     let rows =

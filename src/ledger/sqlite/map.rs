@@ -65,15 +65,9 @@ pub fn text<T: serde::Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| odd("JSON", e))
 }
 
-/// A failure's JSON. A NUL, which only a platform could have put into it, would end the text for
-/// SQL's functions.
+/// A failure's JSON.
 pub fn failure(it: &Failure) -> Result<String> {
-    let plain = |text: &str| text.replace('\0', "\u{fffd}");
-    text(&Failure {
-        code: plain(&it.code),
-        message: plain(&it.message),
-        ..it.clone()
-    })
+    text(&it.storable())
 }
 
 fn count(row: &SqliteRow, column: &str) -> Result<u32> {

@@ -33,7 +33,7 @@ use crate::json::Digest;
 use crate::ledger::door::{Ledger, LedgerError, Result};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
-    Generation, Group, Hint, Migrated, Pause, Quarantined, Run, Schema, Settled, Settlement,
+    Generation, Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
     Stored,
 };
 use crate::lifecycle::State;
@@ -152,6 +152,18 @@ impl Ledger for Sqlite {
         row.as_ref().map(map::quarantined).transpose()
     }
 
+    async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
+        look::quarantined_kinds(&mut *self.reader().await?, kinds, limit).await
+    }
+
+    async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
+        let entry = entry.clone();
+        self.write(move |tx, _| {
+            Box::pin(async move { intake::requarantine(tx, from, &entry).await })
+        })
+        .await
+    }
+
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
         let audit = audit.clone();
         self.write(move |tx, now| {
@@ -169,6 +181,23 @@ impl Ledger for Sqlite {
             limit,
         )
         .await
+    }
+
+    async fn due_in(
+        &self,
+        lanes: &[String],
+        kinds: &[String],
+        limit: u32,
+    ) -> Result<BTreeMap<String, Vec<Hint>>> {
+        let (mut reader, now) = (self.reader().await?, self.now_micros());
+        let mut due = BTreeMap::new();
+        for lane in lanes {
+            let hints = due::due(&mut reader, now, lane, kinds, limit).await?;
+            if !hints.is_empty() {
+                due.insert(lane.clone(), hints);
+            }
+        }
+        Ok(due)
     }
 
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {

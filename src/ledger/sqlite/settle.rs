@@ -59,7 +59,7 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
              state = CASE WHEN ?1 IN ('completed', 'cancelled') THEN 'dead' ELSE ?1 END,
              run_at = coalesce(?2, run_at),
              attempts = CASE WHEN ?3 THEN 0 ELSE attempts + ?4 END,
-             crashes = CASE WHEN ?3 THEN 0 ELSE crashes + ?5 END,
+             crashes = ?5,
              held = ?6, cancel = ?7 OR (cancel AND NOT ?3 AND ?1 <> 'dead'),
              failure = coalesce(?8, failure), fingerprint = coalesce(?9, fingerprint),
              run = CASE WHEN ?10 THEN run END, token = CASE WHEN ?10 THEN token END,

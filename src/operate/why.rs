@@ -1,13 +1,13 @@
-//! What a person can do: about a dead letter, about a held job, and why a job isn't running.
-//! Pure: what is read from the ledger goes in, words and commands that can be pasted come out.
+//! Why a job stands where it stands, and what a person can do about it: the one answer, at every
+//! door. What is read from the ledger goes in, words and commands that can be pasted come out.
 
 use serde::Serialize;
 
-use super::out::{stamp, when};
-use crate::clock::Time;
+use crate::clock::{Time, span, stamp, when};
+use crate::config::Config;
 use crate::effect::{Effect, EffectState};
 use crate::job::Job;
-use crate::ledger::Pause;
+use crate::ledger::{Ledger, LedgerError, Pause};
 use crate::lifecycle::State;
 use crate::outcome::{Class, Failure, Held};
 
@@ -30,7 +30,7 @@ impl Advice {
 }
 
 /// What to do about a dead letter.
-pub fn dead(job: &Job, effects: &[Effect]) -> Advice {
+fn dead(job: &Job, effects: &[Effect]) -> Advice {
     let id = job.id;
     if let Some(effect) = effects.iter().find(|it| it.is_open()) {
         return Advice::new(
@@ -54,7 +54,8 @@ pub fn dead(job: &Job, effects: &[Effect]) -> Advice {
             [revive(job), discard(job, "not needed")],
         ),
     };
-    if live {
+    let goes_on = advice.commands.iter().any(|it| it.contains(" revive "));
+    if live && goes_on {
         advice.text.push_str(
             " What it has done already is not done again: a revive goes on from there, with the payload as it is.",
         );
@@ -83,7 +84,7 @@ fn of_failure(job: &Job, failure: &Failure) -> Advice {
             [revive(job), discard(job, "too late")],
         ),
         "poison" => Advice::new(
-            "Several daemons died while they ran it, so it may be what kills them (memory, a crash in native code). Look at their logs of that time first; revive it on a host of its own, with nothing else running.",
+            "Daemon after daemon died while it ran, the last three with no other suspect beside it, so it is most likely what kills them (memory, a crash in native code). Look at their logs of that time first; revive it on a host of its own, with nothing else running.",
             [
                 format!("presswork jobs show {} --json", job.id),
                 revive(job),
@@ -99,6 +100,10 @@ fn of_failure(job: &Job, failure: &Failure) -> Advice {
                 job.timeout_s, job.kind
             ),
             [revive(job), discard(job, "too slow")],
+        ),
+        "receipt" => Advice::new(
+            "A person said that it happened, but what it made isn't here. Take it from the platform; or enqueue a new job under another key, which does it (and pays for it) once more.",
+            [discard(job, "taken from the platform")],
         ),
         "nondeterministic" | "step_value" => Advice::new(
             "A re-run would do something else than was written down; it was stopped so that nothing is done twice. Enqueue a new job if it is still wanted.",
@@ -190,28 +195,84 @@ pub struct Around {
     pub lane_known: bool,
     /// Runs of the daemon that live.
     pub daemons: usize,
+    /// The host of the run that has the job, while that run lives.
+    pub host: Option<String>,
 }
 
-/// Why a job isn't running, and what to do about it. `None` when it runs or has ended well.
-pub fn why(job: &Job, around: &Around, effects: &[Effect]) -> Option<Advice> {
-    let id = job.id;
-    match job.state {
-        State::Completed | State::Cancelled => None,
-        State::Running => job.cancel.then(|| {
-            Advice::new(
-                "It runs, and was told to stop; a call that is under way is waited for.",
-                [format!("presswork jobs watch {id}")],
-            )
-        }),
-        State::Waiting => Some(Advice::new(
-            "It waits for the jobs that come before it.",
-            [],
-        )),
-        State::Held => Some(held(job)),
-        State::Unresolved => Some(unresolved(job, effects)),
-        State::Dead => Some(dead(job, effects)),
-        State::Scheduled | State::Ready | State::Retrying => Some(waits(job, around)),
+impl Around {
+    /// Reads what the state of `job` asks for, and no more.
+    ///
+    /// # Errors
+    /// When the ledger is away.
+    pub async fn read(
+        ledger: &dyn Ledger,
+        config: &Config,
+        job: &Job,
+    ) -> Result<Self, LedgerError> {
+        let lane = config.lanes.get(&job.lane);
+        let mut around = Self {
+            now: ledger.now().await?,
+            pause: None,
+            running: 0,
+            concurrency: lane.and_then(|it| it.concurrency),
+            lane_known: lane.is_some(),
+            daemons: 0,
+            host: None,
+        };
+        if job.state.is_claimable() {
+            let paused = ledger.paused().await?;
+            around.pause = paused.into_iter().find(|it| it.lane == job.lane);
+            let counts = ledger.counts().await?;
+            let running = counts.get(&(job.lane.clone(), State::Running));
+            around.running = running.copied().unwrap_or(0);
+        }
+        if job.state.is_claimable() || job.state == State::Running {
+            let runs = ledger.live_runs().await?;
+            around.daemons = runs.len();
+            let owner = runs.into_iter().find(|it| Some(it.id) == job.run);
+            around.host = owner.map(|it| it.host);
+        }
+        Ok(around)
     }
+}
+
+/// Why a job stands where it stands, and what to do about it where something is to be done.
+pub fn why(job: &Job, around: &Around, effects: &[Effect]) -> Advice {
+    let at = |word: &str| match job.ended_at {
+        Some(at) => Advice::new(format!("It {word} at {}.", stamp(at)), []),
+        None => Advice::new(format!("It {word}."), []),
+    };
+    match job.state {
+        State::Completed => at("was completed"),
+        State::Cancelled => at("was cancelled"),
+        State::Running => runs(job, around),
+        State::Waiting => Advice::new("It waits for the jobs that come before it.", []),
+        State::Held => held(job),
+        State::Unresolved => unresolved(job, effects),
+        State::Dead => dead(job, effects),
+        State::Scheduled | State::Ready | State::Retrying => waits(job, around),
+    }
+}
+
+fn runs(job: &Job, around: &Around) -> Advice {
+    let watch = || [format!("presswork jobs watch {}", job.id)];
+    let Some(host) = &around.host else {
+        return Advice::new(
+            "The daemon that ran it is gone: it is taken back when its lease is past and another daemon runs.",
+            watch(),
+        );
+    };
+    if job.cancel {
+        let text = "It runs, and was told to stop; a call that is under way is waited for.";
+        return Advice::new(text, watch());
+    }
+    let since = job.claimed_at.map_or(String::new(), |it| {
+        format!(" for {}", span(around.now - it))
+    });
+    let progress = job.progress.as_ref().map_or(String::new(), |it| {
+        format!(": {} %, {}", it.percent, it.message)
+    });
+    Advice::new(format!("It runs on {host}{since}{progress}."), watch())
 }
 
 fn unresolved(job: &Job, effects: &[Effect]) -> Advice {
@@ -233,7 +294,7 @@ fn unresolved(job: &Job, effects: &[Effect]) -> Advice {
 }
 
 /// What to do about a held job.
-pub fn held(job: &Job) -> Advice {
+fn held(job: &Job) -> Advice {
     let id = job.id;
     let release = format!("presswork jobs release {id}");
     match job.held {
@@ -271,18 +332,15 @@ pub fn held(job: &Job) -> Advice {
 fn waits(job: &Job, around: &Around) -> Advice {
     let lane = &job.lane;
     if around.now < job.run_at {
-        let why = match job.state {
-            State::Retrying => "It failed and will be tried again",
-            _ => "Its time hasn't come",
+        let at = format!("{} ({})", stamp(job.run_at), when(job.run_at, around.now));
+        let text = match (job.state, &job.failure) {
+            (State::Retrying, Some(failure)) => {
+                format!("It failed and is tried again at {at}: {failure}.")
+            }
+            (State::Retrying, None) => format!("It is tried again at {at}."),
+            _ => format!("It waits for its time, {at}."),
         };
-        return Advice::new(
-            format!(
-                "{why}: at {} ({}).",
-                stamp(job.run_at),
-                when(job.run_at, around.now)
-            ),
-            [],
-        );
+        return Advice::new(text, []);
     }
     if let Some(pause) = &around.pause {
         let reason = if pause.reason.is_empty() {
@@ -292,7 +350,7 @@ fn waits(job: &Job, around: &Around) -> Advice {
         };
         return Advice::new(
             format!(
-                "Its lane is paused by {} since {}{reason}.",
+                "Its lane `{lane}` is paused by {} since {}{reason}.",
                 pause.by,
                 stamp(pause.at)
             ),
@@ -387,6 +445,7 @@ mod tests {
             concurrency: Some(2),
             lane_known: true,
             daemons: 1,
+            host: None,
         }
     }
 
@@ -406,7 +465,7 @@ mod tests {
     #[test]
     fn what_stands_in_the_way_is_told_in_its_order() {
         let ready = job(State::Ready);
-        let said = |job: &Job, around: &Around| why(job, around, &[]).unwrap().text;
+        let said = |job: &Job, around: &Around| why(job, around, &[]).text;
         let mut late = ready.clone();
         late.run_at = now() + Duration::hours(3);
         assert!(said(&late, &around()).contains("in 3 h"));
@@ -426,7 +485,26 @@ mod tests {
         it.lane_known = false;
         assert!(said(&ready, &it).contains("isn't in jobs.toml"));
         assert!(said(&ready, &around()).contains("Nothing stands in its way"));
-        assert_eq!(why(&job(State::Completed), &around(), &[]), None);
+        assert_eq!(said(&job(State::Completed), &around()), "It was completed.");
+        let mut running = job(State::Running);
+        assert!(said(&running, &around()).contains("is gone"));
+        it = around();
+        it.host = Some("press-1".to_owned());
+        running.claimed_at = Some(now() - Duration::seconds(70));
+        assert_eq!(said(&running, &it), "It runs on press-1 for 1 m.");
+    }
+
+    #[test]
+    fn what_only_a_person_knows_is_not_sent_to_the_editor() {
+        let mut job = job(State::Dead);
+        job.failure = Some(Failure::permanent("receipt", "the text isn't here"));
+        let advice = dead(&job, &[]);
+        assert!(
+            advice.text.contains("Take it from the platform"),
+            "{}",
+            advice.text
+        );
+        assert!(advice.commands.iter().all(|it| !it.contains("--edit")));
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! What people do to jobs: cancel, revive, discard, let go on, resolve. Every door that a person
 //! uses calls these; each change is guarded by the job's version, and audited.
 
+pub mod why;
+
 use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
-use crate::intake::{Rules, admit_envelope, quarantined};
+use crate::intake::{Answer, Rules, accept, admit, admit_envelope, quarantined};
 use crate::job::{Envelope, Job, JobId};
 use crate::json::Violation;
-use crate::ledger::{Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Settled, Settlement};
+use crate::ledger::{
+    Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Quarantined, Reason, Settled, Settlement,
+};
 use crate::lifecycle::{Event, State, advance};
 use crate::retry::Policy;
 
@@ -34,7 +38,7 @@ pub enum Refused {
 /// Who does it, and why.
 #[derive(Clone, Debug)]
 pub struct By {
-    /// A person's login, or a token's name.
+    /// A person's login, a token's name, or a loop of the daemon.
     pub actor: String,
     /// The reason given.
     pub reason: String,
@@ -68,13 +72,12 @@ pub async fn job(ledger: &dyn Ledger, id: JobId) -> Result<Job, Refused> {
 /// A job that somebody else is changing is read again so often.
 const TRIES: usize = 5;
 
-/// Makes one event happen to a job.
+/// Makes one event happen to a job; `audit` is what is written down about it, and by whom.
 async fn happen(
     ledger: &dyn Ledger,
     id: JobId,
     event: &Event,
-    action: &str,
-    by: &By,
+    audit: Option<(&str, &By)>,
     edit: Option<&Edited>,
 ) -> Result<State, Refused> {
     for _ in 0..TRIES {
@@ -95,7 +98,7 @@ async fn happen(
             attempt: None,
             result: None,
             edit: edit.cloned(),
-            audit: Some(by.audit(action, id, now)),
+            audit: audit.map(|(action, by)| by.audit(action, id, now)),
         };
         if ledger.settle(&[settlement]).await? == [Settled::Done] {
             return Ok(to);
@@ -111,7 +114,7 @@ async fn discarded(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, Ref
     let last = ledger.audit(Some(id), 1).await?.into_iter().next();
     let last = last.filter(|it| it.action == "discard");
     Ok(last.map(|it| {
-        let at = it.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
+        let at = stamp(it.at);
         let (actor, reason) = (it.actor, it.detail);
         format!("was given up by {actor} at {at} ({reason}); enqueue a new one")
     }))
@@ -122,7 +125,7 @@ async fn discarded(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, Ref
 /// # Errors
 /// When it has ended, or waits for a person's word on an effect.
 pub async fn cancel(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::CancelAsked, "cancel", by, None).await
+    happen(ledger, id, &Event::CancelAsked, Some(("cancel", by)), None).await
 }
 
 /// Lets a held job go on.
@@ -130,7 +133,7 @@ pub async fn cancel(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Re
 /// # Errors
 /// When it isn't held.
 pub async fn release(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::Mended, "release", by, None).await
+    happen(ledger, id, &Event::Mended, Some(("release", by)), None).await
 }
 
 /// Gives a dead letter up for good.
@@ -138,7 +141,7 @@ pub async fn release(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, R
 /// # Errors
 /// When it is no dead letter.
 pub async fn discard(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::Discarded, "discard", by, None).await
+    happen(ledger, id, &Event::Discarded, Some(("discard", by)), None).await
 }
 
 /// What a revive would do about one effect of the job.
@@ -250,7 +253,7 @@ pub async fn revive(
     let outlook = outlook(ledger, id, edited.is_some()).await?;
     match outlook.blocked {
         Some(why) => Err(Refused::Unfit(format!("job {id}: {why}"))),
-        None => happen(ledger, id, &Event::Revived, "revive", by, edited).await,
+        None => happen(ledger, id, &Event::Revived, Some(("revive", by)), edited).await,
     }
 }
 
@@ -297,6 +300,10 @@ pub async fn resolve(
     }
     let effects = ledger.effects(id).await?;
     let open: Vec<&Effect> = effects.iter().filter(|it| it.is_open()).collect();
+    // a resolve that was cut off after its effects were concluded: the job itself is left to do
+    if open.is_empty() && job.state == State::Unresolved {
+        return happen(ledger, id, &Event::Resolved, Some(("resolve", by)), None).await;
+    }
     if open.is_empty() {
         return Err(Refused::Unfit(format!(
             "job {id} has no effect whose outcome is unknown; `presswork jobs show {id}` shows them"
@@ -322,7 +329,8 @@ pub async fn resolve(
         }
     }
     match job.state {
-        State::Unresolved => happen(ledger, id, &Event::Resolved, "resolve", by, None).await,
+        // the audit has it already, effect by effect
+        State::Unresolved => happen(ledger, id, &Event::Resolved, None, None).await,
         state => Ok(state),
     }
 }
@@ -383,27 +391,90 @@ pub async fn release_quarantined(
     };
     let entry = ledger.quarantined_one(id).await?.ok_or_else(missing)?;
     let bytes = bytes.unwrap_or(&entry.bytes);
-    let mut job =
-        crate::intake::admit(rules, id, bytes).map_err(|it| Refused::Invalid(it.violations))?;
-    job.key
-        .get_or_insert_with(|| format!("{}:{id}", entry.door));
-    let answers = crate::intake::accept(ledger, &[job]).await?;
-    let now = ledger.now().await?;
-    let answer = answers.into_iter().next().ok_or_else(missing)?;
+    let answer = take_again(ledger, rules, &entry, bytes, by).await?;
+    if let Answer::Refused(it) = answer {
+        return Err(Refused::Invalid(it.violations));
+    }
     match (
-        quarantined(&entry.door, id, now, bytes, &answer),
+        quarantined(&entry.door, id, entry.at, bytes, &answer),
         answer.id(),
     ) {
-        (None, Some(job)) => {
-            ledger
-                .unquarantine(id, &by.audit("release", job, now))
-                .await?;
-            Ok(job)
-        }
-        (refused, _) => Err(Refused::Unfit(
-            refused.map_or_else(String::new, |it| it.message),
+        (None, Some(job)) => Ok(job),
+        (still, _) => Err(Refused::Unfit(
+            still.map_or_else(String::new, |it| it.message),
         )),
     }
+}
+
+/// Tries to accept an entry; it leaves the quarantine when it is accepted. The same entry may be tried
+/// by several at once: without a key of its own its id is its key, as at its door.
+async fn take_again(
+    ledger: &dyn Ledger,
+    rules: &Rules,
+    entry: &Quarantined,
+    bytes: &[u8],
+    by: &By,
+) -> Result<Answer, LedgerError> {
+    let mut job = match admit(rules, entry.id, bytes) {
+        Ok(job) => job,
+        Err(refusal) => return Ok(Answer::Refused(refusal)),
+    };
+    job.key
+        .get_or_insert_with(|| format!("{}:{}", entry.door, entry.id));
+    let answers = accept(ledger, &[job]).await?;
+    let answer = answers.into_iter().next();
+    let answer = answer.ok_or_else(|| LedgerError::Other("it gave no answer".to_owned()))?;
+    if let Answer::New { id, .. } | Answer::Same { id, .. } = answer {
+        let audit = by.audit("release", id, ledger.now().await?);
+        ledger.unquarantine(entry.id, &audit).await?;
+    }
+    Ok(answer)
+}
+
+/// What became of entries of the quarantine whose kind is known by now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Known {
+    /// They were accepted.
+    pub accepted: usize,
+    /// They can't be accepted for another reason, which they bear now: they aren't tried again.
+    pub refused: usize,
+}
+
+/// Tries to accept entries of the quarantine whose kind was unknown and is known by these rules, at
+/// most `most`. Harmless when several daemons do it at once, and when it is left amid it.
+///
+/// # Errors
+/// When the ledger is away: the next call goes on.
+pub async fn release_known(
+    ledger: &dyn Ledger,
+    rules: &Rules,
+    most: u32,
+    by: &By,
+) -> Result<Known, LedgerError> {
+    let kinds: Vec<String> = rules.kinds.iter().map(|it| it.name().to_owned()).collect();
+    let mut known = Known::default();
+    for id in ledger.quarantined_kinds(&kinds, most).await? {
+        let Some(entry) = ledger.quarantined_one(id).await? else {
+            continue; // somebody else was faster
+        };
+        let answer = match take_again(ledger, rules, &entry, &entry.bytes, by).await {
+            Ok(answer) => answer,
+            Err(e) if e.is_away() => return Err(e),
+            Err(e) => {
+                // one that the ledger fails at mustn't keep the others
+                tracing::warn!(entry = %id, "quarantine: {e}");
+                continue;
+            }
+        };
+        match quarantined(&entry.door, id, entry.at, &entry.bytes, &answer) {
+            None => known.accepted += 1,
+            Some(still) if ledger.requarantine(Reason::UnknownKind, &still).await? => {
+                known.refused += 1;
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(known)
 }
 
 /// Throws an entry of the quarantine away.
