@@ -265,7 +265,7 @@ mod tests {
     fn all_that_does_not_fit_is_told_at_once() {
         assert_eq!(
             told(r#"{"txt": 1, "count": "many", "inner": {"flg": true}}"#),
-            ["/txt", "/count", "/inner/flg", "/inner/flag"]
+            ["/txt", "/count", "/inner/flg", "/inner/flag", "/text"]
         );
         assert_eq!(
             told(r#"{"txt": 1, "count": "many"}"#),
