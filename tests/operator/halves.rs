@@ -1,6 +1,7 @@
 //! What was done by half is finished, and what can't be done keeps nothing else from it.
 
 use presswork::effect::EffectState;
+use presswork::ledger::Ledger as _;
 use presswork::lifecycle::State;
 
 use crate::shop::Shop;
