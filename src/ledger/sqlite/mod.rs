@@ -33,8 +33,8 @@ use crate::json::Digest;
 use crate::ledger::door::{Ledger, LedgerError, Result};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
-    Generation, Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
-    Stored,
+    Generation, Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled,
+    Settlement, Stored,
 };
 use crate::lifecycle::State;
 use map::{get, micros};
