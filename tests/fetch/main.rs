@@ -496,7 +496,8 @@ async fn a_failure_is_shared_and_a_fetch_survives_who_began_it() {
         all[0].as_ref().unwrap_err().failure().unwrap().code,
         "http_404"
     );
-    assert_eq!(asked.lock().unwrap().len(), 1);
+    let told = asked.lock().unwrap().clone();
+    assert_eq!(told.len(), 1, "{told:#?}");
 
     // the first hangs and is given up; the second, who waits for it, goes on by itself
     let slow = format!("http://{at}/slow");
