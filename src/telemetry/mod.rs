@@ -96,6 +96,11 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
         if word.parse::<LevelFilter>().is_err() {
             let near = did_you_mean(&word.to_ascii_lowercase(), LEVELS);
             let levels = LEVELS.join(", ");
+            let word = if redact::looks_random(word) {
+                redact::HIDDEN
+            } else {
+                word
+            };
             return Err(format!(
                 "`{word}` is no level; one of {levels}, or target=level, with commas between{near}"
             ));
