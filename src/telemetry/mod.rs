@@ -2,8 +2,10 @@
 //!
 //! One event is one line on stderr, for people or as JSON. Its own fields come first, then those
 //! of the spans around it, so that `job`, `lane` and `attempt` needn't be repeated at each call.
+//! Their names are those of [`fields::FIELDS`].
 //! Every line passes [`redact::text`] before it is written.
 
+pub mod fields;
 pub mod metrics;
 pub mod redact;
 mod line;
