@@ -103,11 +103,13 @@ async fn a_hup_changes_the_level_and_a_bad_one_changes_nothing() {
         )
     };
     let home = Home::new(&at("warn"));
+    std::fs::write(home.path().join("good.toml"), at("warn")).expect("a file");
     let daemon = home.start(&["run"]);
     let api = std::net::SocketAddr::from(([127, 0, 0, 1], port.number()));
     daemon.wait_ready(api, SOON).await;
     let run = async |times: usize| {
-        let done = home.cli(&["enqueue", "test.job", "--wait"]).await;
+        let args = ["--config", "good.toml", "enqueue", "test.job", "--wait"];
+        let done = home.cli(&args).await;
         assert!(done.status.success(), "{done:?}");
         assert_eq!(saying(&lines(&daemon), "attempt begins").len(), times);
     };
@@ -149,6 +151,10 @@ fn fields(text: &str) -> Vec<String> {
     for macro_name in ["error!(", "warn!(", "info!(", "debug!(", "trace!("] {
         for (at, _) in code.match_indices(&format!("tracing::{macro_name}")) {
             let rest = &code[at + "tracing::".len() + macro_name.len()..];
+            let rest = match rest.trim_start().strip_prefix("target: \"") {
+                Some(named) => named.split_once("\",").map_or("", |it| it.1),
+                None => rest,
+            };
             // the message comes last, and begins with the first quote that no field's value has
             let head = rest.split(['"', ';']).next().unwrap_or_default();
             let named = head

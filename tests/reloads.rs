@@ -140,7 +140,8 @@ async fn reloads_lose_nothing(stores: Stores, count: usize) {
             wanted.extend(there.then_some(job));
         }
     }
-    assert_eq!((taken + refused, refused), (count, count / 3));
+    assert_eq!(taken + refused, count);
+    assert!(count / 3 <= refused, "every third file is bad: {refused}");
     // whatever lane it waits in: all are there in the end
     let all: String = (0..LANES)
         .map(|k| format!("[lanes.extra-{k}]\nconcurrency = 16\n"))
