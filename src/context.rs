@@ -24,7 +24,7 @@ use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::http::Http;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, redact};
 
 /// Where running attempts tell how far they are; the engine keeps it, coalesced.
 pub trait ProgressSink: Send + Sync {
@@ -155,7 +155,7 @@ impl Context {
 
     /// Tells how far the attempt is. Cheap: it is kept once a second at most.
     pub fn progress(&self, percent: u8, message: impl Into<String>) {
-        let message = message.into();
+        let message = redact::text(&message.into()).into_owned();
         self.sink.tell(
             self.job.id,
             Progress {
@@ -226,7 +226,8 @@ impl Context {
 
     async fn record(&self, name: &str, text: &str) -> Result<bool, LedgerError> {
         crashpoint!("step.before_record", LedgerError::Away)?;
-        let kept = self.ledger.record_step(&self.fence, name, text).await?;
+        let text = redact::known(text);
+        let kept = self.ledger.record_step(&self.fence, name, &text).await?;
         crashpoint!("step.after_record", LedgerError::Away)?;
         Ok(kept)
     }
@@ -352,6 +353,7 @@ impl Context {
                 )))
             }
         };
+        let answer = answer.map(shown);
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         let kept = self.conclude(effect.id, sends, &conclusion).await?;
         metrics::effect(wanted.op, conclusion.to.as_str());
@@ -472,6 +474,7 @@ fn concluded(
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }
     };
+    let seen = redact::text(&seen).into_owned();
     (
         Conclusion {
             to,
@@ -480,6 +483,17 @@ fn concluded(
         },
         result,
     )
+}
+
+/// A receipt without our secrets, which a platform may have sent back.
+fn shown(receipt: Receipt) -> Receipt {
+    let known = |it: String| redact::known(&it).into_owned();
+    Receipt {
+        remote_id: receipt.remote_id.map(known),
+        url: receipt.url.map(known),
+        detail: redact::known_value(receipt.detail),
+        ..receipt
+    }
 }
 
 /// The wait after the `sends`th send's answer was lost: doubled each time.

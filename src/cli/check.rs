@@ -1,4 +1,4 @@
-//! `presswork check`: the configuration and the connections.
+//! `presswork check`: the configuration, the connections, and (with `--ping`) the platforms.
 
 use std::future::Future;
 use std::time::Duration;
@@ -7,20 +7,26 @@ use serde::Serialize;
 
 use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Exit, Table, Tone, plain};
-use crate::config::{Store, unknown_variables};
+use crate::config::{Account, Store, keys, shown_key, unknown_variables};
 use crate::handler::Kind;
+use crate::outcome::{Class, Failure};
+use crate::platform::{self, http::Http};
 use crate::stores;
+use crate::telemetry::redact;
 
 const AFTER: &str = "\
 Checks the whole configuration first (every mistake with its line and column), with all references
-to secrets; then asks the ledger and the queue. It changes nothing.
+to secrets; then asks the ledger and the queue; with --ping every account's platform, too: one read
+as the account, which costs nothing. It changes nothing, and no secret is shown.
 
 Examples:
   presswork check
+  presswork check --ping                          before a deploy, and after a secret was renewed
   presswork check --offline                       the configuration alone: for a CI
   presswork --config /etc/presswork/jobs.toml check --json
 
-Exit codes: 0 all is well, 2 the configuration is wrong, 5 the ledger or the queue isn't ready";
+Exit codes: 0 all is well, 2 the configuration is wrong, 5 the ledger or the queue isn't ready,
+1 a platform can't be reached or refuses an account (--ping)";
 
 /// Check the configuration and the connections
 #[derive(Debug, clap::Args)]
@@ -29,17 +35,23 @@ pub struct Args {
     /// The configuration alone
     #[arg(long)]
     offline: bool,
+    /// Ask the platform of every account, too
+    #[arg(long, conflicts_with = "offline")]
+    ping: bool,
 }
 
-/// The longest wait for a store.
+/// The longest wait for a store, and for a platform.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How one thing that was looked at is.
 #[derive(Debug, Serialize)]
 struct Finding {
-    what: &'static str,
+    what: String,
     verdict: Verdict,
     message: String,
+    /// How an account is: `ok`, `unauthorised`, `unreachable`, `throttled`, `unfit`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    account: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -51,11 +63,12 @@ enum Verdict {
 }
 
 impl Finding {
-    fn new(what: &'static str, verdict: Verdict, message: impl Into<String>) -> Self {
+    fn new(what: impl Into<String>, verdict: Verdict, message: impl Into<String>) -> Self {
         Self {
-            what,
+            what: what.into(),
             verdict,
-            message: message.into(),
+            message: redact::text(&message.into()).into_owned(),
+            account: None,
         }
     }
 }
@@ -70,12 +83,16 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
         findings.extend(patiently("ledger", ledger(cx)).await);
         findings.extend(patiently("queue", queue(cx)).await);
     }
+    let away = findings.iter().any(|it| it.verdict == Verdict::Bad);
+    if args.ping {
+        findings.extend(accounts(cx).await?);
+    }
     if cx.out.json {
         let effective: Vec<serde_json::Value> = cx
             .config
             .effective()
             .into_iter()
-            .map(|(key, value, origin)| serde_json::json!({"key": key, "value": value, "origin": origin}))
+            .map(|(key, value, origin)| serde_json::json!({"key": key, "value": value, "bounds": keys::bounds(&key), "origin": origin}))
             .collect();
         cx.out
             .document(&serde_json::json!({"findings": findings, "effective": effective}))?;
@@ -84,18 +101,26 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     }
     match findings.iter().any(|it| it.verdict == Verdict::Bad) {
         _ if wrong => Err(CliError::said(Exit::Usage)),
-        true => Err(CliError::said(Exit::Away)),
+        true if away => Err(CliError::said(Exit::Away)),
+        true => Err(CliError::said(Exit::Failed)),
         false => Ok(()),
     }
 }
 
 fn show(cx: &Cx, findings: &[Finding]) -> Result<(), CliError> {
-    let mut table = Table::new(&["KEY", "VALUE", "SAID BY"]);
+    let mut table = Table::new(&["KEY", "VALUE", "BOUNDS", "SAID BY"]);
     for (key, value, origin) in cx.config.effective() {
-        table.row([key.into(), value.into(), Cell::toned(Tone::Faint, origin)]);
+        let bounds = keys::bounds(&key);
+        let (bounds, origin) = (
+            Cell::toned(Tone::Faint, bounds),
+            Cell::toned(Tone::Faint, origin),
+        );
+        table.row([key.into(), value.into(), bounds, origin]);
     }
     table.print(&cx.out)?;
     cx.out.line("")?;
+    let widest = findings.iter().map(|it| it.what.len()).max();
+    let widest = widest.unwrap_or(0).max("configuration".len());
     for it in findings {
         let (tone, word) = match it.verdict {
             Verdict::Good => (Tone::Good, "ok     "),
@@ -103,7 +128,7 @@ fn show(cx: &Cx, findings: &[Finding]) -> Result<(), CliError> {
             Verdict::Bad => (Tone::Bad, "wrong  "),
         };
         cx.out.line(&format!(
-            "{}  {:13}  {}",
+            "{}  {:widest$}  {}",
             cx.out.paint(tone, word),
             it.what,
             plain(&it.message)
@@ -237,4 +262,73 @@ async fn queue(cx: &Cx) -> Vec<Finding> {
         });
     }
     findings
+}
+
+/// Asks the platform of every account, all at once.
+async fn accounts(cx: &Cx) -> Result<Vec<Finding>, CliError> {
+    let http = Http::new(cx.clock.clone()).map_err(|e| CliError::failed(format!("{e:#}")))?;
+    let asked = cx.config.accounts.iter().map(|(name, account)| {
+        let http = &http;
+        async move {
+            let key = format!("accounts.{}", shown_key(name));
+            let found = platform::ping(http, account, PATIENCE).await;
+            let (word, verdict, message) = match found {
+                Ok(found) => {
+                    let message = format!("{} takes it: {found}", account.platform);
+                    ("ok", Verdict::Good, message)
+                }
+                Err(e) => refused(cx, &key, account, &e),
+            };
+            Finding {
+                account: Some(word),
+                ..Finding::new(key, verdict, format!("{word}: {message}"))
+            }
+        }
+    });
+    Ok(futures_util::future::join_all(asked).await)
+}
+
+/// What is wrong with an account, and what to do about it.
+fn refused(cx: &Cx, key: &str, account: &Account, e: &Failure) -> (&'static str, Verdict, String) {
+    let at = |name: &str| {
+        let place = format!("{key}.{name}");
+        let effective = cx.config.effective();
+        let said = effective.into_iter().find(|it| it.0 == place);
+        said.map_or(place.clone(), |(_, _, origin)| {
+            format!("{place} ({origin})")
+        })
+    };
+    let (word, verdict, advice) = match e.class {
+        Class::Unauthorised => (
+            "unauthorised",
+            Verdict::Bad,
+            format!(
+                "make a new secret there, put it where {} names it, then `presswork reload`",
+                at("secret")
+            ),
+        ),
+        Class::Throttled => (
+            "throttled",
+            Verdict::Concern,
+            "it is there, and asks to be left alone for a while: ask again later".to_owned(),
+        ),
+        Class::Permanent => (
+            "unfit",
+            Verdict::Bad,
+            format!(
+                "is {} the address of a {} server?",
+                at("base_url"),
+                account.platform
+            ),
+        ),
+        _ => (
+            "unreachable",
+            Verdict::Bad,
+            format!(
+                "look at {}, at this host's DNS, and at what stands between",
+                at("base_url")
+            ),
+        ),
+    };
+    (word, verdict, format!("{}; {advice}", e.message))
 }

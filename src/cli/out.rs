@@ -10,6 +10,7 @@ pub use crate::clock::{span, stamp, when};
 use crate::json::Violation;
 use crate::ledger::LedgerError;
 use crate::operate::Refused;
+use crate::telemetry::redact;
 
 /// How a command ends: the process's exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +108,9 @@ impl CliError {
     /// The error as JSON, for programs.
     pub fn to_json(&self) -> serde_json::Value {
         let mut error: serde_json::Map<_, _> = self.detail.iter().cloned().collect();
-        error.insert("message".to_owned(), self.message.clone().into());
+        error.insert("message".to_owned(), redact::text(&self.message).into());
         if let Some(hint) = &self.hint {
-            error.insert("hint".to_owned(), hint.clone().into());
+            error.insert("hint".to_owned(), redact::text(hint).into());
         }
         serde_json::json!({"error": error, "exit": self.exit as u8})
     }
@@ -265,7 +266,7 @@ impl Out {
         }
     }
 
-    /// Tells an error on standard error.
+    /// Tells an error on standard error, without secrets.
     pub fn error(&self, e: &CliError) {
         if e.message.is_empty() {
             return;
@@ -273,7 +274,10 @@ impl Out {
         let text = if self.json {
             e.to_json().to_string()
         } else {
-            let said = |text: &str| text.lines().map(plain).collect::<Vec<_>>().join("\n");
+            let said = |text: &str| {
+                let text = redact::text(text);
+                text.lines().map(plain).collect::<Vec<_>>().join("\n")
+            };
             let head = paint(self.error_colour, Tone::Bad, "error:");
             let mut text = format!("{head} {}", said(&e.message));
             if let Some(hint) = &e.hint {

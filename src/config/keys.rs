@@ -438,6 +438,20 @@ pub fn section(name: &str) -> &'static Section {
         .expect("the reader asks for sections of the table, as a test shows")
 }
 
+/// What may be written for a key, by its path (`daemon.lease_s`, `lanes."a.b".room`), for people.
+pub fn bounds(path: &str) -> String {
+    let section = path.split('.').next().unwrap_or_default();
+    let name = path.rsplit('.').next().unwrap_or_default();
+    let section = SECTIONS.iter().find(|it| it.name == section);
+    match section.and_then(|it| it.key(name)).map(|it| it.shape) {
+        Some(Shape::Int(it)) => format!("{} to {}", it.min, it.max),
+        Some(Shape::Bool { .. }) => "true, false".to_owned(),
+        Some(Shape::Word { of, .. }) => of.join(", "),
+        Some(Shape::Secret) => "by reference".to_owned(),
+        Some(Shape::Text { .. } | Shape::Address { .. }) | None => String::new(),
+    }
+}
+
 /// Every variable that the configuration reads.
 pub fn variables() -> impl Iterator<Item = String> {
     SECTIONS
@@ -468,6 +482,14 @@ mod tests {
                 assert!((min..=max).contains(&default), "{}", key.name);
             }
         }
+    }
+
+    #[test]
+    fn bounds_are_found_by_path() {
+        assert_eq!(bounds("daemon.lease_s"), "1 to 3600");
+        assert_eq!(bounds("lanes.\"a.b\".room"), "1 to 100000");
+        assert_eq!(bounds("daemon.log_format"), "auto, json, human");
+        assert_eq!(bounds("daemon.state_dir"), "");
     }
 
     #[test]

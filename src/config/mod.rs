@@ -19,8 +19,10 @@ use secrecy::ExposeSecret as _;
 use toml::de::DeTable;
 
 use crate::json::did_you_mean;
+use crate::telemetry::redact;
 
 pub use error::{ConfigError, ConfigErrors, Place};
+pub use read::shown_key;
 pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Store};
 
 /// The largest file, in bytes.
@@ -130,7 +132,13 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
         .collect()
 }
 
+/// In the order of the file, and without what looks like a secret: one may stand where it shouldn't.
 fn in_order(origin: Option<&Path>, mut errors: Vec<ConfigError>) -> ConfigErrors {
+    for it in &mut errors {
+        it.key = redact::text(&it.key).into_owned();
+        it.said = it.said.take().map(|said| redact::text(&said).into_owned());
+        it.message = redact::text(&it.message).into_owned();
+    }
     errors.sort_by(|a, b| a.place.cmp(&b.place));
     let origin = origin.map(Path::to_owned);
     ConfigErrors { origin, errors }

@@ -377,7 +377,7 @@ impl Raw<'_> {
 }
 
 /// A key as TOML writes it: bare where it may be, else in quotes.
-pub(super) fn shown_key(name: &str) -> String {
+pub fn shown_key(name: &str) -> String {
     let bare = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
     match !name.is_empty() && name.chars().all(bare) {
         true => name.to_owned(),

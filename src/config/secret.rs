@@ -94,35 +94,51 @@ fn reference(said: &Raw<'_>, env: Env<'_>) -> Result<String, String> {
     match how {
         "env" => env(what)
             .filter(|it| !it.is_empty())
-            .ok_or_else(|| format!("the variable {what} isn't set, or is empty")),
+            .ok_or_else(|| format!("the variable {} isn't set, or is empty", named(what))),
         "file" => from_file(Path::new(what)),
-        "credential" if what.contains('/') => {
-            Err(format!("`{what}` is a credential's name, without a path"))
-        }
+        "credential" if what.contains('/') => Err(format!(
+            "`{}` is a credential's name, without a path",
+            named(what)
+        )),
         "credential" => match env("CREDENTIALS_DIRECTORY") {
             Some(folder) => from_file(&PathBuf::from(folder).join(what)),
             None => Err(format!(
-                "$CREDENTIALS_DIRECTORY isn't set: run it by systemd with LoadCredential={what}:PATH, or write {{ env = \"NAME\" }} or {{ file = \"path\" }}"
+                "$CREDENTIALS_DIRECTORY isn't set: run it by systemd with LoadCredential={}:PATH, or write {{ env = \"NAME\" }} or {{ file = \"path\" }}",
+                named(what)
             )),
         },
         other => {
             let near = did_you_mean(other, ["env", "file", "credential"]);
             Err(format!(
-                "`{other}` is no source of secrets; write {FORMS}{near}"
+                "`{}` is no source of secrets; write {FORMS}{near}",
+                named(other)
             ))
         }
     }
 }
 
+/// A name as it may be shown: the secret itself stands in its place now and then.
+fn named(what: &str) -> String {
+    let strange = |c: char| c.is_whitespace() || c.is_control() || "=+\"'".contains(c);
+    // folders may have digests for names
+    let last = what.rsplit('/').next().unwrap_or(what);
+    match what.chars().any(strange) || last.split(['.', '-', '_']).any(redact::looks_random) {
+        true => "(not shown: it looks like the secret itself; write the name of what holds it)"
+            .to_owned(),
+        false => redact::text(what).into_owned(),
+    }
+}
+
 fn from_file(path: &Path) -> Result<String, String> {
-    let told = |e: std::io::Error| format!("{} can't be read: {e}", path.display());
+    let name = path.to_string_lossy();
+    let told = |e: std::io::Error| format!("{} can't be read: {e}", named(&name));
     let file = std::fs::File::open(path).map_err(told)?;
     let mut text = String::new();
     file.take(SECRET_MAX + 1)
         .read_to_string(&mut text)
         .map_err(told)?;
     match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(format!("{} is empty", path.display())),
+        "" => Err(format!("{} is empty", named(&name))),
         it => Ok(it.to_owned()),
     }
 }

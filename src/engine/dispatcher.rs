@@ -150,10 +150,9 @@ impl Dispatcher {
                 Some(taken)
             }
             Err(e) => {
-                if matches!(e, QueueError::Away(_)) {
-                    tracing::warn!(lane = self.lane, "{e}; dispatch goes on from the ledger");
+                if self.shared.distrust_queue(generation) && matches!(e, QueueError::Away(_)) {
+                    tracing::warn!("{e}; dispatch goes on from the ledger");
                 }
-                self.shared.distrust_queue(generation);
                 None
             }
         }

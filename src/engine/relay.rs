@@ -170,12 +170,11 @@ impl Relay {
         let server = match self.shared.queue.server().await {
             Ok(it) => it,
             Err(e) => {
-                if !distrusted {
-                    tracing::warn!("{e}; dispatch goes on from the ledger");
-                }
                 metrics::queue_up(false);
-                if let Some(generation) = self.shared.generation() {
-                    self.shared.distrust_queue(generation);
+                if let Some(generation) = self.shared.generation()
+                    && self.shared.distrust_queue(generation)
+                {
+                    tracing::warn!("{e}; dispatch goes on from the ledger");
                 }
                 return None;
             }

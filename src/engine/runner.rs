@@ -17,7 +17,7 @@ use crate::job::Job;
 use crate::ledger::{Fence, Settled};
 use crate::lifecycle::{Event, is_suspect};
 use crate::outcome::{Class, Failure, Outcome, Scope};
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, redact};
 
 /// How long a handler that was told to stop may take to do so.
 const GRACE: Duration = Duration::from_secs(3);
@@ -37,7 +37,9 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
             metrics::pickup(waited.to_std().unwrap_or_default());
             shared.tell(&job, What::Began(job.attempts + 1));
             tracing::debug!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1, epoch = job.epoch, "attempt begins");
-            (Event::Ended(attempt(&shared, &job).await), alone)
+            // a handler says what it likes: nothing of it is written down before this
+            let outcome = redact::outcome(attempt(&shared, &job).await);
+            (Event::Ended(outcome), alone)
         }
     };
     let word = match &event {

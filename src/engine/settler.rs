@@ -130,8 +130,13 @@ fn report(
     let ms = (shared.now() - began_at).num_milliseconds();
     match (settled, outcome) {
         (Some(Settled::Done), Some(outcome)) => {
+            let failure = outcome.failure();
+            let (class, code) = (
+                failure.map(|it| it.class.as_str()),
+                failure.map(|it| it.code.as_str()),
+            );
             tracing::info!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1,
-                outcome = outcome.word(), state = %transition.to, ms, "attempt ended");
+                outcome = outcome.word(), state = %transition.to, class, code, ms, "attempt ended");
             metrics::settled(&job.lane, outcome.word());
             if let Some(kind) = shared.kind(&job.kind) {
                 metrics::attempt(

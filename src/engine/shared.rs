@@ -377,8 +377,9 @@ impl Shared {
 
     /// The queue answered badly under this generation: nothing is taken from it until the relay has
     /// mended it. Said a second time, or of a generation that was left behind, it changes nothing and
-    /// wakes nobody: a queue that answers but refuses mustn't make the relay spin.
-    pub fn distrust_queue(&self, generation: i64) {
+    /// wakes nobody: a queue that answers but refuses mustn't make the relay spin. Whether it was the
+    /// first to say so: who tells people of it, once.
+    pub fn distrust_queue(&self, generation: i64) -> bool {
         let trusted =
             self.generation
                 .compare_exchange(generation, 0, Ordering::SeqCst, Ordering::SeqCst);
@@ -386,6 +387,7 @@ impl Shared {
             self.relay.notify_one();
             self.dispatch.notify_waiters();
         }
+        trusted.is_ok()
     }
 
     /// The lane is paused, or the daemon drains, or is pressed for memory.

@@ -222,6 +222,24 @@ impl Mastodon<'_> {
         Ok(limits)
     }
 
+    /// Asks who the token is, as people write it: `@ada`.
+    ///
+    /// # Errors
+    /// What was refused or lost.
+    pub async fn who(&self) -> Result<String, CallError> {
+        #[derive(Deserialize)]
+        struct Who {
+            acct: String,
+        }
+        let url = below(
+            &self.account.base_url,
+            "/api/v1/accounts/verify_credentials",
+        );
+        let call = Call::get(url, self.deadline).bearer(&self.account.secret);
+        let (who, _) = ask::<Who>(self.http, &RULES, &call).await?;
+        Ok(format!("@{}", who.acct))
+    }
+
     /// Uploads a picture. Unattached, it is forgotten by the instance after a day.
     ///
     /// # Errors

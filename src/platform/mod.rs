@@ -12,4 +12,45 @@ pub mod openai;
 pub mod mastodon;
 pub mod bluesky;
 
+use std::time::Duration;
+
+use crate::config::Account;
+use crate::outcome::Failure;
+
 pub use verdict::CallError;
+
+/// Reads as an account, once, what changes nothing and costs nothing: whether its platform is there
+/// and takes its secret. What it found, for people.
+///
+/// # Errors
+/// What was refused, or lost: it can be asked again.
+pub async fn ping(
+    http: &http::Http,
+    account: &Account,
+    deadline: Duration,
+) -> Result<String, Failure> {
+    let found = match account.platform.as_str() {
+        "openai" => openai::ping(http, account, deadline).await,
+        "mastodon" => {
+            let it = mastodon::Mastodon {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await
+        }
+        "bluesky" => {
+            let it = bluesky::Bluesky {
+                http,
+                account,
+                deadline,
+            };
+            it.session().await.map(|it| format!("@{}", it.handle))
+        }
+        other => {
+            let message = format!("there is no adapter for platform `{other}`");
+            return Err(Failure::permanent("no_platform", message));
+        }
+    };
+    found.map_err(CallError::harmless)
+}

@@ -145,7 +145,7 @@ pub async fn complete(
         .patient();
     let (answered, answer) = ask::<Answered>(http, &RULES, &call).await?;
     let Some(choice) = answered.choices.into_iter().next() else {
-        return Err(unreadable(&RULES, &answer, "it holds no choice"));
+        return Err(unreadable(&RULES, &call, &answer, "it holds no choice"));
     };
     let usage = answered.usage.unwrap_or_default();
     let price = prices
@@ -168,6 +168,21 @@ pub async fn complete(
         at: answer.at,
         detail,
     })
+}
+
+/// Asks for the list of models, which costs nothing: whether the key is taken. What it found, for
+/// people.
+///
+/// # Errors
+/// What was refused or lost.
+pub async fn ping(http: &Http, account: &Account, deadline: Duration) -> Result<String, CallError> {
+    #[derive(Deserialize)]
+    struct Listed {
+        data: Vec<Value>,
+    }
+    let call = Call::get(below(&account.base_url, "/v1/models"), deadline).bearer(&account.secret);
+    let (listed, _) = ask::<Listed>(http, &RULES, &call).await?;
+    Ok(format!("{} models", listed.data.len()))
 }
 
 /// A call's price in millionths of a US dollar, rounded up: money is never told too low.

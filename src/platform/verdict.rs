@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::clock::Time;
 use crate::outcome::{Class, Failure, Scope};
-use crate::telemetry::redact::Redactor;
+use crate::telemetry::redact::{self, Redactor};
 
 use super::http::{Answer, Call, Http, Lost};
 
@@ -116,7 +116,7 @@ pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
     let code = said
         .code
         .as_deref()
-        .filter(|it| is_word(it))
+        .filter(|it| is_word(it) && redact(it, call) == **it)
         .map_or(format!("http_{status}"), str::to_owned);
     let words = match &said.message {
         Some(it) => cut(&redact(it, call), TOLD_MAX),
@@ -132,12 +132,12 @@ pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
 }
 
 /// What a success that can't be read means: nobody knows what was made.
-pub fn unreadable(rules: &Rules, answer: &Answer, why: &str) -> CallError {
+pub fn unreadable(rules: &Rules, call: &Call, answer: &Answer, why: &str) -> CallError {
     let message = format!(
         "{} answered {} and it can't be read: {}",
         rules.platform,
         answer.status,
-        cut(&Redactor::default().redact(why), PAGE_MAX)
+        cut(&redact(why, call), PAGE_MAX)
     );
     let failure = Failure::new(UNKNOWN.class, UNKNOWN.scope, "unreadable", message);
     CallError::Unknown(failure)
@@ -172,7 +172,7 @@ pub async fn ask<T: DeserializeOwned>(
     }
     match answer.json() {
         Ok(it) => Ok((it, answer)),
-        Err(why) => Err(unreadable(rules, &answer, &why)),
+        Err(why) => Err(unreadable(rules, call, &answer, &why)),
     }
 }
 
@@ -191,13 +191,14 @@ fn page(answer: &Answer, call: &Call) -> String {
     }
 }
 
-/// Without the call's own secrets, and without what looks like one.
+/// Without the call's own secrets (a session's, which no configuration names), without those of the
+/// configuration, and without what looks like one.
 fn redact(text: &str, call: &Call) -> String {
     let mut redactor = Redactor::default();
     for secret in call.secrets() {
         redactor.register(secret);
     }
-    redactor.redact(text).into_owned()
+    redact::text(&redactor.redact(text)).into_owned()
 }
 
 fn cut(text: &str, most: usize) -> String {
@@ -395,6 +396,31 @@ mod tests {
         );
         let told = error.to_string();
         assert!(!told.contains("hunter2!") && told.len() < 400, "{told}");
+    }
+
+    #[test]
+    fn neither_a_code_nor_what_cannot_be_read_tells_the_secret() {
+        const ECHO: Rules = Rules {
+            said: |body| Said {
+                code: Some(String::from_utf8_lossy(body).into_owned()),
+                message: None,
+            },
+            ..PLAIN
+        };
+        let own = SecretString::from("hunter2-hunter2");
+        let call = call().bearer(&own);
+        let CallError::Refused(failure) =
+            judge(&ECHO, &call, &answer(400, &[], b"hunter2-hunter2"))
+        else {
+            panic!("400 is refused");
+        };
+        assert_eq!(failure.code, "http_400");
+        let why = "invalid type: string \"hunter2-hunter2\", expected u64";
+        let told = unreadable(&PLAIN, &call, &answer(200, &[], b""), why).to_string();
+        assert!(
+            !told.contains("hunter2") && told.contains("expected u64"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -2,8 +2,10 @@
 //!
 //! One event is one line on stderr, for people or as JSON. Its own fields come first, then those
 //! of the spans around it, so that `job`, `lane` and `attempt` needn't be repeated at each call.
+//! Their names are those of [`fields::FIELDS`].
 //! Every line passes [`redact::text`] before it is written.
 
+pub mod fields;
 pub mod metrics;
 pub mod redact;
 mod line;
@@ -96,6 +98,11 @@ fn filter(level: &str) -> Result<EnvFilter, String> {
         if word.parse::<LevelFilter>().is_err() {
             let near = did_you_mean(&word.to_ascii_lowercase(), LEVELS);
             let levels = LEVELS.join(", ");
+            let word = if redact::looks_random(word) {
+                redact::HIDDEN
+            } else {
+                word
+            };
             return Err(format!(
                 "`{word}` is no level; one of {levels}, or target=level, with commas between{near}"
             ));

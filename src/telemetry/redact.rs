@@ -1,9 +1,14 @@
-//! What a secret looks like, and how it is taken out of a line before anybody sees it.
+//! What a secret looks like, and how it is taken out of a text before anybody sees it.
 //!
 //! Three nets, each for what the others miss: by the **value** of every secret that was ever
-//! resolved (also URL-encoded, in base64 and escaped), by the **shape** of well-known secrets, and
-//! by the **name** that stands before a value (`password=`, `"api_key":`). It is better to hide a
-//! word too many: names and shapes err on that side. The patterns run in linear time.
+//! resolved (also URL-encoded, in base64, in hex and escaped), by the **shape** of well-known
+//! secrets, and by the **name** that stands before a value (`password=`, `"api_key":`) or the word
+//! that stands near a long random one. It is better to hide a word too many: names and shapes err on
+//! that side. The patterns run in linear time, and a text is gone through [`ROUNDS`] times at most:
+//! until nothing is found any more, so that what was redacted once stays as it is.
+//!
+//! What is written down for good passes it too: [`outcome`] before it is settled, [`known`] where the
+//! text is the content itself and only a secret of ours has no business in it.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -13,12 +18,18 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use regex::{Captures, Regex};
 use secrecy::{ExposeSecret as _, SecretString};
+use serde_json::Value;
+
+use crate::outcome::{Failure, Outcome};
 
 /// What stands where a secret was.
 pub const HIDDEN: &str = "***";
 
 /// Shorter values aren't hidden by value: they would blank ordinary words. In bytes.
 pub const VALUE_MIN: usize = 4;
+
+/// A text is gone through so often at most; each time more than the last is hidden, or it is done.
+const ROUNDS: usize = 8;
 
 /// Takes secrets out of text. Cloning is cheap enough for a registration, not for a line.
 #[derive(Clone, Default)]
@@ -43,17 +54,67 @@ pub fn text(text: &str) -> Cow<'_, str> {
     REGISTRY.load().redact(text)
 }
 
+/// A text without the secrets that were registered; what only looks like one stays.
+pub fn known(text: &str) -> Cow<'_, str> {
+    REGISTRY.load().values(text)
+}
+
+/// Every text of a value as [`known`] leaves it.
+pub fn known_value(value: Value) -> Value {
+    match value {
+        Value::String(text) => known(&text).into_owned().into(),
+        Value::Array(all) => all.into_iter().map(known_value).collect(),
+        Value::Object(all) => all
+            .into_iter()
+            .map(|(name, value)| (known(&name).into_owned(), known_value(value)))
+            .collect(),
+        other => other,
+    }
+}
+
+/// A failure that may be written down and shown.
+pub fn failure(failure: Failure) -> Failure {
+    Failure {
+        code: text(&failure.code).into_owned(),
+        message: text(&failure.message).into_owned(),
+        ..failure
+    }
+}
+
+/// An outcome that may be written down and shown: its words without secrets, its result without ours.
+pub fn outcome(outcome: Outcome) -> Outcome {
+    match outcome {
+        Outcome::Completed(value) => Outcome::Completed(known_value(value)),
+        Outcome::Failed(it) => Outcome::Failed(failure(it)),
+        Outcome::Held(held, it) => Outcome::Held(held, failure(it)),
+        Outcome::Unresolved(it) => Outcome::Unresolved(failure(it)),
+        Outcome::Snoozed { until, reason } => Outcome::Snoozed {
+            until,
+            reason: text(&reason).into_owned(),
+        },
+        Outcome::Released { reason } => Outcome::Released {
+            reason: text(&reason).into_owned(),
+        },
+        Outcome::Cancelled => Outcome::Cancelled,
+    }
+}
+
 /// Whether a field of this name holds a secret.
 pub fn is_secret_name(name: &str) -> bool {
     let name = name.to_ascii_lowercase().replace('-', "_");
-    const PARTS: [&str; 7] = [
+    const PARTS: [&str; 12] = [
         "authorization",
         "cookie",
         "token",
         "secret",
         "password",
+        "passphrase",
         "api_key",
         "apikey",
+        "app_key",
+        "access_key",
+        "private_key",
+        "jwt",
     ];
     PARTS.iter().any(|it| name.contains(it)) || ["sig", "signature"].contains(&name.as_str())
 }
@@ -73,21 +134,43 @@ impl Redactor {
 
     /// The text without its secrets. Allocates only when there was one.
     pub fn redact<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = self.once(text);
+        // what was hidden may have stood between two halves of something
+        for _ in 1..ROUNDS {
+            let Cow::Owned(before) = &text else { break };
+            match self.once(before) {
+                Cow::Owned(after) if after != *before => text = Cow::Owned(after),
+                _ => break,
+            }
+        }
+        text
+    }
+
+    fn once<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut text = self.values(text);
+        for (shape, instead) in SHAPES.iter() {
+            if let Cow::Owned(changed) = shape.replace_all(&text, *instead) {
+                text = Cow::Owned(changed);
+            }
+        }
+        if let Some(changed) = near_a_word(&text) {
+            text = Cow::Owned(changed);
+        }
+        match by_name(&text) {
+            Some(changed) => Cow::Owned(changed),
+            None => text,
+        }
+    }
+
+    /// The text without the values that were registered.
+    fn values<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for value in &self.values {
             if text.contains(value.as_str()) {
                 text = Cow::Owned(text.replace(value.as_str(), HIDDEN));
             }
         }
-        for (shape, instead) in SHAPES.iter() {
-            if let Cow::Owned(changed) = shape.replace_all(&text, *instead) {
-                text = Cow::Owned(changed);
-            }
-        }
-        match by_name(&text) {
-            Some(changed) => Cow::Owned(changed),
-            None => text,
-        }
+        text
     }
 }
 
@@ -95,6 +178,7 @@ impl Redactor {
 fn spellings(value: &str) -> Vec<String> {
     let form: String = url::form_urlencoded::byte_serialize(value.as_bytes()).collect();
     let json = escaped(value);
+    let hex: String = value.bytes().map(|it| format!("{it:02x}")).collect();
     let mut all = vec![
         value.to_owned(),
         form.replace('+', "%20"),
@@ -106,6 +190,8 @@ fn spellings(value: &str) -> Vec<String> {
         value.escape_debug().to_string(),
         STANDARD_NO_PAD.encode(value),
         URL_SAFE_NO_PAD.encode(value),
+        hex.to_ascii_uppercase(),
+        hex,
     ];
     for shift in 0..3 {
         all.extend(inside_base64(value.as_bytes(), shift));
@@ -172,13 +258,13 @@ static SHAPES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         (r"(?-u:\b)whsec_[A-Za-z0-9+/=_-]{8,}", HIDDEN),
         (r"(?-u:\b)(?:gh[pousr]|github_pat)_[A-Za-z0-9_]{16,}", HIDDEN),
         (r"(?-u:\b)xox[a-z]-[A-Za-z0-9-]{10,}", HIDDEN),
-        (r"(?-u:\b)AKIA[A-Z0-9]{16}", HIDDEN),
+        (r"(?-u:\b)A[KS]IA[A-Z0-9]{16}", HIDDEN),
         (r"((?i-u:\b(?:bearer|dpop)))(\s+)[A-Za-z0-9._~+/=%-]{6,}", "$1$2***"),
         // `user:password@` of a URL, up to the last `@` before the path
-        (r#"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/?#"<>\\]*@"#, "$1***@"),
+        (r#"([A-Za-z][A-Za-z0-9+.-]{0,30}://)[^\s/?#"<>\\]+@"#, "$1***@"),
         // what a query says beyond the names below
         (
-            r#"((?i-u:[?&](?:key|code|auth|access|pass|pwd|hmac|x-amz-credential|x-goog-credential|awsaccesskeyid)=))[^\s&#"'<>\\]+"#,
+            r#"((?i-u:[?&](?:key|code|auth|access|pass|pwd|hmac|policy|key-pair-id|x-amz-credential|x-goog-credential|awsaccesskeyid|googleaccessid)=))[^\s&#"'<>\\]+"#,
             "$1***",
         ),
     ]
@@ -190,15 +276,54 @@ static SHAPES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 /// A secret's name and what stands between it and the value: `"password": `, `token=Some(`,
 /// `x-amz-signature=`, `("authorization", `, `--api-key `.
 static NAMED: LazyLock<Regex> = LazyLock::new(|| {
-    const NAME: &str = "[a-z0-9_.-]*(?:authorization|cookie|(?:token|secret|password|passwd|api[-_]?key|signature)[a-z0-9_-]*)|sig";
+    const NAME: &str = "[a-z0-9_.-]*(?:authorization|cookie|(?:token|secret|password|passwd|passphrase|(?:api|app|access|private)[-_]?key|jwt|signature)[a-z0-9_-]*)|sig";
     pattern(&format!(
         r#"(?:(?i-u:\b({NAME}))(?:\\*["']\s*(?:=>?|[:,])|\s*(?:=>?|:))|(?i-u:--({NAME}))\s)\s*(?:Some\(|\[)*"#
     ))
 });
 
 /// What every name of [`NAMED`] has in it: most lines have none, and this is quick to see.
-static HINT: LazyLock<Regex> =
-    LazyLock::new(|| pattern("(?i-u:authori|cookie|token|secret|passw|api[-_]?key|sig)"));
+static HINT: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        "(?i-u:authori|basic|credential|sign|cookie|token|secret|pass[wp]|api|app|access|private|jwt|sig)",
+    )
+});
+
+/// A word that announces a secret, with two short words after it at most, and then a long one: `API
+/// key provided: 3f9a...`, `Basic dXNlcjpwYXNz`.
+static NEAR: LazyLock<Regex> = LazyLock::new(|| {
+    pattern(
+        r#"(?i-u:\b(?:token|secret|password|passphrase|credentials?|basic|signature|(?:api|app|access|private|signing)[ _-]?key)\b)["']?(?:[ ,:=]{1,3}[A-Za-z]{1,12}){0,2}[ ,:=]{1,3}[`"'(<]?([A-Za-z0-9+/_-]{16,}=*)"#,
+    )
+});
+
+/// Hides long random words near a word that announces a secret; `None` when there are none.
+fn near_a_word(text: &str) -> Option<String> {
+    if !HINT.is_match(text) {
+        return None;
+    }
+    let mut out = String::new();
+    let mut copied = 0;
+    for found in NEAR.captures_iter(text) {
+        let value = found.get(1).expect("the pattern has the group");
+        if looks_random(value.as_str()) {
+            out.push_str(&text[copied..value.start()]);
+            out.push_str(HIDDEN);
+            copied = value.end();
+        }
+    }
+    (0 < copied).then(|| out + &text[copied..])
+}
+
+/// Whether a word may be a secret by its looks: long, letters and digits mixed, and no UUID, since
+/// those name jobs and leases.
+pub fn looks_random(word: &str) -> bool {
+    let has = |it: fn(&u8) -> bool| word.as_bytes().iter().any(|b| it(b));
+    16 <= word.len()
+        && has(u8::is_ascii_digit)
+        && has(u8::is_ascii_alphabetic)
+        && uuid::Uuid::parse_str(word).is_err()
+}
 
 /// Hides what stands after a secret's name; `None` when there is no such name.
 fn by_name(text: &str) -> Option<String> {
@@ -276,145 +401,4 @@ fn bare(rest: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn redacted(text: &str) -> String {
-        Redactor::default().redact(text).into_owned()
-    }
-
-    fn with(secret: &str) -> Redactor {
-        let mut it = Redactor::default();
-        it.register(&SecretString::from(secret));
-        it
-    }
-
-    /// Ways in which a secret that nobody registered shows itself.
-    const UNREGISTERED: [&str; 22] = [
-        "authorization: Bearer CANARY",
-        "Authorization: Basic CANARY",
-        "Set-Cookie: session=CANARY; Path=/; HttpOnly",
-        r#"{"password":"CANARY","n":1}"#,
-        r#"{"body":"{\"client_secret\":\"CANARY\"}"}"#,
-        r#"{"a":"{\"b\":\"{\\\"refresh_token\\\":\\\"CANARY\\\"}\"}"}"#,
-        r#"Account { name: "x", password: Some("CANARY"), n: 3 }"#,
-        r#"headers {"cookie": ["a=CANARY"]}"#,
-        r#"("x-api-key", "CANARY")"#,
-        "api_key=CANARY status=200",
-        "apikey: CANARY, next",
-        "grant_type=refresh_token&refresh_token=CANARY&client_id=7",
-        "https://h.example/p?X-Amz-Signature=CANARY&x=1",
-        "https://h.example/p?sig=CANARY",
-        "GET https://h.example/v1/models?key=CANARY#x",
-        "redis://:CANARY@host:6379/0",
-        "postgres://me:CANARY@host/db?sslmode=require",
-        "run with --access-token CANARY please",
-        "sent Bearer CANARY and got 401",
-        "sk-proj-CANARY was refused",
-        "whsec_CANARY",
-        "-----BEGIN RSA PRIVATE KEY-----\\nCANARY\\n-----END RSA PRIVATE KEY-----",
-    ];
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(40))]
-
-        #[test]
-        fn no_canary_survives_its_shape(canary in "[A-Za-z0-9_-]{16,40}") {
-            for shape in UNREGISTERED {
-                let out = redacted(&shape.replace("CANARY", &canary));
-                prop_assert!(!out.contains(&canary), "{shape}: {out}");
-            }
-        }
-
-        #[test]
-        fn no_registered_canary_survives(canary in "[!-~]{8,40}", before in "[a-z]{0,9}") {
-            let it = with(&canary);
-            let form: String = url::form_urlencoded::byte_serialize(canary.as_bytes()).collect();
-            let json = serde_json::json!({"note": &canary}).to_string();
-            let in_json = serde_json::json!({"note": &json}).to_string();
-            let shapes = [
-                (format!("plain {canary} plain"), canary.clone()),
-                (format!("x{canary}y"), canary.clone()),
-                (format!("/path/{form}/more"), form.clone()),
-                (format!("/path/{}/more", lower_percent(&form)), lower_percent(&form)),
-                (json, escaped(&canary)),
-                (in_json, escaped(&escaped(&canary))),
-                (format!("{:?}", Some(&canary)), canary.escape_debug().to_string()),
-                (STANDARD_NO_PAD.encode(&canary), STANDARD_NO_PAD.encode(&canary)),
-                (URL_SAFE_NO_PAD.encode(&canary), URL_SAFE_NO_PAD.encode(&canary)),
-            ];
-            for (text, spelling) in shapes {
-                let out = it.redact(&text);
-                prop_assert!(!out.contains(&spelling), "{text}: {out}");
-            }
-            if 10 <= canary.len() {
-                let basic = STANDARD_NO_PAD.encode(format!("{before}:{canary}"));
-                let out = it.redact(&basic).into_owned();
-                prop_assert!(out.contains(HIDDEN) && out.len() <= basic.len() - 8 + HIDDEN.len());
-            }
-        }
-
-        #[test]
-        fn any_text_is_taken(text in "\\PC{0,200}", secret in "\\PC{0,20}") {
-            let _ = with(&secret).redact(&text);
-        }
-    }
-
-    #[test]
-    fn what_is_around_a_secret_stays() {
-        for (text, want) in [
-            (
-                r#"{"password":"a\"b","n":1}"#,
-                r#"{"password":"***","n":1}"#,
-            ),
-            (r#"{"password":"a\\","n":1}"#, r#"{"password":"***","n":1}"#),
-            ("api_key=abcd status=200", "api_key=*** status=200"),
-            ("a?token=xyz1&b=1", "a?token=***&b=1"),
-            ("redis://u:p@h/0", "redis://***@h/0"),
-            ("{token: xyz1}", "{token: ***}"),
-        ] {
-            assert_eq!(redacted(text), want);
-        }
-    }
-
-    #[test]
-    fn ordinary_lines_stay_as_they_are() {
-        for text in [
-            "lane default: 3 jobs, attempt 2 of 8, 120 ms",
-            "input_tokens=512 output_tokens=20",
-            "see https://mastodon.example/@ada/1",
-            "risk-averse: the desk-bound task-force",
-            "job 0190-abc settled as completed",
-        ] {
-            assert!(
-                matches!(Redactor::default().redact(text), Cow::Borrowed(_))
-                    || redacted(text) == text,
-                "{}",
-                redacted(text)
-            );
-        }
-    }
-
-    #[test]
-    fn short_values_do_not_blank_ordinary_words() {
-        assert_eq!(with("a").redact("a cat"), "a cat");
-    }
-
-    #[test]
-    fn names_of_secret_fields() {
-        for name in [
-            "authorization",
-            "api-key",
-            "ApiKey",
-            "access_token",
-            "db_password",
-            "sig",
-        ] {
-            assert!(is_secret_name(name), "{name}");
-        }
-        for name in ["job", "kind", "design", "keys"] {
-            assert!(!is_secret_name(name), "{name}");
-        }
-    }
-}
+mod tests;

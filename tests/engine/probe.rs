@@ -161,6 +161,8 @@ enum Act {
     Yield,
     /// Waits for the gate, whatever it is told.
     Gate,
+    /// Looks at a setting before the gate and after it.
+    Settings,
     /// Tells progress, then waits for the gate.
     Tell,
     /// Waits until it is told to stop.
@@ -234,6 +236,11 @@ async fn act(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Outcom
             }
         }
         Act::Gate => gate().await,
+        Act::Settings => {
+            let before = cx.config.window;
+            gate().await;
+            return Ok(json!([before, cx.config.window]));
+        }
         Act::Tell => {
             cx.progress(42, "half way");
             gate().await;

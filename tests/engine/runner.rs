@@ -95,6 +95,54 @@ async fn a_call_under_way_at_the_time_out_is_waited_for_and_its_answer_counts() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_keeps_the_configuration_it_began_with() {
+    let rig = rig().await;
+    let world = World::new();
+    let (first, run) = begin(&rig, &world.job("settings", "old")).await;
+    kit::wait::until("it has begun", SOON, async || {
+        !world.starts.lock().unwrap().is_empty()
+    })
+    .await;
+    let old = rig.shared.config.load().window;
+    let mut config = Config::clone(&rig.shared.config.load());
+    config.window = old + 1;
+    rig.shared.config.store(std::sync::Arc::new(config));
+    world.gate.add_permits(2);
+    ended(run).await;
+    let (second, run) = begin(&rig, &world.job("settings", "new")).await;
+    ended(run).await;
+    for (id, window) in [(first, old), (second, old + 1)] {
+        let result = rig.expect(id, State::Completed).await.result.unwrap();
+        let result: serde_json::Value = serde_json::from_str(&result).unwrap();
+        assert_eq!(result, json!([window, window]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_says_is_written_down_without_secrets() {
+    let rig = rig().await;
+    presswork::telemetry::redact::register(&"a-secret-of-the-configuration".to_owned().into());
+    let said = "sk-0123456789abcdef and a-secret-of-the-configuration";
+    let payload = json!({"fail_times": 1, "class": "permanent", "code": said});
+    let id = rig
+        .enqueue(&json!({"kind": "test.job", "payload": payload}))
+        .await;
+    rig.step(LANE).await;
+    let failure = rig.expect(id, State::Dead).await.failure.unwrap();
+    assert_eq!(failure.code, "*** and ***");
+    let attempts = rig.attempts(id).await;
+    assert_eq!(attempts[0].failure.as_ref().unwrap().code, "*** and ***");
+    let payload = json!({"result": {"text": format!("it says {said}")}});
+    let id = rig
+        .enqueue(&json!({"kind": "test.job", "payload": payload}))
+        .await;
+    rig.step(LANE).await;
+    // what looks like a secret may be the content; ours never is
+    let result = rig.expect(id, State::Completed).await.result.unwrap();
+    assert!(result.contains("sk-0123456789abcdef and ***"), "{result}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_is_a_failure_with_its_message() {
     let rig = rig().await;
     let envelope = json!({"kind": "test.job", "payload": {"panic_times": 1}});

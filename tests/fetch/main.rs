@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -482,15 +483,27 @@ async fn a_url_is_fetched_once_for_all() {
 async fn a_failure_is_shared_and_a_fetch_survives_who_began_it() {
     let open = Arc::new(Mutex::new(false));
     let gate = open.clone();
+    let waited_for = Arc::new(AtomicBool::new(false));
+    let all_wait = waited_for.clone();
     let (at, asked) = server(move |head| match path(head) {
         "/slow" if !*gate.lock().unwrap() => None,
         "/slow" => answer("200 OK", "", b"slow"),
-        _ => answer("404 Not Found", "", b""),
+        _ => {
+            // else the first may have its answer before the second asks
+            while !all_wait.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            answer("404 Not Found", "", b"")
+        }
     })
     .await;
     let rig = rig(&[at]).await;
     let missing = format!("http://{at}/missing");
-    let all = join_all((0..20).map(|_| rig.get(&missing))).await;
+    let all = join_all((0..20).map(|_| rig.get(&missing)));
+    tokio::pin!(all);
+    assert!(futures_util::poll!(&mut all).is_pending());
+    waited_for.store(true, Ordering::SeqCst);
+    let all = all.await;
     assert!(all.iter().all(|it| it == &all[0]));
     assert_eq!(
         all[0].as_ref().unwrap_err().failure().unwrap().code,
