@@ -7,6 +7,7 @@ pub mod crashpoint;
 // what we talk about: pure, no IO
 pub mod clock;
 pub mod json;
+pub mod reference;
 pub mod outcome;
 pub mod retry;
 pub mod lifecycle;
@@ -18,10 +19,12 @@ pub mod config;
 // where things are kept: one door each
 pub mod ledger;
 pub mod queue;
+pub mod media;
 pub mod stores;
 
 // what the world looks like from here
 pub mod platform;
+pub mod fetch;
 
 // what work means
 pub mod context;

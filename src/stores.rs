@@ -2,14 +2,29 @@
 
 use std::sync::Arc;
 
+use anyhow::Context as _;
+
 use crate::clock::Clock;
 use crate::config::{Config, Store};
 use crate::ledger::Ledger;
 use crate::ledger::postgres::{PgOptions, Postgres, Role as PgRole};
 use crate::ledger::sqlite::Sqlite;
+use crate::media::Media;
+use crate::media::blobs::Blobs;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::redis::{RedisOptions, RedisQueue};
 use crate::queue::{Inbox, Queue};
+
+/// The media store of a configuration, over its ledger.
+///
+/// # Errors
+/// When its folder can't be made.
+pub fn media(config: &Config, ledger: Arc<dyn Ledger>, clock: &Clock) -> anyhow::Result<Media> {
+    let folder = &config.media.folder;
+    let blobs = Blobs::folder(folder)
+        .with_context(|| format!("media.folder: {} can't be used", folder.display()))?;
+    Ok(Media::new(blobs, ledger, clock.clone()))
+}
 
 /// What a ledger's door is opened for: each has connections of its own, so that none starves another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

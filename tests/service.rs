@@ -116,7 +116,7 @@ async fn ready_is_told_without_redis_and_the_status_says_how_it_stands() {
 async fn nothing_is_ready_whose_ledger_cannot_be_had() {
     let manager = Manager::new("[ledger]\nurl = \"sqlite:/proc/none/ledger.sqlite\"\n");
     let daemon = manager.home.start(&["run"]);
-    assert_eq!(daemon.wait_exit(SOON).await.success(), false);
+    assert!(!daemon.wait_exit(SOON).await.success());
     assert_eq!(manager.count("READY=1"), 0, "{:?}", manager.lines());
 }
 

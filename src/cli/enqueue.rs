@@ -227,7 +227,7 @@ fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
         })
 }
 
-fn labels<'a>(said: &'a [String]) -> Result<BTreeMap<&'a str, &'a str>, CliError> {
+fn labels(said: &[String]) -> Result<BTreeMap<&str, &str>, CliError> {
     let mut labels = BTreeMap::new();
     for it in said {
         let parts = it.split_once('=').filter(|(name, _)| !name.is_empty());

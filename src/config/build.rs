@@ -14,7 +14,7 @@ use crate::telemetry::{Format, check_level};
 use super::error::Place;
 use super::keys::{LANES, ROOM};
 use super::read::{Part, Reader, Said, shown_key};
-use super::types::{Account, Api, Config, KindSettings, Lane, Model, Store};
+use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Store};
 
 const DAY: u64 = 86_400;
 
@@ -51,6 +51,7 @@ impl<'a> Reader<'a> {
             backlog_max: self.int_or_default(&inbox, "backlog_max"),
             keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
             keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
+            media: self.media(&state_dir),
             kinds: self.kinds(&lanes, retry),
             retry,
             lanes,
@@ -117,6 +118,40 @@ impl<'a> Reader<'a> {
             listen: address.ok(),
             token,
         }
+    }
+
+    fn media(&mut self, state_dir: &Path) -> Media {
+        let part = self.part("media");
+        let folder = self.text(&part, "folder").map(|it| it.value.into());
+        let seconds =
+            |reader: &mut Self, key| Duration::from_secs(reader.int_or_default(&part, key));
+        Media {
+            folder: folder.unwrap_or_else(|| state_dir.join("media-store")),
+            bytes_max: self.int_or_default(&part, "bytes_max"),
+            pixels_max: self.int_or_default(&part, "pixels_max"),
+            ratio_max: u32::try_from(self.int_or_default(&part, "ratio_max"))
+                .expect("its bounds are below 2^32"),
+            grace: seconds(self, "grace_s"),
+            fetch_age: seconds(self, "fetch_age_s"),
+            fetch_timeout: seconds(self, "fetch_timeout_s"),
+            fetch_http: self.bool(&part, "fetch_http"),
+            fetch_allow: self.addresses(&part, "fetch_allow"),
+        }
+    }
+
+    /// Addresses with their ports, between commas.
+    fn addresses(&mut self, part: &Part<'a>, key: &str) -> Vec<SocketAddr> {
+        let Some(said) = self.text(part, key) else {
+            return Vec::new();
+        };
+        let all = said.value.split(',').map(|it| it.trim().parse());
+        let all: Result<Vec<SocketAddr>, _> = all.collect();
+        if all.is_err() {
+            let message = "IP addresses with their ports, such as \"127.0.0.1:8080, [fd00::7]:443\"; names aren't taken, because what they lead to changes";
+            let shown = Some(format!("{:?}", said.value));
+            self.wrong(&said.place, format!("{}.{key}", part.path), shown, message);
+        }
+        all.unwrap_or_default()
     }
 
     /// A policy, whole, when any of it is said; the rest is `base`'s, else the built-in one.

@@ -86,6 +86,24 @@ impl Config {
             ("keep.finished_days", days(self.keep_finished)),
             ("keep.keys_days", days(self.keep_keys)),
         ];
+        let media = &self.media;
+        let seconds = |it: std::time::Duration| it.as_secs().to_string();
+        let allow: Vec<String> = media.fetch_allow.iter().map(ToString::to_string).collect();
+        let allow = match allow.is_empty() {
+            true => "none".to_owned(),
+            false => allow.join(", "),
+        };
+        all.extend([
+            ("media.folder", media.folder.display().to_string()),
+            ("media.bytes_max", media.bytes_max.to_string()),
+            ("media.pixels_max", media.pixels_max.to_string()),
+            ("media.ratio_max", media.ratio_max.to_string()),
+            ("media.grace_s", seconds(media.grace)),
+            ("media.fetch_age_s", seconds(media.fetch_age)),
+            ("media.fetch_timeout_s", seconds(media.fetch_timeout)),
+            ("media.fetch_http", media.fetch_http.to_string()),
+            ("media.fetch_allow", allow),
+        ]);
         if let Some(retry) = self.retry {
             all.push(("retry.attempts", retry.attempts_max.to_string()));
             all.push(("retry.base_ms", retry.base_ms.to_string()));

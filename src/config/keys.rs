@@ -151,6 +151,7 @@ const fn cap_ms() -> Key {
     int("cap_ms", (1, low), (604_800_000, high), None)
 }
 
+const DAY_S: u64 = 86_400;
 const DAYS_LOW: &str = ", because people look for a job on the day after";
 const DAYS_HIGH: &str = " (ten years), because everything kept is read by every backup";
 const PRICE_LOW: &str = ", because a price can't be negative";
@@ -268,6 +269,67 @@ pub const SECTIONS: &[Section] = &[
                 (3_650, DAYS_HIGH),
                 Some(30),
             ),
+        ],
+    },
+    Section {
+        name: "media",
+        by_name: false,
+        overlay: true,
+        keys: &[
+            key("folder", TEXT),
+            int(
+                "bytes_max",
+                (1, ", because otherwise nothing is stored"),
+                (
+                    1 << 40,
+                    " (a tebibyte), because an attempt has a day at most",
+                ),
+                Some(4 << 30),
+            ),
+            int(
+                "pixels_max",
+                (1, ", because otherwise no picture is stored"),
+                (
+                    10_000_000_000,
+                    ", because whoever decodes one needs four bytes for each",
+                ),
+                Some(100_000_000),
+            ),
+            int(
+                "ratio_max",
+                (1, ", because a square is the least"),
+                (100_000, ", because no format has longer sides"),
+                Some(100),
+            ),
+            int(
+                "grace_s",
+                (
+                    60,
+                    ", because what was just stored is not yet named by its job",
+                ),
+                (
+                    31_536_000,
+                    " (a year), because what nobody needs fills the disk",
+                ),
+                Some(DAY_S),
+            ),
+            int(
+                "fetch_age_s",
+                (0, ""),
+                (
+                    31_536_000,
+                    " (a year), because what is behind a URL changes",
+                ),
+                Some(3_600),
+            ),
+            int(
+                "fetch_timeout_s",
+                (1, ", because no file comes in no time"),
+                (DAY_S, " (a day), because a stuck fetch holds its job"),
+                Some(600),
+            ),
+            key("fetch_http", Shape::Bool { default: false }),
+            key("fetch_allow", TEXT),
         ],
     },
     Section {

@@ -23,7 +23,7 @@ use crate::telemetry::redact;
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
-pub use types::{Account, Api, Config, KindSettings, Lane, Model, Store};
+pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Store};
 
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;

@@ -49,6 +49,8 @@ pub struct Config {
     pub keep_finished: Duration,
     /// How long idempotency keys are kept after their job's end.
     pub keep_keys: Duration,
+    /// The media store, and what is fetched into it.
+    pub media: Media,
     /// The policy of kinds that `[kinds]` gives none; `None`: each kind's own.
     pub retry: Option<Policy>,
     /// By lane. `default` is always there.
@@ -90,6 +92,29 @@ pub struct Api {
     pub listen: Option<SocketAddr>,
     /// The bearer token that guards it. Without one it listens on loopback only.
     pub token: Option<SecretString>,
+}
+
+/// The media store, and what is fetched into it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Media {
+    /// The folder that it is in. It belongs to one ledger.
+    pub folder: PathBuf,
+    /// Bytes of a file at most.
+    pub bytes_max: u64,
+    /// Pixels of a picture at most.
+    pub pixels_max: u64,
+    /// How many times a picture's long side may be its short one.
+    pub ratio_max: u32,
+    /// How long media are kept that no job holds.
+    pub grace: Duration,
+    /// How long a URL isn't asked again.
+    pub fetch_age: Duration,
+    /// How long fetching a URL may take.
+    pub fetch_timeout: Duration,
+    /// `http://` may be fetched, too.
+    pub fetch_http: bool,
+    /// Addresses that may be fetched from although they aren't public, each with its port.
+    pub fetch_allow: Vec<SocketAddr>,
 }
 
 /// A lane: a named line of ready jobs with its own limits.

@@ -73,7 +73,7 @@ impl Guard {
         let was = self.shared.pressure.get();
         let now = match limit {
             // an allocator keeps what it has: with nothing left that could end, waiting mends nothing
-            Some(limit) if 0 < self.shared.running.len() => judge(used, limit, was),
+            Some(limit) if !self.shared.running.is_empty() => judge(used, limit, was),
             _ => Pressure::None,
         };
         if now == was {

@@ -13,6 +13,7 @@ use super::rows::*;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
+use crate::json::Digest;
 
 /// What can go wrong at the ledger's door.
 #[derive(Debug, thiserror::Error)]
@@ -171,6 +172,29 @@ pub trait Ledger: Send + Sync + 'static {
     async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()>;
     /// The effects of a job, in the order they were written down.
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>>;
+
+    // ---- media
+
+    // Every text that is written down for a job (payload, step, result) holds the media that it names,
+    // and starts their grace anew.
+
+    /// Writes down that media are stored, unless their digest is known; returns what is there then,
+    /// whose grace starts anew.
+    async fn keep_media(&self, it: &Stored) -> Result<Stored>;
+    /// What is stored under a digest; its grace starts anew.
+    async fn use_media(&self, digest: Digest) -> Result<Option<Stored>>;
+    /// What is stored under these digests, in any order. Changes nothing.
+    async fn media(&self, digests: &[Digest]) -> Result<Vec<Stored>>;
+    /// The media that a job holds, in the order of their digests.
+    async fn held_media(&self, job: JobId) -> Result<Vec<Digest>>;
+    /// Forgets media that no job holds and whose grace is over, at most `limit`, and returns them: their
+    /// bytes are the caller's to delete. With them goes what was known of their URLs.
+    async fn free_media(&self, grace: Duration, limit: u32) -> Result<Vec<Stored>>;
+    /// Writes down what a URL led to, by the ledger's clock, in place of what was known; false when
+    /// those media are stored no more.
+    async fn keep_fetched(&self, it: &Fetched) -> Result<bool>;
+    /// What a URL led to when it was last asked.
+    async fn fetched(&self, url: Digest) -> Result<Option<Fetched>>;
 
     // ---- looking
 

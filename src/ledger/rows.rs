@@ -8,8 +8,10 @@ use uuid::Uuid;
 use crate::clock::Time;
 use crate::effect::{EffectState, Evidence, Receipt};
 use crate::job::{JobId, Priority};
+use crate::json::Digest;
 use crate::lifecycle::{State, Transition};
 use crate::outcome::{Failure, words};
+use crate::reference::{Name, Pixels, Reference};
 
 /// What a migration did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -271,6 +273,50 @@ pub struct Conclusion {
     pub receipt: Option<Receipt>,
     /// What was seen.
     pub evidence: Evidence,
+}
+
+/// Media in the store, as the ledger knows them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    /// The digest of their bytes.
+    pub digest: Digest,
+    /// Where their bytes are, within the store; new each time that they are written.
+    pub place: String,
+    /// Their media type.
+    pub mime: String,
+    /// Their size in bytes, below 2^63.
+    pub size: u64,
+    /// Their pixels, when they are a picture.
+    pub pixels: Option<Pixels>,
+}
+
+impl Stored {
+    /// How payloads and results tell them.
+    pub fn reference(&self) -> Reference {
+        Reference {
+            media: Name(self.digest),
+            mime: self.mime.clone(),
+            bytes: self.size,
+            pixels: self.pixels,
+        }
+    }
+}
+
+/// What a URL led to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fetched {
+    /// The URL's digest: it may hold a secret.
+    pub url: Digest,
+    /// The digest of the URL that answered at last: the validators are its own.
+    pub landed: Digest,
+    /// The media that came.
+    pub media: Digest,
+    /// The answer's `ETag`.
+    pub etag: Option<String>,
+    /// The answer's `Last-Modified`.
+    pub last_modified: Option<String>,
+    /// When it was asked; written by the ledger's clock, ignored on the way in.
+    pub at: Time,
 }
 
 /// Which jobs to show or change. Empty fields let everything through.

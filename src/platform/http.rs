@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, Method, multipart};
+use reqwest::{Client, ClientBuilder, Method, multipart};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use url::Url;
@@ -21,9 +21,9 @@ use crate::clock::{Clock, Time};
 /// A connection must stand within this: DNS, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The default wait for the head of an answer, the request's upload included.
-const FIRST_BYTE: Duration = Duration::from_secs(30);
+pub(super) const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// The longest silence within an answer's body.
-const IDLE_READ: Duration = Duration::from_secs(10);
+pub(super) const IDLE_READ: Duration = Duration::from_secs(10);
 /// The default cap on an answer's body: 1 MiB is much for an API.
 pub const BODY_MAX: usize = 1 << 20;
 /// The cap on all of an answer's headers together.
@@ -191,31 +191,33 @@ impl Lost {
     }
 }
 
+/// What every client of ours is: it follows nothing, repeats nothing, asks no proxy of the
+/// environment, and keeps at most `idle` connections to a host.
+pub(super) fn builder(idle: usize) -> ClientBuilder {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // an error says that another thread was faster, which is as good
+        let _faster = rustls::crypto::ring::default_provider().install_default();
+    }
+    Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .no_proxy()
+        .referer(false)
+        .connect_timeout(CONNECT)
+        .pool_max_idle_per_host(idle)
+        .pool_idle_timeout(Duration::from_secs(15))
+        .user_agent(concat!("presswork/", env!("CARGO_PKG_VERSION")))
+}
+
 impl Http {
     /// The client. TLS runs on ring, installed for the process unless a provider is there.
     ///
     /// # Errors
     /// When the system's certificates can't be read.
     pub fn new(clock: Clock) -> anyhow::Result<Self> {
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            // an error says that another thread was faster, which is as good
-            let _faster = rustls::crypto::ring::default_provider().install_default();
-        }
-        let client = |idle: usize| {
-            Client::builder()
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .no_proxy()
-                .referer(false)
-                .connect_timeout(CONNECT)
-                .pool_max_idle_per_host(idle)
-                .pool_idle_timeout(Duration::from_secs(15))
-                .user_agent(concat!("presswork/", env!("CARGO_PKG_VERSION")))
-                .build()
-        };
         Ok(Self {
-            pooled: client(4)?,
-            fresh: client(0)?,
+            pooled: builder(4).build()?,
+            fresh: builder(0).build()?,
             clock,
             kept: Arc::default(),
         })
@@ -355,7 +357,7 @@ async fn whole(response: &mut reqwest::Response, most: usize, host: &str) -> Res
     }
 }
 
-fn not_answered(error: reqwest::Error, host: &str) -> Lost {
+pub(super) fn not_answered(error: reqwest::Error, host: &str) -> Lost {
     if error.is_connect() {
         let message = format!("can't connect to {host}: {}", chain(error));
         Lost::new(false, "connect", message)
@@ -374,7 +376,7 @@ fn not_answered(error: reqwest::Error, host: &str) -> Lost {
 }
 
 /// The innermost cause says most; the URL may hold secrets.
-fn chain(error: reqwest::Error) -> String {
+pub(super) fn chain(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut cause = error.source();
     let mut told = error.to_string();

@@ -3,6 +3,8 @@
 
 pub mod http;
 pub mod verdict;
+pub mod address;
+pub mod fetch;
 pub mod text;
 pub mod facets;
 

@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod effects;
 pub mod histories;
 pub mod looking;
+pub mod media;
 pub mod runs;
 pub mod settle;
 
@@ -127,6 +128,15 @@ macro_rules! conformance {
                 keys_outlive_finished_jobs_and_both_go,
                 a_dead_letter_and_its_key_stay,
                 a_store_tells_what_it_is,
+            }
+            media {
+                media_are_written_down_once,
+                what_a_job_names_is_held,
+                what_a_dropped_job_held_is_free,
+                the_grace_starts_anew_with_each_use,
+                what_was_not_accepted_holds_nothing,
+                of_concurrent_sweeps_each_media_go_to_one,
+                what_a_url_led_to_goes_with_its_media,
             }
             histories {
                 any_history_keeps_one_owner_and_every_job,

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
 use presswork::job::{Job, JobId, NewJob, Progress};
+use presswork::json::Digest;
 use presswork::ledger::*;
 use presswork::queue::{Queue, QueueError, Taken};
 use uuid::Uuid;
@@ -333,6 +334,48 @@ impl Ledger for Faulty {
         self.gate("effects").await?;
         let it = self.inner.effects(job).await;
         self.after("effects").await?;
+        it
+    }
+    async fn keep_media(&self, it: &Stored) -> Result<Stored> {
+        self.gate("keep_media").await?;
+        let it = self.inner.keep_media(it).await;
+        self.after("keep_media").await?;
+        it
+    }
+    async fn use_media(&self, digest: Digest) -> Result<Option<Stored>> {
+        self.gate("use_media").await?;
+        let it = self.inner.use_media(digest).await;
+        self.after("use_media").await?;
+        it
+    }
+    async fn media(&self, digests: &[Digest]) -> Result<Vec<Stored>> {
+        self.gate("media").await?;
+        let it = self.inner.media(digests).await;
+        self.after("media").await?;
+        it
+    }
+    async fn held_media(&self, job: JobId) -> Result<Vec<Digest>> {
+        self.gate("held_media").await?;
+        let it = self.inner.held_media(job).await;
+        self.after("held_media").await?;
+        it
+    }
+    async fn free_media(&self, grace: Duration, limit: u32) -> Result<Vec<Stored>> {
+        self.gate("free_media").await?;
+        let it = self.inner.free_media(grace, limit).await;
+        self.after("free_media").await?;
+        it
+    }
+    async fn keep_fetched(&self, it: &Fetched) -> Result<bool> {
+        self.gate("keep_fetched").await?;
+        let it = self.inner.keep_fetched(it).await;
+        self.after("keep_fetched").await?;
+        it
+    }
+    async fn fetched(&self, url: Digest) -> Result<Option<Fetched>> {
+        self.gate("fetched").await?;
+        let it = self.inner.fetched(url).await;
+        self.after("fetched").await?;
         it
     }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

@@ -65,11 +65,22 @@ impl Home {
 
     /// Starts it with further environment variables, such as `PRESSWORK_CRASH`.
     pub fn start_with(&self, args: &[&str], env: &[(&str, &str)]) -> Daemon {
+        let mut command = dying_with_us(binary(), "KILL");
+        command.args(args).envs(env.iter().copied());
+        self.launch(command)
+    }
+
+    /// Starts it through another program, such as `strace -D`, which must leave it its pid.
+    pub fn start_through(&self, words: &[&str], args: &[&str]) -> Daemon {
+        let mut command = dying_with_us(Path::new(words[0]), "KILL");
+        command.args(&words[1..]).arg(binary()).args(args);
+        self.launch(command)
+    }
+
+    fn launch(&self, mut command: Command) -> Daemon {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut command = dying_with_us(binary(), "KILL");
         self.dress(&mut command);
-        command.args(args).envs(env.iter().copied());
         let stdout = self.path().join(format!("stdout-{number}.log"));
         let stderr = self.path().join(format!("stderr-{number}.log"));
         let create = |path: &Path| File::create(path).expect("a log can be made");

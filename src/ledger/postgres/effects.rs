@@ -6,6 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 
 use super::codec;
+use super::media;
 use super::pool::{Pools, explain};
 use super::runs::seconds;
 use crate::clock::Time;
@@ -38,6 +39,7 @@ SELECT count(*) FROM lease";
 
 /// Records a step's value.
 pub async fn record_step(pools: &Pools, fence: &Fence, name: &str, value: &str) -> Result<bool> {
+    media::hold(pools, &[(fence.job, value)]).await?;
     let query = || {
         sqlx::query_scalar(RECORD_STEP)
             .bind(fence.job.0)

@@ -7,6 +7,7 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::codec;
+use super::media;
 use super::pool::{Pools, explain};
 use crate::job::{JobId, NewJob};
 use crate::json::Digest;
@@ -102,6 +103,8 @@ async fn write(
         }
     }
     let batch: Vec<&NewJob> = first.iter().map(|it| &jobs[*it]).collect();
+    let texts: Vec<_> = batch.iter().map(|it| (it.id, &*it.payload)).collect();
+    media::hold(pools, &texts).await?;
     let rows = pools
         .again(|| insert(&batch).fetch_all(pools.main()))
         .await?;

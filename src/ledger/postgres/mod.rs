@@ -4,6 +4,7 @@
 mod pool;
 mod codec;
 mod schema;
+mod media;
 mod intake;
 mod dispatch;
 mod settle;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
+use crate::json::Digest;
 use crate::ledger::door::*;
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
@@ -213,6 +215,34 @@ impl Ledger for Postgres {
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
         effects::effects(&self.pools, job).await
+    }
+
+    async fn keep_media(&self, it: &Stored) -> Result<Stored> {
+        media::keep(&self.pools, it).await
+    }
+
+    async fn use_media(&self, digest: Digest) -> Result<Option<Stored>> {
+        media::touched(&self.pools, digest).await
+    }
+
+    async fn media(&self, digests: &[Digest]) -> Result<Vec<Stored>> {
+        media::stored(&self.pools, digests).await
+    }
+
+    async fn held_media(&self, job: JobId) -> Result<Vec<Digest>> {
+        media::held(&self.pools, job).await
+    }
+
+    async fn free_media(&self, grace: Duration, limit: u32) -> Result<Vec<Stored>> {
+        media::free(&self.pools, grace, limit).await
+    }
+
+    async fn keep_fetched(&self, it: &Fetched) -> Result<bool> {
+        media::keep_fetched(&self.pools, it).await
+    }
+
+    async fn fetched(&self, url: Digest) -> Result<Option<Fetched>> {
+        media::fetched(&self.pools, url).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

@@ -90,6 +90,8 @@ const KEEPALIVES: [(&str, &str); 3] = [
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server gives a statement up so long before the client does, so that its word is heard.
 const SERVER_FIRST: Duration = Duration::from_secs(1);
+/// A look for what stands in the way of a connection takes so long at most.
+const CAUSE: Duration = Duration::from_secs(1);
 /// How often a call is made again that lost a deadlock or waited for a lock in vain.
 const CONTENDED_MAX: u32 = 5;
 
@@ -192,9 +194,29 @@ impl Pools {
     /// As the ledger's door says; [`LedgerError::Away`] when it took too long.
     pub async fn call<T>(&self, call: impl Future<Output = sqlx::Result<T>>) -> Result<T> {
         match tokio::time::timeout(self.options.call_timeout, call).await {
-            Ok(done) => done.map_err(explain),
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(e)) => Err(self.explain(e).await),
             Err(_) => Err(self.too_late()),
         }
+    }
+
+    /// As [`explain`]; where there was no connection, why.
+    async fn explain(&self, error: sqlx::Error) -> LedgerError {
+        if !matches!(error, sqlx::Error::PoolTimedOut) {
+            return explain(error);
+        }
+        // the pool tries again and again, and keeps what stood in its way to itself
+        let (host, port) = (self.connect.get_host(), self.connect.get_port());
+        let try_once = PgConnection::connect_with(&self.connect);
+        let why = match tokio::time::timeout(CAUSE, try_once).await {
+            Ok(Ok(connection)) => {
+                drop(connection);
+                "all connections of this program are in use".to_owned()
+            }
+            Ok(Err(e)) => explain(e).to_string(),
+            Err(_) => "no answer".to_owned(),
+        };
+        LedgerError::Away(format!("no connection to {host}:{port}: {why}"))
     }
 
     /// As [`Pools::call`], but what lost a deadlock is made again, a few times: for a single
@@ -213,7 +235,8 @@ impl Pools {
                     let wait = rand::rng().random_range(1..=10 * u64::from(time));
                     tokio::time::sleep(Duration::from_millis(wait)).await;
                 }
-                Ok(done) => return done.map_err(explain),
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(e)) => return Err(self.explain(e).await),
                 Err(_) => break,
             }
         }

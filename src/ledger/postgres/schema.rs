@@ -18,7 +18,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 2] = [
+const MIGRATIONS: [Migration; 3] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -28,6 +28,11 @@ const MIGRATIONS: [Migration; 2] = [
         version: 2,
         name: "effects_and_runs",
         sql: include_str!("../../../migrations/postgres/0002_effects_and_runs.sql"),
+    },
+    Migration {
+        version: 3,
+        name: "media",
+        sql: include_str!("../../../migrations/postgres/0003_media.sql"),
     },
 ];
 

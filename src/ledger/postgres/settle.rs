@@ -6,6 +6,7 @@ use sqlx::Row;
 use uuid::Uuid;
 
 use super::codec;
+use super::media;
 use super::pool::{Pools, explain};
 use crate::clock::Time;
 use crate::ledger::door::{LedgerError, Result};
@@ -117,6 +118,12 @@ pub async fn settle(pools: &Pools, batch: &[Settlement]) -> Result<Vec<Settled>>
             return Err(LedgerError::Row(said));
         }
     }
+    let mut texts = Vec::new();
+    for it in batch {
+        let written = [it.result.as_deref(), it.edit.as_deref()];
+        texts.extend(written.into_iter().flatten().map(|text| (it.id, text)));
+    }
+    media::hold(pools, &texts).await?;
     let mut settled = vec![Settled::Stale; batch.len()];
     let mut open: Vec<usize> = (0..batch.len()).collect();
     while !open.is_empty() {

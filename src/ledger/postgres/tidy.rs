@@ -30,7 +30,7 @@ const SLOW: Duration = Duration::from_secs(2);
 const DROP_PAGES: &str =
     "SELECT presswork.drop_partition(presswork.now() - $1 * interval '1 second', $2)";
 
-/// What had no partition when it ended, with its steps and effects.
+/// What had no partition when it ended, with its steps, effects and holds of media.
 const DROP_OTHERS: &str = "
 WITH gone AS (
     DELETE FROM presswork.finished_jobs_other
@@ -41,6 +41,7 @@ WITH gone AS (
 ),
 steps AS (DELETE FROM presswork.steps s USING gone WHERE s.job = gone.id),
 effects AS (DELETE FROM presswork.effects e USING gone WHERE e.job = gone.id),
+holds AS (DELETE FROM presswork.media_holds h USING gone WHERE h.job = gone.id),
 keys AS (
     UPDATE presswork.idempotency_keys k SET ended_at = gone.archived_at FROM gone
     WHERE k.tenant = gone.tenant AND k.kind = gone.kind AND k.key = gone.key AND k.job = gone.id

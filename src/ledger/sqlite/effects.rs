@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::intake::audit;
 use super::map::{effect, get, json, micros, text};
+use super::media;
 use super::open::told;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::JobId;
@@ -45,6 +46,7 @@ async fn is_mine(conn: &mut SqliteConnection, fence: &Fence) -> Result<bool> {
 /// Records a step's value; the first stays.
 pub async fn record_step(
     conn: &mut SqliteConnection,
+    now: i64,
     fence: &Fence,
     name: &str,
     value: &str,
@@ -59,9 +61,10 @@ pub async fn record_step(
     .bind(fence.revision)
     .bind(name)
     .bind(value)
-    .execute(conn)
+    .execute(&mut *conn)
     .await
     .map_err(told)?;
+    media::hold(conn, now, fence.job, value).await?;
     Ok(true)
 }
 

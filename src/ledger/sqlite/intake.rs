@@ -6,6 +6,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::map::{get, micros, text};
+use super::media;
 use super::open::told;
 use crate::job::{JobId, NewJob};
 use crate::ledger::door::{LedgerError, Result};
@@ -26,7 +27,10 @@ pub async fn accept(
         };
         answers.push(match known {
             Some(it) => it,
-            None => insert(conn, now, job).await?,
+            None => {
+                media::hold(conn, now, job.id, &job.payload).await?;
+                insert(conn, now, job).await?
+            }
         });
     }
     Ok(answers)

@@ -6,6 +6,7 @@
 
 mod open;
 mod map;
+mod media;
 mod intake;
 mod due;
 mod dispatch;
@@ -28,10 +29,12 @@ use uuid::Uuid;
 use crate::clock::{Clock, Time};
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
+use crate::json::Digest;
 use crate::ledger::door::{Ledger, LedgerError, Result};
 use crate::ledger::rows::{
-    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Filter, Generation,
-    Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
+    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
+    Generation, Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled,
+    Settlement, Stored,
 };
 use crate::lifecycle::State;
 use map::{get, micros};
@@ -343,8 +346,8 @@ impl Ledger for Sqlite {
 
     async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool> {
         let (fence, name, value) = (*fence, name.to_owned(), value.to_owned());
-        self.write(move |tx, _| {
-            Box::pin(async move { effects::record_step(tx, &fence, &name, &value).await })
+        self.write(move |tx, now| {
+            Box::pin(async move { effects::record_step(tx, now, &fence, &name, &value).await })
         })
         .await
     }
@@ -408,6 +411,40 @@ impl Ledger for Sqlite {
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
         effects::of_job(&mut *self.reader().await?, job).await
+    }
+
+    async fn keep_media(&self, it: &Stored) -> Result<Stored> {
+        let it = it.clone();
+        self.write(move |tx, now| Box::pin(async move { media::keep(tx, now, &it).await }))
+            .await
+    }
+
+    async fn use_media(&self, digest: Digest) -> Result<Option<Stored>> {
+        self.write(move |tx, now| Box::pin(media::touched(tx, now, digest)))
+            .await
+    }
+
+    async fn media(&self, digests: &[Digest]) -> Result<Vec<Stored>> {
+        media::stored(&mut *self.reader().await?, digests).await
+    }
+
+    async fn held_media(&self, job: JobId) -> Result<Vec<Digest>> {
+        media::held(&mut *self.reader().await?, job).await
+    }
+
+    async fn free_media(&self, grace: Duration, limit: u32) -> Result<Vec<Stored>> {
+        self.write(move |tx, now| Box::pin(media::free(tx, now, grace, limit)))
+            .await
+    }
+
+    async fn keep_fetched(&self, it: &Fetched) -> Result<bool> {
+        let it = it.clone();
+        self.write(move |tx, now| Box::pin(async move { media::keep_fetched(tx, now, &it).await }))
+            .await
+    }
+
+    async fn fetched(&self, url: Digest) -> Result<Option<Fetched>> {
+        media::fetched(&mut *self.reader().await?, url).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

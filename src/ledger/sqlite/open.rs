@@ -13,7 +13,10 @@ use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
 /// Forward only; a file's number is its place in the list, from 1.
-const MIGRATIONS: [&str; 1] = [include_str!("../../../migrations/sqlite/0001_ledger.sql")];
+const MIGRATIONS: [&str; 2] = [
+    include_str!("../../../migrations/sqlite/0001_ledger.sql"),
+    include_str!("../../../migrations/sqlite/0002_media.sql"),
+];
 
 /// A writer that finds the file locked by another process waits this long.
 const BUSY: Duration = Duration::from_secs(5);

@@ -4,6 +4,7 @@ use sqlx::SqliteConnection;
 
 use super::intake::audit;
 use super::map::{failure, get, micros};
+use super::media;
 use super::open::told;
 use crate::job::JobId;
 use crate::ledger::door::{LedgerError, Result};
@@ -24,6 +25,12 @@ pub async fn settle(
     for it in batch {
         let done = change(conn, now, it).await?;
         if done {
+            for text in [it.result.as_deref(), it.edit.as_deref()]
+                .into_iter()
+                .flatten()
+            {
+                media::hold(conn, now, it.id, text).await?;
+            }
             if let Some(attempt) = &it.attempt {
                 record(conn, it.id, attempt).await?;
             }

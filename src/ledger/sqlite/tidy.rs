@@ -18,6 +18,7 @@ pub async fn past(conn: &mut SqliteConnection, before: i64) -> Result<Vec<JobId>
         "SELECT id, 1 + (SELECT count(*) FROM attempts WHERE job = f.id)
                       + (SELECT count(*) FROM steps WHERE job = f.id)
                       + (SELECT count(*) FROM effects WHERE job = f.id)
+                      + (SELECT count(*) FROM media_holds WHERE job = f.id)
          FROM finished_jobs f WHERE archived_at < ? ORDER BY archived_at LIMIT ?",
     )
     .bind(before)
@@ -47,6 +48,8 @@ pub async fn drop_jobs(conn: &mut SqliteConnection, ids: &[JobId]) -> Result<u64
         "DELETE FROM steps WHERE (job, revision, name) IN (SELECT job, revision, name FROM steps
          WHERE job IN (SELECT unhex(value) FROM json_each(?)) LIMIT ?)",
         "DELETE FROM effects WHERE seq IN (SELECT seq FROM effects
+         WHERE job IN (SELECT unhex(value) FROM json_each(?)) LIMIT ?)",
+        "DELETE FROM media_holds WHERE (digest, job) IN (SELECT digest, job FROM media_holds
          WHERE job IN (SELECT unhex(value) FROM json_each(?)) LIMIT ?)",
     ] {
         left = left.saturating_sub(delete(conn, sql, &ids, left).await?);
