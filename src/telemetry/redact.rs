@@ -318,7 +318,7 @@ fn near_a_word(text: &str) -> Option<String> {
 /// Whether a word may be a secret by its looks: long, letters and digits mixed, and no UUID, since
 /// those name jobs and leases.
 pub fn looks_random(word: &str) -> bool {
-    let has = |it: fn(&u8) -> bool| word.as_bytes().iter().any(|b| it(b));
+    let has = |it: fn(&u8) -> bool| word.as_bytes().iter().any(it);
     16 <= word.len()
         && has(u8::is_ascii_digit)
         && has(u8::is_ascii_alphabetic)
