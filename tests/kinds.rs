@@ -10,14 +10,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use presswork::clock::Clock;
 use presswork::config::{Account, Config};
-use presswork::context::{Context, ProgressSink};
+use presswork::context::{Context, ProgressSink, Tools};
 use presswork::job::{Job, JobId, NewJob, Priority, Progress};
 use presswork::json::Digest;
 use presswork::kinds;
 use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Claim, Fence, Ledger, Run};
 use presswork::outcome::{Class, Outcome};
-use presswork::platform::http::{Body, Call, Http, below};
+use presswork::platform::http::{Body, Call, below};
 use presswork::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ impl ProgressSink for Nowhere {
 struct Press {
     ledger: Arc<Sqlite>,
     config: Arc<Config>,
-    http: Http,
+    tools: Tools,
     base: Url,
     run: Uuid,
     _sandbox: Sandbox,
@@ -77,10 +77,11 @@ impl Press {
             };
             config.accounts.insert(platform.to_owned(), account);
         }
+        let tools = Tools::new(&config, ledger.clone(), &Clock::System).unwrap();
         Self {
             ledger,
             config: Arc::new(config),
-            http: Http::new(Clock::System).unwrap(),
+            tools,
             base,
             run: run.id,
             _sandbox: sandbox,
@@ -136,7 +137,7 @@ impl Press {
         let cx = Context::new(
             job.clone(),
             self.config.clone(),
-            self.http.clone(),
+            self.tools.clone(),
             CancellationToken::new(),
             fence,
             self.ledger.clone(),
@@ -148,13 +149,14 @@ impl Press {
     async fn fault(&self, op: &str, fault: &str) {
         let body = Body::Json(json!({"op": op, "fault": fault}).to_string());
         let call = Call::post(below(&self.base, "/_sandbox/faults"), body, TIMEOUT);
-        assert_eq!(self.http.send(&call).await.unwrap().status, 201);
+        assert_eq!(self.tools.http.send(&call).await.unwrap().status, 201);
     }
 
     async fn seen(&self, what: &str, op: &str) -> Vec<Value> {
         let mut url = below(&self.base, &format!("/_sandbox/{what}"));
         url.query_pairs_mut().append_pair("op", op);
-        self.http
+        self.tools
+            .http
             .send(&Call::get(url, TIMEOUT))
             .await
             .unwrap()

@@ -96,6 +96,7 @@ impl Config {
             ("daemon.log_format", self.log_format != new.log_format),
             ("ledger.url", self.ledger != new.ledger),
             ("queue.url", self.queue != new.queue),
+            ("media.folder", self.media.folder != new.media.folder),
             ("api.listen", self.api.listen != new.api.listen),
             ("api.token", token(self) != token(new)),
         ];
@@ -111,6 +112,10 @@ impl Config {
         Self {
             state_dir: state_dir.to_owned(),
             ledger: Store::Sqlite(state_dir.join("ledger.sqlite")),
+            media: Media {
+                folder: state_dir.join("media-store"),
+                ..config.media
+            },
             ..config
         }
     }

@@ -84,6 +84,7 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     let home = Home {
         dir: &args.dir,
         sandbox: &sandbox.url(),
+        pictures: sandbox.addr(),
         api: free(&out, args.api)?,
         postgres: args.postgres.as_deref(),
         redis: args.redis.as_deref(),
