@@ -21,7 +21,7 @@ use toml::de::DeTable;
 use crate::json::did_you_mean;
 
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Store};
+pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
