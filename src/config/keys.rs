@@ -422,7 +422,10 @@ pub const SECTIONS: &[Section] = &[
             int(
                 "strength_percent",
                 (0, ""),
-                (100, ", because then nothing is left of the reference pictures"),
+                (
+                    100,
+                    ", because then nothing is left of the reference pictures",
+                ),
                 None,
             ),
         ],

@@ -211,9 +211,7 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
     let code = said.code.as_deref().unwrap_or_default();
     match status {
         // waiting doesn't help: somebody has to pay
-        400 | 429 if NO_MONEY.contains(&code) => {
-            Some(refused(Class::Permanent, Scope::App))
-        }
+        400 | 429 if NO_MONEY.contains(&code) => Some(refused(Class::Permanent, Scope::App)),
         // The model answers these itself, at once, in its own form, documents them as "retry your
         // request" and bills nothing: taking them for lost answers would spend the one repeat of a
         // paid call, and then a person's attention, on each hiccup. A gateway's page under the same

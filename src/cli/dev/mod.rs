@@ -118,7 +118,7 @@ async fn act(
         ("settings", home.jobs_toml().display().to_string()),
     ])?;
     let shared = &daemon.engine.shared;
-    let samples = Samples::enqueue(&daemon.engine.doors, show).await?;
+    let mut samples = Samples::enqueue(&daemon.engine.doors, show).await?;
     let mut look = tokio::time::interval(Duration::from_millis(100));
     let mut told = false;
     let mut without = args.redis.is_some();
@@ -139,6 +139,7 @@ async fn act(
                         show.without_redis()?;
                     }
                 }
+                samples.go_on(&daemon.engine.doors, &*shared.ledger, show).await?;
                 let late = SAMPLES_MAX < show.began.elapsed();
                 if late || samples.ended(&*shared.ledger).await? {
                     let good = samples.table(&*shared.ledger, show, home).await?;

@@ -166,7 +166,7 @@ fn order(fields: &Map<String, Value>, originals: Vec<u64>) -> Result<Order, Inva
         let message = format!("Unknown parameter: '{name}'.");
         return invalid(name, "unknown_parameter", message);
     }
-    let mut of = |name: &str, words: &[&str]| one_of(fields, name, words);
+    let of = |name: &str, words: &[&str]| one_of(fields, name, words);
     let qualities: &[&str] = match model.as_str() {
         "dall-e-2" => &["standard", "auto"],
         "dall-e-3" => &["standard", "hd", "auto"],
