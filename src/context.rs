@@ -1,4 +1,4 @@
-//! All that a handler may touch: its job, its account, steps, effects, progress, cancellation.
+//! All that a handler may touch: its job, its account, media, steps, effects, progress, cancellation.
 //!
 //! [`Context::effect`] drives the protocol that keeps "nothing is published or paid for twice":
 //! written down, permitted once, sent, concluded; and looked up before it is ever repeated.
@@ -13,23 +13,55 @@ use serde::de::DeserializeOwned;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Time;
+use crate::clock::{Clock, Time};
 use crate::config::{Account, Config};
 use crate::crashpoint;
 use crate::effect::{
     Effect, EffectId, EffectState, Evidence, Next, REFUSED, Receipt, Rule, intent_digest, next,
 };
+use crate::fetch::Fetcher;
 use crate::job::{Job, JobId, Progress};
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
+use crate::media::Media;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
+use crate::platform::fetch::SystemNames;
 use crate::platform::http::Http;
+use crate::stores;
 use crate::telemetry::{metrics, redact};
 
 /// Where running attempts tell how far they are; the engine keeps it, coalesced.
 pub trait ProgressSink: Send + Sync {
     /// Takes the newest progress of a job.
     fn tell(&self, job: JobId, progress: Progress);
+}
+
+/// What handlers reach the world with: one of each a daemon. Cloning shares them.
+#[derive(Clone)]
+pub struct Tools {
+    /// The one HTTP client, for platforms.
+    pub http: Http,
+    /// The media store.
+    pub media: Media,
+    /// The one client for URLs of users.
+    pub fetcher: Arc<Fetcher>,
+}
+
+impl Tools {
+    /// The tools of a daemon, by its configuration and over its ledger.
+    ///
+    /// # Errors
+    /// When the media folder can't be made, or the system's certificates can't be read.
+    pub fn new(config: &Config, ledger: Arc<dyn Ledger>, clock: &Clock) -> anyhow::Result<Self> {
+        let media = stores::media(config, ledger.clone(), clock)?;
+        let names = Arc::new(SystemNames);
+        let fetcher = Fetcher::new(media.clone(), ledger, names, clock.clone());
+        Ok(Self {
+            http: Http::new(clock.clone())?,
+            media,
+            fetcher: Arc::new(fetcher),
+        })
+    }
 }
 
 /// All that a handler may touch. One an attempt.
@@ -44,6 +76,8 @@ pub struct Context {
     pub cancelled: CancellationToken,
     /// The attempt's number for people, from 1.
     pub attempt: u32,
+    media: Media,
+    fetcher: Arc<Fetcher>,
     fence: Fence,
     ledger: Arc<dyn Ledger>,
     sink: Arc<dyn ProgressSink>,
@@ -91,7 +125,7 @@ impl Context {
     pub fn new(
         job: Arc<Job>,
         config: Arc<Config>,
-        http: Http,
+        tools: Tools,
         cancelled: CancellationToken,
         fence: Fence,
         ledger: Arc<dyn Ledger>,
@@ -101,14 +135,26 @@ impl Context {
         Self {
             job,
             config,
-            http,
+            http: tools.http,
             cancelled,
             attempt,
+            media: tools.media,
+            fetcher: tools.fetcher,
             fence,
             ledger,
             sink,
             sending: RwLock::new(()),
         }
+    }
+
+    /// The media store. What is stored there lasts once a step, the result or a payload names it.
+    pub fn media(&self) -> &Media {
+        &self.media
+    }
+
+    /// Brings what is behind URLs of users into the media store.
+    pub fn fetcher(&self) -> &Fetcher {
+        &self.fetcher
     }
 
     /// Waits until no call of an effect is under way, and says whether one was. Once `cancelled` has

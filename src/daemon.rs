@@ -17,13 +17,13 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Time};
 use crate::config::{Config, Store};
+use crate::context::Tools;
 use crate::engine::Engine;
 use crate::engine::guard;
 use crate::engine::pressure::Pressure;
 use crate::engine::shared::Parts;
 use crate::handler::Kind;
 use crate::ledger::{Ledger, Run};
-use crate::platform::http::Http;
 use crate::stores::{self, Role};
 use crate::telemetry::metrics;
 use crate::{api, kinds, service};
@@ -214,7 +214,7 @@ impl Daemon {
         let api_ledger = stores::ledger(&config, &clock, Role::Api).await?;
         let listening = config.api.clone();
         let state_dir = config.state_dir.clone();
-        let http = Http::new(clock.clone())?;
+        let tools = Tools::new(&config, ledger.clone(), &clock)?;
         let parts = Parts {
             ledger,
             queue,
@@ -223,7 +223,7 @@ impl Daemon {
             kinds: kinds.into(),
             clock,
             run,
-            http,
+            tools,
         };
         if let Some(listen) = listening.listen {
             // told now, and not when jobs have been taken already

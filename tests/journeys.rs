@@ -61,6 +61,14 @@ fn by_schema() -> Value {
     json!({"model": "gpt-4o-mini", "prompt": "A title.", "json_schema": schema})
 }
 
+fn picture() -> Value {
+    json!({"model": "gpt-image-1", "prompt": "A fox in the snow.", "n": 2, "size": "1024x1536"})
+}
+
+fn by_url() -> Value {
+    json!({"model": "dall-e-3", "prompt": "A fox in the snow.", "quality": "hd"})
+}
+
 fn toot() -> Value {
     let picture = |alt: &str| json!({"data": PNG, "type": "image/png", "alt": alt});
     json!({
@@ -97,6 +105,13 @@ fn all() -> Vec<Journey> {
         "text-lost-twice-then-not" "generate.text" text(), [("act_reset", 2)], DidNotHappen;
         "text-lost-twice-then-there" "generate.text" text(), [("act_reset", 2)], Happened;
         "text-refused" "generate.text" text(), [("refuse", 1)], Nothing;
+        "image-ok" "illustrate.image" picture(), [], Nothing;
+        "image-by-url" "illustrate.image" by_url(), [], Nothing;
+        "image-503-twice" "illustrate.image" picture(), [("503", 2)], Nothing;
+        "image-lost-once" "illustrate.image" picture(), [("act_reset", 1)], Nothing;
+        "image-lost-twice" "illustrate.image" picture(), [("act_reset", 2)], Nothing;
+        "image-lost-twice-then-there" "illustrate.image" picture(), [("act_reset", 2)], Happened;
+        "image-refused" "illustrate.image" picture(), [("refuse", 1)], Nothing;
         "toot-ok" "post.mastodon" toot(), [], Nothing;
         "toot-503-twice" "post.mastodon" toot(), [("503", 2)], Nothing;
         "toot-429" "post.mastodon" toot(), [("429", 1)], Nothing;
@@ -123,6 +138,7 @@ fn all() -> Vec<Journey> {
 fn platform(kind: &str, account: &str) -> Option<(&'static str, &'static str, String)> {
     match kind {
         "generate.text" => Some(("openai", "chat.completion", account.to_owned())),
+        "illustrate.image" => Some(("openai", "image.generate", account.to_owned())),
         "post.mastodon" => Some(("mastodon", "status.create", account.to_owned())),
         "post.bluesky" => Some(("bluesky", "putRecord", format!("{account}.test"))),
         _ => None,
@@ -199,7 +215,11 @@ impl Internet {
             input_micros_per_mtok: 150_000,
             output_micros_per_mtok: 600_000,
         };
-        config.models.insert("gpt-4o-mini".to_owned(), prices);
+        for model in ["gpt-4o-mini", "gpt-image-1"] {
+            config.models.insert(model.to_owned(), prices);
+        }
+        config.media.fetch_http = true;
+        config.media.fetch_allow = vec![self.sandbox.addr()];
     }
 }
 
@@ -312,7 +332,7 @@ fn masked(value: &Value) -> String {
             (r"did:plc:[a-z2-7]+", "DID"),
             (r"baf[a-z2-7]{20,}", "CID"),
             (r"\b3[a-z2-7]{12}\b", "TID"),
-            (r"\b(chatcmpl|req)[-_][0-9A-Za-z_-]+", "$1-ID"),
+            (r"\b(chatcmpl|req|img)[-_][0-9A-Za-z_-]+", "$1-ID"),
             (r"\b\d{9,}\b", "ID"),
             // its number is another on each system
             (r" \(os error \d+\)", ""),
@@ -403,14 +423,14 @@ fn the_golden_files_keep_the_promises() {
             );
         }
         match journey.name {
-            "text-lost-once" | "text-truncated-once" => {
+            "text-lost-once" | "text-truncated-once" | "image-lost-once" => {
                 assert_eq!((sends.as_u64(), acts.as_u64()), (Some(2), Some(2)), "{at}");
                 assert_eq!(
                     last["result"]["usage"]["sends"], 2,
                     "what was lost counts as spent: {at}"
                 );
             }
-            "text-lost-twice" => {
+            "text-lost-twice" | "image-lost-twice" => {
                 assert_eq!((sends.as_u64(), acts.as_u64()), (Some(2), Some(2)), "{at}");
                 assert_eq!(last["state"], "unresolved", "{at}");
             }

@@ -10,14 +10,14 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use presswork::clock::Clock;
 use presswork::config::{Account, Config};
-use presswork::context::{Context, ProgressSink};
+use presswork::context::{Context, ProgressSink, Tools};
 use presswork::job::{Job, JobId, NewJob, Priority, Progress};
 use presswork::json::Digest;
 use presswork::kinds;
 use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Claim, Fence, Ledger, Run};
-use presswork::outcome::{Class, Outcome};
-use presswork::platform::http::{Body, Call, Http, below};
+use presswork::outcome::{Class, Outcome, Scope};
+use presswork::platform::http::{Body, Call, below};
 use presswork::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,7 @@ impl ProgressSink for Nowhere {
 struct Press {
     ledger: Arc<Sqlite>,
     config: Arc<Config>,
-    http: Http,
+    tools: Tools,
     base: Url,
     run: Uuid,
     _sandbox: Sandbox,
@@ -68,6 +68,8 @@ impl Press {
             .await
             .unwrap();
         let mut config = Config::default_embedded(dir.path());
+        config.media.fetch_http = true;
+        config.media.fetch_allow = vec![sandbox.addr()];
         for platform in ["openai", "mastodon", "bluesky"] {
             let account = Account {
                 platform: platform.to_owned(),
@@ -77,10 +79,11 @@ impl Press {
             };
             config.accounts.insert(platform.to_owned(), account);
         }
+        let tools = Tools::new(&config, ledger.clone(), &Clock::System).unwrap();
         Self {
             ledger,
             config: Arc::new(config),
-            http: Http::new(Clock::System).unwrap(),
+            tools,
             base,
             run: run.id,
             _sandbox: sandbox,
@@ -136,7 +139,7 @@ impl Press {
         let cx = Context::new(
             job.clone(),
             self.config.clone(),
-            self.http.clone(),
+            self.tools.clone(),
             CancellationToken::new(),
             fence,
             self.ledger.clone(),
@@ -148,13 +151,14 @@ impl Press {
     async fn fault(&self, op: &str, fault: &str) {
         let body = Body::Json(json!({"op": op, "fault": fault}).to_string());
         let call = Call::post(below(&self.base, "/_sandbox/faults"), body, TIMEOUT);
-        assert_eq!(self.http.send(&call).await.unwrap().status, 201);
+        assert_eq!(self.tools.http.send(&call).await.unwrap().status, 201);
     }
 
     async fn seen(&self, what: &str, op: &str) -> Vec<Value> {
         let mut url = below(&self.base, &format!("/_sandbox/{what}"));
         url.query_pairs_mut().append_pair("op", op);
-        self.http
+        self.tools
+            .http
             .send(&Call::get(url, TIMEOUT))
             .await
             .unwrap()
@@ -237,6 +241,124 @@ async fn a_lost_generation_is_repeated_once_and_counted_twice() {
     }
     let asked = press.attempt(&job).await;
     assert!(matches!(asked, Outcome::Unresolved(_)), "{asked}");
+}
+
+#[tokio::test]
+async fn a_lost_picture_is_drawn_once_more_and_counted_twice() {
+    let press = Press::new().await;
+    let payload = json!({"model": "gpt-image-1", "prompt": "a bear", "n": 2, "size": "1536x1024"});
+    let draw = async || {
+        press
+            .job("illustrate.image", Some("openai"), &payload)
+            .await
+    };
+    let job = draw().await;
+    press.fault("image.generate", "429").await;
+    press.fault("image.generate", "act_504").await;
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Throttled));
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    let first = completed(press.attempt(&job).await);
+    assert_eq!(first["usage"]["sends"], 2, "{first}");
+    assert_eq!(first, completed(press.attempt(&job).await));
+    assert_eq!(press.seen("acts", "image.generate").await.len(), 2);
+    let images = first["images"].as_array().unwrap();
+    assert_eq!(images.len(), 2);
+    for image in images {
+        assert_eq!(
+            (&image["width"], &image["height"]),
+            (&json!(1536), &json!(1024))
+        );
+        let name = image["media"].as_str().unwrap().parse().unwrap();
+        let (about, bytes) = press.tools.media.whole(name, 1 << 20).await.unwrap();
+        assert_eq!(about.mime, "image/png");
+        assert_eq!(json!(bytes.len()), image["bytes"]);
+    }
+
+    let job = draw().await;
+    for _ in 0..2 {
+        press.fault("image.generate", "act_504").await;
+        assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    }
+    let asked = press.attempt(&job).await;
+    assert!(matches!(asked, Outcome::Unresolved(_)), "{asked}");
+}
+
+#[tokio::test]
+async fn a_picture_behind_a_url_is_copied_edited_and_posted() {
+    let press = Press::new().await;
+    let draw = async |payload: Value| {
+        let job = press
+            .job("illustrate.image", Some("openai"), &payload)
+            .await;
+        completed(press.attempt(&job).await)
+    };
+    let drawn = draw(json!({"model": "dall-e-3", "prompt": "a bear"})).await;
+    let image = &drawn["images"][0];
+    assert!(image["revised_prompt"].is_string(), "{drawn}");
+    assert_eq!(drawn["usage"]["input_tokens"], Value::Null);
+    let name = image["media"].as_str().unwrap();
+    let digest = name.rsplit(':').next().unwrap();
+    let url = below(&press.base, &format!("/media/{digest}")).to_string();
+
+    let edit = json!({
+        "model": "gpt-image-1", "prompt": "the bear wears a hat", "images": [name, url],
+        "strength_percent": 20,
+    });
+    let edited = draw(edit).await;
+    let acts = press.seen("acts", "image.edit").await;
+    assert_eq!(acts.len(), 1);
+    let sent = &acts[0]["detail"]["originals"];
+    assert_eq!(*sent, json!([image["bytes"], image["bytes"]]));
+
+    let picture = json!({"media": edited["images"][0]["media"], "alt": "a bear with a hat"});
+    for (kind, account, op) in [
+        ("post.mastodon", "mastodon", "status.create"),
+        ("post.bluesky", "bluesky", "putRecord"),
+    ] {
+        let payload = json!({"text": "a hat", "media": [picture]});
+        let job = press.job(kind, Some(account), &payload).await;
+        completed(press.attempt(&job).await);
+        let acts = press.seen("acts", op).await;
+        let posted = acts[0]["media"][0]["digest"].as_str().unwrap();
+        assert!(
+            picture["media"].as_str().unwrap().ends_with(posted),
+            "{op}: {posted}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_can_t_be_drawn_dies_and_says_why() {
+    let press = Press::new().await;
+    let failure = async |payload: Value| {
+        let job = press
+            .job("illustrate.image", Some("openai"), &payload)
+            .await;
+        press.attempt(&job).await.failure().unwrap().clone()
+    };
+    let refused = json!({"model": "gpt-image-1", "prompt": "a thing forbidden by policy"});
+    let it = failure(refused).await;
+    assert_eq!(
+        (it.class, it.scope, it.code.as_str()),
+        (Class::Permanent, Scope::Content, "moderation_blocked"),
+        "{it}"
+    );
+    let gone = format!("media:sha256:{}", "0".repeat(64));
+    let it = failure(json!({"model": "gpt-image-1", "prompt": "a", "images": [gone]})).await;
+    assert_eq!(
+        (it.class, it.code.as_str()),
+        (Class::Permanent, "media_gone")
+    );
+    assert!(press.seen("requests", "image.edit").await.is_empty());
+    let it = failure(json!({"preset": "gone", "prompt": "a"})).await;
+    assert_eq!(
+        (it.class, it.code.as_str()),
+        (Class::Permanent, "preflight")
+    );
+    let job = json!({"model": "gpt-image-1", "prompt": "a"});
+    let job = press.job("illustrate.image", Some("openai"), &job).await;
+    press.fault("image.generate", "act_truncate").await;
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
 }
 
 #[tokio::test]

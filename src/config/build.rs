@@ -14,7 +14,7 @@ use crate::telemetry::{Format, check_level};
 use super::error::Place;
 use super::keys::{LANES, ROOM};
 use super::read::{Part, Reader, Said, shown_key};
-use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Store};
+use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 const DAY: u64 = 86_400;
 
@@ -56,6 +56,7 @@ impl<'a> Reader<'a> {
             retry,
             lanes,
             accounts: self.accounts(),
+            presets: self.presets(),
             models: self.models(),
             state_dir,
             places: std::mem::take(&mut self.places),
@@ -305,6 +306,23 @@ impl<'a> Reader<'a> {
         };
         self.wrong(&said.place, format!("{}.base_url", part.path), None, wrong);
         None
+    }
+
+    fn presets(&mut self) -> BTreeMap<String, Preset> {
+        let mut presets = BTreeMap::new();
+        for part in self.parts("presets") {
+            let mut text = |key: &str| self.text(&part, key).map(|it| it.value);
+            let preset = Preset {
+                prompt_prefix: text("prompt_prefix"),
+                prompt_suffix: text("prompt_suffix"),
+                negative_prompt: text("negative_prompt"),
+                model: text("model"),
+                size: text("size"),
+                strength_percent: self.small(&part, "strength_percent"),
+            };
+            presets.insert(part.name.to_owned(), preset);
+        }
+        presets
     }
 
     fn models(&mut self) -> BTreeMap<String, Model> {

@@ -42,6 +42,20 @@ impl Config {
             all.extend(identifier.map(|it| (format!("{path}.identifier"), it)));
             all.push((format!("{path}.secret"), HIDDEN.to_owned()));
         }
+        for (name, it) in &self.presets {
+            let path = format!("presets.{}", shown_key(name));
+            let strength = it.strength_percent.map(|it| it.to_string());
+            let said = [
+                ("prompt_prefix", it.prompt_prefix.clone()),
+                ("prompt_suffix", it.prompt_suffix.clone()),
+                ("negative_prompt", it.negative_prompt.clone()),
+                ("model", it.model.clone()),
+                ("size", it.size.clone()),
+                ("strength_percent", strength),
+            ];
+            let said = said.into_iter().filter_map(|(key, it)| Some((key, it?)));
+            all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
+        }
         for (name, model) in &self.models {
             let path = format!("models.{}", shown_key(name));
             let (input, output) = (model.input_micros_per_mtok, model.output_micros_per_mtok);

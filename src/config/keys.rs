@@ -410,6 +410,27 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "presets",
+        by_name: true,
+        overlay: false,
+        keys: &[
+            key("prompt_prefix", TEXT),
+            key("prompt_suffix", TEXT),
+            key("negative_prompt", TEXT),
+            key("model", TEXT),
+            key("size", TEXT),
+            int(
+                "strength_percent",
+                (0, ""),
+                (
+                    100,
+                    ", because then nothing is left of the reference pictures",
+                ),
+                None,
+            ),
+        ],
+    },
+    Section {
         name: "models",
         by_name: true,
         overlay: false,

@@ -23,7 +23,7 @@ use crate::telemetry::redact;
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
-pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Store};
+pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -98,6 +98,7 @@ impl Config {
             ("daemon.log_format", self.log_format != new.log_format),
             ("ledger.url", self.ledger != new.ledger),
             ("queue.url", self.queue != new.queue),
+            ("media.folder", self.media.folder != new.media.folder),
             ("api.listen", self.api.listen != new.api.listen),
             ("api.token", token(self) != token(new)),
         ];
@@ -113,6 +114,10 @@ impl Config {
         Self {
             state_dir: state_dir.to_owned(),
             ledger: Store::Sqlite(state_dir.join("ledger.sqlite")),
+            media: Media {
+                folder: state_dir.join("media-store"),
+                ..config.media
+            },
             ..config
         }
     }

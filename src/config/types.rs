@@ -59,6 +59,8 @@ pub struct Config {
     pub kinds: BTreeMap<String, KindSettings>,
     /// By name.
     pub accounts: BTreeMap<String, Account>,
+    /// By name: what jobs that draw have in common.
+    pub presets: BTreeMap<String, Preset>,
     /// Prices by model, for the recorded cost.
     pub models: BTreeMap<String, Model>,
 }
@@ -152,6 +154,23 @@ pub struct Account {
     pub identifier: Option<String>,
     /// The token, key or app password.
     pub secret: SecretString,
+}
+
+/// What jobs that draw have in common; what a payload says itself holds over it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Preset {
+    /// Stands before the prompt.
+    pub prompt_prefix: Option<String>,
+    /// Stands behind the prompt.
+    pub prompt_suffix: Option<String>,
+    /// What must not be seen.
+    pub negative_prompt: Option<String>,
+    /// The model's name.
+    pub model: Option<String>,
+    /// `auto`, or width and height in pixels: `1024x1024`.
+    pub size: Option<String>,
+    /// How far an edit may go from its reference pictures: 0 to 100.
+    pub strength_percent: Option<u32>,
 }
 
 /// A model's prices, in millionths of a US dollar for a million tokens.

@@ -58,7 +58,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         kinds: parts.kinds,
         clock: parts.clock,
         run: parts.run,
-        http: parts.http,
+        tools: parts.tools,
         running: Running::default(),
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),

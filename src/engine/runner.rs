@@ -146,7 +146,7 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
     let cx = Arc::new(Context::new(
         job.clone(),
         shared.config.load_full(),
-        shared.http.clone(),
+        shared.tools.clone(),
         shared.running.token(job.id),
         fence,
         shared.ledger.clone(),

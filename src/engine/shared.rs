@@ -14,12 +14,12 @@ use super::batcher::Batcher;
 use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
+use crate::context::Tools;
 use crate::handler::Kind;
 use crate::intake::Rules;
 use crate::job::{Job, JobId, Progress};
 use crate::ledger::{Hint, Ledger, LedgerError, Run, Settled, Settlement};
 use crate::outcome::{Class, Outcome};
-use crate::platform::http::Http;
 use crate::queue::{Inbox, Queue};
 use crate::retry::Policy;
 
@@ -44,8 +44,8 @@ pub struct Parts {
     pub clock: Clock,
     /// This run of the daemon.
     pub run: Run,
-    /// The one HTTP client.
-    pub http: Http,
+    /// What handlers reach the world with.
+    pub tools: Tools,
 }
 
 /// Something that happened to a job here, for whoever watches this daemon.
@@ -312,8 +312,8 @@ pub struct Shared {
     pub clock: Clock,
     /// This run.
     pub run: Run,
-    /// The one HTTP client.
-    pub http: Http,
+    /// What handlers reach the world with.
+    pub tools: Tools,
     /// The jobs held here.
     pub running: Running,
     /// The queue's generation; 0 while the queue can't be used.

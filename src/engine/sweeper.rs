@@ -11,6 +11,7 @@ use crate::crashpoint;
 use crate::job::{Job, JobId};
 use crate::ledger::{AttemptEnd, Guard, LedgerError, Result, Settled, Settlement};
 use crate::lifecycle::{Event, advance};
+use crate::media::Swept;
 use crate::telemetry::metrics;
 
 /// How often lost leases are looked for.
@@ -19,6 +20,8 @@ const EVERY: Duration = Duration::from_millis(500);
 const EXPIRE_EVERY: u64 = 10;
 /// How often the history is tidied: each time for a bounded while.
 const TIDY_EVERY: Duration = Duration::from_secs(60);
+/// The media store is swept at the start, and again every so many times: it lists every file.
+const SWEEP_EVERY: u64 = 60;
 /// Jobs that a tick takes back at most.
 const MOST: u32 = 1_000;
 
@@ -45,11 +48,12 @@ impl Sweeper {
         }
     }
 
-    /// Tidies the history now and then: a loop of its own, so that no reclaim waits for it.
+    /// Tidies the history and the media store now and then: a loop of its own, so that no reclaim
+    /// waits for it.
     pub async fn keep_house(&self) {
         let mut every = tokio::time::interval(TIDY_EVERY);
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
+        for round in 0u64.. {
             every.tick().await;
             let config = self.shared.config.load_full();
             let tidy = self
@@ -59,6 +63,22 @@ impl Sweeper {
             if let Err(e) = tidy.await {
                 tracing::warn!("tidy: {e}");
             }
+            if round.is_multiple_of(SWEEP_EVERY) {
+                self.sweep_media(config.media.grace).await;
+            }
+        }
+    }
+
+    /// Takes away the media that no job has held for `grace`, and what dead writers left.
+    async fn sweep_media(&self, grace: Duration) {
+        match self.shared.tools.media.sweep(grace).await {
+            Ok(it) if it == Swept::default() => {}
+            Ok(Swept {
+                unfinished,
+                free,
+                strays,
+            }) => tracing::info!(unfinished, free, strays, "the media store was swept"),
+            Err(e) => tracing::warn!("sweeping the media store: {e}; the next round goes on"),
         }
     }
 

@@ -1,20 +1,20 @@
 //! `generate.text`: a text, or JSON by a schema, from an OpenAI-compatible model; paid for once.
 
-use std::time::Duration;
-
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::context::{Context, Wanted};
-use crate::effect::{RESOLVED_BY, Receipt, Rule};
+use crate::effect::Receipt;
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
 use crate::json::Violation;
-use crate::outcome::{Failure, Held, Outcome};
+use crate::outcome::{Failure, Outcome};
 use crate::platform::openai::{self, Chat, Completion, Message, Role};
 use crate::retry::Policy;
+
+use super::paid;
 
 /// What to generate: `prompt` or `messages`, exactly one.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
@@ -128,15 +128,12 @@ impl Handler for GenerateText {
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("openai")?;
         let chat = payload.chat();
-        let kind = cx.config.kinds.get(Self::DEFAULTS.name);
-        let resend_times = kind.and_then(|it| it.resend_times).unwrap_or(1);
-        // the attempt's own time-out must not end a call that is about to be answered
-        let budget = Duration::from_secs(u64::from(cx.job.timeout_s.saturating_sub(5).max(1)));
+        let budget = paid::budget(cx);
         let wanted = Wanted {
             step: "generate",
             ordinal: 0,
             op: "openai.chat_completion",
-            rule: Rule::paid(resend_times),
+            rule: paid::rule(cx),
             intent: json!({"base_url": account.base_url, "request": chat.body()}),
             keep: Value::Null,
             budget,
@@ -154,28 +151,16 @@ impl Handler for GenerateText {
                 Ok(receipt)
             }
         };
-        let receipt = cx.effect(wanted, send).await.map_err(out_of_money)?;
+        let receipt = cx.effect(wanted, send).await.map_err(paid::out_of_money)?;
         cx.progress(100, "answered");
         result(&receipt, chat.schema.is_some())
-    }
-}
-
-/// Waiting doesn't fill an account, so such a job is held until somebody did.
-fn out_of_money(outcome: Outcome) -> Outcome {
-    match outcome {
-        Outcome::Failed(it) if it.code == openai::NO_QUOTA => Outcome::Held(Held::Budget, it),
-        other => other,
     }
 }
 
 /// The job's result from the recorded answer: a re-run reads the same, and pays nothing.
 fn result(receipt: &Receipt, as_json: bool) -> Result<Value, Outcome> {
     let unfit = |why: String| Outcome::from(Failure::permanent("receipt", why));
-    if let Some(who) = receipt.detail[RESOLVED_BY].as_str() {
-        return Err(unfit(format!(
-            "{who} says that it was generated, but the text isn't here: take it from the platform, or enqueue a new job, which is paid for again"
-        )));
-    }
+    paid::is_here(receipt, "text")?;
     let completion: Completion = serde_json::from_value(receipt.detail.clone())
         .map_err(|e| unfit(format!("the recorded answer can't be read: {e}")))?;
     let sends = receipt.detail["sends"].as_u64().unwrap_or(1);

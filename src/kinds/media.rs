@@ -1,5 +1,5 @@
-//! Pictures of a post: in the payload itself, or a file of the media folder; what can be said
-//! against them; and uploads that a re-run finds again.
+//! Pictures of a post: in the payload itself, in the media store, or a file of the media folder; what
+//! can be said against them; and uploads that a re-run finds again.
 
 use std::fmt::Display;
 use std::future::Future;
@@ -21,18 +21,21 @@ use crate::json::{Digest, Violation};
 use crate::media::sniff::{mime, pixels};
 use crate::outcome::{Failure, Outcome};
 use crate::platform::text::graphemes;
+use crate::reference::Name;
 
-/// A picture: `data` or `file`, exactly one.
+/// A picture: `media`, `data` or `file`, exactly one.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Media {
+    /// A name in the media store, as results of other jobs tell it: `media:sha256:...`.
+    pub media: Option<Name>,
     /// Its bytes in base64, for small pictures: an envelope has at most 256 KiB.
     pub data: Option<String>,
     /// A path within the folder `media` of the daemon's state directory.
     pub file: Option<String>,
-    /// Its media type: `image/png`.
+    /// Its media type: `image/png`. With `media` it may be left out: the store knows it.
     #[serde(rename = "type")]
-    pub mime: String,
+    pub mime: Option<String>,
     /// What can be seen on it, for those who don't see it.
     #[serde(default)]
     pub alt: String,
@@ -71,10 +74,17 @@ impl Media {
         let mut wrong = |member: &str, message: String| {
             found.push(Violation::new(format!("{at}{member}"), message));
         };
-        if !takes.types.contains(&self.mime.as_str()) {
-            let types = takes.types.join(", ");
-            let message = format!("`{}` isn't taken; one of {types} is", self.mime);
-            wrong("/type", message);
+        match &self.mime {
+            Some(is) => {
+                if let Err(message) = taken(is, takes.types) {
+                    wrong("/type", message);
+                }
+            }
+            None if self.media.is_none() => {
+                let message = format!("is missing; one of {}", takes.types.join(", "));
+                wrong("/type", message);
+            }
+            None => {}
         }
         let characters = graphemes(&self.alt);
         if takes.alt < characters {
@@ -86,17 +96,18 @@ impl Media {
         {
             wrong("/focus", "lies outside of -1 to 1".to_owned());
         }
-        match (&self.data, &self.file) {
-            (Some(data), None) => match STANDARD.decode(data) {
+        match (&self.media, &self.data, &self.file) {
+            (Some(_), None, None) => {}
+            (None, Some(data), None) => match STANDARD.decode(data) {
                 Ok(bytes) => self.sound(&bytes, takes.bytes, |it| wrong("/data", it)),
                 Err(e) => wrong("/data", format!("is no base64 (RFC 4648, section 4): {e}")),
             },
-            (None, Some(file)) => {
+            (None, None, Some(file)) => {
                 if let Err(message) = relative(file) {
                     wrong("/file", message);
                 }
             }
-            _ => wrong("", "needs either `data` or `file`".to_owned()),
+            _ => wrong("", "needs one of `media`, `data` and `file`".to_owned()),
         }
     }
 
@@ -107,21 +118,43 @@ impl Media {
         if most < bytes.len() as u64 {
             wrong(too_large(bytes.len(), most));
         }
-        if let Some(is) = mime(bytes)
-            && is != self.mime
+        if let (Some(is), Some(said)) = (mime(bytes), &self.mime)
+            && is != said
             // one container, of which the brands that name it overlap
-            && ![is, &self.mime].iter().all(|it| it.starts_with("image/hei"))
+            && ![is, said].iter().all(|it| it.starts_with("image/hei"))
         {
-            wrong(format!("holds {is}, not {}", self.mime));
+            wrong(format!("holds {is}, not {said}"));
         }
     }
 
-    /// Its bytes, at most `most`.
+    /// Its bytes and its type, as the platform takes them.
     ///
     /// # Errors
-    /// Permanent when there are none, too many, or not those of its type; transient when the file
-    /// can't be read.
-    pub async fn load(&self, state_dir: &Path, most: u64) -> Result<Bytes, Failure> {
+    /// Permanent when there are none, too many, or not those of its type; transient when they can't be
+    /// read now; `Released` when the ledger is away.
+    pub async fn load(&self, cx: &Context, takes: &Takes<'_>) -> Result<Loaded, Outcome> {
+        let (mime, bytes) = match (self.media, &self.mime) {
+            (Some(name), _) => {
+                let (about, bytes) = cx.media().whole(name, takes.bytes).await?;
+                (about.mime, bytes)
+            }
+            (None, Some(mime)) => {
+                let bytes = self.given(&cx.config.state_dir, takes.bytes).await?;
+                (mime.clone(), bytes)
+            }
+            (None, None) => (String::new(), Bytes::new()),
+        };
+        let unfit = |message: String| Failure::permanent("media", message);
+        taken(&mime, takes.types).map_err(|it| unfit(format!("a picture's type {it}")))?;
+        if let Some(said) = self.mime.as_ref().filter(|it| **it != mime) {
+            let message = format!("a picture is {mime}, and the payload says {said}");
+            return Err(unfit(message).into());
+        }
+        Ok(Loaded { mime, bytes })
+    }
+
+    /// The bytes that came with the payload, or lie in the media folder: at most `most`.
+    async fn given(&self, state_dir: &Path, most: u64) -> Result<Bytes, Failure> {
         let bytes = match (&self.data, &self.file) {
             (Some(data), _) => STANDARD
                 .decode(data)
@@ -139,11 +172,31 @@ impl Media {
             None => Ok(bytes.into()),
         }
     }
+}
 
+/// A picture as it is uploaded.
+pub(super) struct Loaded {
+    /// Its media type.
+    pub mime: String,
+    /// Its bytes.
+    pub bytes: Bytes,
+}
+
+impl Loaded {
     /// A file's name for a form: the platform looks at its ending.
     pub fn name(&self, i: usize) -> String {
         let ending = self.mime.rsplit('/').next().unwrap_or("bin");
         format!("media-{i}.{ending}")
+    }
+}
+
+fn taken(mime: &str, types: &[&str]) -> Result<(), String> {
+    match types.contains(&mime) {
+        true => Ok(()),
+        false => Err(format!(
+            "`{mime}` isn't taken; one of {} is",
+            types.join(", ")
+        )),
     }
 }
 
@@ -281,7 +334,8 @@ mod tests {
         );
         let both = media(serde_json::json!({"data": "?", "file": "x", "type": "image/png"}));
         let away = media(serde_json::json!({"file": "../x", "type": "image/png"}));
-        let found = check(&[wrong, both, away], &takes());
+        let untyped = media(serde_json::json!({"file": "x"}));
+        let found = check(&[wrong, both, away, untyped], &takes());
         let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
         let expected = [
             "/media",
@@ -291,8 +345,20 @@ mod tests {
             "/media/0/data",
             "/media/1",
             "/media/2/file",
+            "/media/3/type",
         ];
         assert_eq!(pointers, expected);
+    }
+
+    #[test]
+    fn what_is_stored_needs_no_type() {
+        let name = Name(Digest::of_bytes(b"a"));
+        let it = media(serde_json::json!({"media": name, "alt": "a"}));
+        assert_eq!(check(&[it], &takes()), []);
+        let both = media(serde_json::json!({"media": name, "file": "x", "type": "image/png"}));
+        assert_eq!(check(&[both], &takes())[0].pointer, "/media/0");
+        let wrong = serde_json::json!({"media": "media:sha256:12"});
+        assert!(serde_json::from_value::<Media>(wrong).is_err());
     }
 
     #[test]
@@ -332,7 +398,7 @@ mod tests {
         std::os::unix::fs::symlink("../secret", folder.join("out.png")).unwrap();
         let load = async |file: &str| {
             let it = media(serde_json::json!({"file": file, "type": "image/png"}));
-            it.load(dir.path(), 30).await
+            it.given(dir.path(), 30).await
         };
         assert_eq!(load("a.png").await.unwrap(), &PNG[..]);
         for (file, why) in [

@@ -1,9 +1,11 @@
 //! The kinds: one file each, one list.
 
 mod media;
+mod paid;
 mod post;
 
 mod generate_text;
+mod illustrate_image;
 mod post_bluesky;
 mod post_mastodon;
 mod test_job;
@@ -14,6 +16,7 @@ use crate::handler::Kind;
 pub fn all() -> Vec<Kind> {
     vec![
         Kind::of::<generate_text::GenerateText>(),
+        Kind::of::<illustrate_image::IllustrateImage>(),
         Kind::of::<post_bluesky::PostBluesky>(),
         Kind::of::<post_mastodon::PostMastodon>(),
         Kind::of::<test_job::TestJob>(),

@@ -72,10 +72,15 @@ const UPLOAD: Duration = Duration::from_secs(60);
 /// A PDS forgets a blob that no record holds after some minutes. The same picture makes the same
 /// blob, so a repeat costs little.
 const BLOB_LIFE: Duration = Duration::from_secs(120);
-/// Picture types that the app shows.
-const TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/gif", "image/webp"];
 /// Bluesky itself has no limit for descriptions; its app writes no longer ones.
 const ALT_MAX: usize = 2_000;
+/// Pictures of a post; the types are those that the app shows.
+const TAKES: Takes<'_> = Takes {
+    count: IMAGES_MAX,
+    types: &["image/jpeg", "image/png", "image/gif", "image/webp"],
+    bytes: IMAGE_BYTES_MAX,
+    alt: ALT_MAX,
+};
 
 /// A picture that was uploaded.
 #[derive(Debug, Serialize, Deserialize)]
@@ -121,8 +126,9 @@ impl Handler for PostBluesky {
         let mut images = Vec::new();
         for (i, media) in payload.media.iter().enumerate() {
             let upload = async || {
-                let bytes = media.load(&cx.config.state_dir, IMAGE_BYTES_MAX).await?;
-                let made = of(UPLOAD).upload(&media.mime, bytes.clone()).await;
+                let loaded = media.load(cx, &TAKES).await?;
+                let bytes = loaded.bytes;
+                let made = of(UPLOAD).upload(&loaded.mime, bytes.clone()).await;
                 let blob = made.map_err(|e| e.harmless())?;
                 let size = dimensions(&bytes);
                 Ok((bytes, Blob { blob, size }))
@@ -252,13 +258,7 @@ fn violations(payload: &Payload) -> Vec<Violation> {
             wrong(format!("/media/{i}/focus"), message.to_owned());
         }
     }
-    let takes = Takes {
-        count: IMAGES_MAX,
-        types: &TYPES,
-        bytes: IMAGE_BYTES_MAX,
-        alt: ALT_MAX,
-    };
-    found.extend(check(&payload.media, &takes));
+    found.extend(check(&payload.media, &TAKES));
     found
 }
 

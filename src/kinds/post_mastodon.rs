@@ -115,17 +115,19 @@ impl Handler for PostMastodon {
         };
         let limits = of(CALL).limits().await.map_err(|e| e.harmless())?;
         fits(&payload, &limits)?;
+        let types = types(&limits);
+        let takes = takes(&limits, &types);
         let mut status = payload.status();
         let mut digests = Vec::new();
         for (i, media) in payload.media.iter().enumerate() {
             let upload = async || {
-                let bytes = media.load(&cx.config.state_dir, limits.image_bytes).await?;
-                let (name, sent) = (media.name(i), bytes.clone());
+                let loaded = media.load(cx, &takes).await?;
+                let (name, sent) = (loaded.name(i), loaded.bytes.clone());
                 let made: Uploaded = of(UPLOAD)
-                    .upload(name, &media.mime, sent, &media.alt, media.focus)
+                    .upload(name, &loaded.mime, sent, &media.alt, media.focus)
                     .await
                     .map_err(|e| e.harmless())?;
-                Ok((bytes, made))
+                Ok((loaded.bytes, made))
             };
             let it = uploaded(cx, i, MEDIA_LIFE, upload).await?;
             if !it.value.ready {
@@ -176,15 +178,23 @@ impl Payload {
     }
 }
 
-/// What can be said against a status under an instance's limits.
-fn violations(payload: &Payload, limits: &Limits) -> Vec<Violation> {
-    let types: Vec<&str> = limits.types.iter().map(String::as_str).collect();
-    let takes = Takes {
+fn types(limits: &Limits) -> Vec<&str> {
+    limits.types.iter().map(String::as_str).collect()
+}
+
+fn takes<'a>(limits: &Limits, types: &'a [&'a str]) -> Takes<'a> {
+    Takes {
         count: limits.media,
-        types: &types,
+        types,
         bytes: limits.image_bytes,
         alt: limits.alt,
-    };
+    }
+}
+
+/// What can be said against a status under an instance's limits.
+fn violations(payload: &Payload, limits: &Limits) -> Vec<Violation> {
+    let types = types(limits);
+    let takes = takes(limits, &types);
     let mut found = Vec::new();
     let spoiler = payload.spoiler_text.as_deref().unwrap_or_default();
     let characters = limits.count(&payload.text, spoiler);

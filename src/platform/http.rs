@@ -135,6 +135,12 @@ impl Call {
         self
     }
 
+    /// The answer's body may have so many bytes, instead of [`BODY_MAX`].
+    pub fn at_most(mut self, bytes: usize) -> Self {
+        self.body_max = bytes;
+        self
+    }
+
     /// The secrets that must not come back in what is told of the answer.
     pub fn secrets(&self) -> Vec<&SecretString> {
         self.bearer.iter().chain(&self.secrets).collect()

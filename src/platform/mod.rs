@@ -9,6 +9,7 @@ pub mod text;
 pub mod facets;
 
 pub mod openai;
+pub mod openai_images;
 pub mod mastodon;
 pub mod bluesky;
 

@@ -13,8 +13,8 @@ use crate::outcome::{Class, Scope};
 use super::http::{Body, Call, Http, below};
 use super::verdict::{CallError, Meaning, Rules, Said, ask, refused, unreadable};
 
-/// The code of a refusal that money would mend.
-pub const NO_QUOTA: &str = "insufficient_quota";
+/// The codes of refusals that money would mend.
+pub const NO_MONEY: [&str; 2] = ["insufficient_quota", "billing_hard_limit_reached"];
 
 /// One message of a conversation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
@@ -226,9 +226,7 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
     let code = said.code.as_deref().unwrap_or_default();
     match status {
         // waiting doesn't help: somebody has to pay
-        429 if matches!(code, NO_QUOTA | "billing_hard_limit_reached") => {
-            Some(refused(Class::Permanent, Scope::App))
-        }
+        400 | 429 if NO_MONEY.contains(&code) => Some(refused(Class::Permanent, Scope::App)),
         // The model answers these itself, at once, in its own form, documents them as "retry your
         // request" and bills nothing: taking them for lost answers would spend the one repeat of a
         // paid call, and then a person's attention, on each hiccup. A gateway's page under the same
@@ -271,8 +269,11 @@ mod tests {
                 assert_eq!(of(b"<html>"), (true, Class::Unknown), "{status}");
             }
         }
-        let broke = meaning(429, &said(&body(NO_QUOTA))).unwrap();
+        let broke = meaning(429, &said(&body(NO_MONEY[0]))).unwrap();
         assert_eq!((broke.acted, broke.class), (false, Class::Permanent));
+        // the images' way of saying it
+        let broke = meaning(400, &said(&body(NO_MONEY[1]))).unwrap();
+        assert_eq!((broke.acted, broke.scope), (false, Scope::App));
     }
 
     #[test]

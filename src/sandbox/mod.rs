@@ -160,7 +160,7 @@ fn base_url(mut addr: SocketAddr) -> String {
 
 fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
     let (acts, clock) = (&shared.acts, &shared.clock);
-    let openai = OpenAi::new(Arc::clone(acts), Arc::clone(clock));
+    let openai = OpenAi::new(Arc::clone(acts), Arc::clone(clock), base.clone());
     let mastodon = Mastodon::new(Arc::clone(acts), Arc::clone(clock), base.clone());
     let bluesky = Bluesky::new(Arc::clone(acts), Arc::clone(clock), base);
     for act in acts.all() {

@@ -77,6 +77,13 @@ async fn wall(State(shared): State<Arc<Shared>>, Query(filter): Query<Filter>) -
         .filter(wanted)
         .take(SHOWN)
         .collect();
+    let drawn: Vec<_> = acts
+        .iter()
+        .rev()
+        .filter(|act| act.op.starts_with("image."))
+        .filter(wanted)
+        .take(SHOWN)
+        .collect();
     let mut body = String::from(
         "<h1>Presswork sandbox</h1><p class=\"lead\">What this simulated internet really did. Nothing here left this machine.</p>",
     );
@@ -87,6 +94,7 @@ async fn wall(State(shared): State<Arc<Shared>>, Query(filter): Query<Filter>) -
     }
     let cards: String = posts.iter().map(|act| card(act)).collect();
     body.push_str(&format!("<div class=\"cards\">{cards}</div>"));
+    body.push_str(&pictures(&drawn));
     body.push_str(&generations(&made));
     body.push_str(&broken(&shared));
     page("Presswork sandbox", &body, true)
@@ -285,6 +293,14 @@ fn unmarked(piece: &str) -> String {
             .unwrap_or_default()
     };
     format!("{}{}{}", space(true), without_marks(piece), space(false))
+}
+
+fn pictures(drawn: &[&Arc<Act>]) -> String {
+    if drawn.is_empty() {
+        return String::new();
+    }
+    let cards: String = drawn.iter().map(|act| card(act)).collect();
+    format!("<h2>Pictures</h2><div class=\"cards\">{cards}</div>")
 }
 
 fn generations(made: &[&Arc<Act>]) -> String {

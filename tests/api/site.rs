@@ -9,6 +9,7 @@ use presswork::api::{Limits, Serving, State, serve_within};
 use presswork::clock::Clock;
 use presswork::config::Config;
 use presswork::context::Context;
+use presswork::context::Tools;
 use presswork::engine::assemble;
 use presswork::engine::doors::Doors;
 use presswork::engine::shared::{Parts, Shared};
@@ -16,7 +17,6 @@ use presswork::handler::{AGE_MAX_S, Defaults, Handler, Kind};
 use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Ledger, Run};
 use presswork::outcome::Outcome;
-use presswork::platform::http::Http;
 use presswork::queue::memory::MemoryQueue;
 use presswork::retry::Policy;
 use schemars::JsonSchema;
@@ -116,15 +116,17 @@ impl Site {
             .begin_run(&run, Duration::from_secs(600))
             .await
             .expect("begins");
+        let config = config(&folder, wishes.backlog_max.unwrap_or(1_000_000));
+        let tools = Tools::new(&config, engine.clone(), &Clock::System).expect("its tools");
         let parts = Parts {
             ledger: engine,
             queue: Arc::new(MemoryQueue::default()),
             inbox: None,
-            config: Arc::new(config(&folder, wishes.backlog_max.unwrap_or(1_000_000))),
+            config: Arc::new(config),
             kinds: Arc::new([Kind::of::<Echo>()]),
             clock: Clock::System,
             run,
-            http: Http::new(Clock::System).expect("a client"),
+            tools,
         };
         let (shared, _hints) = assemble(parts);
         let doors = Doors::new(shared.clone());

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use presswork::clock::{Clock, Time};
 use presswork::config::{Config, Lane};
+use presswork::context::Tools;
 use presswork::engine::control::Control;
 use presswork::engine::dispatcher::{Dispatcher, Took};
 use presswork::engine::doors::Doors;
@@ -25,7 +26,6 @@ use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Attempt, Ledger, Run};
 use presswork::lifecycle::State;
 use presswork::operate::By;
-use presswork::platform::http::Http;
 use presswork::queue::memory::MemoryQueue;
 use presswork::queue::redis::{RedisOptions, RedisQueue};
 use presswork::queue::{Inbox, Queue};
@@ -127,6 +127,7 @@ impl Base {
             version: "0".to_owned(),
             began_at: self.clock.now(),
         };
+        let tools = Tools::new(&config, self.ledger.clone(), &self.clock).unwrap();
         Parts {
             ledger: self.ledger.clone(),
             queue: self.queue.clone(),
@@ -135,7 +136,7 @@ impl Base {
             kinds: kinds.into(),
             clock: self.clock.clone(),
             run,
-            http: Http::new(self.clock.clone()).unwrap(),
+            tools,
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Home<'a> {
     pub(super) dir: &'a Path,
     /// The sandbox's base URL.
     pub(super) sandbox: &'a str,
+    /// Where the sandbox listens: its pictures may be fetched.
+    pub(super) pictures: SocketAddr,
     /// Where the API listens.
     pub(super) api: SocketAddr,
     /// A real ledger.
@@ -86,9 +88,11 @@ impl Home<'_> {
             "# Written by `presswork dev` at each start: your own goes into another file.\n\n\
              [daemon]\nstate_dir = {}\nlease_s = 10\ndrain_s = 5\n\n\
              [ledger]\nurl = {ledger}\n\n[queue]\nurl = {queue}\n\n[api]\nlisten = \"{}\"\n\n\
+             # the sandbox's own pictures may be fetched\n[media]\nfetch_http = true\nfetch_allow = \"{}\"\n\n\
              # fast, so that there is something to see\n[retry]\nattempts = 5\nbase_ms = 300\ncap_ms = 1000\n",
             quoted(self.dir),
-            self.api
+            self.api,
+            self.pictures
         );
         let mut lanes: Vec<&str> = kinds::all().iter().map(|it| it.defaults.lane).collect();
         lanes.sort_unstable();
@@ -138,6 +142,7 @@ mod tests {
         let home = Home {
             dir: &dir,
             sandbox: "http://127.0.0.1:8090",
+            pictures: "127.0.0.1:8090".parse().unwrap(),
             api: "127.0.0.1:8787".parse().unwrap(),
             postgres: Some("postgres://u:secret@localhost/p"),
             redis: None,
@@ -145,6 +150,7 @@ mod tests {
         let config = home.furnish().unwrap();
         assert_eq!(config.state_dir, dir);
         assert_eq!(config.accounts.len(), ACCOUNTS.len());
+        assert_eq!(config.media.fetch_allow, [home.pictures]);
         assert_eq!(
             config.accounts["bella"].base_url.as_str(),
             "http://127.0.0.1:8090/bluesky"

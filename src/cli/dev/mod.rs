@@ -84,6 +84,7 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     let home = Home {
         dir: &args.dir,
         sandbox: &sandbox.url(),
+        pictures: sandbox.addr(),
         api: free(&out, args.api)?,
         postgres: args.postgres.as_deref(),
         redis: args.redis.as_deref(),
@@ -117,7 +118,7 @@ async fn act(
         ("settings", home.jobs_toml().display().to_string()),
     ])?;
     let shared = &daemon.engine.shared;
-    let samples = Samples::enqueue(&daemon.engine.doors, show).await?;
+    let mut samples = Samples::enqueue(&daemon.engine.doors, show).await?;
     let mut look = tokio::time::interval(Duration::from_millis(100));
     let mut told = false;
     let mut without = args.redis.is_some();
@@ -138,6 +139,7 @@ async fn act(
                         show.without_redis()?;
                     }
                 }
+                samples.go_on(&daemon.engine.doors, &*shared.ledger, show).await?;
                 let late = SAMPLES_MAX < show.began.elapsed();
                 if late || samples.ended(&*shared.ledger).await? {
                     let good = samples.table(&*shared.ledger, show, home).await?;

@@ -64,24 +64,62 @@ struct Sample {
     expected: Expected,
     /// How often it is sent.
     times: usize,
+    /// What is sent once it has completed, made of its result.
+    then: Option<Then>,
+}
+
+/// From a result to the sample that goes on with it.
+type Then = fn(&Value) -> Option<Sample>;
+
+impl Sample {
+    fn new(name: &'static str, envelope: Value, expected: Expected) -> Self {
+        Self {
+            name,
+            envelope,
+            expected,
+            times: 1,
+            then: None,
+        }
+    }
+}
+
+/// A picture of the text that was written.
+fn drawn(written: &Value) -> Option<Sample> {
+    let envelope = json!({"kind": "illustrate.image", "account": "studio", "payload": {
+        "model": "gpt-image-1", "size": "1024x1024", "prompt": written["text"].as_str()?,
+    }});
+    let sample = Sample::new("a picture of that text", envelope, Expected::Completed);
+    Some(Sample {
+        then: Some(shown),
+        ..sample
+    })
+}
+
+/// A post with the picture that was drawn: the media store has it.
+fn shown(drawn: &Value) -> Option<Sample> {
+    let picture =
+        json!({"media": drawn["images"][0]["media"].as_str()?, "alt": "A fox in a print shop"});
+    let envelope = json!({"kind": "post.mastodon", "account": "alice", "payload": {
+        "text": "Written, drawn and posted.", "media": [picture],
+    }});
+    let name = "a post with that picture";
+    Some(Sample::new(name, envelope, Expected::Completed))
 }
 
 /// Their texts differ from run to run: the sandbox counts its faults by text.
 fn all(run: &str) -> Vec<Sample> {
     let post = |kind: &str, account: &str, text: &str| json!({"kind": kind, "account": account, "payload": {"text": text}});
     let toot = |text: &str| post("post.mastodon", "alice", &format!("{text} (run {run})"));
-    let sample = |name, envelope, expected| Sample {
-        name,
-        envelope,
-        expected,
-        times: 1,
-    };
+    let sample = Sample::new;
     let text = json!({"kind": "generate.text", "account": "studio",
         "payload": {"model": "gpt-4.1-mini", "prompt": "One sentence about a fox in a print shop."}});
     let stubborn = json!({"kind": "test.job", "payload": {"fail_times": 2, "sleep_ms": 150}});
     let link = "Read how nothing is published twice: https://example.com/once";
     vec![
-        sample("a text", text, Expected::Completed),
+        Sample {
+            then: Some(drawn),
+            ..sample("a text", text, Expected::Completed)
+        },
         sample(
             "a post on Mastodon",
             toot("Hello from Presswork!"),
@@ -125,6 +163,7 @@ fn all(run: &str) -> Vec<Sample> {
 
 /// The samples of one run.
 pub(super) struct Samples {
+    run: String,
     sent: Vec<(Sample, Vec<JobId>)>,
 }
 
@@ -134,31 +173,66 @@ impl Samples {
         let run = JobId::mint().to_string();
         // the end of an id is random, its beginning is the time
         let run = &run[run.len() - 8..];
-        let mut sent = Vec::new();
-        for (at, mut sample) in all(run).into_iter().enumerate() {
-            sample.envelope["key"] = json!(format!("dev-{run}-{at}"));
-            let bytes = sample.envelope.to_string();
-            let mut ids = Vec::new();
-            for _ in 0..sample.times {
-                let answer = doors.submit(bytes.as_bytes()).await;
-                let answer = answer.map_err(|e| {
-                    CliError::failed(format!("the sample \"{}\": {e}", sample.name))
-                })?;
-                let (Answer::New { id, .. } | Answer::Same { id, .. }) = answer else {
-                    return Err(CliError::failed(format!(
-                        "the sample \"{}\" wasn't accepted: {}",
-                        sample.name,
-                        receipt(&answer)
-                    )));
-                };
-                show.enqueued(sample.name, id, matches!(answer, Answer::Same { .. }))?;
-                if !ids.contains(&id) {
-                    ids.push(id);
-                }
-            }
-            sent.push((sample, ids));
+        let mut samples = Self {
+            run: run.to_owned(),
+            sent: Vec::new(),
+        };
+        for sample in all(run) {
+            samples.send(doors, show, sample).await?;
         }
-        Ok(Self { sent })
+        Ok(samples)
+    }
+
+    async fn send(
+        &mut self,
+        doors: &Doors,
+        show: &Show,
+        mut sample: Sample,
+    ) -> Result<(), CliError> {
+        let key = format!("dev-{}-{}", self.run, self.sent.len());
+        sample.envelope["key"] = json!(key);
+        let bytes = sample.envelope.to_string();
+        let mut ids = Vec::new();
+        for _ in 0..sample.times {
+            let answer = doors.submit(bytes.as_bytes()).await;
+            let answer = answer
+                .map_err(|e| CliError::failed(format!("the sample \"{}\": {e}", sample.name)))?;
+            let (Answer::New { id, .. } | Answer::Same { id, .. }) = answer else {
+                return Err(CliError::failed(format!(
+                    "the sample \"{}\" wasn't accepted: {}",
+                    sample.name,
+                    receipt(&answer)
+                )));
+            };
+            show.enqueued(sample.name, id, matches!(answer, Answer::Same { .. }))?;
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
+        self.sent.push((sample, ids));
+        Ok(())
+    }
+
+    /// Sends what goes on with the results of those that have completed.
+    pub(super) async fn go_on(
+        &mut self,
+        doors: &Doors,
+        ledger: &dyn Ledger,
+        show: &Show,
+    ) -> Result<(), CliError> {
+        let mut follow = Vec::new();
+        for (sample, ids) in self.sent.iter_mut().filter(|(it, _)| it.then.is_some()) {
+            let Some(job) = ledger.job(ids[0]).await? else {
+                continue;
+            };
+            if let Some(result) = result(&job) {
+                follow.extend(sample.then.take().and_then(|it| it(&result)));
+            }
+        }
+        for sample in follow {
+            self.send(doors, show, sample).await?;
+        }
+        Ok(())
     }
 
     fn ids(&self) -> impl Iterator<Item = JobId> {
@@ -243,15 +317,14 @@ fn happened(job: &Job, good: bool) -> String {
     }
 }
 
-/// What a job without a place to look at has to say: a text that was generated.
+fn result(job: &Job) -> Option<Value> {
+    serde_json::from_str(job.result.as_deref()?).ok()
+}
+
+/// What a job without a place to look at has to say: what was generated.
 fn said(job: &Job) -> String {
-    let result: Option<Value> = job
-        .result
-        .as_deref()
-        .and_then(|it| serde_json::from_str(it).ok());
-    let text = result
-        .as_ref()
-        .and_then(|it| it.get("text"))
-        .and_then(Value::as_str);
-    text.map_or_else(|| "-".to_owned(), |it| cut(it, 48))
+    let result = result(job).unwrap_or_default();
+    let told = [&result["text"], &result["images"][0]["media"]];
+    let told = told.into_iter().find_map(Value::as_str);
+    told.map_or_else(|| "-".to_owned(), |it| cut(it, 48))
 }

@@ -59,7 +59,7 @@ impl Show {
         let id = self.out.paint(Tone::Busy, &short(id));
         let (lane, kind) = (plain(lane), plain(kind));
         self.out
-            .line(&format!("{at}  {lane:9} {kind:14} {id}  {text}"))
+            .line(&format!("{at}  {lane:9} {kind:16} {id}  {text}"))
     }
 
     /// A sample was sent.

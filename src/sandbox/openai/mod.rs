@@ -1,6 +1,9 @@
-//! OpenAI's wire format: chat completions that cost play money, their list, and the models.
+//! OpenAI's wire format: chat completions and pictures that cost play money, their list, and the models.
 
 mod request;
+mod images;
+mod png;
+mod draw;
 mod story;
 
 use std::sync::{Arc, Mutex};
@@ -9,12 +12,14 @@ use axum::http::Method;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use self::images::Order;
 use self::request::{Chat, Format, Invalid};
 use super::{
     acts::{Act, ActLog, Draft, held},
     clock::Clock,
     exchange::{Answer, Peek, Platform, Request, Token, token},
     faults::without_marks,
+    form::{self, Form},
     rate::{Rate, Rates},
     text::fingerprint,
 };
@@ -33,6 +38,8 @@ const MODELS: &[&str] = &[
     "gpt-4.1",
     "gpt-5-mini",
     "gpt-5",
+    "gpt-image-1",
+    "dall-e-3",
     "sandbox-story",
 ];
 /// 2025-01-01: all models of this world are of one age.
@@ -55,6 +62,8 @@ pub(super) struct OpenAi {
     clock: Arc<Clock>,
     rates: Rates,
     stored: Mutex<Vec<Stored>>,
+    /// The sandbox's own address: its pictures are there.
+    base: String,
 }
 
 /// A request that was understood.
@@ -62,6 +71,11 @@ pub(super) enum Op {
     Chat {
         account: String,
         chat: Box<Chat>,
+        key: Option<String>,
+    },
+    Draw {
+        account: String,
+        order: Box<Order>,
         key: Option<String>,
     },
     List {
@@ -79,8 +93,9 @@ pub(super) enum Op {
 }
 
 impl OpenAi {
-    pub(super) fn new(acts: Arc<ActLog>, clock: Arc<Clock>) -> OpenAi {
+    pub(super) fn new(acts: Arc<ActLog>, clock: Arc<Clock>, base: String) -> OpenAi {
         OpenAi {
+            base,
             acts,
             clock,
             rates: Rates::new(REQUESTS_PER_MINUTE, 60),
@@ -218,6 +233,24 @@ impl OpenAi {
     }
 }
 
+fn refusal(it: Invalid) -> Answer {
+    refuse(it.status, &it.message, it.param.as_deref(), it.code)
+}
+
+fn ordered(account: String, peek: &Peek, order: Result<Order, Invalid>) -> Result<Op, Answer> {
+    let key = peek.key.clone();
+    let draw = |order| Op::Draw {
+        account,
+        order: Box::new(order),
+        key,
+    };
+    order.map(draw).map_err(refusal)
+}
+
+fn prompt_in(form: &Form) -> Option<String> {
+    form.fields.get("prompt")?.as_str().map(str::to_owned)
+}
+
 fn model(id: &str) -> Value {
     json!({"id": id, "object": "model", "created": MODELS_CREATED, "owned_by": "sandbox"})
 }
@@ -300,16 +333,23 @@ impl Platform for OpenAi {
                         chat: Box::new(chat),
                         key: peek.key.clone(),
                     })
-                    .map_err(
-                        |Invalid {
-                             message,
-                             param,
-                             code,
-                             status,
-                         }| {
-                            refuse(status, &message, param.as_deref(), code)
-                        },
-                    )
+                    .map_err(refusal)
+                }
+            }
+            (&Method::POST, ["v1", "images", "generations"]) => {
+                (peek.op, peek.writes) = ("image.generate", true);
+                let body: Option<Value> = serde_json::from_slice(&request.body).ok();
+                peek.text = body.and_then(|it| it["prompt"].as_str().map(str::to_owned));
+                ordered(account, &peek, images::draw(&request.body))
+            }
+            (&Method::POST, ["v1", "images", "edits"]) => {
+                (peek.op, peek.writes) = ("image.edit", true);
+                match form::read(request).await {
+                    Ok(form) => {
+                        peek.text = prompt_in(&form);
+                        ordered(account, &peek, images::edit(form))
+                    }
+                    Err(why) => Err(refuse(400, &why, None, None)),
                 }
             }
             (&Method::GET, ["v1", "chat", "completions"]) => {
@@ -357,6 +397,11 @@ impl Platform for OpenAi {
     async fn perform(&self, op: Op) -> Answer {
         let answer = match op {
             Op::Chat { account, chat, key } => self.complete(account, &chat, key),
+            Op::Draw {
+                account,
+                order,
+                key,
+            } => self.draw(account, &order, key).await,
             Op::List { account, query } => self.list(&account, &query),
             Op::Get { account, id } => self.get(&account, &id),
             Op::Models => {

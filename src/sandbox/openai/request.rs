@@ -62,13 +62,18 @@ pub(super) struct Invalid {
     pub(super) status: u16,
 }
 
-fn invalid<T>(param: &str, code: &'static str, message: String) -> Result<T, Invalid> {
+pub(super) fn invalid<T>(param: &str, code: &'static str, message: String) -> Result<T, Invalid> {
     Err(Invalid {
         message,
         param: Some(param.to_owned()),
         code: Some(code),
         status: 400,
     })
+}
+
+pub(super) fn missing<T>(name: &str) -> Result<T, Invalid> {
+    let message = format!("Missing required parameter: '{name}'.");
+    invalid(name, "missing_required_parameter", message)
 }
 
 /// How the answer shall look.
@@ -182,7 +187,7 @@ fn served(model: &str) -> bool {
             .any(|family| model.starts_with(family))
 }
 
-fn known(fields: &Map<String, Value>, names: &[&str], at: &str) -> Result<(), Invalid> {
+pub(super) fn known(fields: &Map<String, Value>, names: &[&str], at: &str) -> Result<(), Invalid> {
     match fields.keys().find(|name| !names.contains(&name.as_str())) {
         Some(name) => {
             let path = format!("{at}{name}");
@@ -250,11 +255,7 @@ fn numbers(fields: &Map<String, Value>) -> Result<(), Invalid> {
 
 fn messages(list: Option<&Value>) -> Result<(String, String), Invalid> {
     let Some(list) = list else {
-        return invalid(
-            "messages",
-            "missing_required_parameter",
-            "Missing required parameter: 'messages'.".into(),
-        );
+        return missing("messages");
     };
     let Some(list) = list.as_array().filter(|list| !list.is_empty()) else {
         return invalid(
