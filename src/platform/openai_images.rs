@@ -21,7 +21,7 @@ use crate::media::{Limits, Media};
 use crate::outcome::{Failure, Outcome};
 use crate::reference::Reference;
 
-use super::http::{Answer, Body, Call, Http, Part, below};
+use super::http::{Body, Call, Http, Part, below};
 use super::openai::{RULES, cost};
 use super::verdict::{CallError, judge, lost, unreadable};
 
@@ -199,13 +199,14 @@ pub async fn draw(
         return Err(judge(&RULES, &call, &answer));
     }
     let answered: Answered<'_> = serde_json::from_slice(&answer.body)
-        .map_err(|e| unreadable(&RULES, &answer, &e.to_string()))?;
+        .map_err(|e| unreadable(&RULES, &call, &answer, &e.to_string()))?;
     if answered.data.is_empty() {
-        return Err(unreadable(&RULES, &answer, "it holds no picture"));
+        return Err(unreadable(&RULES, &call, &answer, "it holds no picture"));
     }
+    let unfit = |why: &str| unreadable(&RULES, &call, &answer, why);
     let mut pictures = Vec::with_capacity(answered.data.len());
     for told in answered.data {
-        pictures.push(kept(told, into, &answer).await?);
+        pictures.push(kept(told, into, &unfit).await?);
     }
     let usage = answered.usage.as_ref();
     let price = prices.get(&drawing.model).zip(usage);
@@ -225,16 +226,16 @@ pub async fn draw(
 }
 
 /// A picture of an answer: stored, or where it is.
-async fn kept(told: Told<'_>, into: &Place<'_>, answer: &Answer) -> Result<Picture, CallError> {
+async fn kept(
+    told: Told<'_>,
+    into: &Place<'_>,
+    unfit: &(impl Fn(&str) -> CallError + Sync),
+) -> Result<Picture, CallError> {
     let stored = match (&told.b64_json, &told.url) {
-        (Some(text), _) => Some(store(text, into, answer).await?),
+        (Some(text), _) => Some(store(text, into, unfit).await?),
         (None, Some(_)) => None,
         (None, None) => {
-            return Err(unreadable(
-                &RULES,
-                answer,
-                "a picture is neither held nor named",
-            ));
+            return Err(unfit("a picture is neither held nor named"));
         }
     };
     Ok(Picture {
@@ -244,7 +245,11 @@ async fn kept(told: Told<'_>, into: &Place<'_>, answer: &Answer) -> Result<Pictu
     })
 }
 
-async fn store(text: &str, into: &Place<'_>, answer: &Answer) -> Result<Reference, CallError> {
+async fn store(
+    text: &str,
+    into: &Place<'_>,
+    unfit: &(impl Fn(&str) -> CallError + Sync),
+) -> Result<Reference, CallError> {
     let lost = |e: crate::media::MediaError| {
         let message = format!("the picture was made, and couldn't be stored: {e}");
         let code = match Outcome::from(e) {
@@ -257,7 +262,7 @@ async fn store(text: &str, into: &Place<'_>, answer: &Answer) -> Result<Referenc
     for piece in text.as_bytes().chunks(PIECE) {
         let bytes = STANDARD
             .decode(piece)
-            .map_err(|e| unreadable(&RULES, answer, &format!("a picture is no base64: {e}")))?;
+            .map_err(|e| unfit(&format!("a picture is no base64: {e}")))?;
         draft.write(&bytes).await.map_err(lost)?;
     }
     draft.finish().await.map_err(lost)
