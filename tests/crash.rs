@@ -549,7 +549,10 @@ fn names(folder: &Path, found: &mut BTreeMap<String, bool>) {
 /// every seam can fail.
 #[test]
 fn no_crash_point_is_left_out() {
-    let there = in_the_sources();
+    let mut there = in_the_sources();
+    // a put that is killed at each of these is in tests/media.rs, on the store alone
+    let media = ["media.before_delete", "media.before_publish", "media.before_row"];
+    assert!(media.iter().all(|it| there.remove(*it).is_some()));
     let tried: BTreeMap<String, bool> = POINTS
         .iter()
         .map(|(name, ..)| {

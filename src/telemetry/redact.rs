@@ -4,7 +4,7 @@
 //! resolved (also URL-encoded, in base64, in hex and escaped), by the **shape** of well-known
 //! secrets, and by the **name** that stands before a value (`password=`, `"api_key":`) or the word
 //! that stands near a long random one. It is better to hide a word too many: names and shapes err on
-//! that side. The patterns run in linear time, and a text is gone through [`ROUNDS`] times at most:
+//! that side. The patterns run in linear time, and a text is gone through a few times at most:
 //! until nothing is found any more, so that what was redacted once stays as it is.
 //!
 //! What is written down for good passes it too: [`outcome`] before it is settled, [`known`] where the
