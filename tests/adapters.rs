@@ -120,8 +120,8 @@ impl World {
         };
         let sandbox = Sandbox::start(options).await.unwrap();
         let base = Url::parse(&sandbox.url()).unwrap();
-        let ledger = Sqlite::open(&dir.path().join("ledger.sqlite"), Clock::System);
-        let ledger = Arc::new(ledger.await.unwrap());
+        let path = dir.path().join("ledger.sqlite");
+        let ledger = Arc::new(Sqlite::open(&path, Clock::System).await.unwrap());
         ledger.migrate().await.unwrap();
         let config = Config::default_embedded(dir.path());
         let tools = Tools::new(&config, ledger, &Clock::System).unwrap();
