@@ -11,14 +11,18 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use presswork::clock::Clock;
-use presswork::config::{Account, Model};
+use presswork::config::{Account, Config, Model};
+use presswork::context::Tools;
 use presswork::effect::Receipt;
+use presswork::ledger::Ledger;
+use presswork::ledger::sqlite::Sqlite;
 use presswork::outcome::{Class, Failure};
 use presswork::platform::CallError;
 use presswork::platform::bluesky::{Bluesky, tid};
 use presswork::platform::http::{Body, Call, Http, below};
 use presswork::platform::mastodon::{Limits, Mastodon, Processing, Status};
 use presswork::platform::openai::{self, Chat, Completion, Message, Role};
+use presswork::platform::openai_images::{Drawing, Place, draw};
 use presswork::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use url::Url;
@@ -64,6 +68,7 @@ enum Means {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Platform {
     OpenAi,
+    Images,
     Mastodon,
     Bluesky,
 }
@@ -71,7 +76,7 @@ enum Platform {
 impl Platform {
     fn name(self) -> &'static str {
         match self {
-            Self::OpenAi => "openai",
+            Self::OpenAi | Self::Images => "openai",
             Self::Mastodon => "mastodon",
             Self::Bluesky => "bluesky",
         }
@@ -80,6 +85,7 @@ impl Platform {
     fn op(self) -> &'static str {
         match self {
             Self::OpenAi => "chat.completion",
+            Self::Images => "image.generate",
             Self::Mastodon => "status.create",
             Self::Bluesky => "putRecord",
         }
@@ -97,6 +103,8 @@ impl Platform {
 struct World {
     sandbox: Option<Sandbox>,
     http: Http,
+    tools: Tools,
+    limits: presswork::media::Limits,
     base: Url,
     _dir: tempfile::TempDir,
 }
@@ -112,10 +120,17 @@ impl World {
         };
         let sandbox = Sandbox::start(options).await.unwrap();
         let base = Url::parse(&sandbox.url()).unwrap();
-        let http = Http::new(Clock::System).unwrap();
+        let path = dir.path().join("ledger.sqlite");
+        let ledger = Arc::new(Sqlite::open(&path, Clock::System).await.unwrap());
+        ledger.migrate().await.unwrap();
+        let config = Config::default_embedded(dir.path());
+        let tools = Tools::new(&config, ledger, &Clock::System).unwrap();
+        let http = tools.http.clone();
         Self {
             sandbox: Some(sandbox),
             http,
+            tools,
+            limits: presswork::media::Limits::of(&config.media),
             base,
             _dir: dir,
         }
@@ -164,6 +179,14 @@ impl World {
     async fn act(&self, platform: Platform, account: &Account) -> Result<Receipt, CallError> {
         let deadline = Duration::from_millis(1_500);
         match platform {
+            Platform::Images => {
+                let place = Place {
+                    media: &self.tools.media,
+                    limits: self.limits,
+                };
+                let (what, prices) = ((&drawing(), &[][..]), &BTreeMap::new());
+                draw(&self.http, account, what, prices, &place, deadline).await
+            }
             Platform::OpenAi => {
                 let chat = chat("a fox");
                 openai::complete(&self.http, account, &chat, &BTreeMap::new(), deadline).await
@@ -218,6 +241,11 @@ fn chat(prompt: &str) -> Chat {
     }
 }
 
+fn drawing() -> Drawing {
+    let it = json!({"model": "gpt-image-2", "prompt": "a fox", "n": 1, "size": "256x256"});
+    serde_json::from_value(it).unwrap()
+}
+
 fn status(text: &str) -> Status {
     Status {
         status: text.to_owned(),
@@ -249,7 +277,7 @@ async fn played(world: &World, platform: Platform, (fault, acts, means): (&str, 
         (Means::Refused(class), Some((true, it))) => assert_eq!(it.class, class, "{at}: {it}"),
         (Means::Unknown, Some((false, it))) => assert_eq!(it.class, Class::Unknown, "{at}"),
         (Means::Failing, Some((refused, it))) => {
-            assert_eq!(*refused, platform == Platform::OpenAi, "{at}: {it}");
+            assert_eq!(*refused, platform.name() == "openai", "{at}: {it}");
         }
         _ => panic!("{at}: {seen:?}"),
     }
@@ -278,7 +306,8 @@ async fn played(world: &World, platform: Platform, (fault, acts, means): (&str, 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_lands_in_its_class_and_is_met_once() {
     let world = World::new().await;
-    for platform in [Platform::OpenAi, Platform::Mastodon, Platform::Bluesky] {
+    let openai = [Platform::OpenAi, Platform::Images];
+    for platform in [openai, [Platform::Mastodon, Platform::Bluesky]].concat() {
         join_all(FAULTS.map(|it| played(&world, platform, it))).await;
     }
 }

@@ -394,6 +394,12 @@ fn what_holds_from_the_next_start_on_is_told_apart() {
     assert_eq!(old.fixed_since(&old.clone()), [""; 0]);
     assert_eq!(
         old.fixed_since(&new),
-        ["daemon.state_dir", "ledger.url", "queue.url", "api.listen"]
+        [
+            "daemon.state_dir",
+            "ledger.url",
+            "queue.url",
+            "media.folder",
+            "api.listen"
+        ]
     );
 }

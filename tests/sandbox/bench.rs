@@ -143,4 +143,6 @@ pub fn record(words: &str) -> Value {
 
 pub const PUT: &str = "/bluesky/xrpc/com.atproto.repo.putRecord";
 pub const CREATE: &str = "/bluesky/xrpc/com.atproto.repo.createRecord";
+pub const DRAW: &str = "/openai/v1/images/generations";
+pub const EDIT: &str = "/openai/v1/images/edits";
 pub const CHAT: &str = "/openai/v1/chat/completions";

@@ -6,6 +6,70 @@ use serde_json::{Value, json};
 use crate::bench::*;
 
 #[tokio::test]
+async fn openai_draws_edits_and_refuses() {
+    let bench = Bench::new().await;
+    let draw = json!({"model": "gpt-image-1", "prompt": "a cat", "n": 2, "size": "1536x1024"});
+    let (status, made) = bench.post(DRAW, "sandbox-alice", draw.clone()).await;
+    assert_eq!(status, 200, "{made}");
+    let data = made["data"].as_array().expect("pictures");
+    assert_eq!((data.len(), &made["size"]), (2, &json!("1536x1024")));
+    assert!(
+        made["usage"]["output_tokens"].as_u64() > Some(0),
+        "{}",
+        made["usage"]
+    );
+    let (_, again) = bench.post(DRAW, "sandbox-alice", draw).await;
+    assert_eq!(
+        again["data"], made["data"],
+        "the same prompt has the same pictures"
+    );
+
+    let by_url = json!({"model": "dall-e-3", "prompt": "a cat"});
+    let (_, made) = bench.post(DRAW, "sandbox-alice", by_url).await;
+    let url = text(&made["data"][0]["url"]);
+    let picture = bench.client.get(url).send().await.expect("it is there");
+    assert_eq!(picture.headers()["content-type"], "image/png");
+    let picture = picture.bytes().await.expect("its bytes");
+    assert_eq!(picture[16..24], [0, 0, 4, 0, 0, 0, 4, 0], "1024 x 1024");
+
+    let form = |field: &'static str| {
+        let file = reqwest::multipart::Part::bytes(picture.to_vec()).file_name("a.png");
+        let file = file.mime_str("image/png").expect("a type");
+        reqwest::multipart::Form::new()
+            .text("model", "gpt-image-1")
+            .text("prompt", "a hat")
+            .part(field, file)
+    };
+    for (field, expected) in [("image[]", 200), ("image", 200), ("picture", 400)] {
+        let call = bench.call(Method::POST, EDIT, "sandbox-alice");
+        let call = call.multipart(form(field)).send().await.expect("an answer");
+        let (status, told) = read(call).await;
+        assert_eq!(status, expected, "{field}: {told}");
+    }
+    let wrong = json!({"model": "gpt-image-1", "prompt": "a", "negative_prompt": "b"});
+    let (status, refusal) = bench.post(DRAW, "sandbox-alice", wrong).await;
+    assert_eq!(
+        (status.as_u16(), &refusal["error"]["code"]),
+        (400, &json!("unknown_parameter"))
+    );
+
+    let wall = bench.client.get(format!("{}/", bench.sandbox.url()));
+    let wall = wall
+        .send()
+        .await
+        .expect("the wall")
+        .text()
+        .await
+        .expect("a page");
+    assert!(
+        wall.contains("<h2>Pictures</h2>") && wall.contains("a hat"),
+        "{wall}"
+    );
+    assert_eq!(bench.acts("op=image.edit").await.len(), 2);
+    assert_eq!(bench.acts("op=image.generate").await.len(), 3);
+}
+
+#[tokio::test]
 async fn openai_writes_stores_lists_and_refuses() {
     let bench = Bench::new().await;
     let mut body = chat("Write a story about a cat");

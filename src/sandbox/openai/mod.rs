@@ -155,6 +155,40 @@ impl OpenAi {
         Answer::json(200, &completion).with("openai-processing-ms", began.elapsed().as_millis())
     }
 
+    async fn draw(&self, account: String, order: &Order, key: Option<String>) -> Answer {
+        let now = self.clock.now();
+        let (data, media) = match draw::drawn(order, &self.acts, &self.base).await {
+            Ok(it) => it,
+            Err(e) => {
+                let message = format!("The pictures could not be kept: {e}");
+                return refuse(500, &message, None, None);
+            }
+        };
+        let usage = draw::usage(order, tokens(&order.prompt));
+        let cost = draw::cost(order, &usage);
+        let size = format!("{}x{}", order.size.0, order.size.1);
+        self.acts.record(now, Draft {
+            platform: Self::NAME,
+            op: if order.originals.is_empty() { "image.generate" } else { "image.edit" },
+            account,
+            key,
+            id: format!("img_{}", uuid::Uuid::new_v4().simple()),
+            url: None,
+            text: order.prompt.clone(),
+            media,
+            detail: json!({"prompt": order.prompt, "model": order.model, "size": size, "originals": order.originals, "cost_usd": cost}),
+        });
+        let mut answer = json!({"created": now.timestamp(), "data": data});
+        if !order.is_dalle() {
+            answer["background"] = order.background.as_str().into();
+            answer["output_format"] = "png".into();
+            answer["size"] = size.into();
+            answer["quality"] = order.quality.as_str().into();
+            answer["usage"] = usage;
+        }
+        Answer::json(200, &answer)
+    }
+
     fn list(&self, account: &str, query: &[(String, String)]) -> Answer {
         let (mut after, mut limit, mut newest_first, mut model) = (None, 20, false, None);
         let mut wanted = Vec::new();
