@@ -551,7 +551,11 @@ fn names(folder: &Path, found: &mut BTreeMap<String, bool>) {
 fn no_crash_point_is_left_out() {
     let mut there = in_the_sources();
     // a put that is killed at each of these is in tests/media.rs, on the store alone
-    let media = ["media.before_delete", "media.before_publish", "media.before_row"];
+    let media = [
+        "media.before_delete",
+        "media.before_publish",
+        "media.before_row",
+    ];
     assert!(media.iter().all(|it| there.remove(*it).is_some()));
     let tried: BTreeMap<String, bool> = POINTS
         .iter()
