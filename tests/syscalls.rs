@@ -23,11 +23,16 @@ use kit::wait;
 const SOON: Duration = Duration::from_secs(60);
 
 /// A job of each kind: kind, account, payload.
-const SAMPLES: [(&str, Option<&str>, &str); 4] = [
+const SAMPLES: [(&str, Option<&str>, &str); 5] = [
     (
         "generate.text",
         Some("studio"),
         r#"{"model": "gpt-4.1-mini", "prompt": "A word"}"#,
+    ),
+    (
+        "illustrate.image",
+        Some("studio"),
+        r#"{"model": "gpt-image-1", "prompt": "A fox", "size": "1024x1024"}"#,
     ),
     (
         "post.bluesky",
