@@ -39,5 +39,11 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("limit_mb", "the most of it, in mebibytes"),
     ("files", "files that the process may open"),
     ("needed", "files that its lanes may need"),
+    (
+        "unfinished",
+        "temporary files of puts that never ended, swept",
+    ),
+    ("free", "media that no job held, swept"),
+    ("strays", "files of the media store without a row, swept"),
     ("place", "where in the source it panicked"),
 ];
