@@ -71,6 +71,8 @@ pub enum Event {
     Mended,
     /// A person has said what happened to its unknown effects.
     Resolved,
+    /// A look at the platform told what became of the effect that it waits for.
+    Looked,
 }
 
 /// What [`advance`] needs to know of a job.
@@ -252,6 +254,9 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
 
         (S::Unresolved, Event::Resolved) => Ok(Transition::to(facts, S::Ready).at(now)),
         (_, Event::Resolved) => refused("has nothing to resolve"),
+
+        (S::Retrying, Event::Looked) => Ok(Transition::to(facts, S::Retrying).at(now)),
+        (_, Event::Looked) => refused("waits for no look"),
     }
 }
 
@@ -418,6 +423,7 @@ mod tests {
             Just(Event::CancelAsked),
             Just(Event::Expired),
             Just(Event::Revived),
+            Just(Event::Looked),
             Just(Event::Discarded),
             Just(Event::Mended),
             Just(Event::Resolved),

@@ -128,10 +128,15 @@ CREATE TABLE effects (
     permit_run    BLOB,
     receipt       TEXT,
     evidence      TEXT NOT NULL DEFAULT '[]',
+    looks         INTEGER NOT NULL DEFAULT 0,
+    look_at       INTEGER,
+    CHECK (state = 'unknown' OR look_at IS NULL),
     CHECK (state <> 'confirmed' OR receipt IS NOT NULL),
     CHECK (state <> 'sending' OR sends > 0)
 ) STRICT;
 CREATE INDEX effects_job ON effects (job, seq);
+CREATE INDEX effects_looks ON effects (look_at) WHERE state = 'unknown';
+CREATE INDEX effects_sending ON effects (permit_run) WHERE state = 'sending';
 
 -- Keys outlive their jobs: a repeat long after the end is still the same job.
 CREATE TABLE idempotency_keys (

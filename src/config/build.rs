@@ -236,6 +236,12 @@ impl<'a> Reader<'a> {
                 timeout_s: self.small(&part, "timeout_s"),
                 age_max_s: self.small(&part, "age_max_s"),
                 resend_times: self.small(&part, "resend_times"),
+                look_after: self
+                    .small(&part, "look_after_ms")
+                    .map(|it| Duration::from_millis(it.into())),
+                look_for: self
+                    .small(&part, "look_for_s")
+                    .map(|it| Duration::from_secs(it.into())),
             };
             kinds.insert(part.name.to_owned(), settings);
         }

@@ -209,6 +209,7 @@ impl Shop {
             to: answer,
             receipt,
             evidence,
+            look_in: None,
         };
         assert!(
             self.ledger
@@ -269,6 +270,8 @@ fn intended(job: &Job) -> Effect {
         permit_run: None,
         receipt: None,
         evidence: Vec::new(),
+        looks: 0,
+        look_at: None,
     }
 }
 

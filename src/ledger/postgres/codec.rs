@@ -97,6 +97,8 @@ pub fn effect(row: &PgRow) -> sqlx::Result<Effect> {
         permit_run: row.try_get("permit_run")?,
         receipt: optional_json(row, "receipt")?,
         evidence: evidence.collect::<sqlx::Result<_>>()?,
+        looks: count(row, "looks")?,
+        look_at: row.try_get("look_at")?,
     })
 }
 

@@ -149,6 +149,8 @@ pub fn effect(row: &SqliteRow) -> Result<Effect> {
         permit_run: get(row, "permit_run")?,
         receipt: maybe_json(get(row, "receipt")?)?,
         evidence: json(get(row, "evidence")?)?,
+        looks: count(row, "looks")?,
+        look_at: maybe_time(get(row, "look_at")?)?,
     })
 }
 
