@@ -197,7 +197,7 @@ BEGIN
 END $$;
 
 -- Drops the oldest partition that is past its keeping (all of it was moved here before `cutoff`), with
--- the steps and effects of its jobs; keys that stay learn when their job ended. In pieces, so that no
+-- the steps, effects and holds of media of its jobs; keys that stay learn when their job ended. In pieces, so that no
 -- statement of it takes longer than a usual call may: one call does `pages` of it (nobody writes to it
 -- any more: pages stay what they are), the call after its last page drops it. Returns how many jobs
 -- were done, or null where there is nothing to drop.
@@ -231,6 +231,7 @@ BEGIN
             ),
             steps AS (DELETE FROM presswork.steps s USING gone WHERE s.job = gone.id),
             effects AS (DELETE FROM presswork.effects e USING gone WHERE e.job = gone.id),
+            holds AS (DELETE FROM presswork.media_holds h USING gone WHERE h.job = gone.id),
             keys AS (
                 UPDATE presswork.idempotency_keys k SET ended_at = gone.archived_at FROM gone
                 WHERE k.tenant = gone.tenant AND k.kind = gone.kind AND k.key = gone.key
