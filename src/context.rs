@@ -27,6 +27,7 @@ use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::fetch::SystemNames;
 use crate::platform::http::Http;
+use crate::results::Results;
 use crate::stores;
 use crate::telemetry::{metrics, redact};
 
@@ -150,6 +151,16 @@ impl Context {
     /// The media store. What is stored there lasts once a step, the result or a payload names it.
     pub fn media(&self) -> &Media {
         &self.media
+    }
+
+    /// Results of earlier jobs of the same request.
+    pub fn results(&self) -> Results<'_> {
+        Results {
+            job: &self.job,
+            fence: self.fence,
+            ledger: &*self.ledger,
+            media: &self.media,
+        }
     }
 
     /// Brings what is behind URLs of users into the media store.

@@ -27,6 +27,7 @@ pub mod platform;
 pub mod fetch;
 
 // what work means
+pub mod results;
 pub mod context;
 pub mod handler;
 pub mod kinds;

@@ -36,6 +36,18 @@ CREATE TABLE presswork.effects (
 ) WITH (fillfactor = 80);
 CREATE INDEX effects_job ON presswork.effects (job, n);
 
+-- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
+-- that of the finished job: it is there, and holds its media, for as long as the job is kept.
+CREATE TABLE presswork.results (
+    tenant  text NOT NULL,
+    request bytea NOT NULL CHECK (length(request) = 32),
+    job     uuid NOT NULL,
+    at      timestamptz NOT NULL,
+    until   timestamptz NOT NULL,
+    PRIMARY KEY (tenant, request, job)
+);
+CREATE INDEX results_until ON presswork.results (until);
+
 -- Runs of the daemon: narrow, so that a heartbeat waits for nobody.
 CREATE TABLE presswork.workers (
     run         uuid PRIMARY KEY,

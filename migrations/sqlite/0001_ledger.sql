@@ -133,6 +133,18 @@ CREATE TABLE effects (
 ) STRICT;
 CREATE INDEX effects_job ON effects (job, seq);
 
+-- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
+-- that of the finished job: it is there, and holds its media, for as long as the job is kept.
+CREATE TABLE results (
+    tenant  TEXT NOT NULL,
+    request BLOB NOT NULL CHECK (length(request) = 32),
+    job     BLOB NOT NULL,
+    at      INTEGER NOT NULL,
+    until   INTEGER NOT NULL,
+    PRIMARY KEY (tenant, request, job)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX results_until ON results (until);
+
 -- Keys outlive their jobs: a repeat long after the end is still the same job.
 CREATE TABLE idempotency_keys (
     tenant   TEXT NOT NULL,

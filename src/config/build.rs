@@ -236,6 +236,7 @@ impl<'a> Reader<'a> {
                 timeout_s: self.small(&part, "timeout_s"),
                 age_max_s: self.small(&part, "age_max_s"),
                 resend_times: self.small(&part, "resend_times"),
+                cache_age_s: self.small(&part, "cache_age_s"),
             };
             kinds.insert(part.name.to_owned(), settings);
         }

@@ -33,6 +33,7 @@ impl Config {
             put("timeout_s", kind.timeout_s.map(|it| it.to_string()));
             put("age_max_s", kind.age_max_s.map(|it| it.to_string()));
             put("resend_times", kind.resend_times.map(|it| it.to_string()));
+            put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
         }
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));

@@ -390,6 +390,15 @@ pub const SECTIONS: &[Section] = &[
                 (10, ", because each may be paid for once more"),
                 None,
             ),
+            int(
+                "cache_age_s",
+                (1, "; leave it out, and each job asks anew"),
+                (
+                    31_536_000,
+                    " (a year), because models change behind their names",
+                ),
+                None,
+            ),
         ],
     },
     Section {

@@ -141,6 +141,9 @@ pub struct KindSettings {
     pub age_max_s: Option<u32>,
     /// Class P: sends after an unknown answer (`never` is 0).
     pub resend_times: Option<u32>,
+    /// Kinds that generate: seconds for which the result of the same request may be taken instead of
+    /// asking again. `None`: each job asks.
+    pub cache_age_s: Option<u32>,
 }
 
 /// An account of a platform.

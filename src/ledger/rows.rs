@@ -275,6 +275,17 @@ pub struct Conclusion {
     pub evidence: Evidence,
 }
 
+/// A result that may stand in for asking again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offered {
+    /// The job that has it.
+    pub job: JobId,
+    /// When it was offered.
+    pub at: Time,
+    /// The job's result (JSON text).
+    pub result: String,
+}
+
 /// Media in the store, as the ledger knows them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {

@@ -10,6 +10,7 @@ mod dispatch;
 mod settle;
 mod runs;
 mod effects;
+mod results;
 mod look;
 mod tidy;
 
@@ -215,6 +216,19 @@ impl Ledger for Postgres {
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
         effects::effects(&self.pools, job).await
+    }
+
+    async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
+        results::offer(&self.pools, fence, request, age).await
+    }
+
+    async fn offered_result(
+        &self,
+        tenant: &str,
+        request: Digest,
+        age: Duration,
+    ) -> Result<Option<Offered>> {
+        results::offered(&self.pools, tenant, request, age).await
     }
 
     async fn keep_media(&self, it: &Stored) -> Result<Stored> {
