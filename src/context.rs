@@ -367,6 +367,8 @@ impl Context {
             first_sent_at: None,
             permit_at: None,
             permit_run: None,
+            maybe_since: None,
+            key_lost: false,
             receipt: None,
             evidence: vec![],
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 use crate::job::JobId;
 use crate::json::Digest;
 use crate::outcome::words;
@@ -161,6 +161,11 @@ pub struct Effect {
     pub permit_at: Option<Time>,
     /// The run that held the last permit.
     pub permit_run: Option<Uuid>,
+    /// The time of the backup that the ledger was restored from while this wasn't confirmed: it may
+    /// have been sent since without a trace here.
+    pub maybe_since: Option<Time>,
+    /// What is `keep` was minted after that: what may have been sent before had another key.
+    pub key_lost: bool,
     /// Proof, when confirmed.
     pub receipt: Option<Receipt>,
     /// What was seen: refusals, lost answers, look-ups, a person's word. Newest last.
@@ -179,8 +184,8 @@ impl Effect {
         )
     }
 
-    /// The permits so far whose answer isn't known: what was sent, and neither confirmed nor
-    /// refused.
+    /// The sends so far whose answer isn't known: what was permitted, and neither confirmed nor
+    /// refused; and one that may have been made after the backup that the ledger was restored from.
     pub fn lost(&self) -> u32 {
         let refused = |it: &&Evidence| {
             it.seen.starts_with("send ")
@@ -192,7 +197,29 @@ impl Effect {
         let refused = self.evidence.iter().filter(refused).count();
         self.sends
             .saturating_sub(u32::try_from(refused).unwrap_or(u32::MAX))
+            .saturating_add(u32::from(self.maybe_since.is_some()))
     }
+
+    /// When the first request may have reached the platform.
+    fn first_at(&self) -> Option<Time> {
+        let both = [self.first_sent_at, self.maybe_since];
+        both.into_iter().flatten().min()
+    }
+
+    /// Why nobody can know, after a restore or else by `usual`.
+    fn doubt(&self, usual: String) -> String {
+        match self.maybe_since {
+            Some(backup) => restored(backup),
+            None => usual,
+        }
+    }
+}
+
+/// Why an effect may have been sent although the ledger, restored from a backup of that time, knows
+/// nothing of it.
+pub fn restored(backup: Time) -> String {
+    let at = stamp(backup);
+    format!("the ledger was restored from a backup of {at}: it may have been sent since")
 }
 
 /// The member of a receipt's detail that names the person on whose word it rests: there is nothing
@@ -261,20 +288,26 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
     // what was refused certainly didn't happen: it doesn't use up a repeat
     let lost = effect.lost();
     if rule.sends_max <= lost {
-        return Next::Ask(format!(
-            "it was sent {lost} times and no answer could be read"
-        ));
+        let usual = format!("it was sent {lost} times and no answer could be read");
+        return Next::Ask(effect.doubt(usual));
     }
     match rule.class {
         EffectClass::P => Next::Repeat,
-        EffectClass::A => match (rule.key_life, effect.first_sent_at) {
+        EffectClass::A if effect.key_lost => {
+            Next::Ask(effect.doubt("the key of an earlier send is lost".to_owned()))
+        }
+        EffectClass::A => match (rule.key_life, effect.first_at()) {
             (None, _) => Next::Repeat,
             // the clock of the key runs at the platform from the first request on: keep a margin
             (Some(life), Some(first)) if now - first < chrono_of(life) * 9 / 10 => Next::Repeat,
-            _ => Next::Ask("the answer was lost and the platform has forgotten our key".to_owned()),
+            _ => {
+                let usual = "the answer was lost and the platform has forgotten our key";
+                Next::Ask(effect.doubt(usual.to_owned()))
+            }
         },
         EffectClass::B | EffectClass::C => {
-            Next::Ask("the answer was lost and the platform can't be asked".to_owned())
+            let usual = "the answer was lost and the platform can't be asked";
+            Next::Ask(effect.doubt(usual.to_owned()))
         }
     }
 }
@@ -305,6 +338,8 @@ mod tests {
             first_sent_at: first,
             permit_at: first,
             permit_run: None,
+            maybe_since: None,
+            key_lost: false,
             receipt: None,
             evidence: vec![],
         }
@@ -416,6 +451,48 @@ mod tests {
                 ));
             }
         }
+    }
+
+    #[test]
+    fn what_may_have_been_sent_since_a_backup_is_sent_again_only_under_its_key() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        let restored = |ago| Effect {
+            maybe_since: Some(now - TimeDelta::seconds(ago)),
+            ..effect(EffectState::Unknown, 0, None)
+        };
+        let asked =
+            |effect: &Effect, rule: &Rule| match next(effect, rule, "i", Duration::ZERO, now) {
+                Next::Ask(why) => why.contains("restored"),
+                _ => false,
+            };
+        let (life, ever) = (
+            Rule::keyed(Some(Duration::from_secs(3_600))),
+            Rule::keyed(None),
+        );
+        let repeated = |effect: &Effect, rule: &Rule| {
+            next(effect, rule, "i", Duration::ZERO, now) == Next::Repeat
+        };
+        assert!(repeated(&restored(60), &life) && repeated(&restored(86_400), &ever));
+        assert!(asked(&restored(3_300), &life));
+        // a repeat since then doesn't make the first any younger
+        let again = Effect {
+            first_sent_at: Some(now),
+            sends: 1,
+            ..restored(3_300)
+        };
+        assert!(asked(&again, &life));
+        let minted = Effect {
+            key_lost: true,
+            ..restored(60)
+        };
+        assert!(asked(&minted, &life) && asked(&minted, &ever));
+        // a paid call counts it as one that was lost
+        assert!(repeated(&restored(60), &Rule::paid(1)) && asked(&restored(60), &Rule::paid(0)));
+        let paid = Effect {
+            sends: 1,
+            ..restored(60)
+        };
+        assert!(asked(&paid, &Rule::paid(1)));
     }
 
     proptest! {

@@ -2,14 +2,19 @@
 -- The names of states, reasons and classes are those of src/lifecycle.rs and src/outcome.rs.
 
 -- One row: the queue's generation, by how much a test has moved the clock, how far the keys of
--- finished jobs are swept, and how many pages of the oldest partition `drop_partition` is done with.
+-- finished jobs are swept, how many pages of the oldest partition `drop_partition` is done with; and,
+-- of a ledger that was restored, when, and when its backup began: what jobs from before the restore did
+-- after the backup is unknown to it.
 CREATE TABLE presswork.meta (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation        bigint NOT NULL DEFAULT 0,
     generation_server text,
     shift             interval NOT NULL DEFAULT '0',
     keys_swept        timestamptz NOT NULL DEFAULT clock_timestamp(),
-    pages_dropped     bigint NOT NULL DEFAULT 0
+    pages_dropped     bigint NOT NULL DEFAULT 0,
+    restored_at       timestamptz,
+    backup_at         timestamptz,
+    CONSTRAINT meta_restored CHECK ((restored_at IS NULL) = (backup_at IS NULL))
 );
 INSERT INTO presswork.meta DEFAULT VALUES;
 

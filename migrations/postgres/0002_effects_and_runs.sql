@@ -26,6 +26,10 @@ CREATE TABLE presswork.effects (
     first_sent_at timestamptz,
     permit_at     timestamptz,
     permit_run    uuid,
+    -- The ledger was restored from a backup of that time, and it may have been sent since; under
+    -- another key if the one in `keep` was minted after that.
+    maybe_since   timestamptz,
+    key_lost      boolean NOT NULL DEFAULT false,
     receipt       text,
     -- One JSON text each, newest last.
     evidence      text[] NOT NULL DEFAULT '{}',

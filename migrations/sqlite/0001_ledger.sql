@@ -3,7 +3,12 @@
 CREATE TABLE meta (
     one        INTEGER PRIMARY KEY CHECK (one = 1),
     generation INTEGER NOT NULL DEFAULT 0,
-    server     TEXT
+    server     TEXT,
+    -- of a ledger that was restored, when, and when its backup began: what jobs from before the restore
+    -- did after the backup is unknown to it
+    restored_at INTEGER,
+    backup_at   INTEGER,
+    CHECK ((restored_at IS NULL) = (backup_at IS NULL))
 ) STRICT;
 INSERT INTO meta (one) VALUES (1);
 
@@ -126,6 +131,10 @@ CREATE TABLE effects (
     first_sent_at INTEGER,
     permit_at     INTEGER,
     permit_run    BLOB,
+    -- the ledger was restored from a backup of that time, and it may have been sent since; under
+    -- another key if the one in keep was minted after that
+    maybe_since   INTEGER,
+    key_lost      INTEGER NOT NULL DEFAULT 0 CHECK (key_lost IN (0, 1)),
     receipt       TEXT,
     evidence      TEXT NOT NULL DEFAULT '[]',
     CHECK (state <> 'confirmed' OR receipt IS NOT NULL),
