@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod queue;
 pub mod media;
 pub mod stores;
+pub mod backup;
 
 // what the world looks like from here
 pub mod platform;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 use crate::effect::{EffectState, Evidence, Receipt};
 use crate::job::{JobId, Priority};
 use crate::json::Digest;
@@ -285,6 +285,31 @@ pub struct Offered {
     /// The job's result (JSON text).
     pub result: String,
 }
+
+/// What a ledger has to know that was restored from a backup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restored {
+    /// The ledger's time when the backup began: what was done after it is unknown.
+    pub backup_at: Time,
+    /// Somebody vouches that nothing was done after it: no daemon ran since.
+    pub nothing_ran: bool,
+    /// Who restores it.
+    pub actor: String,
+    /// The backup, and the reason given.
+    pub detail: String,
+}
+
+impl Restored {
+    /// Why an entry of the quarantine doesn't go on by itself after the restore: behind its message.
+    pub fn parked(&self) -> String {
+        let at = stamp(self.backup_at);
+        format!("; the ledger was restored from a backup of {at}: it may have been accepted since")
+    }
+}
+
+/// By how much a restore counts the queue's generation on: more than any ledger ever counts, so that
+/// the queue of what was lost is never taken for the new one's.
+pub const GENERATIONS_SKIPPED: i64 = 1_000_000;
 
 /// Media in the store, as the ledger knows them.
 #[derive(Clone, Debug, PartialEq)]

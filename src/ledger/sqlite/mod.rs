@@ -15,6 +15,7 @@ mod effects;
 mod results;
 mod look;
 mod tidy;
+mod restore;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -41,6 +42,9 @@ use crate::lifecycle::State;
 use map::{get, micros};
 use open::told;
 
+pub use open::KNOWN;
+pub use restore::renew;
+
 /// A call of `tidy` begins nothing more after this long: the rest is for the next call.
 const TIDY_BUDGET: Duration = Duration::from_secs(10);
 
@@ -66,6 +70,14 @@ impl Sqlite {
             readers,
             clock,
         })
+    }
+
+    /// Copies the ledger, as it is at one moment, into an empty file, while others go on writing.
+    ///
+    /// # Errors
+    /// When it can't be read, or the file can't be written.
+    pub async fn copy_to(&self, file: &Path) -> Result<()> {
+        restore::copy(&mut *self.reader().await?, file).await
     }
 
     /// One transaction, all or nothing, whatever becomes of the caller. Gives `work` the time now.
