@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-use super::{FORMAT, Manifest, Member};
+use super::manifest::{FORMAT, Manifest, Member};
 
 /// Tar's unit.
 const BLOCK: usize = 512;

@@ -1,6 +1,7 @@
 //! `presswork restore`: a ledger from a backup, which knows that it was restored.
 
 use std::io::{self, Read, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use secrecy::SecretString;
@@ -11,7 +12,7 @@ use super::out::{CliError, Tone, plain, stamp};
 use crate::backup::archive::{Archive, Unusable, sync_folder};
 use crate::backup::tools::{Tool, ToolError};
 use crate::backup::{DUMP, MEDIA, Manifest, SQLITE};
-use crate::config::Store;
+use crate::config::{Config, Store};
 use crate::daemon;
 use crate::ledger::postgres::{self, PgOptions, Postgres, Role};
 use crate::ledger::sqlite::{self, Sqlite};
@@ -80,6 +81,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
         return describe(cx, &archive.manifest);
     }
     fits(cx, &archive.manifest)?;
+    right_user(&cx.config)?;
     let _kept_off = daemon::lock(&cx.config)
         .map_err(|e| CliError::conflict(format!("{e:#}")).hint("stop the daemon first"))?;
     let by = cx.by(&args.reason);
@@ -137,6 +139,25 @@ fn fits(cx: &Cx, manifest: &Manifest) -> Result<(), CliError> {
         return Err(
             CliError::conflict(message).hint(format!("use presswork {made}, which made it"))
         );
+    }
+    Ok(())
+}
+
+/// What another user (root, in a hurry) writes, the daemon couldn't open afterwards.
+fn right_user(config: &Config) -> Result<(), CliError> {
+    let file = match &config.ledger {
+        Store::Sqlite(path) => path.parent(),
+        _ => None,
+    };
+    for folder in [Some(&*config.state_dir), file].into_iter().flatten() {
+        let owner = std::fs::metadata(folder).map(|it| it.uid());
+        let Ok(owner) = owner else { continue };
+        if owner != rustix::process::geteuid().as_raw() {
+            let message = format!("{} belongs to another user", folder.display());
+            return Err(CliError::conflict(message).hint(
+                "be the user that the daemon runs as: sudo -u presswork presswork restore ...",
+            ));
+        }
     }
     Ok(())
 }
@@ -234,7 +255,8 @@ async fn to_file(
     sqlite::renew(&new.0, restored, &cx.clock).await?;
     let mut aside = None;
     if path.exists() {
-        let stamp = cx.clock.now().format("%Y%m%dT%H%M%SZ");
+        // to the microsecond: what an earlier restore put aside stays, too
+        let stamp = cx.clock.now().format("%Y%m%dT%H%M%S%.6fZ");
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".before-restore-{stamp}"));
         let name = PathBuf::from(name);

@@ -327,6 +327,30 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// From a row's columns; what of it can't be read.
+    pub(super) fn of_columns(
+        digest: Digest,
+        (place, mime): (String, String),
+        size: i64,
+        (width, height): (Option<i64>, Option<i64>),
+    ) -> Result<Self, String> {
+        let number = |it: i64| u32::try_from(it).map_err(|e| format!("{it} pixels: {e}"));
+        let pixels = match width.zip(height) {
+            Some((width, height)) => Some(Pixels {
+                width: number(width)?,
+                height: number(height)?,
+            }),
+            None => None,
+        };
+        Ok(Self {
+            digest,
+            place,
+            mime,
+            size: u64::try_from(size).map_err(|e| format!("{size} bytes: {e}"))?,
+            pixels,
+        })
+    }
+
     /// How payloads and results tell them.
     pub fn reference(&self) -> Reference {
         Reference {
