@@ -24,6 +24,7 @@ use crate::platform::fetch::SystemNames;
 use crate::platform::http::Http;
 pub use crate::protocol::{Permit, Wanted};
 use crate::protocol::{Protocol, away, lease_lost, stopped};
+use crate::results::Results;
 use crate::stores;
 use crate::telemetry::redact;
 
@@ -129,6 +130,16 @@ impl Context {
     /// The media store. What is stored there lasts once a step, the result or a payload names it.
     pub fn media(&self) -> &Media {
         &self.media
+    }
+
+    /// Results of earlier jobs of the same request.
+    pub fn results(&self) -> Results<'_> {
+        Results {
+            job: &self.job,
+            fence: self.fence,
+            ledger: &*self.ledger,
+            media: &self.media,
+        }
     }
 
     /// Brings what is behind URLs of users into the media store.

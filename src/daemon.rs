@@ -81,6 +81,21 @@ impl Lock {
     }
 }
 
+/// While it lives, no daemon runs on this host with a configuration.
+pub struct Locked(Vec<Lock>);
+
+/// Takes what a daemon holds for itself: the state folder, and the ledger's file where it is one.
+///
+/// # Errors
+/// When a daemon holds it, or the files can't be made.
+pub fn lock(config: &Config) -> anyhow::Result<Locked> {
+    let mut locks = vec![Lock::take(&config.state_dir.join(LOCK))?];
+    if let Store::Sqlite(path) = &config.ledger {
+        locks.push(Lock::take(&path.with_extension("lock"))?);
+    }
+    Ok(Locked(locks))
+}
+
 /// The process of the daemon that holds this state folder.
 ///
 /// # Errors
@@ -198,10 +213,7 @@ impl Daemon {
     pub async fn start(config: Config, kinds: Vec<Kind>) -> anyhow::Result<Self> {
         let clock = Clock::System;
         let run = this_run(&clock);
-        let mut locks = vec![Lock::take(&config.state_dir.join(LOCK))?];
-        if let Store::Sqlite(path) = &config.ledger {
-            locks.push(Lock::take(&path.with_extension("lock"))?);
-        }
+        let Locked(mut locks) = lock(&config)?;
         let ledger = stores::ledger(&config, &clock, Role::Engine).await?;
         prepare(&*ledger).await?;
         let embedded = matches!(config.ledger, Store::Sqlite(_));

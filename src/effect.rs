@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 use crate::job::JobId;
 use crate::json::Digest;
 use crate::outcome::words;
@@ -206,6 +206,11 @@ pub struct Effect {
     pub permit_at: Option<Time>,
     /// The run that held the last permit.
     pub permit_run: Option<Uuid>,
+    /// The time of the backup that the ledger was restored from while this wasn't confirmed: it may
+    /// have been sent since without a trace here.
+    pub maybe_since: Option<Time>,
+    /// What is `keep` was minted after that: what may have been sent before had another key.
+    pub key_lost: bool,
     /// Proof, when confirmed.
     pub receipt: Option<Receipt>,
     /// What was seen: refusals, lost answers, look-ups, a person's word. Newest last.
@@ -228,8 +233,8 @@ impl Effect {
         )
     }
 
-    /// The permits so far whose answer isn't known: what was sent, and neither confirmed nor
-    /// refused.
+    /// The sends so far whose answer isn't known: what was permitted, and neither confirmed nor
+    /// refused; and one that may have been made after the backup that the ledger was restored from.
     pub fn lost(&self) -> u32 {
         let refused = |it: &&Evidence| {
             it.seen.starts_with("send ")
@@ -241,7 +246,29 @@ impl Effect {
         let refused = self.evidence.iter().filter(refused).count();
         self.sends
             .saturating_sub(u32::try_from(refused).unwrap_or(u32::MAX))
+            .saturating_add(u32::from(self.maybe_since.is_some()))
     }
+
+    /// When the first request may have reached the platform.
+    fn first_at(&self) -> Option<Time> {
+        let both = [self.first_sent_at, self.maybe_since];
+        both.into_iter().flatten().min()
+    }
+
+    /// Why nobody can know, after a restore or else by `usual`.
+    fn doubt(&self, usual: String) -> String {
+        match self.maybe_since {
+            Some(backup) => restored(backup),
+            None => usual,
+        }
+    }
+}
+
+/// Why an effect may have been sent although the ledger, restored from a backup of that time, knows
+/// nothing of it.
+pub fn restored(backup: Time) -> String {
+    let at = stamp(backup);
+    format!("the ledger was restored from a backup of {at}: it may have been sent since")
 }
 
 /// The member of a receipt's detail that names the person on whose word it rests: there is nothing
@@ -312,21 +339,29 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
     // what was refused certainly didn't happen: it doesn't use up a repeat
     let lost = effect.lost();
     if rule.sends_max <= lost {
-        return Next::Ask(format!(
-            "it was sent {lost} times and no answer could be read"
-        ));
+        let usual = format!("it was sent {lost} times and no answer could be read");
+        return Next::Ask(effect.doubt(usual));
     }
     match rule.class {
         EffectClass::P => Next::Repeat,
-        EffectClass::A => match (rule.key_life, effect.first_sent_at) {
+        EffectClass::A if effect.key_lost => {
+            Next::Ask(effect.doubt("the key of an earlier send is lost".to_owned()))
+        }
+        EffectClass::A => match (rule.key_life, effect.first_at()) {
             (None, _) => Next::Repeat,
             // the clock of the key runs at the platform from the first request on: keep a margin
             (Some(life), Some(first)) if now - first < chrono_of(life) * 9 / 10 => Next::Repeat,
-            _ => Next::Ask("the answer was lost and the platform has forgotten our key".to_owned()),
+            _ => {
+                let usual = "the answer was lost and the platform has forgotten our key";
+                Next::Ask(effect.doubt(usual.to_owned()))
+            }
         },
         EffectClass::B | EffectClass::C => match rule.looking {
             Some(looking) => Next::LookUp(looking),
-            None => Next::Ask("the answer was lost and the platform can't be asked".to_owned()),
+            None => {
+                let usual = "the answer was lost and the platform can't be asked";
+                Next::Ask(effect.doubt(usual.to_owned()))
+            }
         },
     }
 }
@@ -337,191 +372,4 @@ pub(crate) fn chrono_of(life: Duration) -> chrono::Duration {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use chrono::{TimeDelta, TimeZone, Utc};
-    use proptest::prelude::*;
-
-    fn effect(state: EffectState, sends: u32, first: Option<Time>) -> Effect {
-        Effect {
-            id: EffectId(Uuid::nil()),
-            job: JobId(Uuid::nil()),
-            revision: 0,
-            step: "publish".into(),
-            account: "a".into(),
-            op: "x".into(),
-            class: EffectClass::A,
-            state,
-            intent: "i".into(),
-            keep: serde_json::Value::Null,
-            sends,
-            first_sent_at: first,
-            permit_at: first,
-            permit_run: None,
-            receipt: None,
-            evidence: vec![],
-            looks: 0,
-            look_at: None,
-        }
-    }
-
-    #[test]
-    fn a_key_is_repeated_only_while_it_lives() {
-        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-        let rule = Rule::keyed(Some(Duration::from_secs(3_600)));
-        let sent = |ago| effect(EffectState::Unknown, 1, Some(now - TimeDelta::seconds(ago)));
-        assert_eq!(
-            next(&sent(60), &rule, "i", Duration::ZERO, now),
-            Next::Repeat
-        );
-        assert!(matches!(
-            next(&sent(3_300), &rule, "i", Duration::ZERO, now),
-            Next::Ask(_)
-        ));
-        assert!(matches!(
-            next(&sent(60), &rule, "other", Duration::ZERO, now),
-            Next::Nondeterministic
-        ));
-    }
-
-    #[test]
-    fn a_request_that_may_be_under_way_is_waited_for() {
-        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-        let rule = Rule::keyed(Some(Duration::from_secs(3_600)));
-        let sent = |ago| effect(EffectState::Sending, 1, Some(now - TimeDelta::seconds(ago)));
-        let patience = Duration::from_secs(5);
-        let until = now + TimeDelta::seconds(3);
-        assert_eq!(next(&sent(2), &rule, "i", patience, now), Next::Wait(until));
-        assert_eq!(next(&sent(5), &rule, "i", patience, now), Next::Repeat);
-    }
-
-    #[test]
-    fn a_paid_call_is_repeated_once_and_then_asked() {
-        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-        let rule = Rule::paid(1);
-        assert_eq!(
-            next(
-                &effect(EffectState::Sending, 1, Some(now)),
-                &rule,
-                "i",
-                Duration::ZERO,
-                now
-            ),
-            Next::Repeat
-        );
-        assert!(matches!(
-            next(
-                &effect(EffectState::Unknown, 2, Some(now)),
-                &rule,
-                "i",
-                Duration::ZERO,
-                now
-            ),
-            Next::Ask(_)
-        ));
-    }
-
-    #[test]
-    fn a_refused_send_uses_up_no_repeat() {
-        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-        let mut effect = effect(EffectState::Unknown, 3, Some(now));
-        for seen in [
-            "send 1: refused: http_429: later",
-            "send 2: refused: x: y",
-            "send 3: reset: z",
-        ] {
-            let seen = seen.to_owned();
-            effect.evidence.push(Evidence { at: now, seen });
-        }
-        assert_eq!(effect.lost(), 1);
-        assert_eq!(
-            next(&effect, &Rule::paid(1), "i", Duration::ZERO, now),
-            Next::Repeat
-        );
-        assert!(matches!(
-            next(&effect, &Rule::paid(0), "i", Duration::ZERO, now),
-            Next::Ask(_)
-        ));
-    }
-
-    #[test]
-    fn without_key_or_handle_an_unknown_is_never_sent_again() {
-        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-        for class in [EffectClass::B, EffectClass::C] {
-            let rule = Rule {
-                class,
-                key_life: None,
-                sends_max: 100,
-                in_flight: Duration::ZERO,
-                looking: None,
-            };
-            for state in [
-                EffectState::Sending,
-                EffectState::Unknown,
-                EffectState::Unresolved,
-            ] {
-                assert!(matches!(
-                    next(
-                        &effect(state, 1, Some(now)),
-                        &rule,
-                        "i",
-                        Duration::ZERO,
-                        now
-                    ),
-                    Next::Ask(_)
-                ));
-            }
-        }
-    }
-
-    #[test]
-    fn what_is_lost_is_looked_up_and_never_sent_before() {
-        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-        for class in [EffectClass::B, EffectClass::C] {
-            let rule = Rule::looked_up(class, Looking::USUAL, IN_FLIGHT);
-            for state in [EffectState::Sending, EffectState::Unknown] {
-                let mut it = effect(state, 1, Some(now - TimeDelta::seconds(60)));
-                it.class = class;
-                let follows = next(&it, &rule, "i", IN_FLIGHT, now);
-                assert_eq!(follows, Next::LookUp(Looking::USUAL));
-            }
-        }
-    }
-
-    #[test]
-    fn looks_grow_apart_and_stay_bounded() {
-        let looking = Looking::USUAL;
-        let waits: Vec<u64> = (0..6).map(|it| looking.wait(it).as_secs()).collect();
-        assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
-        assert_eq!(looking.wait(u32::MAX), looking.longest);
-        // all looks at one effect: so many requests at most
-        let (mut at, mut looks) = (Duration::ZERO, 0);
-        while at < looking.until {
-            at += looking.wait(looks);
-            looks += 1;
-        }
-        assert!(looks <= 20, "{looks}");
-    }
-
-    proptest! {
-        #[test]
-        fn effect_ids_never_collide(
-            parts in prop::collection::vec(0u32..3, 3..8), i in 1usize..6, j in 1usize..6,
-        ) {
-            // the same text with colons, cut at two places: step, ordinal, account
-            let text = |parts: &[u32]| -> String {
-                let parts: Vec<_> = parts.iter().map(u32::to_string).collect();
-                parts.join(":")
-            };
-            let cut = |at: usize| {
-                let at = at.min(parts.len() - 2);
-                (text(&parts[..at]), parts[at], text(&parts[at + 1..]))
-            };
-            let id = |(step, ordinal, account): &(String, u32, String)| {
-                EffectId::new(JobId(Uuid::nil()), 0, step, *ordinal, account)
-            };
-            let (one, other) = (cut(i), cut(j));
-            prop_assert_eq!(id(&one) == id(&other), one == other);
-        }
-    }
-}
+mod tests;

@@ -22,6 +22,7 @@ pub mod ledger;
 pub mod queue;
 pub mod media;
 pub mod stores;
+pub mod backup;
 
 // what the world looks like from here
 pub mod platform;
@@ -29,6 +30,7 @@ pub mod fetch;
 
 // what work means
 pub mod protocol;
+pub mod results;
 pub mod context;
 pub mod handler;
 pub mod kinds;

@@ -174,6 +174,8 @@ impl Protocol {
             first_sent_at: None,
             permit_at: None,
             permit_run: None,
+            maybe_since: None,
+            key_lost: false,
             receipt: None,
             evidence: vec![],
             looks: 0,

@@ -10,6 +10,8 @@ mod echo;
 #[path = "storm/world.rs"]
 mod world;
 
+use std::collections::HashMap;
+use std::io::Read as _;
 use std::path::Path;
 use std::process::Output;
 use std::sync::atomic::Ordering;
@@ -24,6 +26,9 @@ use kit::port::Port;
 use kit::postgres::Postgres;
 use kit::redis::Redis;
 use kit::wait;
+use presswork::backup::DUMP;
+use presswork::backup::archive::Archive;
+use presswork::backup::tools::Tool;
 use presswork::ledger::Ledger;
 use presswork::lifecycle::State;
 use serde_json::json;
@@ -293,6 +298,21 @@ impl Scene {
         out.file(Path::new(&proc));
     }
 
+    /// The ledger's backup, and what is said about it.
+    async fn back_up(&self, out: &mut Out) {
+        let file = self.home.path().join("backup.tar");
+        let name = file.to_str().expect("a path of ours");
+        for args in [
+            &["backup", "--media", name][..],
+            &["backup", "--json", "--force", name],
+            &["restore", "--check", name],
+            &["restore", "--json", "--force", name],
+        ] {
+            out.cli(&self.home, args).await;
+        }
+        out.put("the backup", unpacked(&file));
+    }
+
     /// Requests that bring secrets where none belongs.
     async fn strangers(&self, out: &mut Out) {
         let heart = &self.hearts[0];
@@ -412,6 +432,59 @@ async fn dump(url: &str) -> String {
     all
 }
 
+/// What a file of `presswork backup` holds: as SQL, where it is PostgreSQL's dump.
+fn unpacked(file: &Path) -> Vec<u8> {
+    let mut archive = Archive::open(file, &mut |_| {}).expect("a backup of ours is whole");
+    let mut all = serde_json::to_vec(&archive.manifest).expect("a manifest is JSON");
+    for member in archive.manifest.members.clone() {
+        let mut bytes = Vec::new();
+        let mut from = archive.read(&member.name).expect("it is in its list");
+        from.read_to_end(&mut bytes).expect("it can be read");
+        drop(from);
+        if member.name == DUMP {
+            let plain = file.with_extension("dump");
+            std::fs::write(&plain, &bytes).expect("a file of our own");
+            let tool = Tool::find("pg_restore", 15).expect("it came with the server");
+            let made = tool.alone().arg("--file=-").arg(&plain).output();
+            let made = made.expect("it starts");
+            assert!(
+                made.status.success() && 10_000 < made.stdout.len(),
+                "{made:?}"
+            );
+            bytes = made.stdout;
+        }
+        all.extend(bytes);
+    }
+    all
+}
+
+/// What Redis writes to its disk.
+async fn saved(url: &str) -> Vec<u8> {
+    let client = redis::Client::open(url).expect("a URL of our own");
+    let mut connection = client
+        .get_multiplexed_async_connection()
+        .await
+        .expect("it answers");
+    let mut config = async |words: &[&str]| -> redis::Value {
+        let mut asked = redis::cmd("CONFIG");
+        let told = asked.arg(words).query_async(&mut connection).await;
+        told.expect("it answers")
+    };
+    // strings must be found in it
+    config(&["SET", "rdbcompression", "no"]).await;
+    let mut file = std::path::PathBuf::new();
+    for name in ["dir", "dbfilename"] {
+        let told = config(&["GET", name]).await;
+        let told: HashMap<String, String> = redis::from_redis_value(told).expect("a pair");
+        file.push(&told[name]);
+    }
+    let saved: redis::RedisResult<()> = redis::cmd("SAVE").query_async(&mut connection).await;
+    saved.expect("it saves");
+    let bytes = std::fs::read(&file).expect("it has been written");
+    assert!(bytes.starts_with(b"REDIS"), "{}", file.display());
+    bytes
+}
+
 /// Everything that Redis holds.
 async fn held(url: &str) -> String {
     const ALL: &str = "local out = {} for _, key in ipairs(redis.call('KEYS', '*')) do \
@@ -465,6 +538,8 @@ async fn no_secret_leaks_from_the_servers() {
     let mut out = Out::default();
     scene.gather(&daemon, &*door, &mut out).await;
     out.put("Redis", held(&queue_url).await);
+    out.put("Redis' file", saved(&queue_url).await);
+    scene.back_up(&mut out).await;
     scene.end(daemon, &mut out).await;
     out.put("PostgreSQL", dump(&plain).await);
     out.holds_none_of(&scene.hearts());
@@ -489,6 +564,7 @@ async fn no_secret_leaks_from_the_embedded_stores_nor_from_mistakes() {
     let mut out = Out::default();
     scene.gather(&daemon, &*door, &mut out).await;
     scene.mistakes(&mut out).await;
+    scene.back_up(&mut out).await;
     // also what SQLite hasn't moved yet
     out.file(&file);
     out.file(&file.with_extension("sqlite-wal"));

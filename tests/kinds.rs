@@ -15,9 +15,11 @@ use presswork::job::{Job, JobId, NewJob, Priority, Progress};
 use presswork::json::Digest;
 use presswork::kinds;
 use presswork::ledger::sqlite::Sqlite;
-use presswork::ledger::{Claim, Fence, Ledger, Run};
+use presswork::ledger::{Claim, Fence, Guard, Ledger, Run, Settled, Settlement};
+use presswork::lifecycle::{Event, advance};
 use presswork::outcome::{Class, Outcome, Scope};
 use presswork::platform::http::{Body, Call, below};
+use presswork::retry::Policy;
 use presswork::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -146,6 +148,36 @@ impl Press {
             Arc::new(Nowhere),
         );
         kinds::find(&job.kind).unwrap().run(Arc::new(cx)).await
+    }
+
+    /// Results of the same request are taken for an hour.
+    fn caches(&mut self) {
+        let config = Arc::make_mut(&mut self.config);
+        for kind in ["generate.text", "illustrate.image"] {
+            let settings = config.kinds.entry(kind.to_owned()).or_default();
+            settings.cache_age_s = Some(3_600);
+        }
+    }
+
+    /// Runs a job to its end, and settles it.
+    async fn whole(&self, job: &Arc<Job>) -> Value {
+        let outcome = self.attempt(job).await;
+        let result = completed(outcome.clone());
+        let event = Event::Ended(outcome);
+        let now = self.ledger.now().await.unwrap();
+        let settlement = Settlement {
+            id: job.id,
+            guard: Guard::Token(job.token.expect("it is claimed")),
+            transition: advance(&job.facts(Policy::default()), event, now).unwrap(),
+            attempt: None,
+            result: Some(result.to_string()),
+            fingerprint: None,
+            edit: None,
+            audit: None,
+        };
+        let settled = self.ledger.settle(&[settlement]).await.unwrap();
+        assert_eq!(settled, [Settled::Done]);
+        result
     }
 
     async fn fault(&self, op: &str, fault: &str) {
@@ -359,6 +391,62 @@ async fn what_can_t_be_drawn_dies_and_says_why() {
     let job = press.job("illustrate.image", Some("openai"), &job).await;
     press.fault("image.generate", "act_truncate").await;
     assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+}
+
+#[tokio::test]
+async fn the_same_request_is_paid_for_once_within_its_age() {
+    let mut press = Press::new().await;
+    press.caches();
+    let text = json!({"model": "gpt-4o-mini", "prompt": "a bear", "seed": 7});
+    let picture = json!({"model": "gpt-image-1", "prompt": "a bear"});
+    let edit = |payload: &Value, name: &str, value: Value| {
+        let mut edited = payload.clone();
+        edited[name] = value;
+        edited
+    };
+    for (kind, op, payload, made) in [
+        ("generate.text", "chat.completion", &text, "text"),
+        ("illustrate.image", "image.generate", &picture, "images"),
+    ] {
+        let job = async |payload: &Value| press.job(kind, Some("openai"), payload).await;
+        // one whose answer is lost before anybody has one goes its own way to the end
+        let lost = job(payload).await;
+        press.fault(op, "act_504").await;
+        assert_eq!(class(&press.attempt(&lost).await), Some(Class::Unknown));
+        let first = job(payload).await;
+        let told = press.whole(&first).await;
+        assert!(told["cached"].is_null() && told[made] != Value::Null);
+        let acts = async || press.seen("acts", op).await.len();
+        assert_eq!(acts().await, 2);
+
+        let again = press.whole(&job(payload).await).await;
+        assert_eq!(again["cached"]["job"], json!(first.id), "{again}");
+        assert!(again["cached"]["at"].is_string());
+        assert_eq!(again[made], told[made]);
+        assert_eq!(
+            (&again["usage"]["sends"], &again["cost_micros"]),
+            (&json!(0), &json!(0))
+        );
+        assert_eq!(acts().await, 2);
+        assert_eq!(press.whole(&lost).await["usage"]["sends"], 2);
+        assert_eq!(acts().await, 3);
+
+        // who doesn't want it, and who asks for something else
+        for other in [
+            edit(payload, "cache", json!(false)),
+            edit(payload, "prompt", json!("another bear")),
+        ] {
+            let before = acts().await;
+            assert!(press.whole(&job(&other).await).await["cached"].is_null());
+            assert_eq!(acts().await, before + 1);
+        }
+    }
+    // a result whose pictures are gone is none
+    std::fs::remove_dir_all(press.config.media.folder.join("sha256")).unwrap();
+    let job = press
+        .job("illustrate.image", Some("openai"), &picture)
+        .await;
+    assert!(press.whole(&job).await["cached"].is_null());
 }
 
 #[tokio::test]

@@ -2,14 +2,19 @@
 -- The names of states, reasons and classes are those of src/lifecycle.rs and src/outcome.rs.
 
 -- One row: the queue's generation, by how much a test has moved the clock, how far the keys of
--- finished jobs are swept, and how many pages of the oldest partition `drop_partition` is done with.
+-- finished jobs are swept, how many pages of the oldest partition `drop_partition` is done with; and,
+-- of a ledger that was restored, when, and when its backup began: what jobs from before the restore did
+-- after the backup is unknown to it.
 CREATE TABLE presswork.meta (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation        bigint NOT NULL DEFAULT 0,
     generation_server text,
     shift             interval NOT NULL DEFAULT '0',
     keys_swept        timestamptz NOT NULL DEFAULT clock_timestamp(),
-    pages_dropped     bigint NOT NULL DEFAULT 0
+    pages_dropped     bigint NOT NULL DEFAULT 0,
+    restored_at       timestamptz,
+    backup_at         timestamptz,
+    CONSTRAINT meta_restored CHECK ((restored_at IS NULL) = (backup_at IS NULL))
 );
 INSERT INTO presswork.meta DEFAULT VALUES;
 
@@ -197,7 +202,7 @@ BEGIN
 END $$;
 
 -- Drops the oldest partition that is past its keeping (all of it was moved here before `cutoff`), with
--- the steps and effects of its jobs; keys that stay learn when their job ended. In pieces, so that no
+-- the steps, effects and holds of media of its jobs; keys that stay learn when their job ended. In pieces, so that no
 -- statement of it takes longer than a usual call may: one call does `pages` of it (nobody writes to it
 -- any more: pages stay what they are), the call after its last page drops it. Returns how many jobs
 -- were done, or null where there is nothing to drop.
@@ -231,6 +236,7 @@ BEGIN
             ),
             steps AS (DELETE FROM presswork.steps s USING gone WHERE s.job = gone.id),
             effects AS (DELETE FROM presswork.effects e USING gone WHERE e.job = gone.id),
+            holds AS (DELETE FROM presswork.media_holds h USING gone WHERE h.job = gone.id),
             keys AS (
                 UPDATE presswork.idempotency_keys k SET ended_at = gone.archived_at FROM gone
                 WHERE k.tenant = gone.tenant AND k.kind = gone.kind AND k.key = gone.key

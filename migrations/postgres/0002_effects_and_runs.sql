@@ -26,6 +26,10 @@ CREATE TABLE presswork.effects (
     first_sent_at timestamptz,
     permit_at     timestamptz,
     permit_run    uuid,
+    -- The ledger was restored from a backup of that time, and it may have been sent since; under
+    -- another key if the one in `keep` was minted after that.
+    maybe_since   timestamptz,
+    key_lost      boolean NOT NULL DEFAULT false,
     receipt       text,
     -- One JSON text each, newest last.
     evidence      text[] NOT NULL DEFAULT '{}',
@@ -41,6 +45,18 @@ CREATE TABLE presswork.effects (
 CREATE INDEX effects_job ON presswork.effects (job, n);
 CREATE INDEX effects_looks ON presswork.effects (look_at) WHERE state = 'unknown';
 CREATE INDEX effects_sending ON presswork.effects (permit_run) WHERE state = 'sending';
+
+-- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
+-- that of the finished job: it is there, and holds its media, for as long as the job is kept.
+CREATE TABLE presswork.results (
+    tenant  text NOT NULL,
+    request bytea NOT NULL CHECK (length(request) = 32),
+    job     uuid NOT NULL,
+    at      timestamptz NOT NULL,
+    until   timestamptz NOT NULL,
+    PRIMARY KEY (tenant, request, job)
+);
+CREATE INDEX results_until ON presswork.results (until);
 
 -- Runs of the daemon: narrow, so that a heartbeat waits for nobody.
 CREATE TABLE presswork.workers (

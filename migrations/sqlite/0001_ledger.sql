@@ -3,7 +3,12 @@
 CREATE TABLE meta (
     one        INTEGER PRIMARY KEY CHECK (one = 1),
     generation INTEGER NOT NULL DEFAULT 0,
-    server     TEXT
+    server     TEXT,
+    -- of a ledger that was restored, when, and when its backup began: what jobs from before the restore
+    -- did after the backup is unknown to it
+    restored_at INTEGER,
+    backup_at   INTEGER,
+    CHECK ((restored_at IS NULL) = (backup_at IS NULL))
 ) STRICT;
 INSERT INTO meta (one) VALUES (1);
 
@@ -126,6 +131,10 @@ CREATE TABLE effects (
     first_sent_at INTEGER,
     permit_at     INTEGER,
     permit_run    BLOB,
+    -- the ledger was restored from a backup of that time, and it may have been sent since; under
+    -- another key if the one in keep was minted after that
+    maybe_since   INTEGER,
+    key_lost      INTEGER NOT NULL DEFAULT 0 CHECK (key_lost IN (0, 1)),
     receipt       TEXT,
     evidence      TEXT NOT NULL DEFAULT '[]',
     looks         INTEGER NOT NULL DEFAULT 0,
@@ -137,6 +146,18 @@ CREATE TABLE effects (
 CREATE INDEX effects_job ON effects (job, seq);
 CREATE INDEX effects_looks ON effects (look_at) WHERE state = 'unknown';
 CREATE INDEX effects_sending ON effects (permit_run) WHERE state = 'sending';
+
+-- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
+-- that of the finished job: it is there, and holds its media, for as long as the job is kept.
+CREATE TABLE results (
+    tenant  TEXT NOT NULL,
+    request BLOB NOT NULL CHECK (length(request) = 32),
+    job     BLOB NOT NULL,
+    at      INTEGER NOT NULL,
+    until   INTEGER NOT NULL,
+    PRIMARY KEY (tenant, request, job)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX results_until ON results (until);
 
 -- Keys outlive their jobs: a repeat long after the end is still the same job.
 CREATE TABLE idempotency_keys (

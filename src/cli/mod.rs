@@ -20,6 +20,8 @@ pub mod lanes;
 pub mod kinds;
 pub mod check;
 pub mod migrate;
+pub mod backup;
+pub mod restore;
 pub mod completions;
 pub mod bench;
 
@@ -79,6 +81,8 @@ enum Command {
     Kinds(kinds::Args),
     Check(check::Args),
     Migrate(migrate::Args),
+    Backup(backup::Args),
+    Restore(restore::Args),
     Sandbox(sandbox::Args),
     Bench(bench::Args),
     Completions(completions::Args),
@@ -168,6 +172,8 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,
         Command::Migrate(args) => migrate::run(&cx()?, args).await,
+        Command::Backup(args) => backup::run(&cx()?, args).await,
+        Command::Restore(args) => restore::run(&cx()?, args).await,
         Command::Bench(args) => bench::run(&cx()?, args).await,
     }
 }

@@ -224,6 +224,7 @@ fn evidence(out: &Out, effect: &Effect, look: &Look) -> Result<(), CliError> {
     let mut more = |name, value: Option<String>| facts.extend(value.map(|it| (name, it)));
     more("first sent", effect.first_sent_at.map(stamp));
     more("last sent", effect.permit_at.map(stamp));
+    more("restored from", effect.maybe_since.map(stamp));
     more("from host", look.host.as_deref().map(plain));
     more("run", effect.permit_run.map(|it| it.to_string()));
     more("intent", Some(effect.intent.clone()));
@@ -235,15 +236,20 @@ fn evidence(out: &Out, effect: &Effect, look: &Look) -> Result<(), CliError> {
     more("at", look.base_url.as_deref().map(plain));
     more("as", look.identifier.as_deref().map(plain));
     table(out, &facts)?;
-    let around = effect
-        .permit_at
-        .map_or_else(|| "that time".to_owned(), stamp);
+    let around = match (effect.permit_at, effect.maybe_since) {
+        (_, Some(backup)) => format!("since {}", stamp(backup)),
+        (Some(at), None) => format!("around {}", stamp(at)),
+        (None, None) => "around that time".to_owned(),
+    };
     out.line(&format!(
-        "  Look at what {} shows around {around} for the payload above. Lost requests can still act \
+        "  Look at what {} shows {around} for the payload above. Lost requests can still act \
          minutes later: wait a while before you say that it did not happen.",
         match &look.base_url {
             Some(url) => format!("account `{}` at {}", plain(&look.account), plain(url)),
-            None => format!("account `{}` (it isn't in jobs.toml any more)", plain(&look.account)),
+            None => format!(
+                "account `{}` (it isn't in jobs.toml any more)",
+                plain(&look.account)
+            ),
         }
     ))
 }

@@ -242,6 +242,7 @@ impl<'a> Reader<'a> {
                 look_for: self
                     .small(&part, "look_for_s")
                     .map(|it| Duration::from_secs(it.into())),
+                cache_age_s: self.small(&part, "cache_age_s"),
             };
             kinds.insert(part.name.to_owned(), settings);
         }

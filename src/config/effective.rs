@@ -37,6 +37,7 @@ impl Config {
             put("look_after_ms", after);
             let most = kind.look_for.map(|it| it.as_secs().to_string());
             put("look_for_s", most);
+            put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
         }
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));

@@ -402,6 +402,15 @@ pub const SECTIONS: &[Section] = &[
                 (604_800, " (a week), because a person should know by then"),
                 None,
             ),
+            int(
+                "cache_age_s",
+                (1, "; leave it out, and each job asks anew"),
+                (
+                    31_536_000,
+                    " (a year), because models change behind their names",
+                ),
+                None,
+            ),
         ],
     },
     Section {

@@ -145,6 +145,9 @@ pub struct KindSettings {
     pub look_after: Option<Duration>,
     /// Classes B and C: so long after its last permit it is looked for; then a person is asked.
     pub look_for: Option<Duration>,
+    /// Kinds that generate: seconds for which the result of the same request may be taken instead of
+    /// asking again. `None`: each job asks.
+    pub cache_age_s: Option<u32>,
 }
 
 /// An account of a platform.

@@ -38,6 +38,9 @@ pub(super) struct Payload {
     max_tokens: Option<u32>,
     /// For answers that resemble each other.
     seed: Option<i64>,
+    /// `false`: the model is asked, whatever `cache_age_s` in `jobs.toml` allows, and the answer isn't
+    /// left to other jobs.
+    cache: Option<bool>,
 }
 
 impl Payload {
@@ -127,14 +130,22 @@ impl Handler for GenerateText {
 
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("openai")?;
+        let cache = payload.cache;
         let chat = payload.chat();
+        let intent = json!({"base_url": account.base_url, "request": chat.body()});
+        let cache = paid::Cache::of(cx, cache, &intent);
+        if let Some(cache) = &cache
+            && let Some(result) = cache.find().await?
+        {
+            return Ok(result);
+        }
         let budget = paid::budget(cx);
         let wanted = Wanted {
             step: "generate",
             ordinal: 0,
             op: "openai.chat_completion",
             rule: paid::rule(cx),
-            intent: json!({"base_url": account.base_url, "request": chat.body()}),
+            intent,
             keep: Value::Null,
             budget,
         };
@@ -153,7 +164,11 @@ impl Handler for GenerateText {
         };
         let receipt = cx.effect(wanted, send).await.map_err(paid::out_of_money)?;
         cx.progress(100, "answered");
-        result(&receipt, chat.schema.is_some())
+        let result = result(&receipt, chat.schema.is_some())?;
+        if let Some(cache) = &cache {
+            cache.offer().await?;
+        }
+        Ok(result)
     }
 }
 

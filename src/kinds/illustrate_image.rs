@@ -63,17 +63,24 @@ impl Handler for IllustrateImage {
         let drawing = cx.step("request", async { drawing(&payload, &cx.config) });
         let drawing: Drawing = drawing.await?;
         let references = originals(cx, &payload).await?;
+        let intent = json!({
+            "base_url": account.base_url,
+            "request": drawing.fields(),
+            "originals": references.iter().map(|it| it.media).collect::<Vec<_>>(),
+        });
+        let cache = paid::Cache::of(cx, payload.cache, &intent);
+        if let Some(cache) = &cache
+            && let Some(result) = cache.find().await?
+        {
+            return Ok(result);
+        }
         let budget = paid::budget(cx);
         let wanted = Wanted {
             step: "draw",
             ordinal: 0,
             op: "openai.image",
             rule: paid::rule(cx),
-            intent: json!({
-                "base_url": account.base_url,
-                "request": drawing.fields(),
-                "originals": references.iter().map(|it| it.media).collect::<Vec<_>>(),
-            }),
+            intent,
             keep: Value::Null,
             budget,
         };
@@ -98,7 +105,11 @@ impl Handler for IllustrateImage {
         };
         let receipt = cx.effect(wanted, send).await.map_err(paid::out_of_money)?;
         cx.progress(70, "answered");
-        result(cx, &receipt, &drawing.model).await
+        let result = result(cx, &receipt, &drawing.model).await?;
+        if let Some(cache) = &cache {
+            cache.offer().await?;
+        }
+        Ok(result)
     }
 }
 

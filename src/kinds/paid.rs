@@ -2,10 +2,14 @@
 
 use std::time::Duration;
 
+use serde_json::{Value, json};
+
 use crate::context::Context;
 use crate::effect::{RESOLVED_BY, Receipt, Rule};
+use crate::json::Digest;
 use crate::outcome::{Failure, Held, Outcome};
 use crate::platform::openai::NO_MONEY;
+use crate::results::digest_of;
 
 /// What a send may take: the attempt's own time-out must not end a call that is about to be answered.
 pub(super) fn budget(cx: &Context) -> Duration {
@@ -38,5 +42,47 @@ pub(super) fn is_here(receipt: &Receipt, what: &str) -> Result<(), Failure> {
             );
             Err(Failure::permanent("receipt", message))
         }
+    }
+}
+
+/// A request whose result may be taken from an earlier job, and is left to later ones.
+pub(super) struct Cache<'a> {
+    cx: &'a Context,
+    request: Digest,
+    age: Duration,
+}
+
+impl<'a> Cache<'a> {
+    /// For what the effect is about to send (`intent`), where the kind's settings say an age and the
+    /// payload (`cache`) doesn't object. Across the accounts of a server, never across tenants.
+    pub(super) fn of(cx: &'a Context, cache: Option<bool>, intent: &Value) -> Option<Self> {
+        let age = cx.config.kinds.get(&cx.job.kind)?.cache_age_s?;
+        let request = json!({"kind": cx.job.kind, "platform": "openai", "intent": intent});
+        (cache != Some(false)).then(|| Self {
+            cx,
+            request: digest_of(&request),
+            age: Duration::from_secs(u64::from(age)),
+        })
+    }
+
+    /// An earlier result, which says so and cost nothing.
+    pub(super) async fn find(&self) -> Result<Option<Value>, Outcome> {
+        let found = self.cx.results().find(self.request, self.age).await?;
+        let Some((offered, mut result)) = found else {
+            return Ok(None);
+        };
+        let (job, kind) = (self.cx.job.id, &self.cx.job.kind);
+        tracing::info!(%job, kind, cached = %offered.job, "the result of an earlier job of the same request is taken: nothing is sent");
+        let said = format!("taken from job {}, nothing was sent", offered.job);
+        self.cx.progress(100, said);
+        result["usage"] = json!({"input_tokens": 0, "output_tokens": 0, "sends": 0});
+        result["cost_micros"] = 0.into();
+        result["cached"] = json!({"job": offered.job, "at": offered.at});
+        Ok(Some(result))
+    }
+
+    /// Leaves what this job is about to complete with to later ones.
+    pub(super) async fn offer(&self) -> Result<(), Outcome> {
+        self.cx.results().offer(self.request, self.age).await
     }
 }

@@ -180,6 +180,21 @@ pub trait Ledger: Send + Sync + 'static {
     /// The effects of a job, in the order they were written down.
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>>;
 
+    // ---- results of the same request
+
+    /// Offers the result that this job will have, once it has completed, to jobs of its tenant whose
+    /// request has this digest, for `age` from now; under the lease's token (false: lease lost). What
+    /// a job offered before stays.
+    async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool>;
+    /// The newest result that was offered for a request within `age`, of a job of this tenant that has
+    /// completed and is still kept.
+    async fn offered_result(
+        &self,
+        tenant: &str,
+        request: Digest,
+        age: Duration,
+    ) -> Result<Option<Offered>>;
+
     // ---- media
 
     // Every text that is written down for a job (payload, step, result) holds the media that it names,
@@ -227,7 +242,7 @@ pub trait Ledger: Send + Sync + 'static {
     // ---- housekeeping
 
     /// Makes room ahead (partitions) and drops what is past its keeping: finished jobs after
-    /// `finished`, keys after `keys` from their job's end. Says how much went. In small pieces, and in
+    /// `finished`, keys after `keys` from their job's end, offers of results at their end. Says how much went. In small pieces, and in
     /// bounded time (half a minute): the next call goes on.
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64>;
 }

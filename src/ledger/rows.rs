@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 use crate::effect::{EffectState, Evidence, Receipt};
 use crate::job::{JobId, Priority};
 use crate::json::Digest;
@@ -278,6 +278,42 @@ pub struct Conclusion {
     pub look_in: Option<Duration>,
 }
 
+/// A result that may stand in for asking again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Offered {
+    /// The job that has it.
+    pub job: JobId,
+    /// When it was offered.
+    pub at: Time,
+    /// The job's result (JSON text).
+    pub result: String,
+}
+
+/// What a ledger has to know that was restored from a backup.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Restored {
+    /// The ledger's time when the backup began: what was done after it is unknown.
+    pub backup_at: Time,
+    /// Somebody vouches that nothing was done after it: no daemon ran since.
+    pub nothing_ran: bool,
+    /// Who restores it.
+    pub actor: String,
+    /// The backup, and the reason given.
+    pub detail: String,
+}
+
+impl Restored {
+    /// Why an entry of the quarantine doesn't go on by itself after the restore: behind its message.
+    pub fn parked(&self) -> String {
+        let at = stamp(self.backup_at);
+        format!("; the ledger was restored from a backup of {at}: it may have been accepted since")
+    }
+}
+
+/// By how much a restore counts the queue's generation on: more than any ledger ever counts, so that
+/// the queue of what was lost is never taken for the new one's.
+pub const GENERATIONS_SKIPPED: i64 = 1_000_000;
+
 /// Media in the store, as the ledger knows them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stored {
@@ -294,6 +330,30 @@ pub struct Stored {
 }
 
 impl Stored {
+    /// From a row's columns; what of it can't be read.
+    pub(super) fn of_columns(
+        digest: Digest,
+        (place, mime): (String, String),
+        size: i64,
+        (width, height): (Option<i64>, Option<i64>),
+    ) -> Result<Self, String> {
+        let number = |it: i64| u32::try_from(it).map_err(|e| format!("{it} pixels: {e}"));
+        let pixels = match width.zip(height) {
+            Some((width, height)) => Some(Pixels {
+                width: number(width)?,
+                height: number(height)?,
+            }),
+            None => None,
+        };
+        Ok(Self {
+            digest,
+            place,
+            mime,
+            size: u64::try_from(size).map_err(|e| format!("{size} bytes: {e}"))?,
+            pixels,
+        })
+    }
+
     /// How payloads and results tell them.
     pub fn reference(&self) -> Reference {
         Reference {

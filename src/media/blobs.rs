@@ -28,7 +28,7 @@ const READ: usize = 256 << 10;
 /// A part of an upload: above the 5 MiB that S3 asks for, and 10,000 of them are enough.
 const PART: usize = 8 << 20;
 /// The folder of files that are being written, within a local store.
-const SPOOL: &str = "tmp";
+pub const SPOOL: &str = "tmp";
 /// What the places of the store begin with.
 const HOME: &str = "sha256";
 

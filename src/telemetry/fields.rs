@@ -16,6 +16,10 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("class", "the class of the failure"),
     ("code", "the failure's word for programs"),
     ("ms", "how long the attempt took, in milliseconds"),
+    (
+        "cached",
+        "the job whose result was taken instead of asking again",
+    ),
     ("run", "the id of this run of the daemon"),
     ("version", "the program's version"),
     ("address", "where the API listens"),

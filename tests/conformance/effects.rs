@@ -29,6 +29,8 @@ pub fn effect(job: &Job, step: &str) -> Effect {
         first_sent_at: None,
         permit_at: None,
         permit_run: None,
+        maybe_since: None,
+        key_lost: false,
         receipt: None,
         evidence: vec![],
         looks: 0,

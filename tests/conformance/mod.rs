@@ -9,6 +9,7 @@ pub mod histories;
 pub mod looking;
 pub mod looks;
 pub mod media;
+pub mod results;
 pub mod runs;
 pub mod settle;
 
@@ -144,6 +145,13 @@ macro_rules! conformance {
                 what_was_not_accepted_holds_nothing,
                 of_concurrent_sweeps_each_media_go_to_one,
                 what_a_url_led_to_goes_with_its_media,
+            }
+            results {
+                a_result_is_found_once_its_job_has_completed,
+                a_result_belongs_to_a_tenant_and_a_request,
+                a_result_is_found_within_its_age,
+                a_result_is_offered_under_the_lease_only,
+                offers_that_are_past_are_dropped,
             }
             histories {
                 any_history_keeps_one_owner_and_every_job,

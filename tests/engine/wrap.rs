@@ -440,6 +440,23 @@ impl Ledger for Faulty {
         self.after("audit").await?;
         it
     }
+    async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
+        self.gate("offer_result").await?;
+        let it = self.inner.offer_result(fence, request, age).await;
+        self.after("offer_result").await?;
+        it
+    }
+    async fn offered_result(
+        &self,
+        tenant: &str,
+        request: Digest,
+        age: Duration,
+    ) -> Result<Option<Offered>> {
+        self.gate("offered_result").await?;
+        let it = self.inner.offered_result(tenant, request, age).await;
+        self.after("offered_result").await?;
+        it
+    }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;
         let it = self.inner.tidy(finished, keys).await;

@@ -268,6 +268,8 @@ fn intended(job: &Job) -> Effect {
         first_sent_at: None,
         permit_at: None,
         permit_run: None,
+        maybe_since: None,
+        key_lost: false,
         receipt: None,
         evidence: Vec::new(),
         looks: 0,

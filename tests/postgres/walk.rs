@@ -60,6 +60,8 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
         first_sent_at: None,
         permit_at: None,
         permit_run: None,
+        maybe_since: None,
+        key_lost: false,
         receipt: None,
         evidence: vec![],
         looks: 0,

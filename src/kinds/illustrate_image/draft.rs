@@ -37,6 +37,9 @@ pub(in super::super) struct Payload {
     output_format: Option<String>,
     /// How many pictures, 1 to 10. Default: 1.
     n: Option<u32>,
+    /// `false`: the model is asked, whatever `cache_age_s` in `jobs.toml` allows, and the pictures
+    /// aren't left to other jobs.
+    pub(super) cache: Option<bool>,
 }
 
 /// Media types of pictures that can be edited.

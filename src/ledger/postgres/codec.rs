@@ -95,6 +95,8 @@ pub fn effect(row: &PgRow) -> sqlx::Result<Effect> {
         first_sent_at: row.try_get("first_sent_at")?,
         permit_at: row.try_get("permit_at")?,
         permit_run: row.try_get("permit_run")?,
+        maybe_since: row.try_get("maybe_since")?,
+        key_lost: row.try_get("key_lost")?,
         receipt: optional_json(row, "receipt")?,
         evidence: evidence.collect::<sqlx::Result<_>>()?,
         looks: count(row, "looks")?,

@@ -54,14 +54,23 @@ pub async fn record_step(pools: &Pools, fence: &Fence, name: &str, value: &str) 
     Ok(0 < leases)
 }
 
+/// What a job from before a restore writes down for the first time may have been sent after the
+/// backup: then under a key that is lost, where one is minted.
 const INTEND: &str = "
 WITH lease AS MATERIALIZED (
-    SELECT id FROM presswork.jobs WHERE id = $2 AND token = $3 FOR SHARE
+    SELECT id, created_at FROM presswork.jobs WHERE id = $2 AND token = $3 FOR SHARE
+),
+since AS MATERIALIZED (
+    SELECT id, CASE WHEN created_at < restored_at THEN backup_at END AS backup_at
+    FROM lease, presswork.meta
 ),
 written AS (
     INSERT INTO presswork.effects (id, job, revision, step, account, op, class, state, intent,
-                                   keep, evidence)
-    SELECT $1, id, $4, $5, $6, $7, $8, 'intended', $9, $10, $11 FROM lease
+                                   keep, evidence, maybe_since, key_lost)
+    SELECT $1, id, $4, $5, $6, $7, $8,
+           CASE WHEN backup_at IS NULL THEN 'intended' ELSE 'unknown' END, $9, $10, $11,
+           backup_at, backup_at IS NOT NULL AND $10 <> 'null'
+    FROM since
     ON CONFLICT (id) DO UPDATE SET keep = excluded.keep
         WHERE effects.class = 'B' AND effects.state IN ('intended', 'refused')
     RETURNING *
@@ -166,11 +175,14 @@ pub async fn conclude(
     Ok(pools.again(query).await?.rows_affected() == 1)
 }
 
+/// Whoever says whether it happened says so of all that may have been sent.
 const DECIDE: &str = "
 WITH done AS (
     UPDATE presswork.effects
     SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text,
-        look_at = presswork.now() + $11 * interval '1 second'
+        look_at = presswork.now() + $11 * interval '1 second',
+        maybe_since = CASE WHEN $3 IN ('unknown', 'unresolved') THEN maybe_since END,
+        key_lost = $3 IN ('unknown', 'unresolved') AND key_lost
     WHERE id = $1 AND state = $2 AND sends = $10
     RETURNING job
 ),

@@ -10,7 +10,7 @@ use crate::job::JobId;
 use crate::json::Digest;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Fetched, Stored};
-use crate::reference::{Pixels, named_in};
+use crate::reference::named_in;
 
 /// Holds whose job was never seen that one call looks at.
 const UNSURE: i64 = 1_000;
@@ -21,27 +21,12 @@ fn digest(row: &PgRow, column: &str) -> sqlx::Result<Digest> {
     bytes.try_into().map(Digest).map_err(odd)
 }
 
-fn number<T: TryFrom<i64, Error = std::num::TryFromIntError>>(it: i64) -> sqlx::Result<T> {
-    T::try_from(it).map_err(|e| sqlx::Error::Decode(e.into()))
-}
-
 fn read(row: &PgRow) -> sqlx::Result<Stored> {
-    let (width, height): (Option<i64>, Option<i64>) =
-        (row.try_get("width")?, row.try_get("height")?);
-    let pixels = match width.zip(height) {
-        Some((width, height)) => Some(Pixels {
-            width: number(width)?,
-            height: number(height)?,
-        }),
-        None => None,
-    };
-    Ok(Stored {
-        digest: digest(row, "digest")?,
-        place: row.try_get("place")?,
-        mime: row.try_get("mime")?,
-        size: number(row.try_get("size")?)?,
-        pixels,
-    })
+    let names = (row.try_get("place")?, row.try_get("mime")?);
+    let pixels = (row.try_get("width")?, row.try_get("height")?);
+    let size = row.try_get("size")?;
+    Stored::of_columns(digest(row, "digest")?, names, size, pixels)
+        .map_err(|e| sqlx::Error::Decode(e.into()))
 }
 
 /// The media's grace starts anew with it: who frees them waits for this row, and then looks again.

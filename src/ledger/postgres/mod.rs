@@ -10,8 +10,10 @@ mod dispatch;
 mod settle;
 mod runs;
 mod effects;
+mod results;
 mod look;
 mod tidy;
+mod restore;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -29,6 +31,8 @@ use crate::ledger::rows::*;
 use crate::lifecycle::State;
 
 pub use pool::{PgOptions, Role, hooked};
+pub use restore::{prepare, renew};
+pub use schema::KNOWN;
 
 /// A ledger in PostgreSQL 15 or newer.
 #[derive(Debug)]
@@ -45,6 +49,21 @@ impl Postgres {
     pub fn open(url: &SecretString, options: PgOptions) -> Result<Self> {
         let pools = pool::Pools::new(url, options)?;
         Ok(Self { pools })
+    }
+
+    /// The server's major version, for whoever runs PostgreSQL's own programs against it.
+    ///
+    /// # Errors
+    /// When it can't be asked; [`LedgerError::Other`] behind PgBouncer, which those programs can't use.
+    pub async fn server_major(&self) -> Result<u32> {
+        if self.pools.by_bouncer() {
+            let said = "the ledger's URL leads to PgBouncer, and PostgreSQL's programs need the server itself: name it for this command, PRESSWORK_LEDGER_URL=postgres://...";
+            return Err(LedgerError::Other(said.to_owned()));
+        }
+        let sql = "SELECT current_setting('server_version_num')::integer / 10000";
+        let query = sqlx::query_scalar(sql);
+        let major: i32 = self.pools.call(query.fetch_one(self.pools.main())).await?;
+        Ok(major.unsigned_abs())
     }
 
     /// Gives every connection back; calls after it fail as away.
@@ -223,6 +242,19 @@ impl Ledger for Postgres {
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
         effects::effects(&self.pools, job).await
+    }
+
+    async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
+        results::offer(&self.pools, fence, request, age).await
+    }
+
+    async fn offered_result(
+        &self,
+        tenant: &str,
+        request: Digest,
+        age: Duration,
+    ) -> Result<Option<Offered>> {
+        results::offered(&self.pools, tenant, request, age).await
     }
 
     async fn keep_media(&self, it: &Stored) -> Result<Stored> {

@@ -243,6 +243,11 @@ impl Pools {
         Err(self.too_late())
     }
 
+    /// Whether the URL leads to PgBouncer.
+    pub fn by_bouncer(&self) -> bool {
+        self.options.pgbouncer
+    }
+
     /// How long a call may take.
     pub fn patience(&self) -> Duration {
         self.options.call_timeout

@@ -37,7 +37,7 @@ const MIGRATIONS: [Migration; 3] = [
 ];
 
 /// The newest version that this program knows.
-const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
+pub const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 /// Another migration is waited for so long; a statement of ours may take so long.
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 

@@ -81,6 +81,17 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone";
 
+/// Results that are offered no longer, `$1` seconds ago.
+const DROP_RESULTS: &str = "
+WITH gone AS (
+    DELETE FROM presswork.results
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.results
+                           WHERE until < presswork.now() - $1 * interval '1 second'
+                           ORDER BY until LIMIT $2))
+    RETURNING 1
+)
+SELECT count(*) FROM gone";
+
 /// Runs that ended a week ago and hold nothing.
 const DROP_RUNS: &str = "
 WITH gone AS (
@@ -123,7 +134,11 @@ async fn work(
         let Some(jobs) = jobs else { break };
         gone += jobs;
     }
-    for (sql, keeping) in [(DROP_OTHERS, finished), (DROP_KEYS, keys)] {
+    for (sql, keeping) in [
+        (DROP_OTHERS, finished),
+        (DROP_KEYS, keys),
+        (DROP_RESULTS, 0.0),
+    ] {
         while Instant::now() < until {
             let rows: i64 = sqlx::query_scalar(sql)
                 .bind(keeping)

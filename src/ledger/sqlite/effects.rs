@@ -77,7 +77,8 @@ async fn one(conn: &mut SqliteConnection, id: EffectId) -> Result<Option<Effect>
     row.as_ref().map(effect).transpose()
 }
 
-/// Writes an effect down unless it is there.
+/// Writes an effect down unless it is there. What a job from before a restore writes down for the first
+/// time may have been sent after the backup: then under a key that is lost, where one is minted.
 pub async fn intend(
     conn: &mut SqliteConnection,
     fence: &Fence,
@@ -87,8 +88,13 @@ pub async fn intend(
         return Ok(None);
     }
     sqlx::query(
-        "INSERT INTO effects (id, job, revision, step, account, op, class, state, intent, keep, evidence)
-         VALUES (?, ?, ?, ?, ?, ?, ?, 'intended', ?, ?, ?) ON CONFLICT DO UPDATE SET keep = excluded.keep
+        "INSERT INTO effects (id, job, revision, step, account, op, class, intent, keep, evidence, state,
+             maybe_since, key_lost)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, iif(since IS NULL, 'intended', 'unknown'), since,
+             since IS NOT NULL AND ?9 <> 'null'
+         FROM (SELECT iif(j.created_at < m.restored_at, m.backup_at, NULL) AS since
+               FROM jobs j, meta m WHERE j.id = ?2) WHERE true
+         ON CONFLICT DO UPDATE SET keep = excluded.keep
          WHERE class = 'B' AND state IN ('intended', 'refused')",
     )
     .bind(it.id.0)
@@ -169,6 +175,14 @@ pub async fn decide(
         return Ok(false);
     };
     change(conn, now, before, it).await?;
+    if !matches!(it.to, EffectState::Unresolved | EffectState::Unknown) {
+        // whoever says whether it happened says so of all that may have been sent
+        sqlx::query("UPDATE effects SET maybe_since = NULL, key_lost = 0 WHERE id = ?")
+            .bind(id.0)
+            .execute(&mut *conn)
+            .await
+            .map_err(told)?;
+    }
     if let Some(why) = why {
         audit(conn, now, why).await?;
     }

@@ -147,6 +147,8 @@ pub fn effect(row: &SqliteRow) -> Result<Effect> {
         first_sent_at: maybe_time(get(row, "first_sent_at")?)?,
         permit_at: maybe_time(get(row, "permit_at")?)?,
         permit_run: get(row, "permit_run")?,
+        maybe_since: maybe_time(get(row, "maybe_since")?)?,
+        key_lost: get(row, "key_lost")?,
         receipt: maybe_json(get(row, "receipt")?)?,
         evidence: json(get(row, "evidence")?)?,
         looks: count(row, "looks")?,

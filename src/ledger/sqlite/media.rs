@@ -11,7 +11,7 @@ use crate::job::JobId;
 use crate::json::Digest;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Fetched, Stored};
-use crate::reference::{Pixels, named_in};
+use crate::reference::named_in;
 
 fn digest(row: &SqliteRow, column: &str) -> Result<Digest> {
     let bytes: Vec<u8> = get(row, column)?;
@@ -19,27 +19,11 @@ fn digest(row: &SqliteRow, column: &str) -> Result<Digest> {
     bytes.try_into().map(Digest).map_err(odd)
 }
 
-fn number<T: TryFrom<i64>>(it: i64) -> Result<T> {
-    let odd = |_| LedgerError::Other(format!("a row that this program can't read: {it}"));
-    T::try_from(it).map_err(odd)
-}
-
 fn read(row: &SqliteRow) -> Result<Stored> {
-    let (width, height): (Option<i64>, Option<i64>) = (get(row, "width")?, get(row, "height")?);
-    let pixels = match width.zip(height) {
-        Some((width, height)) => Some(Pixels {
-            width: number(width)?,
-            height: number(height)?,
-        }),
-        None => None,
-    };
-    Ok(Stored {
-        digest: digest(row, "digest")?,
-        place: get(row, "place")?,
-        mime: get(row, "mime")?,
-        size: number(get(row, "size")?)?,
-        pixels,
-    })
+    let names = (get(row, "place")?, get(row, "mime")?);
+    let pixels = (get(row, "width")?, get(row, "height")?);
+    Stored::of_columns(digest(row, "digest")?, names, get(row, "size")?, pixels)
+        .map_err(|e| LedgerError::Other(format!("a row that this program can't read: {e}")))
 }
 
 /// Holds what a text names for its job, within the transaction that writes the text.

@@ -12,8 +12,10 @@ mod due;
 mod dispatch;
 mod settle;
 mod effects;
+mod results;
 mod look;
 mod tidy;
+mod restore;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -33,12 +35,15 @@ use crate::json::Digest;
 use crate::ledger::door::{Ledger, LedgerError, Result};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
-    Generation, Group, Hint, Migrated, Pause, Quarantined, Reason, Run, Schema, Settled,
+    Generation, Group, Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
     Settlement, Stored,
 };
 use crate::lifecycle::State;
 use map::{get, micros};
 use open::told;
+
+pub use open::KNOWN;
+pub use restore::renew;
 
 /// A call of `tidy` begins nothing more after this long: the rest is for the next call.
 const TIDY_BUDGET: Duration = Duration::from_secs(10);
@@ -65,6 +70,14 @@ impl Sqlite {
             readers,
             clock,
         })
+    }
+
+    /// Copies the ledger, as it is at one moment, into an empty file, while others go on writing.
+    ///
+    /// # Errors
+    /// When it can't be read, or the file can't be written.
+    pub async fn copy_to(&self, file: &Path) -> Result<()> {
+        restore::copy(&mut *self.reader().await?, file).await
     }
 
     /// One transaction, all or nothing, whatever becomes of the caller. Gives `work` the time now.
@@ -422,6 +435,24 @@ impl Ledger for Sqlite {
         effects::of_job(&mut *self.reader().await?, job).await
     }
 
+    async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
+        let fence = *fence;
+        self.write(move |tx, now| {
+            Box::pin(async move { results::offer(tx, now, &fence, request, age).await })
+        })
+        .await
+    }
+
+    async fn offered_result(
+        &self,
+        tenant: &str,
+        request: Digest,
+        age: Duration,
+    ) -> Result<Option<Offered>> {
+        let (mut reader, now) = (self.reader().await?, self.now_micros());
+        results::offered(&mut reader, now, tenant, request, age).await
+    }
+
     async fn keep_media(&self, it: &Stored) -> Result<Stored> {
         let it = it.clone();
         self.write(move |tx, now| Box::pin(async move { media::keep(tx, now, &it).await }))
@@ -549,6 +580,15 @@ impl Ledger for Sqlite {
         while Instant::now() < until {
             let some = self
                 .write(move |tx, _| Box::pin(tidy::drop_keys(tx, keys)))
+                .await?;
+            gone += some;
+            if some < u64::from(tidy::CHUNK) {
+                break;
+            }
+        }
+        while Instant::now() < until {
+            let some = self
+                .write(|tx, now| Box::pin(tidy::drop_results(tx, now)))
                 .await?;
             gone += some;
             if some < u64::from(tidy::CHUNK) {

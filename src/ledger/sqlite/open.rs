@@ -18,6 +18,9 @@ const MIGRATIONS: [&str; 2] = [
     include_str!("../../../migrations/sqlite/0002_media.sql"),
 ];
 
+/// The newest version that this program knows.
+pub const KNOWN: i64 = MIGRATIONS.len() as i64;
+
 /// A writer that finds the file locked by another process waits this long.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -45,7 +48,8 @@ pub fn told(error: sqlx::Error) -> LedgerError {
     }
 }
 
-fn options(path: &Path) -> SqliteConnectOptions {
+/// How the file is opened.
+pub fn options(path: &Path) -> SqliteConnectOptions {
     SqliteConnectOptions::new()
         .filename(path)
         .journal_mode(SqliteJournalMode::Wal)
@@ -88,10 +92,9 @@ pub async fn schema(conn: &mut SqliteConnection) -> Result<Schema> {
         .fetch_one(conn)
         .await
         .map_err(told)?;
-    let known = i64::try_from(MIGRATIONS.len()).expect("few migrations");
     Ok(Schema {
         found: row.try_get::<i64, _>(0).map_err(told)?,
-        known,
+        known: KNOWN,
     })
 }
 

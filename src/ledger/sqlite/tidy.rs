@@ -91,6 +91,20 @@ pub async fn drop_keys(conn: &mut SqliteConnection, before: i64) -> Result<u64> 
     Ok(done.rows_affected())
 }
 
+/// Drops at most a chunk of the results that are offered no longer; how many.
+pub async fn drop_results(conn: &mut SqliteConnection, now: i64) -> Result<u64> {
+    let done = sqlx::query(
+        "DELETE FROM results WHERE (tenant, request, job) IN
+             (SELECT tenant, request, job FROM results WHERE until < ? LIMIT ?)",
+    )
+    .bind(now)
+    .bind(CHUNK)
+    .execute(conn)
+    .await
+    .map_err(told)?;
+    Ok(done.rows_affected())
+}
+
 /// Drops at most a chunk of the runs whose lease was past before `before` and that hold nothing.
 pub async fn drop_runs(conn: &mut SqliteConnection, before: i64) -> Result<u64> {
     let done = sqlx::query(
