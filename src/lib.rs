@@ -19,6 +19,7 @@ pub mod config;
 // where things are kept: one door each
 pub mod ledger;
 pub mod queue;
+pub mod journal;
 pub mod media;
 pub mod stores;
 
