@@ -16,6 +16,7 @@ use crate::crashpoint;
 use crate::effect::Receipt;
 use crate::fetch::Fetcher;
 use crate::job::{Job, JobId, Progress};
+use crate::journal::Journal;
 use crate::ledger::{Fence, Ledger, LedgerError};
 use crate::media::Media;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
@@ -43,6 +44,8 @@ pub struct Tools {
     pub media: Media,
     /// The one client for URLs of users.
     pub fetcher: Arc<Fetcher>,
+    /// Where sends and answers are written down on this host. `None`: a crash leaves them unknown.
+    pub journal: Option<Journal>,
 }
 
 impl Tools {
@@ -58,6 +61,7 @@ impl Tools {
             http: Http::new(clock.clone())?,
             media,
             fetcher: Arc::new(fetcher),
+            journal: None,
         })
     }
 }
@@ -107,6 +111,7 @@ impl Context {
         let account = job.account.clone().unwrap_or_default();
         let protocol = Protocol::new(
             ledger.clone(),
+            tools.journal,
             fence,
             account,
             config.lease,

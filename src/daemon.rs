@@ -23,7 +23,9 @@ use crate::engine::guard;
 use crate::engine::pressure::Pressure;
 use crate::engine::shared::Parts;
 use crate::handler::Kind;
+use crate::journal::{self, Journal};
 use crate::ledger::{Ledger, Run};
+use crate::recovery::{self, Recovered};
 use crate::stores::{self, Role};
 use crate::telemetry::metrics;
 use crate::{api, kinds, service};
@@ -32,6 +34,8 @@ use crate::{api, kinds, service};
 struct Lock {
     file: File,
     predecessor: Option<Uuid>,
+    /// The folder is no copy of another machine's.
+    here: bool,
 }
 
 impl Lock {
@@ -69,7 +73,11 @@ impl Lock {
             .next()
             .filter(|_| here)
             .and_then(|it| Uuid::parse_str(it).ok());
-        Ok(Self { file, predecessor })
+        Ok(Self {
+            file,
+            predecessor,
+            here,
+        })
     }
 
     /// Names the run that holds it now.
@@ -152,6 +160,8 @@ impl Reloaded {
 
 /// In the state folder.
 const LOCK: &str = "daemon.lock";
+/// In the state folder: the send journals.
+const JOURNALS: &str = "journal";
 /// The longest start, which brings a large ledger's schema up to date, that a service manager is
 /// asked to wait for.
 const START_MAX: Duration = Duration::from_secs(3_600);
@@ -217,6 +227,7 @@ impl Daemon {
         let ledger = stores::ledger(&config, &clock, Role::Engine).await?;
         prepare(&*ledger).await?;
         let embedded = matches!(config.ledger, Store::Sqlite(_));
+        recover(&*ledger, &run, &locks[0], &config.state_dir).await?;
         reclaim_predecessors(&*ledger, &locks, embedded).await?;
         for lock in &mut locks {
             lock.hold(&run).context("can't write to the lock file")?;
@@ -226,7 +237,11 @@ impl Daemon {
         let api_ledger = stores::ledger(&config, &clock, Role::Api).await?;
         let listening = config.api.clone();
         let state_dir = config.state_dir.clone();
-        let tools = Tools::new(&config, ledger.clone(), &clock)?;
+        let mut tools = Tools::new(&config, ledger.clone(), &clock)?;
+        let journals = config.state_dir.join(JOURNALS);
+        let journal = Journal::begin(&journals, &run, journal::Options::default());
+        let told = || format!("can't begin a send journal in {}", journals.display());
+        tools.journal = Some(journal.with_context(told)?);
         let parts = Parts {
             ledger,
             queue,
@@ -350,7 +365,13 @@ impl Daemon {
             drain.as_secs()
         ));
         service::patiently(drain + STOP_SLACK, async {
+            let journal = self.engine.shared.tools.journal.clone();
             let given_back = self.engine.drain(drain).await;
+            if let Some(journal) = journal
+                && let Err(e) = journal.end().await
+            {
+                tracing::warn!("the send journal has no end: {e}");
+            }
             self.api_stop.cancel();
             if let Some(task) = self.api_task {
                 // it ends by itself within its own bound
@@ -388,6 +409,34 @@ async fn prepare(ledger: &dyn Ledger) -> anyhow::Result<()> {
         anyhow::bail!(
             "the ledger isn't durable, and a daemon that promises that nothing is lost won't start on it:\n{}",
             fatal.join("\n")
+        );
+    }
+    Ok(())
+}
+
+/// The lock proves that whoever wrote the journals here is dead: what they tell is written down.
+async fn recover(
+    ledger: &dyn Ledger,
+    run: &Run,
+    lock: &Lock,
+    state_dir: &Path,
+) -> anyhow::Result<()> {
+    let folder = state_dir.join(JOURNALS);
+    if !lock.here {
+        return recovery::forget(&folder).context("can't remove another machine's send journals");
+    }
+    let found = recovery::recover(ledger, run, &folder).await?;
+    if found != Recovered::default() {
+        let Recovered {
+            not_sent,
+            answered,
+            sent,
+        } = found;
+        tracing::info!(
+            not_sent,
+            answered,
+            sent,
+            "the send journals told what dead runs of this host were sending"
         );
     }
     Ok(())

@@ -20,6 +20,7 @@ pub mod config;
 // where things are kept: one door each
 pub mod ledger;
 pub mod queue;
+pub mod journal;
 pub mod media;
 pub mod stores;
 pub mod backup;
@@ -29,6 +30,7 @@ pub mod platform;
 pub mod fetch;
 
 // what work means
+pub mod recovery;
 pub mod protocol;
 pub mod results;
 pub mod context;

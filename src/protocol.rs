@@ -2,6 +2,7 @@
 //! once, sent, concluded; and looked up before it is ever repeated.
 
 use std::future::Future;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use crate::effect::{
     Effect, EffectId, EffectState, Evidence, Looking, Next, REFUSED, Receipt, Rule, chrono_of,
     intent_digest, next,
 };
+use crate::journal::Journal;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
@@ -59,6 +61,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_sec
 /// The effects of one attempt.
 pub struct Protocol {
     ledger: Arc<dyn Ledger>,
+    journal: Option<Journal>,
     fence: Fence,
     account: String,
     lease: Duration,
@@ -72,6 +75,7 @@ impl Protocol {
     /// `cancelled` has fired.
     pub fn new(
         ledger: Arc<dyn Ledger>,
+        journal: Option<Journal>,
         fence: Fence,
         account: String,
         lease: Duration,
@@ -79,6 +83,7 @@ impl Protocol {
     ) -> Self {
         Self {
             ledger,
+            journal,
             fence,
             account,
             lease,
@@ -212,6 +217,9 @@ impl Protocol {
             send: sends,
             lost: effect.lost(),
         };
+        if let Err(e) = self.note_send(effect.id, sends, now).await {
+            return self.unsent(wanted, &effect, sends, now, e).await;
+        }
         let answer = match tokio::time::timeout(wanted.budget, send(permit)).await {
             Ok(it) => it,
             Err(_) => {
@@ -226,6 +234,7 @@ impl Protocol {
         };
         let answer = answer.map(shown);
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
+        self.note_answer(effect.id, sends, now, &conclusion).await;
         let kept = self.conclude(effect.id, sends, &conclusion).await?;
         metrics::effect(wanted.op, conclusion.to.as_str());
         if kept {
@@ -252,6 +261,46 @@ impl Protocol {
         Ok(permitted)
     }
 
+    /// The host's journal has the send before its first byte leaves: a crash from here on leaves
+    /// something to read.
+    async fn note_send(&self, id: EffectId, sends: u32, now: Time) -> io::Result<()> {
+        let broken = |e: LedgerError| io::Error::other(e.to_string());
+        crashpoint!("journal.before_send", LedgerError::Away).map_err(broken)?;
+        if let Some(journal) = &self.journal {
+            journal.send(id, sends, now).await?;
+        }
+        crashpoint!("journal.after_send", LedgerError::Away).map_err(broken)
+    }
+
+    /// What was heard is on this host before it is in the ledger, which may be away.
+    async fn note_answer(&self, id: EffectId, sends: u32, now: Time, it: &Conclusion) {
+        crashpoint!("journal.before_answer");
+        if let Some(journal) = &self.journal
+            && let Err(e) = journal.answer(id, sends, now, it).await
+        {
+            tracing::warn!(effect = %id, "the send journal can't be written, so that a crash now would lose an answer: {e}");
+        }
+        crashpoint!("journal.after_answer");
+    }
+
+    /// Without its line in the journal nothing is sent; the permit is spent, and no attempt.
+    async fn unsent(
+        &self,
+        wanted: &Wanted<'_>,
+        effect: &Effect,
+        sends: u32,
+        now: Time,
+        error: io::Error,
+    ) -> Result<Receipt, Outcome> {
+        let message = format!("nothing was sent, since the send journal can't be written: {error}");
+        let failure = Failure::new(Class::Throttled, Scope::Handler, "journal", message)
+            .after(Some(chrono_of(UNWRITTEN)));
+        let refused = Err(CallError::Refused(failure));
+        let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, refused);
+        self.conclude(effect.id, sends, &conclusion).await?;
+        result
+    }
+
     /// Writes down what a permit led to. An answer that is known is worth waiting for: while the
     /// ledger is away it tries again, as long as a drain or a lease leaves it.
     async fn conclude(&self, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool, Outcome> {
@@ -266,11 +315,11 @@ impl Protocol {
             crashpoint!("effect.after_conclude", LedgerError::Away)?;
             Ok(kept)
         };
-        written
-            .retry(waits)
-            .when(LedgerError::is_away)
-            .await
-            .map_err(away)
+        let written = written.retry(waits).when(LedgerError::is_away).await;
+        if let (Some(journal), Ok(_)) = (&self.journal, &written) {
+            journal.concluded(id, sends);
+        }
+        written.map_err(away)
     }
 
     /// Leaves the effect to the reconciler; the job comes back after each look, and is called as soon
@@ -335,6 +384,8 @@ impl Protocol {
     }
 }
 
+/// A disk that is full, or broken, is tried again after this.
+const UNWRITTEN: Duration = Duration::from_secs(5);
 /// A job comes back so long after the look at its effect was due, where nobody called it.
 const LOOKED: Duration = Duration::from_secs(3);
 /// How long a known answer is kept for a ledger that is away.

@@ -52,7 +52,7 @@ const BLUESKY: Work = Work::Kind("post.bluesky");
 const GENERATE: Work = Work::Kind("generate.text");
 
 /// Every crash point there is.
-const POINTS: [(&str, Door, Work); 36] = [
+const POINTS: [(&str, Door, Work); 42] = [
     ("intake.before_commit", Door::Http, Work::Mixed),
     ("intake.after_commit", Door::Http, Work::Mixed),
     ("inbox.before_take", Door::Inbox, Work::Mixed),
@@ -78,6 +78,12 @@ const POINTS: [(&str, Door, Work); 36] = [
     ("effect.after_permit", Door::Inbox, MASTODON),
     ("effect.after_permit", Door::Inbox, BLUESKY),
     ("effect.after_permit", Door::Inbox, GENERATE),
+    ("journal.before_send", Door::Inbox, GENERATE),
+    ("journal.after_send", Door::Inbox, MASTODON),
+    ("journal.after_send", Door::Inbox, GENERATE),
+    ("journal.before_answer", Door::Inbox, GENERATE),
+    ("journal.after_answer", Door::Inbox, MASTODON),
+    ("journal.after_answer", Door::Inbox, GENERATE),
     ("effect.after_response", Door::Inbox, MASTODON),
     ("effect.after_response", Door::Inbox, BLUESKY),
     ("effect.after_response", Door::Inbox, GENERATE),
@@ -97,6 +103,14 @@ const AT_START: [&str; 5] = [
     "relay.after_reset",
     "queue.before_take",
     "claim.before_due",
+];
+
+/// Where the send journal of the host makes a known end of what the ledger can't know.
+const TOLD: [&str; 4] = [
+    "effect.after_permit",
+    "journal.before_send",
+    "journal.after_answer",
+    "effect.after_response",
 ];
 
 /// Cases that run at once.
@@ -247,6 +261,10 @@ async fn killed_at(case: &Case, point: &str, door: Door, work: Work) {
         Some(&jobs.len()),
         "{point}: {found:?}"
     );
+    if TOLD.contains(&point) && work == GENERATE {
+        // the host's journal knew: nothing had left, or what had been answered
+        assert_eq!(found.acts, jobs.len(), "{point}: {found:?}");
+    }
     drop(again);
     println!("{point} {work:?}: killed, and all is well: {found:?}");
 }

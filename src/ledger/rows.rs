@@ -266,7 +266,7 @@ pub struct Generation {
 }
 
 /// How an effect's permit ended, or what was decided of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Conclusion {
     /// The state after it.
     pub to: EffectState,

@@ -51,5 +51,8 @@ pub const FIELDS: &[(&str, &str)] = &[
     ),
     ("free", "media that no job held, swept"),
     ("strays", "files of the media store without a row, swept"),
+    ("not_sent", "sends of a dead run that never left"),
+    ("answered", "sends of a dead run whose answer was heard"),
+    ("sent", "sends of a dead run that may have happened"),
     ("place", "where in the source it panicked"),
 ];
