@@ -83,11 +83,42 @@ pub struct Rule {
     /// How long the platform may still be busy with a request whose sender is gone: a repeat waits
     /// for that, since a key that is stored only at the end protects nothing before.
     pub in_flight: Duration,
+    /// How an effect without a known answer is looked for (classes B and C). `None`: nobody can look,
+    /// so a person must.
+    pub looking: Option<Looking>,
+}
+
+/// How an effect without a known answer is looked for: after growing waits, so that a platform that
+/// is in trouble isn't stormed, and not for ever.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Looking {
+    /// The wait before the first look, which is doubled after each.
+    pub first: Duration,
+    /// The longest wait between two looks.
+    pub longest: Duration,
+    /// So long after its last permit a person is asked.
+    pub until: Duration,
+}
+
+impl Looking {
+    /// What most platforms are looked at by: some 20 requests within a quarter of an hour. What a
+    /// platform lists late it lists within minutes.
+    pub const USUAL: Self = Self {
+        first: Duration::from_secs(5),
+        longest: Duration::from_secs(60),
+        until: Duration::from_secs(900),
+    };
+
+    /// The wait before the next look, after `looks` of them.
+    pub fn wait(&self, looks: u32) -> Duration {
+        let doubled = self.first.saturating_mul(1 << looks.min(16));
+        doubled.min(self.longest)
+    }
 }
 
 /// The usual [`Rule::in_flight`]: a status or a text that takes longer is rare, and a person who
 /// waits for a restarted daemon shouldn't notice.
-const IN_FLIGHT: Duration = Duration::from_secs(5);
+pub const IN_FLIGHT: Duration = Duration::from_secs(5);
 
 impl Rule {
     /// Class A: the key lives for `key_life` (`None`: for ever).
@@ -102,6 +133,19 @@ impl Rule {
             key_life,
             sends_max: 20,
             in_flight,
+            looking: None,
+        }
+    }
+
+    /// Class B or C: after a lost answer nothing is sent before it was looked up, and `in_flight` is
+    /// how long a request without a sender may still act.
+    pub const fn looked_up(class: EffectClass, looking: Looking, in_flight: Duration) -> Self {
+        Self {
+            class,
+            key_life: None,
+            sends_max: 20,
+            in_flight,
+            looking: Some(looking),
         }
     }
 
@@ -112,6 +156,7 @@ impl Rule {
             key_life: None,
             sends_max: times.saturating_add(1),
             in_flight: IN_FLIGHT,
+            looking: None,
         }
     }
 }
@@ -170,6 +215,10 @@ pub struct Effect {
     pub receipt: Option<Receipt>,
     /// What was seen: refusals, lost answers, look-ups, a person's word. Newest last.
     pub evidence: Vec<Evidence>,
+    /// How often it was looked for since its last permit.
+    pub looks: u32,
+    /// When it is looked for next, while it is unknown.
+    pub look_at: Option<Time>,
 }
 
 /// How the evidence of a refused send begins, after its number.
@@ -255,6 +304,8 @@ pub enum Next {
     Repeat,
     /// A request may still be under way: look again then.
     Wait(Time),
+    /// It is looked up before anything else happens: by the reconciler, from now on where it isn't yet.
+    LookUp(Looking),
     /// Nobody can know but a person.
     Ask(String),
     /// This run would send something else than was written down.
@@ -305,14 +356,19 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
                 Next::Ask(effect.doubt(usual.to_owned()))
             }
         },
-        EffectClass::B | EffectClass::C => {
-            let usual = "the answer was lost and the platform can't be asked";
-            Next::Ask(effect.doubt(usual.to_owned()))
-        }
+        EffectClass::B | EffectClass::C => match rule.looking {
+            // a handle or a marker of before the backup tells nothing of what was made after it
+            Some(looking) if effect.maybe_since.is_none() => Next::LookUp(looking),
+            _ => {
+                let usual = "the answer was lost and the platform can't be asked";
+                Next::Ask(effect.doubt(usual.to_owned()))
+            }
+        },
     }
 }
 
-fn chrono_of(life: Duration) -> chrono::Duration {
+/// A bound in the arithmetic of times; beyond what that holds: practically for ever.
+pub(crate) fn chrono_of(life: Duration) -> chrono::Duration {
     chrono::Duration::from_std(life).unwrap_or(chrono::Duration::MAX / 16)
 }
 
@@ -342,6 +398,8 @@ mod tests {
             key_lost: false,
             receipt: None,
             evidence: vec![],
+            looks: 0,
+            look_at: None,
         }
     }
 
@@ -433,6 +491,7 @@ mod tests {
                 key_life: None,
                 sends_max: 100,
                 in_flight: Duration::ZERO,
+                looking: None,
             };
             for state in [
                 EffectState::Sending,
@@ -493,6 +552,39 @@ mod tests {
             ..restored(60)
         };
         assert!(asked(&paid, &Rule::paid(1)));
+        for class in [EffectClass::B, EffectClass::C] {
+            let rule = Rule::looked_up(class, Looking::USUAL, IN_FLIGHT);
+            assert!(asked(&restored(60), &rule));
+        }
+    }
+
+    #[test]
+    fn what_is_lost_is_looked_up_and_never_sent_before() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        for class in [EffectClass::B, EffectClass::C] {
+            let rule = Rule::looked_up(class, Looking::USUAL, IN_FLIGHT);
+            for state in [EffectState::Sending, EffectState::Unknown] {
+                let mut it = effect(state, 1, Some(now - TimeDelta::seconds(60)));
+                it.class = class;
+                let follows = next(&it, &rule, "i", IN_FLIGHT, now);
+                assert_eq!(follows, Next::LookUp(Looking::USUAL));
+            }
+        }
+    }
+
+    #[test]
+    fn looks_grow_apart_and_stay_bounded() {
+        let looking = Looking::USUAL;
+        let waits: Vec<u64> = (0..6).map(|it| looking.wait(it).as_secs()).collect();
+        assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(looking.wait(u32::MAX), looking.longest);
+        // all looks at one effect: so many requests at most
+        let (mut at, mut looks) = (Duration::ZERO, 0);
+        while at < looking.until {
+            at += looking.wait(looks);
+            looks += 1;
+        }
+        assert!(looks <= 20, "{looks}");
     }
 
     proptest! {

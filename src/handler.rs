@@ -8,7 +8,9 @@ use schemars::{JsonSchema, Schema};
 use serde::de::DeserializeOwned;
 
 use crate::config::{Config, KindSettings};
-use crate::context::Context;
+use crate::context::{Context, Probe};
+use crate::effect::{Effect, Looking, Rule};
+use crate::finding::Finding;
 use crate::job::Envelope;
 use crate::json::{Violation, did_you_mean, escape};
 use crate::outcome::Outcome;
@@ -44,6 +46,8 @@ pub trait Handler: Send + Sync + 'static {
     type Payload: DeserializeOwned + JsonSchema + Send + 'static;
     /// What the kind is by itself.
     const DEFAULTS: Defaults;
+    /// How its effects of class B or C are looked for after a lost answer. `None`: it has none.
+    const LOOKED_UP: Option<Rule> = None;
 
     /// What can be said against a payload without asking anybody: every violation at once, each
     /// with a pointer into the payload (`/text`).
@@ -60,7 +64,19 @@ pub trait Handler: Send + Sync + 'static {
         cx: &Context,
         payload: Self::Payload,
     ) -> impl Future<Output = Result<serde_json::Value, Outcome>> + Send;
+
+    /// Looks, once, for what became of an effect of which no answer was heard. Changes nothing.
+    fn look(
+        _probe: &Probe,
+        _payload: Self::Payload,
+        effect: &Effect,
+    ) -> impl Future<Output = Finding> + Send {
+        let op = effect.op.clone();
+        async move { Finding::CannotTell(format!("this program can't look for {op}")) }
+    }
 }
+
+type Looked = Pin<Box<dyn Future<Output = Finding> + Send>>;
 
 type Running = Pin<Box<dyn Future<Output = Outcome> + Send>>;
 
@@ -72,6 +88,8 @@ pub struct Kind {
     schema: fn() -> Schema,
     check: fn(&Envelope, &Config) -> Vec<Violation>,
     run: fn(Arc<Context>) -> Running,
+    looked_up: Option<Rule>,
+    look: fn(Probe, Effect) -> Looked,
 }
 
 impl Kind {
@@ -99,6 +117,15 @@ impl Kind {
                     }
                 })
             },
+            looked_up: H::LOOKED_UP,
+            look: |probe, effect| {
+                Box::pin(async move {
+                    match read::<H::Payload>(&probe.job.payload) {
+                        Ok(payload) => H::look(&probe, payload, &effect).await,
+                        Err(it) => Finding::CannotTell(format!("the payload can't be read: {it}")),
+                    }
+                })
+            },
         }
     }
 
@@ -122,6 +149,21 @@ impl Kind {
         (self.run)(cx)
     }
 
+    /// How its effects are looked for under a configuration, where they can be.
+    pub fn looked_up(&self, config: &Config) -> Option<Rule> {
+        let said = config.kinds.get(self.name());
+        self.looked_up.map(|it| looked_up(it, said))
+    }
+
+    /// Looks, once, for what became of an effect.
+    pub fn look(
+        &self,
+        probe: Probe,
+        effect: Effect,
+    ) -> impl Future<Output = Finding> + Send + use<> {
+        (self.look)(probe, effect)
+    }
+
     /// Its lane, policy, timeout (s) and maximum age (s) under a configuration.
     pub fn settings(&self, config: &Config) -> Settings {
         let none = KindSettings::default();
@@ -135,6 +177,20 @@ impl Kind {
             timeout_s: said.timeout_s.unwrap_or(self.defaults.timeout_s),
             age_max_s: said.age_max_s.unwrap_or(self.defaults.age_max_s),
         }
+    }
+}
+
+/// A kind's own rule for looking, with what `jobs.toml` says otherwise.
+pub fn looked_up(rule: Rule, said: Option<&KindSettings>) -> Rule {
+    let own = rule.looking.unwrap_or(Looking::USUAL);
+    let looking = Looking {
+        first: said.and_then(|it| it.look_after).unwrap_or(own.first),
+        until: said.and_then(|it| it.look_for).unwrap_or(own.until),
+        ..own
+    };
+    Rule {
+        looking: Some(looking),
+        ..rule
     }
 }
 

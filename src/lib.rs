@@ -13,6 +13,7 @@ pub mod retry;
 pub mod lifecycle;
 pub mod job;
 pub mod effect;
+pub mod finding;
 pub mod telemetry;
 pub mod config;
 
@@ -28,6 +29,7 @@ pub mod platform;
 pub mod fetch;
 
 // what work means
+pub mod protocol;
 pub mod results;
 pub mod context;
 pub mod handler;

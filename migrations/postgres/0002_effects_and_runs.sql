@@ -33,12 +33,18 @@ CREATE TABLE presswork.effects (
     receipt       text,
     -- One JSON text each, newest last.
     evidence      text[] NOT NULL DEFAULT '{}',
+    -- How often it was looked for since its last permit, and when it is next.
+    looks         integer NOT NULL DEFAULT 0 CHECK (0 <= looks),
+    look_at       timestamptz,
     CONSTRAINT effects_permits CHECK ((0 < sends) = (first_sent_at IS NOT NULL)
                                   AND (0 < sends) = (permit_at IS NOT NULL)
                                   AND (0 < sends) = (permit_run IS NOT NULL)),
-    CONSTRAINT effects_sending CHECK (state <> 'sending' OR 0 < sends)
+    CONSTRAINT effects_sending CHECK (state <> 'sending' OR 0 < sends),
+    CONSTRAINT effects_looked_for CHECK (state = 'unknown' OR look_at IS NULL)
 ) WITH (fillfactor = 80);
 CREATE INDEX effects_job ON presswork.effects (job, n);
+CREATE INDEX effects_looks ON presswork.effects (look_at) WHERE state = 'unknown';
+CREATE INDEX effects_sending ON presswork.effects (permit_run) WHERE state = 'sending';
 
 -- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
 -- that of the finished job: it is there, and holds its media, for as long as the job is kept.

@@ -137,10 +137,15 @@ CREATE TABLE effects (
     key_lost      INTEGER NOT NULL DEFAULT 0 CHECK (key_lost IN (0, 1)),
     receipt       TEXT,
     evidence      TEXT NOT NULL DEFAULT '[]',
+    looks         INTEGER NOT NULL DEFAULT 0,
+    look_at       INTEGER,
+    CHECK (state = 'unknown' OR look_at IS NULL),
     CHECK (state <> 'confirmed' OR receipt IS NOT NULL),
     CHECK (state <> 'sending' OR sends > 0)
 ) STRICT;
 CREATE INDEX effects_job ON effects (job, seq);
+CREATE INDEX effects_looks ON effects (look_at) WHERE state = 'unknown';
+CREATE INDEX effects_sending ON effects (permit_run) WHERE state = 'sending';
 
 -- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
 -- that of the finished job: it is there, and holds its media, for as long as the job is kept.

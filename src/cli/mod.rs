@@ -90,7 +90,9 @@ enum Command {
 }
 
 /// Does what the arguments ask (the first names the program), and returns the process's exit code.
-pub async fn main(args: Vec<OsString>) -> u8 {
+///
+/// Not `async`: the whole tree of commands would be compiled once more, in the binary.
+pub fn main(args: Vec<OsString>) -> u8 {
     let json = args.iter().any(|it| it == "--json");
     let parsed = commands()
         .try_get_matches_from(args)
@@ -100,13 +102,24 @@ pub async fn main(args: Vec<OsString>) -> u8 {
         Err(e) => return misunderstood(&e, json) as u8,
     };
     let out = Out::new(cli.globals.json, cli.globals.color);
-    match command(cli, out).await {
+    match wait_for(command(cli, out)) {
         Ok(()) => Exit::Done as u8,
         Err(e) => {
             out.error(&e);
             e.exit as u8
         }
     }
+}
+
+fn wait_for(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.enable_all().build();
+    let runtime =
+        runtime.map_err(|e| CliError::failed(format!("no threads can be started: {e}")))?;
+    let done = runtime.block_on(command);
+    // what still runs in the background must not keep a command from ending
+    runtime.shutdown_background();
+    done
 }
 
 /// The commands; those below a command show its examples and exit codes, too.

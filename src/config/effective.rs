@@ -34,6 +34,10 @@ impl Config {
             put("age_max_s", kind.age_max_s.map(|it| it.to_string()));
             put("resend_times", kind.resend_times.map(|it| it.to_string()));
             put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
+            let after = kind.look_after.map(|it| it.as_millis().to_string());
+            put("look_after_ms", after);
+            let most = kind.look_for.map(|it| it.as_secs().to_string());
+            put("look_for_s", most);
         }
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));

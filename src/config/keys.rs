@@ -399,6 +399,18 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 None,
             ),
+            int(
+                "look_after_ms",
+                (100, ", because a platform lists nothing sooner"),
+                (600_000, " (ten minutes), because people wait for the post"),
+                None,
+            ),
+            int(
+                "look_for_s",
+                (1, ", because what is never looked for is never found"),
+                (604_800, " (a week), because a person should know by then"),
+                None,
+            ),
         ],
     },
     Section {

@@ -15,6 +15,7 @@ pub mod dispatcher;
 pub mod relay;
 pub mod lease;
 pub mod sweeper;
+pub mod reconciler;
 pub mod control;
 pub mod guard;
 pub mod doors;
@@ -144,6 +145,8 @@ impl Engine {
         keep!("relay", relay, run);
         keep!("sweeper", sweeper, run);
         keep!("housekeeping", sweeper, keep_house);
+        let reconciler = Arc::new(reconciler::Reconciler::new(self.shared.clone()));
+        keep!("reconciler", reconciler, run);
         keep!("control", control, run);
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);

@@ -144,11 +144,13 @@ pub trait Ledger: Send + Sync + 'static {
     /// A value that is there already stays.
     async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool>;
     /// Writes an effect down as `intended` unless it is there; returns what is there, and the
-    /// ledger's time. `None`: the lease is lost.
+    /// ledger's time. Of one of class B that is intended or refused, `keep` is written anew: the handle
+    /// that was there leads to nothing. `None`: the lease is lost.
     async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>>;
     /// The single-use permit: to `sending` for the current lease, if the effect still is in state
     /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
-    /// lasts for `budget` more. `sends + 1`. Durable when it returns.
+    /// lasts for `budget` more. `sends + 1`; its looks are counted anew. Durable
+    /// when it returns.
     async fn permit(
         &self,
         fence: &Fence,
@@ -170,6 +172,11 @@ pub trait Ledger: Send + Sync + 'static {
     ) -> Result<bool>;
     /// Adds to an effect's evidence.
     async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()>;
+    /// Takes the unknown effects whose next look is due, the longest due first, at most `limit`: their
+    /// looks are counted, and nobody else takes them for `hold`.
+    async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>>;
+    /// The effects of which this run holds the last permit without a known answer.
+    async fn sending(&self, run: Uuid) -> Result<Vec<Effect>>;
     /// The effects of a job, in the order they were written down.
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>>;
 

@@ -1,6 +1,7 @@
 //! What goes in and out at the ledger's door.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -273,6 +274,8 @@ pub struct Conclusion {
     pub receipt: Option<Receipt>,
     /// What was seen.
     pub evidence: Evidence,
+    /// The wait before it is looked for, from now on; `None`: it isn't (any more).
+    pub look_in: Option<Duration>,
 }
 
 /// A result that may stand in for asking again.

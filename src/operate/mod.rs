@@ -2,6 +2,7 @@
 //! uses calls these; each change is guarded by the job's version, and audited.
 
 pub mod why;
+pub mod receipt;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::ledger::{
     Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Quarantined, Reason, Settled, Settlement,
 };
 use crate::lifecycle::{Event, State, advance};
+use crate::outcome::Class;
 use crate::retry::Policy;
 
 /// Why a person's change wasn't made.
@@ -335,6 +337,18 @@ pub async fn resolve(
     }
 }
 
+/// A look told what became of an effect: the job that waits for that goes on at once.
+///
+/// # Errors
+/// When it waits for something else.
+pub async fn looked(ledger: &dyn Ledger, id: JobId) -> Result<State, Refused> {
+    let job = job(ledger, id).await?;
+    match job.failure.map(|it| it.class) {
+        Some(Class::Unknown) => happen(ledger, id, &Event::Looked, None, None).await,
+        _ => Err(Refused::Unfit(format!("job {id} waits for no look"))),
+    }
+}
+
 fn verdict_on(verdict: &Verdict, by: &By, now: Time) -> Conclusion {
     let (to, receipt, seen) = match verdict {
         Verdict::Happened { url } => {
@@ -369,6 +383,7 @@ fn verdict_on(verdict: &Verdict, by: &By, now: Time) -> Conclusion {
         to,
         receipt,
         evidence: Evidence { at: now, seen },
+        look_in: None,
     }
 }
 

@@ -13,7 +13,7 @@ use super::fixture::{Fixture, KIND, LEASE, audit, fence, job, near};
 
 const BUDGET: Duration = Duration::from_secs(60);
 
-fn effect(job: &Job, step: &str) -> Effect {
+pub fn effect(job: &Job, step: &str) -> Effect {
     Effect {
         id: EffectId::new(job.id, job.revision, step, 0, "press"),
         job: job.id,
@@ -33,6 +33,8 @@ fn effect(job: &Job, step: &str) -> Effect {
         key_lost: false,
         receipt: None,
         evidence: vec![],
+        looks: 0,
+        look_at: None,
     }
 }
 
@@ -43,7 +45,7 @@ async fn seen(f: &Fixture, what: &str) -> Evidence {
     }
 }
 
-async fn to(f: &Fixture, to: EffectState, what: &str) -> Conclusion {
+pub async fn to(f: &Fixture, to: EffectState, what: &str) -> Conclusion {
     let evidence = seen(f, what).await;
     let receipt = (to == EffectState::Confirmed).then(|| Receipt {
         remote_id: Some("17".into()),
@@ -55,10 +57,11 @@ async fn to(f: &Fixture, to: EffectState, what: &str) -> Conclusion {
         to,
         receipt,
         evidence,
+        look_in: None,
     }
 }
 
-async fn one(f: &Fixture, job: &Job) -> Effect {
+pub async fn one(f: &Fixture, job: &Job) -> Effect {
     let mut effects = f.effects(job.id).await.unwrap();
     assert_eq!(effects.len(), 1);
     effects.remove(0)

@@ -7,6 +7,7 @@ pub mod dispatch;
 pub mod effects;
 pub mod histories;
 pub mod looking;
+pub mod looks;
 pub mod media;
 pub mod results;
 pub mod runs;
@@ -95,6 +96,12 @@ macro_rules! conformance {
                 live_runs_tell_where_they_run,
                 control_tells_cancels_pauses_and_the_generation,
                 the_generation_is_counted_by_compare_and_set,
+            }
+            looks {
+                what_is_unknown_is_looked_for_when_it_is_due,
+                an_unknown_effect_without_a_look_is_left_alone,
+                the_sends_of_a_run_are_found,
+                a_handle_is_renewed_only_while_nothing_depends_on_it,
             }
             effects {
                 the_first_value_of_a_step_stays,

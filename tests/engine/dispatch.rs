@@ -14,10 +14,6 @@ use crate::rig::{Base, Rig};
 use crate::wrap::{Faulty, Stormy};
 use crate::{LANE, kit, limits, usual};
 
-async fn bases() -> Vec<Base> {
-    vec![Base::embedded().await, Base::servers().await]
-}
-
 fn with(mut envelope: Value, name: &str, value: &str) -> Value {
     envelope[name] = value.into();
     envelope
@@ -25,7 +21,7 @@ fn with(mut envelope: Value, name: &str, value: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn priority_goes_first_then_the_tenants_take_turns() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), limits(None, 1)).await;
         let world = World::new();
         for priority in ["low", "normal", "high"] {
@@ -59,7 +55,7 @@ async fn priority_goes_first_then_the_tenants_take_turns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn concurrency_is_counted_across_hosts() {
-    for base in bases().await {
+    for base in Base::both().await {
         let hosts = [
             Rig::new(&base, kinds(), limits(Some(3), 10)).await,
             Rig::new(&base, kinds(), limits(Some(3), 10)).await,
@@ -184,7 +180,7 @@ async fn a_lane_that_was_paused_while_it_was_full_takes_nothing_when_there_is_ro
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stale_hint_is_refused_by_the_ledger_and_gives_its_slot_back() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), limits(Some(2), 2)).await;
         let world = World::new();
         let id = rig.enqueue(&world.job("note", "x")).await;
@@ -208,7 +204,7 @@ async fn a_stale_hint_is_refused_by_the_ledger_and_gives_its_slot_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_generation_refuses_claims_under_the_old_one() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let id = rig.enqueue(&world.job("note", "x")).await;
@@ -235,7 +231,7 @@ async fn a_new_generation_refuses_claims_under_the_old_one() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_queue_the_ledger_gives_and_keeps_the_concurrency() {
-    for mut base in bases().await {
+    for mut base in Base::both().await {
         let storm = Stormy::new(base.queue.clone(), 1);
         base.queue = storm.clone();
         let hosts = [
@@ -312,7 +308,7 @@ async fn without_its_queue_the_ledger_gives_and_keeps_the_concurrency() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slots_that_nobody_uses_are_freed() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), limits(Some(1), 1)).await;
         let world = World::new();
         let id = rig.enqueue(&world.job("note", "x")).await;
@@ -421,7 +417,7 @@ async fn a_claim_whose_answer_was_lost_is_taken_back_at_no_attempt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_delivery_of_a_job_is_never_run() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let id = rig.enqueue(&world.job("gate", "x")).await;

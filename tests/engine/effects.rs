@@ -13,10 +13,6 @@ use crate::probe::{Says, World, kinds, no};
 use crate::rig::{Base, Rig, somebody};
 use crate::{LANE, SOON, kit, usual};
 
-async fn bases() -> Vec<Base> {
-    vec![Base::embedded().await, Base::servers().await]
-}
-
 async fn set(
     base: &Base,
     act: &str,
@@ -41,7 +37,7 @@ fn keys(world: &World) -> Vec<serde_json::Value> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rerun_finds_the_step_and_the_receipt_and_sends_nothing() {
-    for base in bases().await {
+    for base in Base::both().await {
         let (rig, world, id) = set(&base, "steps", []).await;
         let victim = Rig::new(&base, kinds(), usual).await;
         let run = victim.begin(victim.take(LANE).await.pop().unwrap());
@@ -73,7 +69,7 @@ async fn a_rerun_finds_the_step_and_the_receipt_and_sends_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn class_a_repeats_with_the_same_key_while_it_lives_and_asks_after() {
-    for base in bases().await {
+    for base in Base::both().await {
         let (rig, world, id) = set(&base, "keyed", [Says::Lost, Says::Lost]).await;
         let job = rig.drive(id).await;
         assert_eq!(
@@ -110,7 +106,7 @@ async fn class_a_repeats_with_the_same_key_while_it_lives_and_asks_after() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn class_p_repeats_once_and_then_a_person_says() {
-    for base in bases().await {
+    for base in Base::both().await {
         for (verdict, sends) in [
             (
                 Verdict::Happened {
@@ -212,7 +208,7 @@ async fn a_send_that_hangs_ends_by_its_budget_as_unknown() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rerun_that_would_send_something_else_is_held() {
-    for base in bases().await {
+    for base in Base::both().await {
         let (rig, world, id) = set(&base, "keyed", [no(Class::Transient, 0)]).await;
         rig.step(LANE).await;
         *world.text.lock().unwrap() = "something else".to_owned();
@@ -231,7 +227,7 @@ async fn a_rerun_that_would_send_something_else_is_held() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lease_that_was_lost_gives_no_permit_and_records_no_step() {
-    for base in bases().await {
+    for base in Base::both().await {
         let (rig, world, id) = set(&base, "steps", []).await;
         let slow = Rig::new(&base, kinds(), usual).await;
         let assigned = slow.take(LANE).await.pop().unwrap();
@@ -250,7 +246,7 @@ async fn a_lease_that_was_lost_gives_no_permit_and_records_no_step() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_permit_is_given_once_and_a_host_that_died_amid_a_send_leaves_an_unknown() {
-    for base in bases().await {
+    for base in Base::both().await {
         let (rig, world, id) = set(&base, "keyed", [Says::OnCue(Box::new(Says::Yes))]).await;
         let slow = Rig::new(&base, kinds(), usual).await;
         let run = slow.begin(slow.take(LANE).await.pop().unwrap());

@@ -37,7 +37,7 @@ async fn a_row_that_the_ledger_refuses_blocks_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_again_is_said_and_another_payload_is_a_conflict() {
-    for base in [Base::embedded().await, Base::servers().await] {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let first =
             json!({"kind": "test.job", "payload": {"result": 1}, "key": "k", "priority": "low"});
@@ -96,7 +96,7 @@ async fn the_same_again_is_said_and_another_payload_is_a_conflict() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_that_go_away_undo_and_double_nothing() {
-    for base in [Base::embedded().await, Base::servers().await] {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let envelopes: Vec<_> = (0..120)

@@ -13,6 +13,7 @@ mod effects;
 mod intake;
 mod lane;
 mod lease;
+mod looks;
 mod poison;
 mod quarantine;
 mod retry;

@@ -16,10 +16,6 @@ use crate::rig::{Base, Rig, somebody};
 use crate::wrap::Faulty;
 use crate::{LANE, SOON, kit, limits};
 
-async fn bases() -> Vec<Base> {
-    vec![Base::embedded().await, Base::servers().await]
-}
-
 async fn rig(base: &Base) -> Rig {
     let rig = Rig::new(base, kinds(), limits(None, 100)).await;
     // it knows the queue's generation: so it frees what it takes back
@@ -118,7 +114,7 @@ async fn breathe(host: &mut Host, world: &Arc<World>, name: String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_kills_its_owners_is_buried_as_poison_and_nothing_else() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = rig(&base).await;
         let (world, short) = (World::new(), World::new());
         let poison = rig.enqueue(&world.job("watch", "poison")).await;
@@ -181,7 +177,7 @@ async fn what_kills_its_owners_is_buried_as_poison_and_nothing_else() {
 /// A poison job is no suspect at its first crashes: what runs beside it then may be one already.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_innocent_suspect_outlives_a_new_poison() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = rig(&base).await;
         let world = World::new();
         let innocent = suspects(&rig, &[world.job("gate", "innocent")]).await[0];
@@ -210,7 +206,7 @@ async fn an_innocent_suspect_outlives_a_new_poison() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attempt_that_ends_by_itself_is_no_row_of_crashes() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = rig(&base).await;
         let world = World::new();
         let id = rig.enqueue(&world.job("gate_fail", "x")).await;
@@ -280,7 +276,7 @@ async fn begun_and_waiting(host: &mut Host, world: &Arc<World>, ids: &[JobId]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_suspect_is_called_off_at_once() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = rig(&base).await;
         let world = World::new();
         let jobs = [world.job("gate", "first"), world.job("note", "second")];
@@ -307,7 +303,7 @@ async fn a_waiting_suspect_is_called_off_at_once() {
 /// The effect may have happened: that is looked at first, and a suspect looks when it has its turn.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_suspect_that_is_called_off_with_an_open_effect_still_looks() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = rig(&base).await;
         let world = World::new();
         world.answers([Says::Never]);
@@ -341,7 +337,7 @@ async fn a_waiting_suspect_that_is_called_off_with_an_open_effect_still_looks() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspect_that_lost_its_lease_while_it_waited_never_begins() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = rig(&base).await;
         let world = World::new();
         let jobs = [world.job("gate", "first"), world.job("note", "second")];

@@ -6,8 +6,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use presswork::clock::Time;
-use presswork::context::{Context, Permit, Wanted};
-use presswork::effect::{EffectClass, Receipt, Rule};
+use presswork::context::{self, Context, Permit, Wanted};
+use presswork::effect::{Effect, EffectClass, IN_FLIGHT, Looking, Receipt, Rule};
+use presswork::finding::Finding;
 use presswork::handler::{AGE_MAX_S, Defaults, Handler, Kind};
 use presswork::outcome::{Class, Failure, Outcome, Scope};
 use presswork::platform::CallError;
@@ -48,6 +49,9 @@ pub struct World {
     tokens: Mutex<Vec<CancellationToken>>,
     /// Something that a run asked for and a re-run gets otherwise.
     pub text: Mutex<String>,
+    findings: Mutex<VecDeque<Finding>>,
+    /// Every effect that was looked for, as it stood.
+    pub looks: Mutex<Vec<Effect>>,
 }
 
 static WORLDS: LazyLock<Mutex<HashMap<String, Arc<World>>>> = LazyLock::new(Mutex::default);
@@ -66,6 +70,8 @@ impl World {
             cue: Semaphore::new(0),
             tokens: Mutex::default(),
             text: Mutex::new("hello".to_owned()),
+            findings: Mutex::default(),
+            looks: Mutex::default(),
         });
         WORLDS
             .lock()
@@ -86,6 +92,15 @@ impl World {
     /// How the next sends are answered; after them, yes.
     pub fn answers(&self, says: impl IntoIterator<Item = Says>) {
         self.answers.lock().unwrap().extend(says);
+    }
+
+    /// What the next looks find; after them, nothing.
+    pub fn finds(&self, findings: impl IntoIterator<Item = Finding>) {
+        self.findings.lock().unwrap().extend(findings);
+    }
+
+    pub fn looks(&self) -> usize {
+        self.looks.lock().unwrap().len()
     }
 
     pub fn starts(&self) -> Vec<String> {
@@ -173,6 +188,10 @@ enum Act {
     Keyed,
     /// An effect of class P, repeated once.
     Paid,
+    /// An effect of class B: a handle tells.
+    Handle,
+    /// An effect of class C: a look may confirm.
+    Blind,
     /// A step, then an effect of class A, then a wait for the gate.
     Steps,
 }
@@ -215,6 +234,7 @@ impl Handler for Probe {
         platform: None,
         example: r#"{"world": "", "name": "", "act": "note"}"#,
     };
+    const LOOKED_UP: Option<Rule> = Some(LOOKED_UP);
 
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let world = World::find(&payload.world);
@@ -224,7 +244,17 @@ impl Handler for Probe {
         run.1 = true;
         ended
     }
+
+    async fn look(_: &context::Probe, payload: Payload, effect: &Effect) -> Finding {
+        let world = World::find(&payload.world);
+        world.looks.lock().unwrap().push(effect.clone());
+        let says = world.findings.lock().unwrap().pop_front();
+        says.unwrap_or_else(|| Finding::CannotTell("the test sees nothing".to_owned()))
+    }
 }
+
+/// How lost answers are looked for, of class C.
+pub const LOOKED_UP: Rule = Rule::looked_up(EffectClass::C, Looking::USUAL, IN_FLIGHT);
 
 async fn act(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Outcome> {
     let gate = async || world.gate.acquire().await.unwrap().forget();
@@ -250,7 +280,7 @@ async fn act(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Outcom
             gate().await;
             return Err(Failure::transient("asked", "the test says no").into());
         }
-        Act::Keyed | Act::Paid => return effect(cx, world, act).await,
+        Act::Keyed | Act::Paid | Act::Handle | Act::Blind => return effect(cx, world, act).await,
         Act::Steps => {
             let name = world.text.lock().unwrap().clone();
             let value: String = cx.step("draw", async { Ok(name) }).await?;
@@ -265,9 +295,13 @@ async fn act(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Outcom
 async fn effect(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Outcome> {
     let rule = match act {
         Act::Paid => Rule::paid(1),
+        Act::Handle => Rule {
+            class: EffectClass::B,
+            ..LOOKED_UP
+        },
+        Act::Blind => LOOKED_UP,
         _ => Rule::keyed(Some(Duration::from_secs(3_600))),
     };
-    assert!(matches!(rule.class, EffectClass::A | EffectClass::P));
     let wanted = Wanted {
         step: "publish",
         ordinal: 0,

@@ -32,7 +32,7 @@ fn keeper(rig: &Rig) -> Quarantine {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waited_for_its_kind_is_taken_once_by_two_daemons() {
-    for base in [Base::embedded().await, Base::servers().await] {
+    for base in Base::both().await {
         let (one, two) = (
             Rig::new(&base, kinds(), usual).await,
             Rig::new(&base, kinds(), usual).await,
@@ -91,7 +91,7 @@ async fn what_waited_for_its_kind_is_taken_once_by_two_daemons() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_was_cut_off_makes_no_second_job() {
-    for mut base in [Base::embedded().await, Base::servers().await] {
+    for mut base in Base::both().await {
         let faulty = Faulty::new(base.ledger.clone());
         base.ledger = faulty.clone();
         let rig = Rig::new(&base, kinds(), usual).await;

@@ -13,10 +13,6 @@ use crate::probe::{World, kinds};
 use crate::rig::{Base, Rig, somebody};
 use crate::{LANE, usual};
 
-async fn bases() -> Vec<Base> {
-    vec![Base::embedded().await, Base::servers().await]
-}
-
 fn policy(config: &mut Config) {
     let retry = Some(Policy {
         attempts_max: 3,
@@ -38,7 +34,7 @@ fn job(payload: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_policy_of_the_configuration_spaces_and_ends_the_attempts() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), policy).await;
         let id = rig.enqueue(&job(json!({"fail_times": 9}))).await;
         for attempt in 1..=2_u32 {
@@ -99,7 +95,7 @@ async fn nothing_is_sent_before_the_platforms_own_word() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn throttled_unauthorised_and_unknown_charge_nothing() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), policy).await;
         for class in ["throttled", "unknown"] {
             let id = rig
@@ -155,7 +151,7 @@ async fn a_permanent_failure_is_buried_at_once_and_a_snooze_counts_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dead_letter_that_is_revived_begins_anew() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), policy).await;
         let id = rig.enqueue(&job(json!({"fail_times": 9}))).await;
         assert_eq!(rig.drive(id).await.state, State::Dead);
@@ -181,7 +177,7 @@ async fn a_dead_letter_that_is_revived_begins_anew() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revived_after_it_expired_does_not_expire_at_once() {
-    for base in bases().await {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let mut envelope = world.job("note", "x");

@@ -14,6 +14,7 @@ use presswork::engine::control::Control;
 use presswork::engine::dispatcher::{Dispatcher, Took};
 use presswork::engine::doors::Doors;
 use presswork::engine::lease::Lease;
+use presswork::engine::reconciler::Reconciler;
 use presswork::engine::relay::Relay;
 use presswork::engine::shared::{Assigned, BATCH, Parts, Shared};
 use presswork::engine::sweeper::Sweeper;
@@ -51,6 +52,11 @@ pub struct Base {
 }
 
 impl Base {
+    /// One of each pair of stores.
+    pub async fn both() -> [Self; 2] {
+        [Self::embedded().await, Self::servers().await]
+    }
+
     /// SQLite in a folder of its own, and the queue in memory; time stands still.
     pub async fn embedded() -> Self {
         Self::sqlite(still()).await
@@ -195,6 +201,7 @@ pub struct Rig {
     pub relay: Arc<Relay>,
     pub sweeper: Sweeper,
     pub control: Control,
+    pub reconciler: Reconciler,
     pub doors: Doors,
     pub lease: Mutex<Lease>,
     lines: BTreeMap<String, Line>,
@@ -216,6 +223,7 @@ impl Rig {
             relay: Arc::new(Relay::new(shared.clone(), hints)),
             sweeper: Sweeper::new(shared.clone()),
             control: Control::new(shared.clone()),
+            reconciler: Reconciler::new(shared.clone()),
             doors: Doors::new(shared.clone()),
             lease: Mutex::new(Lease::new(
                 shared.clone(),
@@ -318,6 +326,7 @@ impl Rig {
                 let wait = (job.run_at - now).to_std().unwrap();
                 self.advance(wait + Duration::from_millis(2)).await;
             }
+            self.reconciler.tick().await.unwrap();
             self.step(&job.lane).await;
         }
         panic!("job {id} doesn't come to an end: {:?}", self.job(id).await);

@@ -245,7 +245,7 @@ async fn a_cancel_amid_a_call_waits_for_the_outcome() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancel_that_nobody_saw_before_the_attempt_failed_is_not_forgotten() {
-    for base in [Base::embedded().await, Base::servers().await] {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let (id, run) = begin(&rig, &world.job("gate_fail", "x")).await;
@@ -394,7 +394,7 @@ async fn a_kind_that_is_unknown_here_is_given_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_is_kept_while_it_runs() {
-    for base in [Base::embedded().await, Base::servers().await] {
+    for base in Base::both().await {
         let rig = Rig::new(&base, kinds(), usual).await;
         let world = World::new();
         let (id, run) = begin(&rig, &world.job("tell", "x")).await;

@@ -312,6 +312,14 @@ impl Ledger for Faulty {
         self.after("conclude").await?;
         it
     }
+    async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
+        self.gate("looks_due").await?;
+        self.inner.looks_due(limit, hold).await
+    }
+    async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
+        self.gate("sending").await?;
+        self.inner.sending(run).await
+    }
     async fn decide(
         &self,
         id: EffectId,

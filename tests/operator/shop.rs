@@ -209,6 +209,7 @@ impl Shop {
             to: answer,
             receipt,
             evidence,
+            look_in: None,
         };
         assert!(
             self.ledger
@@ -271,6 +272,8 @@ fn intended(job: &Job) -> Effect {
         key_lost: false,
         receipt: None,
         evidence: Vec::new(),
+        looks: 0,
+        look_at: None,
     }
 }
 

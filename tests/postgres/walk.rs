@@ -64,6 +64,8 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
         key_lost: false,
         receipt: None,
         evidence: vec![],
+        looks: 0,
+        look_at: None,
     };
     assert!(ledger.intend(&other, &effect).await.unwrap().is_none());
     let (there, _) = ledger.intend(&lease, &effect).await.unwrap().unwrap();
@@ -96,6 +98,7 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
             at,
             seen: "201\0".into(),
         },
+        look_in: None,
     };
     assert!(!ledger.conclude(effect.id, 2, &conclusion).await.unwrap());
     assert!(ledger.conclude(effect.id, 1, &conclusion).await.unwrap());

@@ -99,6 +99,8 @@ pub fn effect(row: &PgRow) -> sqlx::Result<Effect> {
         key_lost: row.try_get("key_lost")?,
         receipt: optional_json(row, "receipt")?,
         evidence: evidence.collect::<sqlx::Result<_>>()?,
+        looks: count(row, "looks")?,
+        look_at: row.try_get("look_at")?,
     })
 }
 

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use sqlx::Row;
 use sqlx::postgres::PgRow;
+use uuid::Uuid;
 
 use super::codec;
 use super::media;
@@ -70,13 +71,14 @@ written AS (
            CASE WHEN backup_at IS NULL THEN 'intended' ELSE 'unknown' END, $9, $10, $11,
            backup_at, backup_at IS NOT NULL AND $10 <> 'null'
     FROM since
-    ON CONFLICT (id) DO NOTHING
+    ON CONFLICT (id) DO UPDATE SET keep = excluded.keep
+        WHERE effects.class = 'B' AND effects.state IN ('intended', 'refused')
     RETURNING *
 )
 SELECT *, presswork.now() AS now FROM written
 UNION ALL
 SELECT e.*, presswork.now() AS now FROM presswork.effects e JOIN lease ON e.job = lease.id
-WHERE e.id = $1";
+WHERE e.id = $1 AND NOT EXISTS (SELECT FROM written)";
 
 /// Writes an effect down unless it is there.
 pub async fn intend(
@@ -122,7 +124,7 @@ WITH lease AS MATERIALIZED (
 clock AS MATERIALIZED (SELECT presswork.now() AS now)
 UPDATE presswork.effects e
 SET state = 'sending', sends = e.sends + 1, permit_at = clock.now, permit_run = lease.run,
-    first_sent_at = coalesce(e.first_sent_at, clock.now)
+    first_sent_at = coalesce(e.first_sent_at, clock.now), looks = 0, look_at = NULL
 FROM lease JOIN presswork.workers w ON w.run = lease.run CROSS JOIN clock
 WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
   AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until";
@@ -149,7 +151,8 @@ pub async fn permit(
 
 const CONCLUDE: &str = "
 UPDATE presswork.effects
-SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text
+SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text,
+    look_at = presswork.now() + $6 * interval '1 second'
 WHERE id = $1 AND sends = $2 AND state = 'sending'";
 
 /// Ends what a permit began.
@@ -166,6 +169,7 @@ pub async fn conclude(
             .bind(conclusion.to.as_str())
             .bind(conclusion.receipt.as_ref().map(codec::text))
             .bind(evidence(&conclusion.evidence))
+            .bind(conclusion.look_in.map(seconds))
             .execute(pools.main())
     };
     Ok(pools.again(query).await?.rows_affected() == 1)
@@ -176,8 +180,9 @@ const DECIDE: &str = "
 WITH done AS (
     UPDATE presswork.effects
     SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text,
-        maybe_since = CASE WHEN $3 = 'unresolved' THEN maybe_since END,
-        key_lost = $3 = 'unresolved' AND key_lost
+        maybe_since = CASE WHEN $3 NOT IN ('confirmed', 'refused') THEN maybe_since END,
+        key_lost = $3 NOT IN ('confirmed', 'refused') AND key_lost,
+        look_at = presswork.now() + $11 * interval '1 second'
     WHERE id = $1 AND state = $2 AND sends = $10
     RETURNING job
 ),
@@ -207,6 +212,7 @@ pub async fn decide(
             .bind(audit.and_then(|it| it.job).map(|it| it.0))
             .bind(audit.map(|it| codec::plain(&it.detail)))
             .bind(codec::int(from.1))
+            .bind(conclusion.look_in.map(seconds))
             .fetch_one(pools.main())
     };
     let done: i64 = pools.again(query).await?;
@@ -223,6 +229,38 @@ pub async fn witness(pools: &Pools, id: EffectId, seen: &Evidence) -> Result<()>
             .execute(pools.main())
     };
     pools.again(query).await.map(|_| ())
+}
+
+const LOOKS_DUE: &str = "
+UPDATE presswork.effects e
+SET looks = e.looks + 1, look_at = presswork.now() + $2 * interval '1 second'
+FROM (
+    SELECT id FROM presswork.effects
+    WHERE state = 'unknown' AND look_at <= presswork.now()
+    ORDER BY look_at LIMIT $1 FOR UPDATE SKIP LOCKED
+) due
+WHERE e.id = due.id
+RETURNING e.*";
+
+/// Takes the unknown effects whose next look is due.
+pub async fn looks_due(pools: &Pools, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
+    // not made again by itself: what was taken is looked at after its hold
+    let query = sqlx::query(LOOKS_DUE)
+        .bind(i64::from(limit))
+        .bind(seconds(hold));
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = rows.iter().map(codec::effect);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+/// The effects of which a run holds the last permit without a known answer.
+pub async fn sending(pools: &Pools, run: Uuid) -> Result<Vec<Effect>> {
+    let sql =
+        "SELECT * FROM presswork.effects WHERE permit_run = $1 AND state = 'sending' ORDER BY n";
+    let query = sqlx::query(sql).bind(run);
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = rows.iter().map(codec::effect);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
 }
 
 /// The effects of a job, in the order they were written down.

@@ -232,6 +232,14 @@ impl Ledger for Postgres {
         effects::witness(&self.pools, id, evidence).await
     }
 
+    async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
+        effects::looks_due(&self.pools, limit, hold).await
+    }
+
+    async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
+        effects::sending(&self.pools, run).await
+    }
+
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
         effects::effects(&self.pools, job).await
     }

@@ -73,7 +73,7 @@ freed AS (
 doubted AS (
     UPDATE presswork.effects e
     SET state = CASE e.state WHEN 'unresolved' THEN e.state ELSE 'unknown' END,
-        maybe_since = least(e.maybe_since, BACKUP_AT), evidence = e.evidence || EVIDENCE::text
+        maybe_since = least(e.maybe_since, BACKUP_AT), looks = 0, look_at = NULL, evidence = e.evidence || EVIDENCE::text
     FROM presswork.jobs j
     WHERE j.id = e.job AND e.state <> 'confirmed' AND NOT NOTHING_RAN
     RETURNING 1

@@ -94,7 +94,7 @@ pub async fn intend(
              since IS NOT NULL AND ?9 <> 'null'
          FROM (SELECT iif(j.created_at < m.restored_at, m.backup_at, NULL) AS since
                FROM jobs j, meta m WHERE j.id = ?2) WHERE true
-         ON CONFLICT DO NOTHING",
+         ON CONFLICT DO UPDATE SET keep = excluded.keep WHERE class = 'B' AND state IN ('intended', 'refused')",
     )
     .bind(it.id.0)
     .bind(it.job.0)
@@ -124,7 +124,7 @@ pub async fn permit(
     let budget = i64::try_from(budget.as_micros()).unwrap_or(i64::MAX / 2);
     let given = sqlx::query(
         "UPDATE effects SET state = 'sending', sends = sends + 1, permit_at = ?1, permit_run = ?2,
-             first_sent_at = coalesce(first_sent_at, ?1)
+             first_sent_at = coalesce(first_sent_at, ?1), looks = 0, look_at = NULL
          WHERE id = ?3 AND job = ?4 AND state = ?5 AND sends = ?6
            AND EXISTS (SELECT 1 FROM jobs WHERE id = ?4 AND token = ?7 AND run = ?2)
            AND EXISTS (SELECT 1 FROM runs WHERE id = ?2 AND ended = 0 AND lease_until > ?8)",
@@ -146,6 +146,7 @@ pub async fn permit(
 /// Ends what permit number `sends` began.
 pub async fn conclude(
     conn: &mut SqliteConnection,
+    now: i64,
     id: EffectId,
     sends: u32,
     it: &Conclusion,
@@ -156,7 +157,7 @@ pub async fn conclude(
     else {
         return Ok(false);
     };
-    change(conn, before, it).await?;
+    change(conn, now, before, it).await?;
     Ok(true)
 }
 
@@ -172,8 +173,8 @@ pub async fn decide(
     let Some(before) = one(conn, id).await?.filter(|e| (e.state, e.sends) == from) else {
         return Ok(false);
     };
-    change(conn, before, it).await?;
-    if it.to != EffectState::Unresolved {
+    change(conn, now, before, it).await?;
+    if matches!(it.to, EffectState::Confirmed | EffectState::Refused) {
         // whoever says whether it happened says so of all that may have been sent
         sqlx::query("UPDATE effects SET maybe_since = NULL, key_lost = 0 WHERE id = ?")
             .bind(id.0)
@@ -187,7 +188,12 @@ pub async fn decide(
     Ok(true)
 }
 
-async fn change(conn: &mut SqliteConnection, before: Effect, it: &Conclusion) -> Result<()> {
+async fn change(
+    conn: &mut SqliteConnection,
+    now: i64,
+    before: Effect,
+    it: &Conclusion,
+) -> Result<()> {
     let receipt = it
         .receipt
         .as_ref()
@@ -196,14 +202,18 @@ async fn change(conn: &mut SqliteConnection, before: Effect, it: &Conclusion) ->
         .transpose()?;
     let mut evidence = before.evidence;
     evidence.push(it.evidence.clone());
-    sqlx::query("UPDATE effects SET state = ?, receipt = ?, evidence = ? WHERE id = ?")
-        .bind(it.to.as_str())
-        .bind(receipt)
-        .bind(text(&evidence)?)
-        .bind(before.id.0)
-        .execute(conn)
-        .await
-        .map_err(told)?;
+    let look_at = it.look_in.map(|wait| now.saturating_add(span_micros(wait)));
+    sqlx::query(
+        "UPDATE effects SET state = ?, receipt = ?, evidence = ?, look_at = ? WHERE id = ?",
+    )
+    .bind(it.to.as_str())
+    .bind(receipt)
+    .bind(text(&evidence)?)
+    .bind(look_at)
+    .bind(before.id.0)
+    .execute(conn)
+    .await
+    .map_err(told)?;
     Ok(())
 }
 
@@ -224,6 +234,39 @@ pub async fn witness(conn: &mut SqliteConnection, id: EffectId, seen: &Evidence)
         .await
         .map_err(told)?;
     Ok(())
+}
+
+/// Takes the unknown effects whose next look is due.
+pub async fn looks_due(
+    conn: &mut SqliteConnection,
+    now: i64,
+    limit: u32,
+    hold: Duration,
+) -> Result<Vec<Effect>> {
+    let rows = sqlx::query(
+        "UPDATE effects SET looks = looks + 1, look_at = ? WHERE id IN
+             (SELECT id FROM effects WHERE state = 'unknown' AND look_at <= ? ORDER BY look_at LIMIT ?)
+         RETURNING *",
+    )
+    .bind(now.saturating_add(span_micros(hold)))
+    .bind(now)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+    .map_err(told)?;
+    rows.iter().map(effect).collect()
+}
+
+/// The effects of which a run holds the last permit without a known answer.
+pub async fn sending(conn: &mut SqliteConnection, run: Uuid) -> Result<Vec<Effect>> {
+    let rows = sqlx::query(
+        "SELECT * FROM effects WHERE permit_run = ? AND state = 'sending' ORDER BY seq",
+    )
+    .bind(run)
+    .fetch_all(conn)
+    .await
+    .map_err(told)?;
+    rows.iter().map(effect).collect()
 }
 
 /// The effects of a job, in order.
@@ -253,7 +296,7 @@ pub async fn begin_run(
     .bind(run.pid)
     .bind(&run.version)
     .bind(micros(run.began_at))
-    .bind(now.saturating_add(lease_micros(lease)))
+    .bind(now.saturating_add(span_micros(lease)))
     .bind(now)
     .execute(conn)
     .await
@@ -261,8 +304,8 @@ pub async fn begin_run(
     Ok(())
 }
 
-fn lease_micros(lease: Duration) -> i64 {
-    i64::try_from(lease.as_micros()).unwrap_or(i64::MAX / 2)
+fn span_micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 /// Renews a run's lease and names its jobs. The list was made after the beat before this returned:
@@ -274,7 +317,7 @@ pub async fn beat(
     jobs: &[String],
     lease: Duration,
 ) -> Result<Option<i64>> {
-    let until = now.saturating_add(lease_micros(lease));
+    let until = now.saturating_add(span_micros(lease));
     let done = sqlx::query("UPDATE runs SET named_at = beat_at, beat_at = ?, named = ?, lease_until = ? WHERE id = ? AND ended = 0")
         .bind(now)
         .bind(text(&jobs)?)

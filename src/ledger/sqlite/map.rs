@@ -151,6 +151,8 @@ pub fn effect(row: &SqliteRow) -> Result<Effect> {
         key_lost: get(row, "key_lost")?,
         receipt: maybe_json(get(row, "receipt")?)?,
         evidence: json(get(row, "evidence")?)?,
+        looks: count(row, "looks")?,
+        look_at: maybe_time(get(row, "look_at")?)?,
     })
 }
 

@@ -394,8 +394,8 @@ impl Ledger for Sqlite {
 
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
         let conclusion = conclusion.clone();
-        self.write(move |tx, _| {
-            Box::pin(async move { effects::conclude(tx, id, sends, &conclusion).await })
+        self.write(move |tx, now| {
+            Box::pin(async move { effects::conclude(tx, now, id, sends, &conclusion).await })
         })
         .await
     }
@@ -420,6 +420,15 @@ impl Ledger for Sqlite {
         let evidence = evidence.clone();
         self.write(move |tx, _| Box::pin(async move { effects::witness(tx, id, &evidence).await }))
             .await
+    }
+
+    async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
+        self.write(move |tx, now| Box::pin(effects::looks_due(tx, now, limit, hold)))
+            .await
+    }
+
+    async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
+        effects::sending(&mut *self.reader().await?, run).await
     }
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {

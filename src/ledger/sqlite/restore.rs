@@ -85,7 +85,7 @@ async fn doubt(conn: &mut SqliteConnection, now: i64, it: &Restored) -> Result<u
     };
     let doubted = sqlx::query(
         "UPDATE effects SET state = iif(state = 'unresolved', state, 'unknown'),
-             maybe_since = min(coalesce(maybe_since, ?1), ?1),
+             maybe_since = min(coalesce(maybe_since, ?1), ?1), looks = 0, look_at = NULL,
              evidence = json_insert(evidence, '$[#]', json(?2))
          WHERE state <> 'confirmed' AND job IN (SELECT id FROM jobs)",
     )

@@ -1,0 +1,132 @@
+//! The reconciler: looks for what became of effects of which no answer was heard.
+//!
+//! It looks after growing waits, at one effect of an account at a time, and writes down what it saw.
+//! What it finds out calls the job; what it can't find out in its time is left to a person.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+
+use super::shared::Shared;
+use crate::context::Probe;
+use crate::crashpoint;
+use crate::effect::{Effect, EffectState, Evidence};
+use crate::finding::{Finding, judge};
+use crate::ledger::{Conclusion, LedgerError, Result};
+use crate::operate;
+use crate::protocol::shown;
+use crate::telemetry::{metrics, redact};
+
+/// How often due looks are looked for.
+const EVERY: Duration = Duration::from_millis(500);
+/// Looks that a tick takes at most.
+const MOST: u32 = 32;
+/// What a look may take.
+const LOOK: Duration = Duration::from_secs(20);
+/// Nobody else takes what this one took: all of an account's looks of a tick may be slow.
+const HOLD: Duration = Duration::from_secs(60);
+
+/// The reconciler of a daemon.
+pub struct Reconciler {
+    shared: Arc<Shared>,
+}
+
+impl Reconciler {
+    /// The reconciler.
+    pub fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    /// Ticks until the daemon has ended.
+    pub async fn run(&self) {
+        let mut every = tokio::time::interval(EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            if let Err(e) = self.tick().await {
+                tracing::debug!("reconciler: {e}");
+            }
+        }
+    }
+
+    /// One round: every look that is due, at most [`MOST`]. How many there were.
+    ///
+    /// # Errors
+    /// When the ledger is away; the next round goes on.
+    pub async fn tick(&self) -> Result<usize> {
+        let due = self.shared.ledger.looks_due(MOST, HOLD).await?;
+        let looks = due.len();
+        let mut accounts: BTreeMap<String, Vec<Effect>> = BTreeMap::new();
+        for it in due {
+            accounts.entry(it.account.clone()).or_default().push(it);
+        }
+        // a storm of look-ups would be a storm of requests
+        let one_by_one = |effects: Vec<Effect>| async {
+            for effect in effects {
+                self.look(effect).await?;
+            }
+            Ok(())
+        };
+        let done: Vec<Result<()>> = join_all(accounts.into_values().map(one_by_one)).await;
+        done.into_iter().collect::<Result<Vec<()>>>()?;
+        Ok(looks)
+    }
+
+    async fn look(&self, effect: Effect) -> Result<()> {
+        let Some(job) = self.shared.ledger.job(effect.job).await? else {
+            return Ok(());
+        };
+        let Some(kind) = self.shared.kind(&job.kind) else {
+            // another daemon knows it, or a person asks why nothing happens
+            return Ok(());
+        };
+        let config = self.shared.config.load_full();
+        let Some(rule) = kind.looked_up(&config) else {
+            return Ok(());
+        };
+        let (Some(looking), in_flight) = (rule.looking, rule.in_flight) else {
+            return Ok(());
+        };
+        let probe = Probe {
+            job,
+            config,
+            http: self.shared.tools.http.clone(),
+        };
+        let looked = tokio::time::timeout(LOOK, kind.look(probe, effect.clone())).await;
+        let finding = looked.unwrap_or_else(|_| {
+            Finding::CannotTell(format!("no answer within {} s", LOOK.as_secs()))
+        });
+        let now = self.shared.now();
+        let judged = judge(&effect, &looking, in_flight, finding, now);
+        let seen = redact::text(&judged.seen).into_owned();
+        let conclusion = Conclusion {
+            to: judged.to,
+            receipt: judged.receipt.map(shown),
+            evidence: Evidence { at: now, seen },
+            look_in: judged.look_in,
+        };
+        self.conclude(&effect, conclusion).await
+    }
+
+    async fn conclude(&self, effect: &Effect, conclusion: Conclusion) -> Result<()> {
+        crashpoint!("reconciler.before_decide", LedgerError::Away)?;
+        let from = (EffectState::Unknown, effect.sends);
+        let ledger = &*self.shared.ledger;
+        let decided = ledger.decide(effect.id, from, &conclusion, None).await?;
+        crashpoint!("reconciler.after_decide", LedgerError::Away)?;
+        if !decided || conclusion.to == EffectState::Unknown {
+            return Ok(());
+        }
+        metrics::effect(&effect.op, conclusion.to.as_str());
+        tracing::info!(job = %effect.job, effect = %effect.id, op = effect.op, state = conclusion.to.as_str(), "looked up: {}", conclusion.evidence.seen);
+        // a job that isn't called comes back by itself after the look was due
+        match operate::looked(ledger, effect.job).await {
+            Err(operate::Refused::Ledger(e)) => return Err(e),
+            Err(_) | Ok(_) => {}
+        }
+        self.shared.relay.notify_one();
+        Ok(())
+    }
+}

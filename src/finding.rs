@@ -1,0 +1,147 @@
+//! What a look-up at the platform says of an effect whose answer was lost, and what follows.
+
+use std::time::Duration;
+
+use crate::clock::Time;
+use crate::effect::{Effect, EffectClass, EffectState, Looking, REFUSED, Receipt, chrono_of};
+
+/// What a look-up at the platform says of an effect.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finding {
+    /// It is there.
+    Happened(Box<Receipt>),
+    /// It certainly isn't, and the lost request can't make it any more; why, for people.
+    DidNotHappen(String),
+    /// It wasn't found, or couldn't be looked for; what was seen, for people.
+    CannotTell(String),
+}
+
+/// What follows from a look-up.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Judged {
+    /// The effect's state after it.
+    pub to: EffectState,
+    /// Proof, when confirmed.
+    pub receipt: Option<Receipt>,
+    /// The evidence to keep.
+    pub seen: String,
+    /// The wait before the next look, when there is one.
+    pub look_in: Option<Duration>,
+}
+
+/// Decides what a look-up means. Pure and total: the one place that clears an unknown effect without
+/// a person.
+///
+/// That something isn't found proves nothing in class C, whatever an adapter says, nor while a lost
+/// request may still be under way.
+pub fn judge(
+    effect: &Effect,
+    looking: &Looking,
+    in_flight: Duration,
+    finding: Finding,
+    now: Time,
+) -> Judged {
+    let number = effect.looks;
+    let since = effect.permit_at.map(|it| now - it);
+    let settled = since.is_none_or(|it| chrono_of(in_flight) <= it);
+    let unclear = |why: String| match since {
+        Some(since) if since < chrono_of(looking.until) => Judged {
+            to: EffectState::Unknown,
+            receipt: None,
+            seen: format!("look {number}: {why}"),
+            look_in: Some(looking.wait(number)),
+        },
+        _ => Judged {
+            to: EffectState::Unresolved,
+            receipt: None,
+            seen: format!("look {number}: {why}; it isn't looked for any more"),
+            look_in: None,
+        },
+    };
+    match finding {
+        Finding::Happened(receipt) => Judged {
+            to: EffectState::Confirmed,
+            seen: format!("look {number}: it is there"),
+            receipt: Some(*receipt),
+            look_in: None,
+        },
+        Finding::DidNotHappen(why) if effect.class == EffectClass::B && settled => Judged {
+            to: EffectState::Refused,
+            receipt: None,
+            // in the form of a refused send: it uses up no repeat
+            seen: format!("send {}: {REFUSED}look {number}: {why}", effect.sends),
+            look_in: None,
+        },
+        Finding::DidNotHappen(why) => unclear(format!("{why}, which proves nothing yet")),
+        Finding::CannotTell(why) => unclear(why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effect::{EffectId, IN_FLIGHT};
+    use crate::job::JobId;
+    use chrono::{TimeDelta, TimeZone, Utc};
+    use uuid::Uuid;
+
+    fn unknown(class: EffectClass, sent: Time) -> Effect {
+        Effect {
+            id: EffectId(Uuid::nil()),
+            job: JobId(Uuid::nil()),
+            revision: 0,
+            step: "publish".into(),
+            account: "a".into(),
+            op: "x".into(),
+            class,
+            state: EffectState::Unknown,
+            intent: "i".into(),
+            keep: serde_json::Value::Null,
+            sends: 1,
+            first_sent_at: Some(sent),
+            permit_at: Some(sent),
+            permit_run: None,
+            maybe_since: None,
+            key_lost: false,
+            receipt: None,
+            evidence: vec![],
+            looks: 3,
+            look_at: None,
+        }
+    }
+
+    #[test]
+    fn only_a_handle_clears_and_only_once_nothing_is_under_way() {
+        let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+        let judged = |class, ago: i64, finding: Finding| {
+            let it = unknown(class, now - TimeDelta::seconds(ago));
+            judge(&it, &Looking::USUAL, IN_FLIGHT, finding, now)
+        };
+        let absent = || Finding::DidNotHappen("the container expired".to_owned());
+        let blank = || Finding::CannotTell("not in the timeline".to_owned());
+        use EffectClass::{B, C};
+        use EffectState::{Confirmed, Refused, Unknown, Unresolved};
+        for (class, ago, finding, to) in [
+            (B, 60, absent(), Refused),
+            (B, 4, absent(), Unknown),
+            (C, 60, absent(), Unknown),
+            (C, 1_000, absent(), Unresolved),
+            (B, 60, blank(), Unknown),
+            (B, 899, blank(), Unknown),
+            (B, 901, blank(), Unresolved),
+            (C, 901, blank(), Unresolved),
+        ] {
+            let it = judged(class, ago, finding.clone());
+            assert_eq!(it.to, to, "{class} after {ago} s: {finding:?}");
+            assert_eq!(it.look_in.is_some(), to == Unknown);
+        }
+        let receipt = Receipt {
+            remote_id: Some("1".into()),
+            url: None,
+            at: now,
+            detail: serde_json::Value::Null,
+        };
+        let found = judged(C, 2_000, Finding::Happened(Box::new(receipt.clone())));
+        assert_eq!((found.to, found.receipt), (Confirmed, Some(receipt)));
+    }
+}

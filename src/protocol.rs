@@ -1,0 +1,439 @@
+//! The effect protocol, which keeps "nothing is published or paid for twice": written down, permitted
+//! once, sent, concluded; and looked up before it is ever repeated.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use tokio::sync::RwLock;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Time;
+use crate::crashpoint;
+use crate::effect::{
+    Effect, EffectId, EffectState, Evidence, Looking, Next, REFUSED, Receipt, Rule, chrono_of,
+    intent_digest, next,
+};
+use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
+use crate::outcome::{Class, Failure, Held, Outcome, Scope};
+use crate::platform::CallError;
+use crate::telemetry::{metrics, redact};
+
+/// An effect that a handler wants.
+pub struct Wanted<'a> {
+    /// The named part of the job.
+    pub step: &'a str,
+    /// Counts the effects of that step, from 0.
+    pub ordinal: u32,
+    /// What is done: `mastodon.status`.
+    pub op: &'a str,
+    /// What the platform's operation needs to be repeated, or not.
+    pub rule: Rule,
+    /// What is to be sent: text, media digests, target, options. Not what differs in each attempt.
+    pub intent: serde_json::Value,
+    /// What is minted once, before the first send, and the same in each (key, rkey, createdAt). Of class
+    /// B, the handle: another one may be named as long as the last certainly led to nothing.
+    pub keep: serde_json::Value,
+    /// The longest a send may take, answer included.
+    pub budget: Duration,
+}
+
+/// The right to send, once. `keep` is what was minted before the first send.
+#[derive(Clone, Debug)]
+pub struct Permit {
+    /// The effect's id: a stable key for platforms that dedupe.
+    pub id: EffectId,
+    /// What was minted before the first send.
+    pub keep: serde_json::Value,
+    /// The number of this send, from 1.
+    pub send: u32,
+    /// Sends before this one whose answer was lost: they may have happened, and been paid for.
+    pub lost: u32,
+}
+
+/// The waits after a lost answer, the first and the longest: an outage must not use up the repeats
+/// within a minute.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// The effects of one attempt.
+pub struct Protocol {
+    ledger: Arc<dyn Ledger>,
+    fence: Fence,
+    account: String,
+    lease: Duration,
+    cancelled: CancellationToken,
+    /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
+    sending: RwLock<()>,
+}
+
+impl Protocol {
+    /// The effects of an attempt for `account`, whose writes compare `fence`. None is begun once
+    /// `cancelled` has fired.
+    pub fn new(
+        ledger: Arc<dyn Ledger>,
+        fence: Fence,
+        account: String,
+        lease: Duration,
+        cancelled: CancellationToken,
+    ) -> Self {
+        Self {
+            ledger,
+            fence,
+            account,
+            lease,
+            cancelled,
+            sending: RwLock::new(()),
+        }
+    }
+
+    /// Waits until no call is under way, and says whether one was.
+    pub async fn idle(&self) -> bool {
+        let quiet = self.sending.try_write().is_ok();
+        if !quiet {
+            drop(self.sending.write().await);
+        }
+        !quiet
+    }
+
+    /// Makes an effect happen, at most once a permit, and returns its receipt. A re-run finds what
+    /// an earlier run did. `send` makes the one call; it must not repeat anything by itself.
+    ///
+    /// # Errors
+    /// What was refused, as its failure; class unknown when the answer was lost and the effect may
+    /// be looked at again; `Unresolved` when only a person can say; `Held` when this run would send
+    /// something else than was written down; `Released` when the lease is lost.
+    pub async fn effect<S, F>(&self, wanted: Wanted<'_>, send: S) -> Result<Receipt, Outcome>
+    where
+        S: FnOnce(Permit) -> F,
+        F: Future<Output = Result<Receipt, CallError>>,
+    {
+        let intent = intent_digest(&wanted.intent);
+        let row = self.intended(&wanted, &intent);
+        let found = self.ledger.intend(&self.fence, &row).await.map_err(away)?;
+        let Some((effect, now)) = found else {
+            return Err(lease_lost());
+        };
+        crashpoint!("effect.after_intent", LedgerError::Away).map_err(away)?;
+        let patience = self.patience(&wanted, &effect).await?;
+        match next(&effect, &wanted.rule, &intent, patience, now) {
+            Next::Done(receipt) => Ok(*receipt),
+            Next::Send | Next::Repeat => self.send(&wanted, effect, now, send).await,
+            Next::Wait(until) => {
+                let message = format!("{}: an earlier request may still be under way", wanted.op);
+                let failure = Failure::new(Class::Unknown, Scope::Platform, "in_flight", message);
+                Err(failure.after(Some(until - now)).into())
+            }
+            Next::LookUp(looking) => self.look_up(effect, looking, now).await,
+            Next::Ask(why) => self.ask(effect, why, now).await,
+            Next::Nondeterministic => {
+                let message = format!(
+                    "step `{}` would send something else than effect {} wrote down; look at both, then revive with --edit or cancel",
+                    wanted.step, effect.id
+                );
+                Err(Outcome::Held(
+                    Held::Nondeterministic,
+                    Failure::permanent("nondeterministic", message),
+                ))
+            }
+        }
+    }
+
+    /// How long an earlier request without an answer may still be under way: as long as its budget
+    /// while the run that sent it lives (it will write the answer down), else the platform's part.
+    async fn patience(&self, wanted: &Wanted<'_>, effect: &Effect) -> Result<Duration, Outcome> {
+        let other = effect.permit_run.filter(|it| *it != self.fence.run);
+        match other {
+            Some(run) if effect.state == EffectState::Sending => {
+                let live = self.ledger.live_runs().await.map_err(away)?;
+                let lives = live.iter().any(|it| it.id == run);
+                Ok(if lives {
+                    wanted.budget
+                } else {
+                    wanted.rule.in_flight
+                })
+            }
+            _ => Ok(wanted.rule.in_flight),
+        }
+    }
+
+    fn intended(&self, wanted: &Wanted<'_>, intent: &str) -> Effect {
+        let (job, revision, account) = (self.fence.job, self.fence.revision, &self.account);
+        Effect {
+            id: EffectId::new(job, revision, wanted.step, wanted.ordinal, account),
+            job,
+            revision,
+            step: wanted.step.to_owned(),
+            account: account.clone(),
+            op: wanted.op.to_owned(),
+            class: wanted.rule.class,
+            state: EffectState::Intended,
+            intent: intent.to_owned(),
+            keep: wanted.keep.clone(),
+            sends: 0,
+            first_sent_at: None,
+            permit_at: None,
+            permit_run: None,
+            maybe_since: None,
+            key_lost: false,
+            receipt: None,
+            evidence: vec![],
+            looks: 0,
+            look_at: None,
+        }
+    }
+
+    async fn send<S, F>(
+        &self,
+        wanted: &Wanted<'_>,
+        effect: Effect,
+        now: Time,
+        send: S,
+    ) -> Result<Receipt, Outcome>
+    where
+        S: FnOnce(Permit) -> F,
+        F: Future<Output = Result<Receipt, CallError>>,
+    {
+        let _under_way = self.sending.read().await;
+        if self.cancelled.is_cancelled() {
+            return Err(stopped());
+        }
+        let from = (effect.state, effect.sends);
+        // heartbeats renew the lease while a long send goes on; it is only asked to be fresh
+        let left = wanted.budget.min(self.lease / 2);
+        let permitted = self.permit(effect.id, from, left).await;
+        if !permitted.map_err(away)? {
+            return Err(lease_lost());
+        }
+        let sends = effect.sends + 1;
+        let permit = Permit {
+            id: effect.id,
+            keep: effect.keep.clone(),
+            send: sends,
+            lost: effect.lost(),
+        };
+        let answer = match tokio::time::timeout(wanted.budget, send(permit)).await {
+            Ok(it) => it,
+            Err(_) => {
+                let message = format!("no answer within {} s", wanted.budget.as_secs());
+                Err(CallError::Unknown(Failure::new(
+                    Class::Unknown,
+                    Scope::Platform,
+                    "timeout",
+                    message,
+                )))
+            }
+        };
+        let answer = answer.map(shown);
+        let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
+        let kept = self.conclude(effect.id, sends, &conclusion).await?;
+        metrics::effect(wanted.op, conclusion.to.as_str());
+        if kept {
+            return result;
+        }
+        // it was decided otherwise meanwhile; what was seen is kept for whoever looks
+        let late = Evidence {
+            seen: format!("came late: {}", conclusion.evidence.seen),
+            ..conclusion.evidence
+        };
+        self.ledger.witness(effect.id, &late).await.map_err(away)?;
+        Err(lease_lost())
+    }
+
+    async fn permit(
+        &self,
+        id: EffectId,
+        from: (EffectState, u32),
+        left: Duration,
+    ) -> Result<bool, LedgerError> {
+        crashpoint!("effect.before_permit", LedgerError::Away)?;
+        let permitted = self.ledger.permit(&self.fence, id, from, left).await?;
+        crashpoint!("effect.after_permit", LedgerError::Away)?;
+        Ok(permitted)
+    }
+
+    /// Writes down what a permit led to. An answer that is known is worth waiting for: while the
+    /// ledger is away it tries again, as long as a drain or a lease leaves it.
+    async fn conclude(&self, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool, Outcome> {
+        let waits = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50))
+            .with_max_delay(Duration::from_secs(1))
+            .with_total_delay(Some(CONCLUDE))
+            .without_max_times();
+        let written = async || {
+            crashpoint!("effect.after_response", LedgerError::Away)?;
+            let kept = self.ledger.conclude(id, sends, it).await?;
+            crashpoint!("effect.after_conclude", LedgerError::Away)?;
+            Ok(kept)
+        };
+        written
+            .retry(waits)
+            .when(LedgerError::is_away)
+            .await
+            .map_err(away)
+    }
+
+    /// Leaves the effect to the reconciler; the job comes back after each look, and is called as soon
+    /// as one told.
+    async fn look_up(
+        &self,
+        effect: Effect,
+        looking: Looking,
+        now: Time,
+    ) -> Result<Receipt, Outcome> {
+        let at = match effect.look_at {
+            Some(at) => at,
+            None => {
+                let seen = "no answer was heard, and its sender is gone".to_owned();
+                let conclusion = Conclusion {
+                    to: EffectState::Unknown,
+                    receipt: None,
+                    evidence: Evidence { at: now, seen },
+                    look_in: Some(looking.wait(0)),
+                };
+                let from = (effect.state, effect.sends);
+                let decided = self.ledger.decide(effect.id, from, &conclusion, None).await;
+                if !decided.map_err(away)? {
+                    return Err(lease_lost());
+                }
+                now + chrono_of(looking.wait(0))
+            }
+        };
+        let message = format!(
+            "{}: the answer was lost; it is looked for at the platform before anything is sent",
+            effect.op
+        );
+        let failure = Failure::new(Class::Unknown, Scope::Platform, "looked_for", message);
+        let back = (at - now).max(chrono::Duration::zero()) + chrono_of(LOOKED);
+        Err(failure.after(Some(back)).into())
+    }
+
+    async fn ask(&self, effect: Effect, why: String, now: Time) -> Result<Receipt, Outcome> {
+        let message = format!(
+            "{} ({}): {why}; look there, then `presswork unresolved resolve {} --happened --url URL` or `--did-not-happen`",
+            effect.op, effect.account, effect.job
+        );
+        if effect.state != EffectState::Unresolved {
+            let evidence = Evidence { at: now, seen: why };
+            let conclusion = Conclusion {
+                to: EffectState::Unresolved,
+                receipt: None,
+                evidence,
+                look_in: None,
+            };
+            self.ledger
+                .decide(effect.id, (effect.state, effect.sends), &conclusion, None)
+                .await
+                .map_err(away)?;
+        }
+        Err(Outcome::Unresolved(Failure::new(
+            Class::Unknown,
+            Scope::Platform,
+            "unresolved",
+            message,
+        )))
+    }
+}
+
+/// A job comes back so long after the look at its effect was due, where nobody called it.
+const LOOKED: Duration = Duration::from_secs(3);
+/// How long a known answer is kept for a ledger that is away.
+const CONCLUDE: Duration = Duration::from_secs(60);
+
+/// What an answer means for the effect, of which `lost` earlier sends have no known answer, and for
+/// the handler.
+fn concluded(
+    wanted: &Wanted<'_>,
+    lost: u32,
+    sends: u32,
+    now: Time,
+    answer: Result<Receipt, CallError>,
+) -> (Conclusion, Result<Receipt, Outcome>) {
+    let (to, receipt, seen, result) = match answer {
+        Ok(receipt) => {
+            let seen = match &receipt.remote_id {
+                Some(id) => format!("send {sends}: confirmed as {id}"),
+                None => format!("send {sends}: confirmed"),
+            };
+            (
+                EffectState::Confirmed,
+                Some(receipt.clone()),
+                seen,
+                Ok(receipt),
+            )
+        }
+        Err(CallError::Refused(failure)) => (
+            // that a repeat was refused says nothing of the sends before it
+            match lost {
+                0 => EffectState::Refused,
+                _ => EffectState::Unknown,
+            },
+            None,
+            format!("send {sends}: {REFUSED}{failure}"),
+            Err(failure.into()),
+        ),
+        Err(CallError::Unknown(failure)) => {
+            let seen = format!("send {sends}: {failure}");
+            let message = format!(
+                "{}: the answer was lost ({failure}); it is looked at again before anything is sent",
+                wanted.op
+            );
+            let wait = match wanted.rule.looking {
+                Some(looking) => Some(chrono_of(looking.wait(0) + LOOKED)),
+                None => failure.retry_after().or_else(|| pause(sends)),
+            };
+            let lost = Failure::new(Class::Unknown, failure.scope, "unknown", message).after(wait);
+            (EffectState::Unknown, None, seen, Err(lost.into()))
+        }
+    };
+    let seen = redact::text(&seen).into_owned();
+    let looking = wanted.rule.looking.filter(|_| to == EffectState::Unknown);
+    (
+        Conclusion {
+            to,
+            receipt,
+            evidence: Evidence { at: now, seen },
+            look_in: looking.map(|it| it.wait(0)),
+        },
+        result,
+    )
+}
+
+/// A receipt without our secrets, which a platform may have sent back.
+pub(crate) fn shown(receipt: Receipt) -> Receipt {
+    let known = |it: String| redact::known(&it).into_owned();
+    Receipt {
+        remote_id: receipt.remote_id.map(known),
+        url: receipt.url.map(known),
+        detail: redact::known_value(receipt.detail),
+        ..receipt
+    }
+}
+
+/// The wait after the `sends`th send's answer was lost: doubled each time.
+fn pause(sends: u32) -> Option<chrono::Duration> {
+    let doublings = sends.saturating_sub(1).min(16);
+    let wait = PAUSES.0.saturating_mul(1 << doublings).min(PAUSES.1);
+    chrono::Duration::from_std(wait).ok()
+}
+
+/// An attempt that is asked to stop hasn't failed.
+pub(crate) fn stopped() -> Outcome {
+    Outcome::Released {
+        reason: "the attempt was asked to stop".to_owned(),
+    }
+}
+
+/// What another run owns isn't written.
+pub(crate) fn lease_lost() -> Outcome {
+    Outcome::Released {
+        reason: "the lease was lost".to_owned(),
+    }
+}
+
+/// A ledger that is away charges no attempt: stopping is not failing.
+pub(crate) fn away(error: LedgerError) -> Outcome {
+    Outcome::Released {
+        reason: error.to_string(),
+    }
+}
