@@ -209,7 +209,8 @@ pub struct Effect {
     /// The time of the backup that the ledger was restored from while this wasn't confirmed: it may
     /// have been sent since without a trace here.
     pub maybe_since: Option<Time>,
-    /// What is `keep` was minted after that: what may have been sent before had another key.
+    /// `keep` was minted after that, or (a handle, class B) may have been replaced since: what may have
+    /// been sent had another.
     pub key_lost: bool,
     /// Proof, when confirmed.
     pub receipt: Option<Receipt>,
@@ -357,9 +358,8 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
             }
         },
         EffectClass::B | EffectClass::C => match rule.looking {
-            // a handle or a marker of before the backup tells nothing of what was made after it
-            Some(looking) if effect.maybe_since.is_none() => Next::LookUp(looking),
-            _ => {
+            Some(looking) => Next::LookUp(looking),
+            None => {
                 let usual = "the answer was lost and the platform can't be asked";
                 Next::Ask(effect.doubt(usual.to_owned()))
             }

@@ -33,7 +33,7 @@ pub struct Judged {
 /// a person.
 ///
 /// That something isn't found proves nothing in class C, whatever an adapter says, nor while a lost
-/// request may still be under way.
+/// request may still be under way, nor by another handle than the one that may have been used.
 pub fn judge(
     effect: &Effect,
     looking: &Looking,
@@ -42,8 +42,9 @@ pub fn judge(
     now: Time,
 ) -> Judged {
     let number = effect.looks;
-    let since = effect.permit_at.map(|it| now - it);
+    let since = effect.permit_at.or(effect.maybe_since).map(|it| now - it);
     let settled = since.is_none_or(|it| chrono_of(in_flight) <= it);
+    let is_handle = effect.class == EffectClass::B && !effect.key_lost;
     let unclear = |why: String| match since {
         Some(since) if since < chrono_of(looking.until) => Judged {
             to: EffectState::Unknown,
@@ -65,7 +66,7 @@ pub fn judge(
             receipt: Some(*receipt),
             look_in: None,
         },
-        Finding::DidNotHappen(why) if effect.class == EffectClass::B && settled => Judged {
+        Finding::DidNotHappen(why) if is_handle && settled => Judged {
             to: EffectState::Refused,
             receipt: None,
             // in the form of a refused send: it uses up no repeat
@@ -135,6 +136,13 @@ mod tests {
             assert_eq!(it.to, to, "{class} after {ago} s: {finding:?}");
             assert_eq!(it.look_in.is_some(), to == Unknown);
         }
+        // restored since: the handle that was used then may be another one
+        let restored = Effect {
+            key_lost: true,
+            ..unknown(B, now - TimeDelta::seconds(60))
+        };
+        let it = judge(&restored, &Looking::USUAL, IN_FLIGHT, absent(), now);
+        assert_eq!(it.to, Unknown);
         let receipt = Receipt {
             remote_id: Some("1".into()),
             url: None,

@@ -236,13 +236,13 @@ impl<'a> Reader<'a> {
                 timeout_s: self.small(&part, "timeout_s"),
                 age_max_s: self.small(&part, "age_max_s"),
                 resend_times: self.small(&part, "resend_times"),
-                cache_age_s: self.small(&part, "cache_age_s"),
                 look_after: self
                     .small(&part, "look_after_ms")
                     .map(|it| Duration::from_millis(it.into())),
                 look_for: self
                     .small(&part, "look_for_s")
                     .map(|it| Duration::from_secs(it.into())),
+                cache_age_s: self.small(&part, "cache_age_s"),
             };
             kinds.insert(part.name.to_owned(), settings);
         }

@@ -33,11 +33,11 @@ impl Config {
             put("timeout_s", kind.timeout_s.map(|it| it.to_string()));
             put("age_max_s", kind.age_max_s.map(|it| it.to_string()));
             put("resend_times", kind.resend_times.map(|it| it.to_string()));
-            put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
             let after = kind.look_after.map(|it| it.as_millis().to_string());
             put("look_after_ms", after);
             let most = kind.look_for.map(|it| it.as_secs().to_string());
             put("look_for_s", most);
+            put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
         }
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));

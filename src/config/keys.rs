@@ -391,15 +391,6 @@ pub const SECTIONS: &[Section] = &[
                 None,
             ),
             int(
-                "cache_age_s",
-                (1, "; leave it out, and each job asks anew"),
-                (
-                    31_536_000,
-                    " (a year), because models change behind their names",
-                ),
-                None,
-            ),
-            int(
                 "look_after_ms",
                 (100, ", because a platform lists nothing sooner"),
                 (600_000, " (ten minutes), because people wait for the post"),
@@ -409,6 +400,15 @@ pub const SECTIONS: &[Section] = &[
                 "look_for_s",
                 (1, ", because what is never looked for is never found"),
                 (604_800, " (a week), because a person should know by then"),
+                None,
+            ),
+            int(
+                "cache_age_s",
+                (1, "; leave it out, and each job asks anew"),
+                (
+                    31_536_000,
+                    " (a year), because models change behind their names",
+                ),
                 None,
             ),
         ],

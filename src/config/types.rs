@@ -141,13 +141,13 @@ pub struct KindSettings {
     pub age_max_s: Option<u32>,
     /// Class P: sends after an unknown answer (`never` is 0).
     pub resend_times: Option<u32>,
-    /// Kinds that generate: seconds for which the result of the same request may be taken instead of
-    /// asking again. `None`: each job asks.
-    pub cache_age_s: Option<u32>,
     /// Classes B and C: the wait after a lost answer before it is looked for at the platform.
     pub look_after: Option<Duration>,
     /// Classes B and C: so long after its last permit it is looked for; then a person is asked.
     pub look_for: Option<Duration>,
+    /// Kinds that generate: seconds for which the result of the same request may be taken instead of
+    /// asking again. `None`: each job asks.
+    pub cache_age_s: Option<u32>,
 }
 
 /// An account of a platform.

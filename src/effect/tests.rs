@@ -1,4 +1,4 @@
-//! What may follow an effect: never a blind resend.
+//! Whether what may follow is right for every class and state.
 
 use super::*;
 use chrono::{TimeDelta, TimeZone, Utc};
@@ -139,6 +139,35 @@ fn without_key_or_handle_an_unknown_is_never_sent_again() {
 }
 
 #[test]
+fn what_is_lost_is_looked_up_and_never_sent_before() {
+    let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
+    for class in [EffectClass::B, EffectClass::C] {
+        let rule = Rule::looked_up(class, Looking::USUAL, IN_FLIGHT);
+        for state in [EffectState::Sending, EffectState::Unknown] {
+            let mut it = effect(state, 1, Some(now - TimeDelta::seconds(60)));
+            it.class = class;
+            let follows = next(&it, &rule, "i", IN_FLIGHT, now);
+            assert_eq!(follows, Next::LookUp(Looking::USUAL));
+        }
+    }
+}
+
+#[test]
+fn looks_grow_apart_and_stay_bounded() {
+    let looking = Looking::USUAL;
+    let waits: Vec<u64> = (0..6).map(|it| looking.wait(it).as_secs()).collect();
+    assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
+    assert_eq!(looking.wait(u32::MAX), looking.longest);
+    // all looks at one effect: so many requests at most
+    let (mut at, mut looks) = (Duration::ZERO, 0);
+    while at < looking.until {
+        at += looking.wait(looks);
+        looks += 1;
+    }
+    assert!(looks <= 20, "{looks}");
+}
+
+#[test]
 fn what_may_have_been_sent_since_a_backup_is_sent_again_only_under_its_key() {
     let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
     let restored = |ago| Effect {
@@ -176,39 +205,6 @@ fn what_may_have_been_sent_since_a_backup_is_sent_again_only_under_its_key() {
         ..restored(60)
     };
     assert!(asked(&paid, &Rule::paid(1)));
-    for class in [EffectClass::B, EffectClass::C] {
-        let rule = Rule::looked_up(class, Looking::USUAL, IN_FLIGHT);
-        assert!(asked(&restored(60), &rule));
-    }
-}
-
-#[test]
-fn what_is_lost_is_looked_up_and_never_sent_before() {
-    let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
-    for class in [EffectClass::B, EffectClass::C] {
-        let rule = Rule::looked_up(class, Looking::USUAL, IN_FLIGHT);
-        for state in [EffectState::Sending, EffectState::Unknown] {
-            let mut it = effect(state, 1, Some(now - TimeDelta::seconds(60)));
-            it.class = class;
-            let follows = next(&it, &rule, "i", IN_FLIGHT, now);
-            assert_eq!(follows, Next::LookUp(Looking::USUAL));
-        }
-    }
-}
-
-#[test]
-fn looks_grow_apart_and_stay_bounded() {
-    let looking = Looking::USUAL;
-    let waits: Vec<u64> = (0..6).map(|it| looking.wait(it).as_secs()).collect();
-    assert_eq!(waits, [5, 10, 20, 40, 60, 60]);
-    assert_eq!(looking.wait(u32::MAX), looking.longest);
-    // all looks at one effect: so many requests at most
-    let (mut at, mut looks) = (Duration::ZERO, 0);
-    while at < looking.until {
-        at += looking.wait(looks);
-        looks += 1;
-    }
-    assert!(looks <= 20, "{looks}");
 }
 
 proptest! {

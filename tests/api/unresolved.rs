@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use presswork::effect::{Effect, EffectClass, EffectId, EffectState, Evidence};
 use presswork::job::JobId;
-use presswork::ledger::{Claim, Conclusion, Fence, Guard, Ledger, Settlement};
+use presswork::ledger::{Claim, Conclusion, Fence, Guard, Settlement};
 use presswork::lifecycle::{Event, State, advance};
 use presswork::outcome::{Class, Failure, Outcome, Scope};
 use presswork::retry::Policy;

@@ -180,9 +180,9 @@ const DECIDE: &str = "
 WITH done AS (
     UPDATE presswork.effects
     SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text,
-        maybe_since = CASE WHEN $3 NOT IN ('confirmed', 'refused') THEN maybe_since END,
-        key_lost = $3 NOT IN ('confirmed', 'refused') AND key_lost,
-        look_at = presswork.now() + $11 * interval '1 second'
+        look_at = presswork.now() + $11 * interval '1 second',
+        maybe_since = CASE WHEN $3 IN ('unknown', 'unresolved') THEN maybe_since END,
+        key_lost = $3 IN ('unknown', 'unresolved') AND key_lost
     WHERE id = $1 AND state = $2 AND sends = $10
     RETURNING job
 ),

@@ -94,7 +94,8 @@ pub async fn intend(
              since IS NOT NULL AND ?9 <> 'null'
          FROM (SELECT iif(j.created_at < m.restored_at, m.backup_at, NULL) AS since
                FROM jobs j, meta m WHERE j.id = ?2) WHERE true
-         ON CONFLICT DO UPDATE SET keep = excluded.keep WHERE class = 'B' AND state IN ('intended', 'refused')",
+         ON CONFLICT DO UPDATE SET keep = excluded.keep
+         WHERE class = 'B' AND state IN ('intended', 'refused')",
     )
     .bind(it.id.0)
     .bind(it.job.0)
@@ -174,7 +175,7 @@ pub async fn decide(
         return Ok(false);
     };
     change(conn, now, before, it).await?;
-    if matches!(it.to, EffectState::Confirmed | EffectState::Refused) {
+    if !matches!(it.to, EffectState::Unresolved | EffectState::Unknown) {
         // whoever says whether it happened says so of all that may have been sent
         sqlx::query("UPDATE effects SET maybe_since = NULL, key_lost = 0 WHERE id = ?")
             .bind(id.0)
