@@ -209,7 +209,8 @@ pub struct Effect {
     /// The time of the backup that the ledger was restored from while this wasn't confirmed: it may
     /// have been sent since without a trace here.
     pub maybe_since: Option<Time>,
-    /// What is `keep` was minted after that: what may have been sent before had another key.
+    /// `keep` was minted after that, or (a handle, class B) may have been replaced since: what may have
+    /// been sent had another.
     pub key_lost: bool,
     /// Proof, when confirmed.
     pub receipt: Option<Receipt>,

@@ -8,8 +8,9 @@ use crate::effect::Effect;
 use crate::job::Job;
 use crate::json::Digest;
 use crate::ledger::{Fence, Ledger, Offered};
-use crate::media::{Media, MediaError};
+use crate::media::Media;
 use crate::outcome::Outcome;
+use crate::protocol::{away, lease_lost};
 use crate::reference::{Name, named_in};
 
 /// What a job may take from earlier ones, and leaves to later ones.
@@ -68,9 +69,7 @@ impl Results<'_> {
         let offered = self.ledger.offer_result(&self.fence, request, age).await;
         match offered.map_err(away)? {
             true => Ok(()),
-            false => Err(Outcome::Released {
-                reason: "the lease was lost".to_owned(),
-            }),
+            false => Err(lease_lost()),
         }
     }
 }
@@ -78,8 +77,4 @@ impl Results<'_> {
 /// A send that was refused, and no other, certainly made nothing.
 fn may_have_been_sent(effect: &Effect) -> bool {
     0 < effect.lost()
-}
-
-fn away(error: crate::ledger::LedgerError) -> Outcome {
-    MediaError::from(error).into()
 }

@@ -27,7 +27,7 @@ CREATE TABLE presswork.effects (
     permit_at     timestamptz,
     permit_run    uuid,
     -- The ledger was restored from a backup of that time, and it may have been sent since; under
-    -- another key if the one in `keep` was minted after that.
+    -- another key if the one in `keep` was minted after that, or (a handle) may have been replaced.
     maybe_since   timestamptz,
     key_lost      boolean NOT NULL DEFAULT false,
     receipt       text,

@@ -132,7 +132,7 @@ CREATE TABLE effects (
     permit_at     INTEGER,
     permit_run    BLOB,
     -- the ledger was restored from a backup of that time, and it may have been sent since; under
-    -- another key if the one in keep was minted after that
+    -- another key if the one in keep was minted after that, or (a handle) may have been replaced
     maybe_since   INTEGER,
     key_lost      INTEGER NOT NULL DEFAULT 0 CHECK (key_lost IN (0, 1)),
     receipt       TEXT,

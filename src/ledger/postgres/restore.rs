@@ -56,6 +56,7 @@ pub fn prepare(replace: bool) -> String {
 /// After: runs are over, and what they ran is put back; the queue is filled anew. Unless nothing ran
 /// since the backup, whatever wasn't confirmed by then may have been sent, and what waited for its kind
 /// may have been accepted.
+/// A handle (class B) may have been replaced since: nothing that is read through it clears.
 const RENEW: &str = "
 SET search_path = pg_catalog, pg_temp;
 WITH ended AS (
@@ -73,7 +74,8 @@ freed AS (
 doubted AS (
     UPDATE presswork.effects e
     SET state = CASE e.state WHEN 'unresolved' THEN e.state ELSE 'unknown' END,
-        maybe_since = least(e.maybe_since, BACKUP_AT), evidence = e.evidence || EVIDENCE::text
+        maybe_since = least(e.maybe_since, BACKUP_AT), key_lost = e.key_lost OR e.class = 'B',
+        evidence = e.evidence || EVIDENCE::text
     FROM presswork.jobs j
     WHERE j.id = e.job AND e.state <> 'confirmed' AND NOT NOTHING_RAN
     RETURNING 1

@@ -577,23 +577,13 @@ impl Ledger for Sqlite {
                 .write(move |tx, _| Box::pin(async move { tidy::drop_jobs(tx, &past).await }))
                 .await?;
         }
-        while Instant::now() < until {
-            let some = self
-                .write(move |tx, _| Box::pin(tidy::drop_keys(tx, keys)))
+        let mut more = true;
+        while more && Instant::now() < until {
+            let some;
+            (some, more) = self
+                .write(move |tx, now| Box::pin(tidy::drop_keys_and_offers(tx, keys, now)))
                 .await?;
             gone += some;
-            if some < u64::from(tidy::CHUNK) {
-                break;
-            }
-        }
-        while Instant::now() < until {
-            let some = self
-                .write(|tx, now| Box::pin(tidy::drop_results(tx, now)))
-                .await?;
-            gone += some;
-            if some < u64::from(tidy::CHUNK) {
-                break;
-            }
         }
         self.write(move |tx, _| Box::pin(tidy::drop_runs(tx, finished)))
             .await?;

@@ -77,7 +77,8 @@ pub async fn renew(file: &Path, it: &Restored, clock: &Clock) -> Result<()> {
     conn.close().await.map_err(told)
 }
 
-/// Marks what may have been done since the backup; how many effects.
+/// Marks what may have been done since the backup; how many effects. A handle (class B) may have been
+/// replaced since: nothing that is read through it clears.
 async fn doubt(conn: &mut SqliteConnection, now: i64, it: &Restored) -> Result<u64> {
     let evidence = Evidence {
         at: it.backup_at,
@@ -85,7 +86,7 @@ async fn doubt(conn: &mut SqliteConnection, now: i64, it: &Restored) -> Result<u
     };
     let doubted = sqlx::query(
         "UPDATE effects SET state = iif(state = 'unresolved', state, 'unknown'),
-             maybe_since = min(coalesce(maybe_since, ?1), ?1),
+             maybe_since = min(coalesce(maybe_since, ?1), ?1), key_lost = key_lost OR class = 'B',
              evidence = json_insert(evidence, '$[#]', json(?2))
          WHERE state <> 'confirmed' AND job IN (SELECT id FROM jobs)",
     )

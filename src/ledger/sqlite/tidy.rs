@@ -77,32 +77,36 @@ async fn delete(
     Ok(done.rows_affected())
 }
 
-/// Drops at most a chunk of the keys whose job ended before `before`; how many.
-pub async fn drop_keys(conn: &mut SqliteConnection, before: i64) -> Result<u64> {
-    let done = sqlx::query(
-        "DELETE FROM idempotency_keys WHERE (tenant, kind, key) IN
-             (SELECT tenant, kind, key FROM idempotency_keys WHERE ended_at < ? LIMIT ?)",
-    )
-    .bind(before)
-    .bind(CHUNK)
-    .execute(conn)
-    .await
-    .map_err(told)?;
-    Ok(done.rows_affected())
-}
-
-/// Drops at most a chunk of the results that are offered no longer; how many.
-pub async fn drop_results(conn: &mut SqliteConnection, now: i64) -> Result<u64> {
-    let done = sqlx::query(
-        "DELETE FROM results WHERE (tenant, request, job) IN
-             (SELECT tenant, request, job FROM results WHERE until < ? LIMIT ?)",
-    )
-    .bind(now)
-    .bind(CHUNK)
-    .execute(conn)
-    .await
-    .map_err(told)?;
-    Ok(done.rows_affected())
+/// Drops at most a chunk of the keys whose job ended before `before`, and one of the results that are
+/// offered no longer; how many, and whether there may be more.
+pub async fn drop_keys_and_offers(
+    conn: &mut SqliteConnection,
+    before: i64,
+    now: i64,
+) -> Result<(u64, bool)> {
+    let (mut gone, mut more) = (0, false);
+    for (sql, before) in [
+        (
+            "DELETE FROM idempotency_keys WHERE (tenant, kind, key) IN
+                 (SELECT tenant, kind, key FROM idempotency_keys WHERE ended_at < ? LIMIT ?)",
+            before,
+        ),
+        (
+            "DELETE FROM results WHERE (tenant, request, job) IN
+                 (SELECT tenant, request, job FROM results WHERE until < ? LIMIT ?)",
+            now,
+        ),
+    ] {
+        let done = sqlx::query(sql)
+            .bind(before)
+            .bind(CHUNK)
+            .execute(&mut *conn)
+            .await
+            .map_err(told)?;
+        gone += done.rows_affected();
+        more |= done.rows_affected() == u64::from(CHUNK);
+    }
+    Ok((gone, more))
 }
 
 /// Drops at most a chunk of the runs whose lease was past before `before` and that hold nothing.
