@@ -17,6 +17,7 @@ use super::{
     bluesky::Bluesky,
     exchange::Platform,
     faults::Script,
+    instagram::Instagram,
     mastodon::Mastodon,
     openai::OpenAi,
     settings::Values,
@@ -30,6 +31,7 @@ pub(super) struct World {
     pub(super) mastodon: Arc<Stage<Mastodon>>,
     pub(super) bluesky: Arc<Stage<Bluesky>>,
     pub(super) x: Arc<Stage<X>>,
+    pub(super) instagram: Arc<Stage<Instagram>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -173,6 +175,7 @@ async fn reset(State(world): State<Arc<World>>) -> Response {
     world.mastodon.platform.forget();
     world.bluesky.platform.forget();
     world.x.platform.forget();
+    world.instagram.platform.forget();
     world.shared.settings.set(Values::default());
     world.shared.faults.forget();
     world.shared.journal.forget();

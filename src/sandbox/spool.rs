@@ -51,6 +51,17 @@ impl Spooled {
         hex(&self.sha256)
     }
 
+    /// Whether the file begins with these bytes.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(super) fn begins(&self, bytes: &[u8]) -> io::Result<bool> {
+        let mut head = Vec::new();
+        let most = bytes.len() as u64;
+        File::open(&self.path)?.take(most).read_to_end(&mut head)?;
+        Ok(head == bytes)
+    }
+
     /// Moves the file to where it is kept, by its digest; on disk when this returns.
     ///
     /// # Errors

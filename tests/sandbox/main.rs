@@ -7,4 +7,5 @@ mod wait;
 mod bench;
 mod platforms;
 mod x;
+mod instagram;
 mod faults;

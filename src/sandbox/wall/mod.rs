@@ -32,6 +32,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/mastodon/{account}/{id}", get(status))
         .route("/bluesky/profile/{actor}/post/{rkey}", get(bluesky_post))
         .route("/x/{account}/status/{id}", get(x_post))
+        .route("/instagram/p/{code}/", get(instagram_post))
         .with_state(shared)
 }
 
@@ -99,7 +100,13 @@ async fn wall(State(shared): State<Arc<Shared>>, Query(filter): Query<Filter>) -
 }
 
 /// What publishes, and what takes it away again.
-const PUBLISHES: &[&str] = &["status.create", "putRecord", "createRecord", "post.create"];
+const PUBLISHES: &[&str] = &[
+    "status.create",
+    "putRecord",
+    "createRecord",
+    "post.create",
+    "media.publish",
+];
 const REMOVES: &[&str] = &["deleteRecord", "post.delete"];
 
 /// Posts that were not deleted or written over, oldest first.
@@ -245,6 +252,12 @@ async fn x_post(
 ) -> Response {
     single(&shared, |act| {
         act.op == "post.create" && act.account == account && act.id == id
+    })
+}
+
+async fn instagram_post(State(shared): State<Arc<Shared>>, Path(code): Path<String>) -> Response {
+    single(&shared, |act| {
+        act.op == "media.publish" && act.detail["shortcode"] == code
     })
 }
 
