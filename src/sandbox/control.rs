@@ -20,6 +20,7 @@ use super::{
     instagram::Instagram,
     mastodon::Mastodon,
     openai::OpenAi,
+    s3::S3,
     settings::Values,
     stage::{Shared, Stage},
     x::X,
@@ -32,6 +33,7 @@ pub(super) struct World {
     pub(super) bluesky: Arc<Stage<Bluesky>>,
     pub(super) x: Arc<Stage<X>>,
     pub(super) instagram: Arc<Stage<Instagram>>,
+    pub(super) s3: Arc<Stage<S3>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -176,6 +178,7 @@ async fn reset(State(world): State<Arc<World>>) -> Response {
     world.bluesky.platform.forget();
     world.x.platform.forget();
     world.instagram.platform.forget();
+    world.s3.platform.forget();
     world.shared.settings.set(Values::default());
     world.shared.faults.forget();
     world.shared.journal.forget();

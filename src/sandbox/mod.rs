@@ -1,8 +1,8 @@
-//! A simulated internet: OpenAI, Mastodon, Bluesky, X and Instagram in one process that logs what it really did and
-//! misbehaves on request. It is for trying things out and for tests; it never calls anything outside.
+//! A simulated internet: OpenAI, Mastodon, Bluesky, X, Instagram and S3 in one process that logs what it really did
+//! and misbehaves on request. It is for trying things out and for tests; it never calls anything outside.
 //!
 //! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, `/x/2/...`,
-//! `/instagram/v25.0/...`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
+//! `/instagram/v25.0/...`, `/s3/<bucket>/<key>`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
 //! disk before its answer leaves.
 
 mod clock;
@@ -22,6 +22,7 @@ mod mastodon;
 mod bluesky;
 mod x;
 mod instagram;
+mod s3;
 mod wall;
 mod control;
 
@@ -46,6 +47,7 @@ use self::{
     instagram::Instagram,
     mastodon::Mastodon,
     openai::OpenAi,
+    s3::S3,
     spool::Spool,
     stage::{Shared, Stage},
     x::X,
@@ -188,6 +190,12 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         Arc::clone(clock),
         Arc::clone(&shared.settings),
         Arc::clone(&shared.spool),
+        base.clone(),
+    );
+    let s3 = S3::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.spool),
         base,
     );
     for act in acts.all() {
@@ -197,6 +205,7 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             Bluesky::NAME => bluesky.replay(&act),
             X::NAME => x.replay(&act),
             Instagram::NAME => instagram.replay(&act),
+            S3::NAME => s3.replay(&act),
             other => tracing::warn!(
                 platform = other,
                 n = act.n,
@@ -225,6 +234,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             platform: instagram,
             shared: Arc::clone(shared),
         }),
+        s3: Arc::new(Stage {
+            platform: s3,
+            shared: Arc::clone(shared),
+        }),
         shared: Arc::clone(shared),
     });
     let router = Router::new()
@@ -247,6 +260,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         .route(
             "/instagram/{*rest}",
             any(stage::serve::<Instagram>).with_state(Arc::clone(&world.instagram)),
+        )
+        .route(
+            "/s3/{*rest}",
+            any(stage::serve::<S3>).with_state(Arc::clone(&world.s3)),
         )
         .merge(wall::routes(Arc::clone(shared)))
         .merge(control::routes(Arc::clone(&world)));

@@ -8,4 +8,5 @@ mod bench;
 mod platforms;
 mod x;
 mod instagram;
+mod s3;
 mod faults;
