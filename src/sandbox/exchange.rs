@@ -111,7 +111,7 @@ pub(super) struct Answer {
     pub(super) own: Vec<(String, String)>,
     pub(super) body: Bytes,
     /// Sent instead of the body, from a file.
-    pub(super) file: Option<Slice>,
+    pub(super) file: Option<Box<Slice>>,
     pub(super) mime: &'static str,
 }
 

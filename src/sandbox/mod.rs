@@ -14,6 +14,7 @@ mod wire;
 mod rate;
 mod exchange;
 mod form;
+mod play;
 mod faults;
 mod journal;
 mod stage;

@@ -20,8 +20,9 @@ use super::{
     acts::{ActLog, held},
     clock::Clock,
     exchange::{Answer, MAX_BODY, Peek, Platform, Request, Slice},
-    faults::{Fault, FaultBook, Play},
+    faults::FaultBook,
     journal::Journal,
+    play::{Fault, Play},
     settings::Settings,
     spool::{Spool, Unreceived},
     wire::Wire,
@@ -341,7 +342,7 @@ impl<P: Platform> Stage<P> {
                 response
                     .headers_mut()
                     .insert("content-length", HeaderValue::from(slice.bytes));
-                streamed(slice)
+                streamed(*slice)
             }
         };
         response

@@ -221,7 +221,7 @@ impl S3 {
         if look.head {
             return answer.with("content-length", bytes);
         }
-        answer.file = Some(Slice { path, start, bytes });
+        answer.file = Some(Box::new(Slice { path, start, bytes }));
         answer
     }
 

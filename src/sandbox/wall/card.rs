@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::super::{
     acts::{Act, Media},
-    faults::without_marks,
+    play::without_marks,
     text::{escape, links},
 };
 

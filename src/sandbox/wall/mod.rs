@@ -15,7 +15,7 @@ use axum::{
 use serde::Deserialize;
 
 use self::card::card;
-use super::{acts::Act, faults::without_marks, stage::Shared, text::escape};
+use super::{acts::Act, play::without_marks, stage::Shared, text::escape};
 
 /// Posts, generations and faults that the wall shows; the rest is in the act log.
 const SHOWN: usize = 200;
@@ -384,7 +384,7 @@ fn page(title: &str, body: &str, refresh: bool) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn act(n: u64, op: &str, id: &str, text: &str, detail: Value) -> Arc<Act> {
         Arc::new(Act {
