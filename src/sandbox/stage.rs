@@ -335,7 +335,8 @@ impl<P: Platform> Stage<P> {
         answer.put_headers(response.headers_mut());
         response
             .headers_mut()
-            .insert("cache-control", HeaderValue::from_static("no-store"));
+            .entry("cache-control")
+            .or_insert(HeaderValue::from_static("no-store"));
         *response.body_mut() = match answer.file {
             None => body(answer.body),
             Some(slice) => {

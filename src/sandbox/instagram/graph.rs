@@ -107,7 +107,7 @@ pub(super) async fn parameters(request: &Request) -> Result<Map<String, Value>, 
         .iter()
         .map(|(name, value)| (name.clone(), Value::from(value.as_str())))
         .collect();
-    if request.method != axum::http::Method::GET {
+    if !request.body.is_empty() {
         all.extend(form::read(request).await?.fields);
     }
     Ok(all)
