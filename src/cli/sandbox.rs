@@ -6,22 +6,32 @@ use std::path::PathBuf;
 use super::out::{CliError, Exit, Out, Tone};
 use crate::sandbox::{Options, Sandbox};
 
-const AFTER: &str = "\
-It never calls anything outside. What it really did stands in DIR/acts.jsonl, and on its page.
+const AFTER: &str = r#"It never calls anything outside. What it really did stands in DIR/acts.jsonl, and on its page.
+Base URLs are its address and /openai, /mastodon, /bluesky, /x, /instagram or /s3. A token
+sandbox-NAME is the account NAME; of S3, NAME is the access key and sandbox-NAME its secret, every
+bucket exists but those named missing-..., and those named public-... may be read by anybody.
+
 A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]] (`presswork
-dev` does so). The faults: refuse, 401, 403, 404, 429, 500, 503, hang, reset, truncate, lie, slow,
-drip, huge, redirect, empty; and those that act first: act_500, act_503, act_504, act_hang,
-act_reset, act_truncate, act_lie, act_late. POST /_sandbox/faults bends the next requests without a
-word in their texts.
+dev` does so); of Instagram it is the caption, played when it is published, and of S3 the key. The
+faults: refuse, 401, 403, 404, 429, 500, 503, hang, reset, truncate, lie, slow, drip, huge, redirect,
+empty; those that act first: act_500, act_503, act_504, act_hang, act_reset, act_truncate, act_lie,
+act_late, act_refuse; and lag, by which a post shows in lists later. More words: times=N or
+times=always, delay_ms=N, lag_ms=N (with any fault), status=N, retry_after=N, date, op=NAME (only
+for that operation). Without a word in the texts:
+
+  POST /_sandbox/faults    {"platform": "x", "op": "post.create", "fault": "act_hang", "times": 2}
+  POST /_sandbox/settings  {"x_duplicate_window_s": 0, "instagram_quota": 25, "instagram_looks": 3}
+  POST /_sandbox/clock     {"advance_s": 86400}
+  POST /_sandbox/reset     GET /_sandbox/acts, /_sandbox/requests
 
 Examples:
   presswork sandbox
   presswork sandbox --listen 127.0.0.1:0 --dir /tmp/sandbox --json
   presswork sandbox --seed 7 --fault-rate 0.1     bends every tenth request, the same ones each time
 
-Exit codes: 0 ended, 1 it can't start, 2 asked wrongly";
+Exit codes: 0 ended, 1 it can't start, 2 asked wrongly"#;
 
-/// Run the sandbox: OpenAI, Mastodon and Bluesky on this machine, as they would answer
+/// Run the sandbox: OpenAI, Mastodon, Bluesky, X, Instagram and S3 on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {

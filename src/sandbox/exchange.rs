@@ -1,6 +1,8 @@
 //! One request and its answer, and what a platform of the sandbox must be able to say.
 
-use axum::http::{HeaderMap, HeaderValue, Method};
+use std::{path::PathBuf, sync::Arc};
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -8,6 +10,7 @@ use serde_json::Value;
 use super::{
     acts::Act,
     rate::{Rate, Rates},
+    spool::Spooled,
 };
 
 /// The largest request body that is read, in bytes; it bounds memory, and every platform's files.
@@ -21,6 +24,8 @@ pub(super) struct Request {
     pub(super) query: Vec<(String, String)>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// The body of a request that [`Platform::streams`].
+    pub(super) file: Option<Arc<Spooled>>,
 }
 
 impl Request {
@@ -102,8 +107,20 @@ pub(super) fn token(bearer: Option<&str>) -> Token {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
+    /// Headers whose names the platform doesn't choose, and that make way for its own.
+    pub(super) own: Vec<(String, String)>,
     pub(super) body: Bytes,
+    /// Sent instead of the body, from a file.
+    pub(super) file: Option<Box<Slice>>,
     pub(super) mime: &'static str,
+}
+
+/// A part of a file.
+#[derive(Debug)]
+pub(super) struct Slice {
+    pub(super) path: PathBuf,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
 }
 
 impl Answer {
@@ -111,7 +128,9 @@ impl Answer {
         Answer {
             status,
             headers: Vec::new(),
+            own: Vec::new(),
             body: Bytes::from(body.to_string()),
+            file: None,
             mime: "application/json; charset=utf-8",
         }
     }
@@ -129,6 +148,14 @@ impl Answer {
     /// Copies the headers into a response's.
     pub(super) fn put_headers(&self, into: &mut HeaderMap) {
         into.insert("content-type", HeaderValue::from_static(self.mime));
+        for (name, value) in &self.own {
+            if let (Ok(name), Ok(value)) = (
+                HeaderName::from_bytes(name.as_bytes()),
+                HeaderValue::from_str(value),
+            ) {
+                into.insert(name, value);
+            }
+        }
         for (name, value) in &self.headers {
             if let Ok(value) = HeaderValue::from_str(value) {
                 into.insert(*name, value);
@@ -148,6 +175,8 @@ pub(super) struct Peek {
     pub(super) text: Option<String>,
     /// Whether the request may do something, or only reads.
     pub(super) writes: bool,
+    /// A marker in the text is meant for another request, unless it names this one's operation.
+    pub(super) quiet: bool,
 }
 
 /// A platform of the sandbox.
@@ -160,16 +189,28 @@ pub(super) trait Platform: Send + Sync + 'static {
     const PREFIX: &'static str;
     /// The status of a definitive refusal.
     const REFUSAL: u16;
+    /// Whether an answer about too many requests has Retry-After.
+    const RETRY_AFTER: bool = true;
 
+    /// Whether the body of a request goes to a file instead of memory, however large it is.
+    fn streams(_method: &Method, _path: &str) -> bool {
+        false
+    }
     /// Understands a request without doing anything. `Err` holds the platform's refusal.
     fn read(
         &self,
         request: &Request,
     ) -> impl Future<Output = (Peek, Result<Self::Op, Answer>)> + Send;
+    /// Lists shall show what the operation makes only `lag_ms` later, where the platform has such lists.
+    fn lag(_op: &mut Self::Op, _lag_ms: u32) {}
     /// Does it and answers. Every act is recorded when this returns.
     fn perform(&self, op: Self::Op) -> impl Future<Output = Answer> + Send;
     /// An error in the platform's own form; without a message the usual one of that status.
     fn error(&self, status: u16, message: Option<&str>) -> Answer;
+    /// The refusal that the platform is known to answer although it acted.
+    fn denial(&self) -> Answer {
+        self.error(Self::REFUSAL, None)
+    }
     fn rates(&self) -> &Rates;
     /// The platform's own headers about its rate limit.
     fn rate_headers(&self, rate: &Rate, now: DateTime<Utc>) -> Vec<(&'static str, String)>;

@@ -2,70 +2,22 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt,
-    str::FromStr,
-    sync::{LazyLock, Mutex},
+    sync::Mutex,
 };
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::{acts::held, exchange::Peek, text::fingerprint};
+use super::{
+    acts::held,
+    exchange::Peek,
+    play::{Fault, Mark, Play, marks},
+    text::fingerprint,
+};
 
 /// Scripted faults that wait at once.
 const MAX_RULES: usize = 10_000;
 /// Texts and keys whose plays are counted; beyond it counting starts anew.
 const MAX_COUNTED: usize = 100_000;
-
-macro_rules! faults {
-    ($($variant:ident $name:literal $acts:literal $about:literal;)*) => {
-        /// A way to misbehave.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub(super) enum Fault { $(#[doc = $about] $variant,)* }
-
-        impl Fault {
-            /// Every fault there is.
-            pub(super) const ALL: &[Fault] = &[$(Fault::$variant,)*];
-
-            /// The name in scripts and markers.
-            pub(super) fn name(self) -> &'static str {
-                match self { $(Fault::$variant => $name,)* }
-            }
-
-            /// Whether the request is acted on all the same.
-            pub(super) fn acts(self) -> bool {
-                match self { $(Fault::$variant => $acts,)* }
-            }
-        }
-    };
-}
-
-faults! {
-    Refuse "refuse" false "A definitive refusal in the platform's form.";
-    Unauthorized "401" false "The token is refused.";
-    Forbidden "403" false "The account may not.";
-    NotFound "404" false "There is no such thing.";
-    Limited "429" false "Too many requests, with Retry-After and the platform's own headers.";
-    Failed "500" false "Did nothing, answers 500.";
-    Unavailable "503" false "Did nothing, answers 503.";
-    ActFailed "act_500" true "Acted, then answers 500.";
-    ActUnavailable "act_503" true "Acted, then answers 503.";
-    ActTimeout "act_504" true "Acted, then answers 504 as a gateway does.";
-    Hang "hang" false "Did nothing, never answers.";
-    ActHang "act_hang" true "Acted, never answers.";
-    Reset "reset" false "Did nothing, resets the connection.";
-    ActReset "act_reset" true "Acted, resets the connection.";
-    Truncate "truncate" false "Did nothing, answers 200 and ends amid the body.";
-    ActTruncate "act_truncate" true "Acted, ends amid the body.";
-    Lie "lie" false "Did nothing, answers 200 with a page of some proxy.";
-    ActLie "act_lie" true "Acted, answers 200 with an unreadable body.";
-    Drip "drip" true "Acted, answers a byte every 100 ms.";
-    Huge "huge" true "Acted, answers 200 MiB.";
-    ActLate "act_late" true "Closes the connection at once and acts `delay_ms` later.";
-    Slow "slow" true "Acted, answers `delay_ms` later.";
-    Redirect "redirect" false "Did nothing, redirects to an address inside.";
-    Empty "empty" false "Did nothing, answers 200 with nothing.";
-}
 
 /// What a seed draws from: after each of them a patient and careful client still succeeds.
 const BY_SEED_WRITING: &[Fault] = &[
@@ -93,54 +45,6 @@ const BY_SEED_READING: &[Fault] = &[
     Fault::Truncate,
 ];
 
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-impl FromStr for Fault {
-    type Err = String;
-
-    fn from_str(name: &str) -> Result<Fault, String> {
-        Fault::ALL
-            .iter()
-            .copied()
-            .find(|fault| fault.name() == name)
-            .ok_or_else(|| {
-                let names: Vec<_> = Fault::ALL.iter().map(|fault| fault.name()).collect();
-                format!(
-                    "there is no fault {name:?}; write one of {}",
-                    names.join(", ")
-                )
-            })
-    }
-}
-
-/// One fault as it is to be played.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Play {
-    pub(super) fault: Fault,
-    pub(super) retry_after_s: u32,
-    /// Retry-After as an HTTP date.
-    pub(super) date: bool,
-    pub(super) delay_ms: u32,
-    /// A status instead of the fault's usual one.
-    pub(super) status: Option<u16>,
-}
-
-impl Play {
-    fn new(fault: Fault) -> Play {
-        Play {
-            fault,
-            retry_after_s: 1,
-            date: false,
-            delay_ms: 5000,
-            status: None,
-        }
-    }
-}
-
 /// A scripted fault as `POST /_sandbox/faults` takes it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -162,6 +66,7 @@ pub(super) struct Script {
     pub(super) date: bool,
     pub(super) delay_ms: Option<u32>,
     pub(super) status: Option<u16>,
+    pub(super) lag_ms: Option<u32>,
 }
 
 fn one() -> u32 {
@@ -224,6 +129,7 @@ impl FaultBook {
         play.delay_ms = script.delay_ms.unwrap_or(play.delay_ms);
         play.date = script.date;
         play.status = script.status;
+        play.lag_ms = script.lag_ms.or(play.lag_ms);
         let mut pages = held(&self.pages);
         if pages.rules.len() >= MAX_RULES {
             return Err(format!(
@@ -267,13 +173,21 @@ impl FaultBook {
         if pages.counted.len() > MAX_COUNTED {
             pages.counted.clear();
         }
-        let mut play = pages.scripted(platform, peek);
+        let lag = pages.scripted(platform, peek, true);
+        let mut play = pages.scripted(platform, peek, false);
         if play.is_none() {
             play = pages.marked(platform, peek)?;
         }
         if play.is_none() {
             play = self.drawn(&mut pages, platform, peek);
         }
+        let play = match (play, lag) {
+            (Some(play), Some(lag)) => Some(Play {
+                lag_ms: play.lag_ms.or(lag.lag_ms),
+                ..play
+            }),
+            (play, lag) => play.or(lag),
+        };
         if let Some(play) = play {
             *pages.played.entry(play.fault.name()).or_default() += 1;
         }
@@ -320,9 +234,13 @@ impl Pages {
         *count - 1
     }
 
-    fn scripted(&mut self, platform: &str, peek: &Peek) -> Option<Play> {
-        let at = self.rules.iter_mut().position(|(script, _)| {
-            if !script.matches(platform, peek) {
+    /// A lag goes with whatever else is played: it is looked for apart.
+    fn scripted(&mut self, platform: &str, peek: &Peek, lag: bool) -> Option<Play> {
+        let at = self.rules.iter_mut().position(|(script, play)| {
+            if (play.fault == Fault::Lag) != lag
+                || (lag && !peek.writes)
+                || !script.matches(platform, peek)
+            {
                 return false;
             }
             let ripe = script.after == 0;
@@ -347,81 +265,32 @@ impl Pages {
             return Ok(None);
         };
         let marks = marks(text)?;
-        let total: u32 = marks
-            .iter()
-            .fold(0, |sum, (_, times)| sum.saturating_add(*times));
-        let mut number = self.count(fingerprint(&["mark", platform, text]));
-        if number >= total {
-            return Ok(None);
-        }
-        for (play, times) in marks {
-            if number < times {
-                return Ok(Some(play));
+        for op in [Some(peek.op), None] {
+            if op.is_none() && peek.quiet {
+                continue;
             }
-            number -= times;
+            let here: Vec<&Mark> = marks.iter().filter(|it| it.op.as_deref() == op).collect();
+            if here.is_empty() {
+                continue;
+            }
+            let words = ["mark", platform, text, op.unwrap_or_default()];
+            let mut number = self.count(fingerprint(&words));
+            for mark in here {
+                if number < mark.times {
+                    return Ok(Some(mark.play));
+                }
+                number -= mark.times;
+            }
         }
         Ok(None)
     }
 }
 
-static MARK: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\[\[fault:([^\]]*)\]\]").expect("a constant pattern that is tested")
-});
-
-/// A text as people shall see it: without its markers.
-pub(super) fn without_marks(text: &str) -> String {
-    if text.contains("[[fault:") {
-        MARK.replace_all(text, "").trim().to_owned()
-    } else {
-        text.to_owned()
-    }
-}
-
-/// The markers of a text with how often each is played.
-fn marks(text: &str) -> Result<Vec<(Play, u32)>, String> {
-    MARK.captures_iter(text)
-        .map(|found| mark(&found[1]))
-        .collect()
-}
-
-fn mark(inside: &str) -> Result<(Play, u32), String> {
-    let mut words = inside.split_whitespace();
-    let mut play = Play::new(words.next().unwrap_or_default().parse()?);
-    let mut times = 1;
-    for word in words {
-        let (name, value) = word.split_once('=').unwrap_or((word, ""));
-        let number = || {
-            value
-                .parse::<u32>()
-                .map_err(|_| format!("{name}={value} in [[fault:{inside}]] is no number"))
-        };
-        match name {
-            "times" if value == "always" => times = u32::MAX,
-            "times" => times = number()?,
-            "retry_after" => play.retry_after_s = number()?,
-            "delay_ms" => play.delay_ms = number()?,
-            "date" if value.is_empty() => play.date = true,
-            "status" => match number()? {
-                status @ 200..600 => play.status = u16::try_from(status).ok(),
-                _ => {
-                    return Err(format!(
-                        "status in [[fault:{inside}]] must lie between 200 and 599"
-                    ));
-                }
-            },
-            _ => {
-                return Err(format!(
-                    "{word} in [[fault:{inside}]] is unknown; write times=, retry_after=, date, delay_ms= or status="
-                ));
-            }
-        }
-    }
-    Ok((play, times))
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::play::LAG_MS;
     use super::*;
+    use serde_json::json;
 
     fn post(text: &str) -> Peek {
         Peek {
@@ -444,19 +313,6 @@ mod tests {
     }
 
     #[test]
-    fn every_name_reads_back() {
-        for fault in Fault::ALL {
-            assert_eq!(fault.name().parse::<Fault>(), Ok(*fault));
-        }
-        assert!(
-            "nonsense"
-                .parse::<Fault>()
-                .expect_err("unknown")
-                .contains("act_reset")
-        );
-    }
-
-    #[test]
     fn marks_are_counted_by_the_whole_text() {
         let book = FaultBook::new(None, 0.0);
         let text = "Hi [[fault:503 times=2]] there [[fault:act_500]]";
@@ -468,16 +324,50 @@ mod tests {
             names(&book, "Hi [[fault:503 times=2]] else", 1),
             [Some("503")]
         );
-        assert_eq!(
-            without_marks("Hi [[fault:429 times=1 retry_after=2 date]]"),
-            "Hi"
-        );
-        let (play, times) = mark("429 times=3 retry_after=2 date status=420").expect("readable");
-        assert_eq!(
-            (play.retry_after_s, play.date, play.status, times),
-            (2, true, Some(420), 3)
-        );
         assert!(book.choose("mastodon", &post("[[fault:oops]]")).is_err());
+    }
+
+    #[test]
+    fn a_mark_may_name_its_operation() {
+        let book = FaultBook::new(None, 0.0);
+        let text = "[[fault:503]] [[fault:act_hang op=media.publish lag_ms=7]]";
+        let ask = |op, quiet| {
+            let peek = Peek {
+                op,
+                quiet,
+                ..post(text)
+            };
+            let play = book.choose("instagram", &peek).expect("readable");
+            play.map(|play| (play.fault.name(), play.lag_ms))
+        };
+        assert_eq!(ask("container.create", true), None);
+        assert_eq!(ask("media.publish", false), Some(("act_hang", Some(7))));
+        assert_eq!(ask("media.publish", false), Some(("503", None)));
+        assert_eq!(ask("media.publish", false), None);
+    }
+
+    #[test]
+    fn a_lag_goes_with_other_faults() {
+        let book = FaultBook::new(None, 0.0);
+        let script = json!({"fault": "lag", "account": "a", "lag_ms": 9, "times": 2});
+        book.script(serde_json::from_value(script).expect("a script"))
+            .expect("taken");
+        let ask = |text: &str, writes| {
+            let peek = Peek {
+                writes,
+                ..post(text)
+            };
+            let play = book.choose("x", &peek).expect("readable");
+            play.map(|play| (play.fault.name(), play.lag_ms))
+        };
+        assert_eq!(ask("a", false), None, "only what writes can lag");
+        assert_eq!(
+            ask("a [[fault:act_reset]]", true),
+            Some(("act_reset", Some(9)))
+        );
+        assert_eq!(ask("b", true), Some(("lag", Some(9))));
+        assert_eq!(ask("c", true), None);
+        assert_eq!(ask("[[fault:lag]]", true), Some(("lag", Some(LAG_MS))));
     }
 
     #[test]

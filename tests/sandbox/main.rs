@@ -6,4 +6,7 @@
 mod wait;
 mod bench;
 mod platforms;
+mod x;
+mod instagram;
+mod s3;
 mod faults;

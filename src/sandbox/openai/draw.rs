@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::super::{
     acts::{ActLog, Media},
-    faults::without_marks,
+    play::without_marks,
 };
 use super::{images::Order, png::png};
 

@@ -18,8 +18,8 @@ use super::{
     acts::{Act, ActLog, Draft, held},
     clock::Clock,
     exchange::{Answer, Peek, Platform, Request, Token, token},
-    faults::without_marks,
     form::{self, Form},
+    play::without_marks,
     rate::{Rate, Rates},
     text::fingerprint,
 };
