@@ -144,6 +144,8 @@ impl World {
             base_url,
             identifier,
             secret: format!("sandbox-{name}").into(),
+            bucket: None,
+            public_url: None,
         }
     }
 
