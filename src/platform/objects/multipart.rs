@@ -100,7 +100,7 @@ impl Bucket<'_> {
             if !from.is_empty() {
                 pairs.push(("part-number-marker", &from));
             }
-            let list = self.list(key, &pairs, "ListPartsResult").await?;
+            let list = self.list(key, &pairs, "ListParts").await?;
             parts.extend(list.all("Part").filter_map(part));
             match list.get("NextPartNumberMarker") {
                 Some(next) if list.get("IsTruncated") == Some("true") && next != from => {
@@ -124,7 +124,7 @@ impl Bucket<'_> {
                 pairs.push(("key-marker", &from.0));
                 pairs.push(("upload-id-marker", &from.1));
             }
-            let list = self.list("", &pairs, "ListMultipartUploadsResult").await?;
+            let list = self.list("", &pairs, "ListMultipartUploads").await?;
             let of_key = |it: &&Element| it.get("Key") == Some(key);
             found.extend(list.all("Upload").filter(of_key).filter_map(open));
             let next = (list.get("NextKeyMarker"), list.get("NextUploadIdMarker"));
@@ -147,7 +147,8 @@ impl Bucket<'_> {
     ) -> Result<Element, CallError> {
         let call = Call::get(self.url(key, pairs), self.deadline).at_most(4 << 20);
         let answer = self.ask(call, Digest::of_bytes(b"")).await?;
-        let list = Element::read(&answer.body).filter(|it| it.name == root);
+        // `ListPartsResult`; some say `ListPartsResponse`
+        let list = Element::read(&answer.body).filter(|it| it.name.starts_with(root));
         list.ok_or_else(|| self.without(&answer, root))
     }
 
