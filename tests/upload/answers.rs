@@ -50,6 +50,9 @@ async fn a_file_arrives_whole_or_in_parts() {
         ("1,2,3".to_owned(), 1)
     );
     assert_eq!(moto.uploads("answers/large").await, [] as [&str; 0]);
+    let output = rig.home.cli(&["check", "--ping"]).await;
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("s3 takes it: bucket films"), "{said}");
     assert!(
         asked.iter().all(|it| it.status < 400 || it.status == 404),
         "{asked:?}"

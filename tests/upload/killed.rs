@@ -1,9 +1,10 @@
 //! Killed at every part: what the store has is not sent again, and nothing is left behind.
 
+use futures_util::StreamExt as _;
 use presswork::lifecycle::State;
 use serde_json::json;
 
-use crate::moto::{Moto, completed, parts};
+use crate::moto::{Asked, Moto, completed, parts};
 use crate::rig::{MIB, PART, Rig, SOON};
 
 /// Each point with its hit, and how often uploads begin by then.
@@ -23,34 +24,35 @@ async fn an_upload_goes_on_where_its_daemon_was_killed() {
     let Some(moto) = Moto::shared().await else {
         return;
     };
+    let cases = POINTS.map(|(point, nth, begun)| killed_at(moto, point, nth, begun));
+    let mut cases = futures_util::stream::iter(cases).buffer_unordered(3);
+    while cases.next().await.is_some() {}
+}
+
+async fn killed_at(moto: &Moto, point: &str, nth: usize, begun: usize) {
     let rig = Rig::of(moto).await;
     let file = rig.file(2 * PART + MIB, 20).await;
-    for (point, nth, begun) in POINTS {
-        let key = format!("killed/{point}-{nth}");
-        // somebody else's of the same key, older than the job, stays
-        let other = moto.begin(&key, 3_600).await;
-        let id = rig
-            .enqueue("films", &file, &key, json!({"part_bytes": PART}))
-            .await;
-        let daemon = rig.run_to(point, nth);
-        let status = daemon.wait_exit(SOON).await;
-        assert!(!status.success(), "{point} {nth}: {status}");
-        let again = rig.run();
-        let told = rig.done(id).await;
-        assert_eq!(moto.object(&key).await["sha256"], told["sha256"], "{key}");
-        let asked = moto.asked(&key).await;
-        assert_eq!(parts(&asked).join(","), "1,2,3", "{key}: {asked:?}");
-        assert_eq!(completed(&asked), 1, "{key}: {asked:?}");
-        let begins =
-            |it: &&crate::moto::Asked| it.query["uploads"].is_string() && it.method == "POST";
-        assert_eq!(
-            asked.iter().filter(begins).count(),
-            begun,
-            "{key}: {asked:?}"
-        );
-        assert_eq!(moto.uploads(&key).await, [other], "{key}");
-        again.kill9();
-    }
+    let key = format!("killed/{point}-{nth}");
+    // somebody else's of the same key, older than the job, stays
+    let other = moto.begin(&key, 3_600).await;
+    let more = json!({"part_bytes": PART});
+    let id = rig.enqueue("films", &file, &key, more).await;
+    let daemon = rig.run_to(point, nth);
+    let status = daemon.wait_exit(SOON).await;
+    assert!(!status.success(), "{point} {nth}: {status}");
+    let _again = rig.run();
+    let told = rig.done(id).await;
+    assert_eq!(moto.object(&key).await["sha256"], told["sha256"], "{key}");
+    let asked = moto.asked(&key).await;
+    assert_eq!(parts(&asked).join(","), "1,2,3", "{key}: {asked:?}");
+    assert_eq!(completed(&asked), 1, "{key}: {asked:?}");
+    let begins = |it: &&Asked| it.query["uploads"].is_string() && it.method == "POST";
+    assert_eq!(
+        asked.iter().filter(begins).count(),
+        begun,
+        "{key}: {asked:?}"
+    );
+    assert_eq!(moto.uploads(&key).await, [other], "{key}");
 }
 
 /// What is taken away between the parts and the end leaves no parts behind.

@@ -84,9 +84,10 @@ def told(method, path, asked):
     return {}
 
 
-def xml(start_response, status, code):
+def xml(start_response, status, code, *more):
     body = f"<Error><Code>{code}</Code><Message>{code} it is</Message></Error>".encode()
-    start_response(status, [("content-type", "application/xml"), ("content-length", str(len(body)))])
+    size = ("content-length", str(len(body)))
+    start_response(status, [("content-type", "application/xml"), size, *more])
     return [body]
 
 
@@ -146,7 +147,7 @@ class Door:
         if fault == "corrupt":
             body = bytes([body[0] ^ 1]) + body[1:]
         if fault == "slow_down":
-            return xml(answered, "503 Slow Down", "SlowDown")
+            return xml(answered, "503 Slow Down", "SlowDown", ("retry-after", "1"))
         if fault == "error_in_200":
             return xml(answered, "200 OK", "InternalError")
         claimed = environ.get("HTTP_X_AMZ_CONTENT_SHA256", "")

@@ -41,8 +41,6 @@ pub(in crate::kinds) struct Payload {
 const KEY_MAX: usize = 1_024;
 /// Bytes of all metadata at most, by S3.
 const METADATA_MAX: usize = 2_048;
-/// Bytes of another header at most.
-const HEADER_MAX: usize = 512;
 /// The size of parts of a file that doesn't make too many of them.
 const PART: u64 = 16 << 20;
 /// So many parts are enough: each is a request, and is sent again as a whole.
@@ -156,9 +154,10 @@ fn header(value: &str) -> Result<(), String> {
     let plain = |c: char| matches!(c, ' '..='~');
     match value.trim() {
         it if it.is_empty() || it != value => Err("is empty, or has blanks around it".to_owned()),
-        it if HEADER_MAX.max(METADATA_MAX) < it.len() => {
-            Err(format!("has {} bytes; at most {HEADER_MAX} fit", it.len()))
-        }
+        it if METADATA_MAX < it.len() => Err(format!(
+            "has {} bytes; at most {METADATA_MAX} fit",
+            it.len()
+        )),
         it if !it.chars().all(plain) => {
             Err("holds other characters than those of ASCII; write them as %XX".to_owned())
         }

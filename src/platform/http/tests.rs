@@ -168,3 +168,37 @@ fn what_is_kept_is_one_for_all_clones() {
     assert_eq!(*http.kept::<Mutex<u32>>("a".into()).lock().unwrap(), 7);
     assert_eq!(*http.kept::<Mutex<u32>>("b".into()).lock().unwrap(), 0);
 }
+
+#[tokio::test]
+async fn a_stream_goes_out_with_its_length_and_says_why_it_broke_off() {
+    use futures_util::StreamExt as _;
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let (url, task) = server(answer, true).await;
+    let http = Http::new(Clock::System).unwrap();
+    let whole = || futures_util::stream::iter([Ok(Bytes::from_static(b"abc"))]).boxed();
+    let body = Body::Stream(3, Arc::new(whole));
+    let call = Call::put(url, body, Duration::from_secs(5));
+    http.send(&call.header("x-own", "1").fresh()).await.unwrap();
+    let sent = task.await.unwrap();
+    assert!(
+        sent.starts_with("PUT /x ") && sent.contains("content-length: 3"),
+        "{sent}"
+    );
+    assert!(
+        sent.contains("x-own: 1") && !sent.contains("chunked"),
+        "{sent}"
+    );
+
+    let (url, _task) = server(vec![], false).await;
+    let broken = || {
+        let gone = std::io::Error::other("the disk is gone");
+        futures_util::stream::iter([Ok(Bytes::from_static(b"a")), Err(gone)]).boxed()
+    };
+    let body = Body::Stream(3, Arc::new(broken));
+    let call = Call::put(url, body, Duration::from_secs(5));
+    let e = http.send(&call.fresh()).await.unwrap_err();
+    assert!(
+        e.code == "source" && e.message.contains("the disk is gone"),
+        "{e:?}"
+    );
+}

@@ -221,6 +221,32 @@ mod tests {
     }
 
     #[test]
+    fn google_is_spoken_to_in_its_own_words() {
+        let signer = Signer {
+            dialect: Dialect::Gcs,
+            region: "auto",
+            access_key_id: &"GOOG1E".into(),
+            secret: &"secret".into(),
+        };
+        let signed = signer.sign(&Request {
+            method: "PUT",
+            host: "storage.googleapis.com",
+            path: "/b/k",
+            query: "",
+            headers: vec![("x-goog-if-generation-match", "0")],
+            payload: Digest::of_bytes(b""),
+            at: Utc.with_ymd_and_hms(2026, 1, 2, 3, 4, 5).unwrap(),
+        });
+        let told = signed.authorization.expose_secret();
+        let scope = "GOOG4-HMAC-SHA256 Credential=GOOG1E/20260102/auto/storage/goog4_request, ";
+        assert!(told.starts_with(scope), "{told}");
+        let names =
+            "SignedHeaders=host;x-goog-content-sha256;x-goog-date;x-goog-if-generation-match,";
+        assert!(told.contains(names), "{told}");
+        assert_eq!(signed.headers[1].1, "20260102T030405Z");
+    }
+
+    #[test]
     fn what_is_sent_is_spelt_as_it_is_signed() {
         assert_eq!(encoded("a/b c+ü$", "/"), "a/b%20c%2B%C3%BC%24");
         assert_eq!(
