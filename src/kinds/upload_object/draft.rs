@@ -71,7 +71,10 @@ impl Payload {
                 wrong(at, message);
             }
         }
-        let is_type = |it: &String| it.split_once('/').is_some_and(|(a, b)| a != "" && b != "");
+        let is_type = |it: &String| {
+            let halves = it.split_once('/');
+            halves.is_some_and(|(a, b)| !a.is_empty() && !b.is_empty())
+        };
         if self.content_type.as_ref().is_some_and(|it| !is_type(it)) {
             let message = "is no media type; write one like `video/mp4`, or leave it out";
             wrong("/content_type", message.to_owned());
