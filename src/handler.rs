@@ -31,8 +31,8 @@ pub struct Defaults {
     pub timeout_s: u32,
     /// Seconds a job may grow old. Default of the design: 7 days.
     pub age_max_s: u32,
-    /// The platform of the account that it needs, where it needs one.
-    pub platform: Option<&'static str>,
+    /// The platforms of which it needs an account; none where it needs no account.
+    pub platforms: &'static [&'static str],
     /// A payload to start from.
     pub example: &'static str,
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::clock::Time;
-use crate::config::Config;
+use crate::config::{Account, Config};
 use crate::handler::Kind;
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{DEFAULT_TENANT, Envelope, JobId, NewJob, Priority};
@@ -188,12 +188,17 @@ pub fn admit_envelope(rules: &Rules, id: JobId, envelope: &Envelope) -> Result<N
 }
 
 fn account(config: &Config, kind: &Kind, envelope: &Envelope) -> Option<Violation> {
-    let platform = kind.defaults.platform?;
+    let platforms = kind.defaults.platforms;
+    if platforms.is_empty() {
+        return None;
+    }
+    let fits = |it: &Account| platforms.contains(&it.platform.as_str());
+    let platform = platforms.join(" or ");
     let fitting = || {
         config
             .accounts
             .iter()
-            .filter(|(_, it)| it.platform == platform)
+            .filter(|(_, it)| fits(it))
             .map(|(name, _)| name.as_str())
     };
     let message = match envelope.account.as_deref() {
@@ -202,7 +207,7 @@ fn account(config: &Config, kind: &Kind, envelope: &Envelope) -> Option<Violatio
             kind.name()
         ),
         Some(name) => match config.accounts.get(name) {
-            Some(it) if it.platform == platform => return None,
+            Some(it) if fits(it) => return None,
             Some(it) => format!(
                 "`{name}` is an account of {}, not of {platform}",
                 it.platform

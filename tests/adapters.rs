@@ -137,13 +137,14 @@ impl World {
     }
 
     fn account(&self, platform: Platform, name: &str) -> Account {
-        let base_url = below(&self.base, &format!("/{}", platform.name()));
         let identifier = (platform == Platform::Bluesky).then(|| platform.who(name));
         Account {
             platform: platform.name().to_owned(),
-            base_url,
+            base_url: below(&self.base, &format!("/{}", platform.name())),
             identifier,
             secret: format!("sandbox-{name}").into(),
+            bucket: None,
+            public_url: None,
         }
     }
 

@@ -575,6 +575,14 @@ fn no_crash_point_is_left_out() {
         "media.before_row",
     ];
     assert!(media.iter().all(|it| there.remove(*it).is_some()));
+    // these need a bucket: tests/upload/killed.rs
+    let upload = [
+        "upload.after_complete",
+        "upload.after_create",
+        "upload.after_part",
+        "upload.before_complete",
+    ];
+    assert!(upload.iter().all(|it| there.remove(*it).is_some()));
     let tried: BTreeMap<String, bool> = POINTS
         .iter()
         .map(|(name, ..)| {

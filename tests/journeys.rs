@@ -209,6 +209,8 @@ impl Internet {
             base_url: below(&self.base, &format!("/{name}")),
             identifier: (name == "bluesky").then_some(who),
             secret: format!("sandbox-{}", journey.name).into(),
+            bucket: None,
+            public_url: None,
         };
         config.accounts.insert(journey.name.to_owned(), account);
         let prices = Model {

@@ -78,6 +78,8 @@ impl Press {
                 base_url: below(&base, &format!("/{platform}")),
                 identifier: (platform == "bluesky").then(|| "me.test".to_owned()),
                 secret: "sandbox-me".to_owned().into(),
+                bucket: None,
+                public_url: None,
             };
             config.accounts.insert(platform.to_owned(), account);
         }

@@ -150,10 +150,20 @@ impl Desk {
         }
     }
 
+    /// Where the sandbox of this desk listens, by its own settings.
+    fn sandbox(&self) -> String {
+        let settings = self.home.path().join(".presswork/jobs.toml");
+        let settings = std::fs::read_to_string(settings).expect("dev has written it");
+        let allowed = settings.split_once("fetch_allow = \"");
+        let (_, address) = allowed.expect("its pictures may be fetched");
+        address.split('"').next().unwrap_or_default().to_owned()
+    }
+
     /// With the addresses of this desk.
     fn here(&self, text: &str) -> String {
         text.replace("127.0.0.1:8787", &self.api.to_string())
             .replace("6379", &self.redis.port().to_string())
+            .replace("127.0.0.1:8090", &self.sandbox())
     }
 
     /// Runs a snippet; `None` where it can't be run here, and then says so.

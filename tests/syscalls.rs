@@ -23,7 +23,7 @@ use kit::wait;
 const SOON: Duration = Duration::from_secs(60);
 
 /// A job of each kind: kind, account, payload.
-const SAMPLES: [(&str, Option<&str>, &str); 5] = [
+const SAMPLES: [(&str, Option<&str>, &str); 6] = [
     (
         "generate.text",
         Some("studio"),
@@ -48,6 +48,11 @@ const SAMPLES: [(&str, Option<&str>, &str); 5] = [
         "test.job",
         None,
         r#"{"fail_times": 1, "sleep_ms": 50, "progress": true}"#,
+    ),
+    (
+        "upload.object",
+        Some("shelf"),
+        r#"{"url": "SANDBOX/", "key": "a/wall.html"}"#,
     ),
 ];
 
@@ -203,7 +208,7 @@ async fn filter() -> Option<BTreeSet<String>> {
 /// A daemon that strace holds to the unit's filter.
 struct Held {
     home: Home,
-    _sandbox: Sandbox,
+    sandbox: Sandbox,
     api: SocketAddr,
     _port: Port,
     log: PathBuf,
@@ -236,6 +241,12 @@ impl Held {
             config.push_str(&format!("[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = \"{url}/{platform}\"\n{more}secret = {{ env = \"SECRET_{name}\" }}\n"));
             home = home.env(&format!("SECRET_{name}"), &format!("sandbox-{name}"));
         }
+        let shelf = home.path().join("shelf");
+        fs::create_dir(&shelf).expect("a folder can be made");
+        config.push_str(&format!(
+            "[accounts.shelf]\nplatform = \"folder\"\nfolder = {shelf:?}\n[media]\nfetch_http = true\nfetch_allow = \"{}\"\n",
+            sandbox.addr()
+        ));
         home.configure(&config);
         let media = home.path().join("state/media");
         fs::create_dir_all(&media).expect("a folder can be made");
@@ -245,7 +256,7 @@ impl Held {
             api: SocketAddr::from(([127, 0, 0, 1], port.number())),
             _port: port,
             home,
-            _sandbox: sandbox,
+            sandbox,
             log,
             allowed,
         }
@@ -259,7 +270,8 @@ impl Held {
         daemon.wait_ready(self.api, SOON).await;
         self.cli(&["jobs", "list"]).await;
         for (kind, account, payload) in SAMPLES {
-            let mut words = vec!["enqueue", kind, "--payload", payload, "--wait"];
+            let payload = payload.replace("SANDBOX", &self.sandbox.url());
+            let mut words = vec!["enqueue", kind, "--payload", &payload, "--wait"];
             words.extend(account.iter().flat_map(|it| ["--account", it]));
             self.cli(&words).await;
         }

@@ -298,7 +298,19 @@ fn refused(cx: &Cx, key: &str, account: &Account, e: &Failure) -> (&'static str,
             format!("{place} ({origin})")
         })
     };
+    let address = match account.base_url.scheme() {
+        "file" => "folder",
+        _ => "base_url",
+    };
     let (word, verdict, advice) = match e.class {
+        Class::Unauthorised if address == "folder" => (
+            "unauthorised",
+            Verdict::Bad,
+            format!(
+                "make {} and let the daemon's user write there",
+                at("folder")
+            ),
+        ),
         Class::Unauthorised => (
             "unauthorised",
             Verdict::Bad,
@@ -317,7 +329,7 @@ fn refused(cx: &Cx, key: &str, account: &Account, e: &Failure) -> (&'static str,
             Verdict::Bad,
             format!(
                 "is {} the address of a {} server?",
-                at("base_url"),
+                at(address),
                 account.platform
             ),
         ),
@@ -326,7 +338,7 @@ fn refused(cx: &Cx, key: &str, account: &Account, e: &Failure) -> (&'static str,
             Verdict::Bad,
             format!(
                 "look at {}, at this host's DNS, and at what stands between",
-                at("base_url")
+                at(address)
             ),
         ),
     };

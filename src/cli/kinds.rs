@@ -48,7 +48,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             let kind = find(&name)?;
             let payload = kind.schema().to_value();
             let of = &kind.defaults;
-            let needs_account = of.platform.is_some();
+            let needs_account = !of.platforms.is_empty();
             cx.out.document(&envelope_schema_of(
                 of.name,
                 payload,
@@ -81,7 +81,11 @@ fn list(cx: &Cx) -> Result<(), CliError> {
         table.row([
             Cell::toned(Tone::Busy, kind.name()),
             settings.lane.into(),
-            kind.defaults.platform.unwrap_or("-").into(),
+            match kind.defaults.platforms {
+                [] => "-".to_owned(),
+                of => of.join(", "),
+            }
+            .into(),
             Cell::number(settings.retry.attempts_max),
             Cell::number(format!("{} s", settings.timeout_s)),
             kind.defaults.about.into(),
@@ -96,7 +100,7 @@ fn told(cx: &Cx, kind: &Kind) -> serde_json::Value {
         "kind": kind.name(),
         "about": kind.defaults.about,
         "lane": settings.lane,
-        "platform": kind.defaults.platform,
+        "platforms": kind.defaults.platforms,
         "attempts": settings.retry.attempts_max,
         "base_ms": settings.retry.base_ms,
         "cap_ms": settings.retry.cap_ms,

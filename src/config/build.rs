@@ -5,8 +5,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use url::{Host, Url};
-
 use crate::json::did_you_mean;
 use crate::retry::Policy;
 use crate::telemetry::{Format, check_level};
@@ -14,7 +12,7 @@ use crate::telemetry::{Format, check_level};
 use super::error::Place;
 use super::keys::{LANES, ROOM};
 use super::read::{Part, Reader, Said, shown_key};
-use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
+use super::types::{Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 const DAY: u64 = 86_400;
 
@@ -249,72 +247,6 @@ impl<'a> Reader<'a> {
         kinds
     }
 
-    fn accounts(&mut self) -> BTreeMap<String, Account> {
-        let mut accounts = BTreeMap::new();
-        for part in self.parts("accounts") {
-            let platform = self.text(&part, "platform").map(|it| it.value);
-            let base_url = self.base_url(&part, platform.as_deref());
-            let identifier = self.text(&part, "identifier").map(|it| it.value);
-            let secret = self.secret(&part, "secret").map(|it| it.value);
-            if platform.is_none() {
-                self.missing(&part, "platform", "write one of openai, mastodon, bluesky");
-            }
-            if platform.as_deref() == Some("bluesky") && identifier.is_none() {
-                let advice = "Bluesky asks for the handle or DID: identifier = \"ada.example.com\"";
-                self.missing(&part, "identifier", advice);
-            }
-            if secret.is_none() {
-                let advice = "write secret = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
-                self.missing(&part, "secret", advice);
-            }
-            if let (Some(platform), Some(base_url), Some(secret)) = (platform, base_url, secret) {
-                let account = Account {
-                    platform,
-                    base_url,
-                    identifier,
-                    secret,
-                };
-                accounts.insert(part.name.to_owned(), account);
-            }
-        }
-        accounts
-    }
-
-    fn base_url(&mut self, part: &Part<'a>, platform: Option<&str>) -> Option<Url> {
-        let said = self.text(part, "base_url");
-        let Some(said) = said else {
-            let text = match platform? {
-                "openai" => "https://api.openai.com/v1",
-                "bluesky" => "https://bsky.social",
-                _ => {
-                    let advice =
-                        "write the server's address: base_url = \"https://mastodon.example\"";
-                    self.missing(part, "base_url", advice);
-                    return None;
-                }
-            };
-            return Some(
-                Url::parse(text).expect("the built-in addresses are URLs, as a test shows"),
-            );
-        };
-        let wrong = match Url::parse(&said.value) {
-            Err(_) => "an address such as \"https://example.com\"",
-            Ok(url) if !matches!(url.scheme(), "http" | "https") => "begins with https://",
-            Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-                "holds a user or password; only `secret` says who it is"
-            }
-            Ok(url) if url.query().is_some() || url.fragment().is_some() => {
-                "ends before `?` and `#`; paths are added to it"
-            }
-            Ok(url) if url.scheme() == "http" && !nearby(&url) => {
-                "https://, because the account's secret would travel in clear; http:// is for this machine and private networks"
-            }
-            Ok(url) => return Some(url),
-        };
-        self.wrong(&said.place, format!("{}.base_url", part.path), None, wrong);
-        None
-    }
-
     fn presets(&mut self) -> BTreeMap<String, Preset> {
         let mut presets = BTreeMap::new();
         for part in self.parts("presets") {
@@ -353,21 +285,5 @@ impl<'a> Reader<'a> {
             models.insert(part.name.to_owned(), model);
         }
         models
-    }
-}
-
-/// Whether a server is this machine or on a private network: by its address, or by a name that
-/// the public DNS doesn't have.
-fn nearby(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Ipv4(ip)) => ip.is_loopback() || ip.is_private(),
-        Some(Host::Ipv6(ip)) => ip.is_loopback() || ip.is_unique_local(),
-        Some(Host::Domain(name)) => {
-            !name.contains('.')
-                || [".localhost", ".local", ".internal", ".test"]
-                    .iter()
-                    .any(|it| name.ends_with(it))
-        }
-        None => false,
     }
 }

@@ -6,7 +6,7 @@ use crate::telemetry::redact::HIDDEN;
 use super::error::{ConfigError, Place};
 use super::read::shown_key;
 use super::secret::shown;
-use super::types::Config;
+use super::types::{Account, Config};
 
 impl Config {
     /// Every key that holds: its path, its value (secrets as `***`), and where it was said
@@ -41,11 +41,8 @@ impl Config {
         }
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));
-            all.push((format!("{path}.platform"), account.platform.clone()));
-            all.push((format!("{path}.base_url"), account.base_url.to_string()));
-            let identifier = account.identifier.clone();
-            all.extend(identifier.map(|it| (format!("{path}.identifier"), it)));
-            all.push((format!("{path}.secret"), HIDDEN.to_owned()));
+            let said = account_of(account).into_iter();
+            all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
         }
         for (name, it) in &self.presets {
             let path = format!("presets.{}", shown_key(name));
@@ -166,4 +163,30 @@ impl Config {
             })
             .collect()
     }
+}
+
+fn account_of(it: &Account) -> Vec<(&'static str, String)> {
+    let mut all = vec![("platform", it.platform.clone())];
+    match it.base_url.to_file_path() {
+        Ok(folder) if it.base_url.scheme() == "file" => {
+            all.push(("folder", folder.display().to_string()));
+        }
+        _ => all.push(("base_url", it.base_url.to_string())),
+    }
+    all.extend(it.identifier.clone().map(|it| ("identifier", it)));
+    if let Some(bucket) = &it.bucket {
+        all.push(("bucket", bucket.name.clone()));
+        all.push(("region", bucket.region.clone()));
+        all.push(("path_style", bucket.path_style.to_string()));
+        all.push(("access_key_id", HIDDEN.to_owned()));
+    }
+    if it.base_url.scheme() != "file" {
+        all.push(("secret", HIDDEN.to_owned()));
+    }
+    all.extend(
+        it.public_url
+            .as_ref()
+            .map(|it| ("public_url", it.to_string())),
+    );
+    all
 }

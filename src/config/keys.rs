@@ -95,17 +95,18 @@ pub const OTHER_VARIABLES: [&str; 5] = [
 ];
 
 /// The platforms that accounts can be of.
-pub const PLATFORMS: [&str; 3] = ["openai", "mastodon", "bluesky"];
+pub const PLATFORMS: [&str; 6] = ["openai", "mastodon", "bluesky", "s3", "gcs", "folder"];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
 
 /// The lanes that are always there, with their concurrency.
-pub const LANES: [(&str, Option<u32>); 4] = [
+pub const LANES: [(&str, Option<u32>); 5] = [
     ("default", None),
     ("openai", Some(8)),
     ("mastodon", Some(4)),
     ("bluesky", Some(4)),
+    ("uploads", Some(4)),
 ];
 
 const fn int(
@@ -428,6 +429,12 @@ pub const SECTIONS: &[Section] = &[
             key("base_url", TEXT),
             key("identifier", TEXT),
             key("secret", Shape::Secret),
+            key("access_key_id", Shape::Secret),
+            key("bucket", TEXT),
+            key("region", TEXT),
+            key("path_style", Shape::Bool { default: true }),
+            key("folder", TEXT),
+            key("public_url", TEXT),
         ],
     },
     Section {

@@ -9,6 +9,7 @@ pub mod keys;
 mod types;
 mod read;
 mod secret;
+mod accounts;
 mod build;
 mod effective;
 
@@ -23,7 +24,7 @@ use crate::telemetry::redact;
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
-pub use types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
+pub use types::{Account, Api, Bucket, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;

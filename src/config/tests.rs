@@ -148,13 +148,56 @@ fn the_built_in_defaults() {
         Format::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>()
     );
     for platform in PLATFORMS.into_iter().filter(|it| *it != "mastodon") {
-        let text = format!(
-            "[accounts.a]\nplatform = \"{platform}\"\nidentifier = \"i\"\nsecret = {{ env = \"S\" }}"
-        );
+        let of_bucket =
+            "bucket = \"b\"\nregion = \"eu-central-1\"\naccess_key_id = { env = \"S\" }\n";
+        let secret = "secret = { env = \"S\" }\n";
+        let more = match platform {
+            "folder" => "folder = \"/srv/a b\"\n".to_owned(),
+            "s3" | "gcs" => format!("{secret}{of_bucket}"),
+            _ => format!("identifier = \"i\"\n{secret}"),
+        };
+        let text = format!("[accounts.a]\nplatform = \"{platform}\"\n{more}");
         let env = |name: &str| (name == "S").then(|| "long enough".to_owned());
         let config = Config::parse(&text, None, &env).unwrap();
-        assert_eq!(config.accounts["a"].base_url.scheme(), "https");
+        let base_url = config.accounts["a"].base_url.as_str();
+        match platform {
+            "folder" => assert_eq!(base_url, "file:///srv/a%20b/"),
+            "s3" => assert_eq!(base_url, "https://s3.eu-central-1.amazonaws.com/"),
+            _ => assert!(base_url.starts_with("https://"), "{base_url}"),
+        }
+        let shown = values(&config);
+        assert!(shown.iter().all(|it| !it.1.contains("long enough")));
     }
+}
+
+#[test]
+fn buckets_and_folders_say_what_they_need_and_nothing_else() {
+    let told = |more: &str| {
+        let text = format!("[accounts.a]\n{more}");
+        let env = |name: &str| (name == "S").then(|| "long enough".to_owned());
+        let e = Config::parse(&text, None, &env).map(|_| ()).unwrap_err();
+        e.to_string()
+    };
+    let bare = told("platform = \"s3\"\n");
+    for key in ["base_url", "bucket", "access_key_id", "secret"] {
+        let missing = format!("accounts.a.{key}: is missing");
+        assert!(bare.contains(&missing), "{bare}");
+    }
+    let literal = told("platform = \"gcs\"\nbucket = \"a/b\"\naccess_key_id = \"AKIAIOSFODNN7\"\n");
+    assert!(
+        literal.contains("a secret doesn't stand in the file"),
+        "{literal}"
+    );
+    assert!(
+        literal.contains("belong into a payload's `key`"),
+        "{literal}"
+    );
+    assert!(!literal.contains("AKIA"), "{literal}");
+    let relative = told("platform = \"folder\"\nfolder = \"films\"\nsecret = { env = \"S\" }\n");
+    assert!(relative.contains("a path from the root on"), "{relative}");
+    assert!(relative.contains("means nothing to a folder"), "{relative}");
+    let stray = told("platform = \"openai\"\nsecret = { env = \"S\" }\nbucket = \"b\"\n");
+    assert!(stray.contains("is for s3 and gcs only"), "{stray}");
 }
 
 #[test]

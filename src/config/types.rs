@@ -153,14 +153,31 @@ pub struct KindSettings {
 /// An account of a platform.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// `openai`, `mastodon`, `bluesky`.
+    /// `openai`, `mastodon`, `bluesky`, `s3`, `gcs`, `folder`.
     pub platform: String,
-    /// Where it is reached.
+    /// Where it is reached; of a folder its path, as `file:///...`.
     pub base_url: Url,
     /// Who it is there, where the platform asks (Bluesky: handle or DID).
     pub identifier: Option<String>,
-    /// The token, key or app password.
+    /// The token, key or app password; of a bucket its secret access key. Empty for a folder.
     pub secret: SecretString,
+    /// The bucket, of platforms that have some.
+    pub bucket: Option<Bucket>,
+    /// Where people find what is uploaded there, where that isn't `base_url`.
+    pub public_url: Option<Url>,
+}
+
+/// A bucket of an object store.
+#[derive(Clone, Debug)]
+pub struct Bucket {
+    /// Its name.
+    pub name: String,
+    /// The region that requests are signed for.
+    pub region: String,
+    /// Which key `secret` is of.
+    pub access_key_id: SecretString,
+    /// Its name stands in the path, not in the host.
+    pub path_style: bool,
 }
 
 /// What jobs that draw have in common; what a payload says itself holds over it.

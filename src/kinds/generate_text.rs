@@ -77,7 +77,7 @@ impl Handler for GenerateText {
         },
         timeout_s: 180,
         age_max_s: AGE_MAX_S,
-        platform: Some("openai"),
+        platforms: &["openai"],
         example: r#"{"model": "gpt-5-mini", "prompt": "One sentence about foxes."}"#,
     };
 

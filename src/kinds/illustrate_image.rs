@@ -49,7 +49,7 @@ impl Handler for IllustrateImage {
         },
         timeout_s: 300,
         age_max_s: AGE_MAX_S,
-        platform: Some("openai"),
+        platforms: &["openai"],
         example: r#"{"model": "gpt-image-1", "prompt": "A fox in a print shop, woodcut."}"#,
     };
 

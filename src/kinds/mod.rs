@@ -9,6 +9,7 @@ mod illustrate_image;
 mod post_bluesky;
 mod post_mastodon;
 mod test_job;
+mod upload_object;
 
 use crate::handler::Kind;
 
@@ -20,6 +21,7 @@ pub fn all() -> Vec<Kind> {
         Kind::of::<post_bluesky::PostBluesky>(),
         Kind::of::<post_mastodon::PostMastodon>(),
         Kind::of::<test_job::TestJob>(),
+        Kind::of::<upload_object::UploadObject>(),
     ]
 }
 

@@ -105,7 +105,7 @@ impl Handler for PostBluesky {
         },
         timeout_s: 300,
         age_max_s: AGE_MAX_S,
-        platform: Some("bluesky"),
+        platforms: &["bluesky"],
         example: r#"{"text": "Hello from Presswork: https://example.com #hello", "langs": ["en"]}"#,
     };
 

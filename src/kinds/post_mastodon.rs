@@ -98,7 +98,7 @@ impl Handler for PostMastodon {
         },
         timeout_s: 300,
         age_max_s: AGE_MAX_S,
-        platform: Some("mastodon"),
+        platforms: &["mastodon"],
         example: r#"{"text": "Hello from Presswork: https://example.com", "language": "en"}"#,
     };
 

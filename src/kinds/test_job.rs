@@ -89,7 +89,7 @@ impl Handler for TestJob {
         },
         timeout_s: 60,
         age_max_s: AGE_MAX_S,
-        platform: None,
+        platforms: &[],
         example: r#"{"sleep_ms": 200, "fail_times": 1}"#,
     };
 

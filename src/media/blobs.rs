@@ -11,7 +11,10 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{Error, GetResultPayload, ObjectStore, ObjectStoreExt as _, PutPayload};
+use object_store::{
+    Error, GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt as _, PutPayload,
+};
+use tokio::io::AsyncReadExt as _;
 use tokio_util::io::ReaderStream;
 use uuid::Uuid;
 
@@ -169,6 +172,30 @@ impl Blobs {
         Ok(got)
     }
 
+    /// A part of what is at a place, as a stream that ends early where it is shorter.
+    ///
+    /// # Errors
+    /// `NotFound` when nothing is there; others when the store can't be read.
+    pub async fn range(&self, place: &str, range: Range<u64>) -> io::Result<ByteStream> {
+        let size = range.end.saturating_sub(range.start);
+        let options = GetOptions {
+            range: Some(range.clone().into()),
+            ..GetOptions::default()
+        };
+        let got = self.store.get_opts(&Path::from(place), options).await;
+        Ok(match got.map_err(told)?.payload {
+            GetResultPayload::File(mut file, _) => {
+                let file = blocking(move || {
+                    file.seek(io::SeekFrom::Start(range.start))?;
+                    Ok(file)
+                });
+                let file = tokio::fs::File::from_std(file.await?).take(size);
+                ReaderStream::with_capacity(file, READ).boxed()
+            }
+            GetResultPayload::Stream(stream) => stream.map_err(told).boxed(),
+        })
+    }
+
     /// Deletes what is at a place; nothing there is as good.
     ///
     /// # Errors
@@ -222,7 +249,10 @@ async fn part(mut spool: Spool, from: u64) -> io::Result<(Spool, Bytes)> {
 }
 
 /// Work that blocks, off the runtime's threads.
-pub(super) async fn blocking<T: Send + 'static>(
+///
+/// # Errors
+/// Its own.
+pub async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     let done = tokio::task::spawn_blocking(work).await;

@@ -230,6 +230,16 @@ impl Media {
         part.map_err(|e| lost(name, e))
     }
 
+    /// A part of the bytes of media, of any size, as a stream. Parts aren't checked against the digest.
+    ///
+    /// # Errors
+    /// As [`Media::read`].
+    pub async fn range(&self, name: Name, range: Range<u64>) -> Result<ByteStream, MediaError> {
+        let stored = self.stored(name).await?;
+        let stream = self.blobs.range(&stored.place, range).await;
+        stream.map_err(|e| lost(name, e))
+    }
+
     /// Takes away what isn't needed: files whose writer died, media that no job has held for `grace`,
     /// and bytes older than that which the ledger knows nothing of. For the start, and now and then.
     ///

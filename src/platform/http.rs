@@ -4,23 +4,28 @@
 //! of the request can have left this machine: that decides whether it may be made again.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Client, ClientBuilder, Method, multipart};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Client, ClientBuilder, Method};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use url::Url;
 
 use crate::clock::{Clock, Time};
 
+use super::body::{self, Watch};
+pub use super::body::{Body, Part};
+
 /// A connection must stand within this: DNS, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
-/// The default wait for the head of an answer, the request's upload included.
+/// The default wait for the head of an answer; the request's upload is included, unless it is a
+/// stream: then it begins at its end.
 pub(super) const FIRST_BYTE: Duration = Duration::from_secs(30);
 /// The longest silence within an answer's body.
 pub(super) const IDLE_READ: Duration = Duration::from_secs(10);
@@ -40,37 +45,14 @@ pub struct Http {
 
 type Kept = Arc<dyn Any + Send + Sync>;
 
-/// A request's body. Cloning is cheap.
-#[derive(Clone)]
-pub enum Body {
-    /// None.
-    Empty,
-    /// JSON text.
-    Json(String),
-    /// Bytes of a media type.
-    Bytes(String, Bytes),
-    /// A form with files.
-    Multipart(Vec<Part>),
-}
-
-/// A part of a form.
-#[derive(Clone)]
-pub struct Part {
-    /// Its name.
-    pub name: &'static str,
-    /// Its file's name and media type, when it is a file.
-    pub file: Option<(String, String)>,
-    /// What it holds.
-    pub bytes: Bytes,
-}
-
 /// One request, to be made once.
 pub struct Call {
     method: Method,
     url: Url,
     bearer: Option<SecretString>,
+    authorization: Option<SecretString>,
     secrets: Vec<SecretString>,
-    headers: Vec<(&'static str, String)>,
+    headers: Vec<(Cow<'static, str>, String)>,
     body: Body,
     fresh: bool,
     deadline: Duration,
@@ -84,6 +66,7 @@ impl Call {
             method,
             url,
             bearer: None,
+            authorization: None,
             secrets: vec![],
             headers: vec![],
             body,
@@ -104,15 +87,52 @@ impl Call {
         Self::new(Method::POST, url, body, deadline)
     }
 
+    /// A PUT that must be over, answer included, within `deadline`.
+    pub fn put(url: Url, body: Body, deadline: Duration) -> Self {
+        Self::new(Method::PUT, url, body, deadline)
+    }
+
+    /// A DELETE that must be over, answer included, within `deadline`.
+    pub fn delete(url: Url, deadline: Duration) -> Self {
+        Self::new(Method::DELETE, url, Body::Empty, deadline)
+    }
+
+    /// A HEAD that must be over within `deadline`: what is asked for is told in the answer's headers.
+    pub fn head(url: Url, deadline: Duration) -> Self {
+        Self::new(Method::HEAD, url, Body::Empty, deadline)
+    }
+
+    /// Its method.
+    pub fn method(&self) -> &str {
+        self.method.as_str()
+    }
+
+    /// Where it goes.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Its headers so far, without the authorization and those that its body brings.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let headers = self.headers.iter();
+        headers.map(|(name, value)| (name.as_ref(), value.as_str()))
+    }
+
     /// With a bearer token.
     pub fn bearer(mut self, token: &SecretString) -> Self {
         self.bearer = Some(token.clone());
         self
     }
 
-    /// With a header that is no secret.
-    pub fn header(mut self, name: &'static str, value: impl Into<String>) -> Self {
-        self.headers.push((name, value.into()));
+    /// With a whole `Authorization`, which proves a secret and doesn't hold it.
+    pub fn authorization(mut self, value: SecretString) -> Self {
+        self.authorization = Some(value);
+        self
+    }
+
+    /// With a header that is no secret; its name in small letters.
+    pub fn header(mut self, name: impl Into<Cow<'static, str>>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
         self
     }
 
@@ -135,6 +155,12 @@ impl Call {
         self
     }
 
+    /// The head of the answer may take so long, counted from the end of a body that is a stream.
+    pub fn answered_within(mut self, wait: Duration) -> Self {
+        self.first_byte = wait;
+        self
+    }
+
     /// The answer's body may have so many bytes, instead of [`BODY_MAX`].
     pub fn at_most(mut self, bytes: usize) -> Self {
         self.body_max = bytes;
@@ -143,7 +169,8 @@ impl Call {
 
     /// The secrets that must not come back in what is told of the answer.
     pub fn secrets(&self) -> Vec<&SecretString> {
-        self.bearer.iter().chain(&self.secrets).collect()
+        let own = self.bearer.iter().chain(&self.authorization);
+        own.chain(&self.secrets).collect()
     }
 }
 
@@ -181,7 +208,7 @@ impl Answer {
 pub struct Lost {
     /// Whether a byte of the request can have left this machine.
     pub sent: bool,
-    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`.
+    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`.
     pub code: &'static str,
     /// What happened, for people.
     pub message: String,
@@ -265,16 +292,23 @@ impl Http {
     }
 
     async fn exchange(&self, call: &Call, host: &str) -> Result<Answer, Lost> {
-        let request = self.request(call)?;
-        let head = tokio::time::timeout(call.first_byte, request.send()).await;
-        let mut response = match head {
-            Ok(Ok(it)) => it,
-            Ok(Err(e)) => return Err(not_answered(e, host)),
-            Err(_) => {
-                let within = call.first_byte.as_secs();
-                let message = format!("{host} began no answer within {within} s");
+        let (request, mut watch) = self.request(call)?;
+        let head = tokio::select! {
+            biased;
+            head = request.send() => head,
+            within = watch.silence(call.first_byte) => {
+                let within = within.as_secs();
+                let message = format!("{host} took and answered nothing for {within} s");
                 return Err(Lost::new(true, "timeout", message));
             }
+        };
+        let mut response = match (head, watch.broken()) {
+            (Ok(it), _) => it,
+            (Err(_), Some(why)) => {
+                let message = format!("what was being sent to {host} can't be read: {why}");
+                return Err(Lost::new(true, "source", message));
+            }
+            (Err(e), None) => return Err(not_answered(e, host)),
         };
         let headers = response.headers().clone();
         let size: usize = headers
@@ -297,7 +331,7 @@ impl Http {
         })
     }
 
-    fn request(&self, call: &Call) -> Result<reqwest::RequestBuilder, Lost> {
+    fn request(&self, call: &Call) -> Result<(reqwest::RequestBuilder, Watch), Lost> {
         let client = if call.fresh {
             &self.fresh
         } else {
@@ -307,37 +341,19 @@ impl Http {
         let mut request = client.request(call.method.clone(), call.url.clone());
         for (name, value) in &call.headers {
             let value = HeaderValue::from_str(value).map_err(|_| unfit(name))?;
-            request = request.header(HeaderName::from_static(name), value);
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| unfit(name))?;
+            request = request.header(name, value);
         }
-        if let Some(token) = &call.bearer {
-            let value = format!("Bearer {}", token.expose_secret());
+        let bearer = call.bearer.as_ref();
+        let bearer = bearer.map(|it| format!("Bearer {}", it.expose_secret()));
+        let whole = call.authorization.as_ref();
+        if let Some(value) = bearer.or_else(|| Some(whole?.expose_secret().to_owned())) {
             let mut value = HeaderValue::from_str(&value).map_err(|_| unfit("the token"))?;
             value.set_sensitive(true);
             request = request.header(AUTHORIZATION, value);
         }
-        Ok(match &call.body {
-            Body::Empty => request,
-            Body::Json(text) => request
-                .header(CONTENT_TYPE, "application/json")
-                .body(text.clone()),
-            Body::Bytes(mime, bytes) => {
-                let mime = HeaderValue::from_str(mime).map_err(|_| unfit("the media type"))?;
-                request.header(CONTENT_TYPE, mime).body(bytes.clone())
-            }
-            Body::Multipart(parts) => request.multipart(form(parts).ok_or(unfit("a part"))?),
-        })
+        body::onto(request, &call.body).map_err(unfit)
     }
-}
-
-fn form(parts: &[Part]) -> Option<multipart::Form> {
-    parts.iter().try_fold(multipart::Form::new(), |form, part| {
-        let size = part.bytes.len() as u64;
-        let mut body = multipart::Part::stream_with_length(part.bytes.clone(), size);
-        if let Some((name, mime)) = &part.file {
-            body = body.file_name(name.clone()).mime_str(mime).ok()?;
-        }
-        Some(form.part(part.name, body))
-    })
 }
 
 async fn whole(response: &mut reqwest::Response, most: usize, host: &str) -> Result<Bytes, Lost> {
@@ -409,174 +425,4 @@ pub fn below(base: &Url, path: &str) -> Url {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpListener;
-
-    /// A server that answers one connection with `bytes` and closes, or falls silent.
-    async fn server(bytes: Vec<u8>, close: bool) -> (Url, tokio::task::JoinHandle<String>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let task = tokio::spawn(async move {
-            let (mut socket, _) = listener.accept().await.unwrap();
-            let mut asked = vec![0; 65_536];
-            let n = socket.read(&mut asked).await.unwrap();
-            let _gone = socket.write_all(&bytes).await;
-            if !close {
-                std::future::pending::<()>().await;
-            }
-            String::from_utf8_lossy(&asked[..n]).into_owned()
-        });
-        let url = Url::parse(&format!("http://127.0.0.1:{port}/x")).unwrap();
-        (url, task)
-    }
-
-    async fn asked(bytes: &[u8], close: bool) -> Result<Answer, Lost> {
-        let (url, _task) = server(bytes.to_vec(), close).await;
-        let http = Http::new(Clock::System).unwrap();
-        http.send(&Call::get(url, Duration::from_millis(500))).await
-    }
-
-    #[tokio::test]
-    async fn answers_are_bounded() {
-        let answer = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}", true).await;
-        assert_eq!(answer.unwrap().body, "{}");
-        let e = asked(
-            b"HTTP/1.1 200 OK\r\ncontent-length: 99999999\r\n\r\n{}",
-            false,
-        )
-        .await;
-        assert_eq!(e.unwrap_err().code, "too_large");
-        let e = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", true).await;
-        assert_eq!(e.unwrap_err().code, "reset");
-        let e = asked(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{}", false).await;
-        assert_eq!(e.unwrap_err().code, "timeout");
-        let e = asked(b"", true).await.unwrap_err();
-        assert!(e.sent && e.code == "reset", "{e:?}");
-        let mut endless = b"HTTP/1.1 200 OK\r\n\r\n".to_vec();
-        endless.extend(vec![b'x'; BODY_MAX + 1]);
-        assert_eq!(asked(&endless, false).await.unwrap_err().code, "too_large");
-        let wide = format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(HEADERS_MAX));
-        assert_eq!(
-            asked(wide.as_bytes(), false).await.unwrap_err().code,
-            "too_large"
-        );
-    }
-
-    /// On a fresh connection, and on one that was used before: there a client may think that nobody
-    /// read the request.
-    #[tokio::test]
-    async fn a_call_without_an_answer_is_made_once() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let seen = Arc::new(AtomicUsize::new(0));
-        let counted = seen.clone();
-        let server = tokio::spawn(async move {
-            loop {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let mut asked = vec![0; 65_536];
-                while 0 < socket.read(&mut asked).await.unwrap_or(0) {
-                    // every second request is read, and the connection cut
-                    if counted.fetch_add(1, Ordering::SeqCst) % 2 == 1 {
-                        break;
-                    }
-                    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
-                    socket.write_all(answer).await.unwrap();
-                }
-            }
-        });
-        let url = Url::parse(&format!("http://127.0.0.1:{port}/x")).unwrap();
-        let http = Http::new(Clock::System).unwrap();
-        let wait = Duration::from_secs(20);
-        let calls = || {
-            let get = Call::get(url.clone(), wait);
-            [get, Call::post(url.clone(), Body::Empty, wait)]
-        };
-        let fresh = calls().map(Call::fresh);
-        let mut sent = 0;
-        for call in calls().into_iter().chain(fresh) {
-            for is_answered in [true, false] {
-                sent += 1;
-                let answer = http.send(&call).await;
-                assert_eq!(answer.is_ok(), is_answered, "request {sent}");
-                assert_eq!(seen.load(Ordering::SeqCst), sent, "it was sent again");
-            }
-        }
-        server.abort();
-    }
-
-    #[tokio::test]
-    async fn a_redirect_is_an_answer() {
-        let moved =
-            b"HTTP/1.1 307 Moved\r\nlocation: http://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
-        assert_eq!(asked(moved, true).await.unwrap().status, 307);
-    }
-
-    #[tokio::test]
-    async fn nothing_was_sent_where_nobody_listens() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        let url = Url::parse(&format!("http://127.0.0.1:{port}/")).unwrap();
-        let http = Http::new(Clock::System).unwrap();
-        let call = Call::post(url, Body::Json("{}".into()), Duration::from_secs(5));
-        let e = http.send(&call).await.unwrap_err();
-        assert!(!e.sent && e.code == "connect", "{e:?}");
-    }
-
-    #[tokio::test]
-    async fn a_form_goes_out_with_its_length_and_types() {
-        let (url, task) = server(
-            b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
-            true,
-        )
-        .await;
-        let file = Part {
-            name: "file",
-            file: Some(("a.png".into(), "image/png".into())),
-            bytes: Bytes::from_static(b"PNG!"),
-        };
-        let alt = Part {
-            name: "description",
-            file: None,
-            bytes: Bytes::from_static("ein Bär".as_bytes()),
-        };
-        let http = Http::new(Clock::System).unwrap();
-        let token = SecretString::from("t0ken");
-        let call = Call::post(
-            url,
-            Body::Multipart(vec![alt, file]),
-            Duration::from_secs(5),
-        );
-        http.send(&call.bearer(&token).fresh()).await.unwrap();
-        let sent = task.await.unwrap();
-        assert!(sent.contains("authorization: Bearer t0ken"), "{sent}");
-        assert!(sent.contains("content-length: "), "{sent}");
-    }
-
-    #[test]
-    fn a_path_goes_behind_the_bases_own() {
-        let to = |base: &str, path: &str| below(&Url::parse(base).unwrap(), path).to_string();
-        assert_eq!(to("https://a.example", "/v1/x"), "https://a.example/v1/x");
-        assert_eq!(
-            to("https://a.example/v1/", "/v1/x"),
-            "https://a.example/v1/x"
-        );
-        assert_eq!(to("http://h:1/openai/", "/v1/x"), "http://h:1/openai/v1/x");
-        assert_eq!(
-            to("http://h:1/m?q=1#f", "/api/v1/x"),
-            "http://h:1/m/api/v1/x"
-        );
-    }
-
-    #[test]
-    fn what_is_kept_is_one_for_all_clones() {
-        let http = Http::new(Clock::System).unwrap();
-        let one = http.clone().kept::<Mutex<u32>>("a".into());
-        *one.lock().unwrap() = 7;
-        assert_eq!(*http.kept::<Mutex<u32>>("a".into()).lock().unwrap(), 7);
-        assert_eq!(*http.kept::<Mutex<u32>>("b".into()).lock().unwrap(), 0);
-    }
-}
+mod tests;

@@ -1,6 +1,7 @@
 //! What the world looks like from here: one HTTP client, one table of what an answer means, and a
 //! file a platform. An adapter knows only its service and the client.
 
+mod body;
 pub mod http;
 pub mod verdict;
 pub mod address;
@@ -12,6 +13,7 @@ pub mod openai;
 pub mod openai_images;
 pub mod mastodon;
 pub mod bluesky;
+pub mod objects;
 
 use std::time::Duration;
 
@@ -48,6 +50,15 @@ pub async fn ping(
             };
             it.session().await.map(|it| format!("@{}", it.handle))
         }
+        "s3" | "gcs" => {
+            let it = objects::bucket::Bucket {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await
+        }
+        "folder" => objects::folder::Folder { account }.who().await,
         other => {
             let message = format!("there is no adapter for platform `{other}`");
             return Err(Failure::permanent("no_platform", message));

@@ -56,7 +56,7 @@ impl Handler for Echo {
         },
         timeout_s: 60,
         age_max_s: AGE_MAX_S,
-        platform: None,
+        platforms: &[],
         example: "{\"text\":\"a\"}",
     };
     async fn run(_cx: &Context, _payload: Text) -> Result<Value, Outcome> {

@@ -231,7 +231,7 @@ impl Handler for Probe {
         },
         timeout_s: 60,
         age_max_s: AGE_MAX_S,
-        platform: None,
+        platforms: &[],
         example: r#"{"world": "", "name": "", "act": "note"}"#,
     };
     const LOOKED_UP: Option<Rule> = Some(LOOKED_UP);

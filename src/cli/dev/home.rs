@@ -34,11 +34,19 @@ const ACCOUNTS: [(&str, &str, Option<&str>); 3] = [
     ("bella", "bluesky", Some("bella.test")),
     ("studio", "openai", None),
 ];
+/// The account that isn't in the sandbox: a folder within the folder.
+const SHELF: &str = "shelf";
 
 impl Home<'_> {
     /// The configuration's file.
     pub(super) fn jobs_toml(&self) -> PathBuf {
         self.dir.join("jobs.toml")
+    }
+
+    /// The folder that uploads go to, from the root on.
+    fn shelf(&self) -> PathBuf {
+        let shelf = self.dir.join(SHELF);
+        std::path::absolute(&shelf).unwrap_or(shelf)
     }
 
     /// Writes secrets and configuration, and reads the configuration as every command does.
@@ -47,11 +55,11 @@ impl Home<'_> {
             CliError::failed(format!("{} can't be furnished: {e}", self.dir.display()))
         };
         let secrets = self.dir.join("secrets");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&secrets)
-            .map_err(failed)?;
+        for folder in [&secrets, &self.shelf()] {
+            let mut builder = DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(folder);
+            made.map_err(failed)?;
+        }
         for (name, _, _) in ACCOUNTS {
             write(&secrets.join(name), &format!("sandbox-{name}")).map_err(failed)?;
         }
@@ -109,6 +117,10 @@ impl Home<'_> {
                 secret(name)
             ));
         }
+        text.push_str(&format!(
+            "\n[accounts.{SHELF}]\nplatform = \"folder\"\nfolder = {}\n",
+            quoted(self.shelf())
+        ));
         text
     }
 }
@@ -149,7 +161,7 @@ mod tests {
         };
         let config = home.furnish().unwrap();
         assert_eq!(config.state_dir, dir);
-        assert_eq!(config.accounts.len(), ACCOUNTS.len());
+        assert_eq!(config.accounts.len(), ACCOUNTS.len() + 1);
         assert_eq!(config.media.fetch_allow, [home.pictures]);
         assert_eq!(
             config.accounts["bella"].base_url.as_str(),

@@ -90,15 +90,30 @@ fn drawn(written: &Value) -> Option<Sample> {
     }});
     let sample = Sample::new("a picture of that text", envelope, Expected::Completed);
     Some(Sample {
+        then: Some(shelved),
+        ..sample
+    })
+}
+
+/// The picture that was drawn, put onto a shelf: the media store has it.
+fn shelved(drawn: &Value) -> Option<Sample> {
+    let media = drawn["images"][0]["media"].as_str()?;
+    let key = format!("pictures/{}.png", media.rsplit(':').next()?);
+    let envelope = json!({"kind": "upload.object", "account": "shelf", "payload": {
+        "media": media, "key": key, "overwrite": true,
+    }});
+    let name = "an upload of that picture";
+    let sample = Sample::new(name, envelope, Expected::Completed);
+    Some(Sample {
         then: Some(shown),
         ..sample
     })
 }
 
-/// A post with the picture that was drawn: the media store has it.
-fn shown(drawn: &Value) -> Option<Sample> {
-    let picture =
-        json!({"media": drawn["images"][0]["media"].as_str()?, "alt": "A fox in a print shop"});
+/// A post with the picture that was put there.
+fn shown(shelved: &Value) -> Option<Sample> {
+    let media = format!("media:sha256:{}", shelved["sha256"].as_str()?);
+    let picture = json!({"media": media, "alt": "A fox in a print shop"});
     let envelope = json!({"kind": "post.mastodon", "account": "alice", "payload": {
         "text": "Written, drawn and posted.", "media": [picture],
     }});
@@ -275,7 +290,7 @@ impl Samples {
                     .find_map(|it| it.receipt?.url);
                 // an adapter names the platform's own site, where this post isn't
                 let url = url.map(|it| {
-                    if it.starts_with(home.sandbox) {
+                    if it.starts_with(home.sandbox) || it.starts_with("file:") {
                         it
                     } else {
                         format!("{}/", home.sandbox)
