@@ -14,7 +14,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::text::{hex, sha256};
+use super::{
+    spool::Spooled,
+    text::{hex, sha256},
+};
 
 /// A thing that really happened: a post, an upload, a generation that was charged for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -183,6 +186,19 @@ impl ActLog {
                 File::open(&dir)?.sync_all()?;
             }
             Ok(digest)
+        });
+        kept.await.map_err(std::io::Error::other)?
+    }
+
+    /// Keeps a body under `media/<sha256>`, on disk when this returns; answers the digest.
+    ///
+    /// # Errors
+    /// When the file can't be moved there.
+    pub(super) async fn keep_file(&self, spooled: Arc<Spooled>) -> std::io::Result<String> {
+        let dir = self.media.clone();
+        let kept = tokio::task::spawn_blocking(move || {
+            spooled.keep(&dir)?;
+            Ok(spooled.digest())
         });
         kept.await.map_err(std::io::Error::other)?
     }

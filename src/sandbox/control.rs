@@ -1,4 +1,4 @@
-//! The control paths below `/_sandbox/`: acts, requests, faults, the clock, reset.
+//! The control paths below `/_sandbox/`: acts, requests, faults, the clock, settings, reset.
 
 use std::sync::Arc;
 
@@ -19,7 +19,9 @@ use super::{
     faults::Script,
     mastodon::Mastodon,
     openai::OpenAi,
+    settings::Values,
     stage::{Shared, Stage},
+    x::X,
 };
 
 /// The whole sandbox.
@@ -27,6 +29,7 @@ pub(super) struct World {
     pub(super) openai: Arc<Stage<OpenAi>>,
     pub(super) mastodon: Arc<Stage<Mastodon>>,
     pub(super) bluesky: Arc<Stage<Bluesky>>,
+    pub(super) x: Arc<Stage<X>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -39,6 +42,7 @@ pub(super) fn routes(world: Arc<World>) -> Router {
             get(waiting).post(script).delete(drop_scripts),
         )
         .route("/_sandbox/clock", get(clock).post(advance))
+        .route("/_sandbox/settings", get(settings).post(set))
         .route("/_sandbox/reset", post(reset))
         .with_state(world)
 }
@@ -146,11 +150,30 @@ async fn advance(
     Json(json!({"now": world.shared.clock.now(), "offset_s": offset_s})).into_response()
 }
 
+async fn settings(State(world): State<Arc<World>>) -> Json<Values> {
+    Json(world.shared.settings.now())
+}
+
+async fn set(
+    State(world): State<Arc<World>>,
+    body: Result<Json<Values>, JsonRejection>,
+) -> Response {
+    match body {
+        Ok(Json(values)) => {
+            world.shared.settings.set(values);
+            Json(values).into_response()
+        }
+        Err(error) => refused(StatusCode::UNPROCESSABLE_ENTITY, &error.body_text()),
+    }
+}
+
 async fn reset(State(world): State<Arc<World>>) -> Response {
     held(&world.shared.late).abort_all();
     world.openai.platform.forget();
     world.mastodon.platform.forget();
     world.bluesky.platform.forget();
+    world.x.platform.forget();
+    world.shared.settings.set(Values::default());
     world.shared.faults.forget();
     world.shared.journal.forget();
     world.shared.clock.reset();

@@ -1,5 +1,7 @@
 //! One request and its answer, and what a platform of the sandbox must be able to say.
 
+use std::{path::PathBuf, sync::Arc};
+
 use axum::http::{HeaderMap, HeaderValue, Method};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -8,6 +10,7 @@ use serde_json::Value;
 use super::{
     acts::Act,
     rate::{Rate, Rates},
+    spool::Spooled,
 };
 
 /// The largest request body that is read, in bytes; it bounds memory, and every platform's files.
@@ -21,6 +24,8 @@ pub(super) struct Request {
     pub(super) query: Vec<(String, String)>,
     pub(super) headers: HeaderMap,
     pub(super) body: Bytes,
+    /// The body of a request that [`Platform::streams`].
+    pub(super) file: Option<Arc<Spooled>>,
 }
 
 impl Request {
@@ -103,7 +108,17 @@ pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
     pub(super) body: Bytes,
+    /// What is sent after the body, from a file.
+    pub(super) file: Option<Slice>,
     pub(super) mime: &'static str,
+}
+
+/// A part of a file.
+#[derive(Debug)]
+pub(super) struct Slice {
+    pub(super) path: PathBuf,
+    pub(super) start: u64,
+    pub(super) bytes: u64,
 }
 
 impl Answer {
@@ -112,6 +127,7 @@ impl Answer {
             status,
             headers: Vec::new(),
             body: Bytes::from(body.to_string()),
+            file: None,
             mime: "application/json; charset=utf-8",
         }
     }
@@ -148,6 +164,8 @@ pub(super) struct Peek {
     pub(super) text: Option<String>,
     /// Whether the request may do something, or only reads.
     pub(super) writes: bool,
+    /// A marker in the text is meant for another request, unless it names this one's operation.
+    pub(super) quiet: bool,
 }
 
 /// A platform of the sandbox.
@@ -160,16 +178,28 @@ pub(super) trait Platform: Send + Sync + 'static {
     const PREFIX: &'static str;
     /// The status of a definitive refusal.
     const REFUSAL: u16;
+    /// Whether an answer about too many requests has Retry-After.
+    const RETRY_AFTER: bool = true;
 
+    /// Whether the body of a request goes to a file instead of memory, however large it is.
+    fn streams(_method: &Method, _path: &str) -> bool {
+        false
+    }
     /// Understands a request without doing anything. `Err` holds the platform's refusal.
     fn read(
         &self,
         request: &Request,
     ) -> impl Future<Output = (Peek, Result<Self::Op, Answer>)> + Send;
+    /// Lists shall show what the operation makes only `lag_ms` later, where the platform has such lists.
+    fn lag(_op: &mut Self::Op, _lag_ms: u32) {}
     /// Does it and answers. Every act is recorded when this returns.
     fn perform(&self, op: Self::Op) -> impl Future<Output = Answer> + Send;
     /// An error in the platform's own form; without a message the usual one of that status.
     fn error(&self, status: u16, message: Option<&str>) -> Answer;
+    /// The refusal that the platform is known to answer although it acted.
+    fn denial(&self) -> Answer {
+        self.error(Self::REFUSAL, None)
+    }
     fn rates(&self) -> &Rates;
     /// The platform's own headers about its rate limit.
     fn rate_headers(&self, rate: &Rate, now: DateTime<Utc>) -> Vec<(&'static str, String)>;

@@ -50,6 +50,7 @@ faults! {
     Unavailable "503" false "Did nothing, answers 503.";
     ActFailed "act_500" true "Acted, then answers 500.";
     ActUnavailable "act_503" true "Acted, then answers 503.";
+    ActRefuse "act_refuse" true "Acted, then refuses as if it hadn't.";
     ActTimeout "act_504" true "Acted, then answers 504 as a gateway does.";
     Hang "hang" false "Did nothing, never answers.";
     ActHang "act_hang" true "Acted, never answers.";
@@ -63,6 +64,7 @@ faults! {
     Huge "huge" true "Acted, answers 200 MiB.";
     ActLate "act_late" true "Closes the connection at once and acts `delay_ms` later.";
     Slow "slow" true "Acted, answers `delay_ms` later.";
+    Lag "lag" true "Acted, answers well, but lists show it `lag_ms` later; it goes with other faults.";
     Redirect "redirect" false "Did nothing, redirects to an address inside.";
     Empty "empty" false "Did nothing, answers 200 with nothing.";
 }
@@ -127,7 +129,12 @@ pub(super) struct Play {
     pub(super) delay_ms: u32,
     /// A status instead of the fault's usual one.
     pub(super) status: Option<u16>,
+    /// Lists show what was made only so much later.
+    pub(super) lag_ms: Option<u32>,
 }
+
+/// The lag of the fault `lag` when nobody says how much.
+const LAG_MS: u32 = 5000;
 
 impl Play {
     fn new(fault: Fault) -> Play {
@@ -137,6 +144,7 @@ impl Play {
             date: false,
             delay_ms: 5000,
             status: None,
+            lag_ms: (fault == Fault::Lag).then_some(LAG_MS),
         }
     }
 }
@@ -162,6 +170,7 @@ pub(super) struct Script {
     pub(super) date: bool,
     pub(super) delay_ms: Option<u32>,
     pub(super) status: Option<u16>,
+    pub(super) lag_ms: Option<u32>,
 }
 
 fn one() -> u32 {
@@ -224,6 +233,7 @@ impl FaultBook {
         play.delay_ms = script.delay_ms.unwrap_or(play.delay_ms);
         play.date = script.date;
         play.status = script.status;
+        play.lag_ms = script.lag_ms.or(play.lag_ms);
         let mut pages = held(&self.pages);
         if pages.rules.len() >= MAX_RULES {
             return Err(format!(
@@ -267,13 +277,21 @@ impl FaultBook {
         if pages.counted.len() > MAX_COUNTED {
             pages.counted.clear();
         }
-        let mut play = pages.scripted(platform, peek);
+        let lag = pages.scripted(platform, peek, true);
+        let mut play = pages.scripted(platform, peek, false);
         if play.is_none() {
             play = pages.marked(platform, peek)?;
         }
         if play.is_none() {
             play = self.drawn(&mut pages, platform, peek);
         }
+        let play = match (play, lag) {
+            (Some(play), Some(lag)) => Some(Play {
+                lag_ms: play.lag_ms.or(lag.lag_ms),
+                ..play
+            }),
+            (play, lag) => play.or(lag),
+        };
         if let Some(play) = play {
             *pages.played.entry(play.fault.name()).or_default() += 1;
         }
@@ -320,9 +338,13 @@ impl Pages {
         *count - 1
     }
 
-    fn scripted(&mut self, platform: &str, peek: &Peek) -> Option<Play> {
-        let at = self.rules.iter_mut().position(|(script, _)| {
-            if !script.matches(platform, peek) {
+    /// A lag goes with whatever else is played: it is looked for apart.
+    fn scripted(&mut self, platform: &str, peek: &Peek, lag: bool) -> Option<Play> {
+        let at = self.rules.iter_mut().position(|(script, play)| {
+            if (play.fault == Fault::Lag) != lag
+                || (lag && !peek.writes)
+                || !script.matches(platform, peek)
+            {
                 return false;
             }
             let ripe = script.after == 0;
@@ -347,21 +369,34 @@ impl Pages {
             return Ok(None);
         };
         let marks = marks(text)?;
-        let total: u32 = marks
-            .iter()
-            .fold(0, |sum, (_, times)| sum.saturating_add(*times));
-        let mut number = self.count(fingerprint(&["mark", platform, text]));
-        if number >= total {
-            return Ok(None);
-        }
-        for (play, times) in marks {
-            if number < times {
-                return Ok(Some(play));
+        for op in [Some(peek.op), None] {
+            if op.is_none() && peek.quiet {
+                continue;
             }
-            number -= times;
+            let here: Vec<&Mark> = marks.iter().filter(|it| it.op.as_deref() == op).collect();
+            if here.is_empty() {
+                continue;
+            }
+            let words = ["mark", platform, text, op.unwrap_or_default()];
+            let mut number = self.count(fingerprint(&words));
+            for mark in here {
+                if number < mark.times {
+                    return Ok(Some(mark.play));
+                }
+                number -= mark.times;
+            }
         }
         Ok(None)
     }
+}
+
+/// A marker in a text.
+#[derive(Debug)]
+struct Mark {
+    play: Play,
+    times: u32,
+    /// The only operation that it's meant for.
+    op: Option<String>,
 }
 
 static MARK: LazyLock<Regex> = LazyLock::new(|| {
@@ -377,17 +412,17 @@ pub(super) fn without_marks(text: &str) -> String {
     }
 }
 
-/// The markers of a text with how often each is played.
-fn marks(text: &str) -> Result<Vec<(Play, u32)>, String> {
+/// The markers of a text.
+fn marks(text: &str) -> Result<Vec<Mark>, String> {
     MARK.captures_iter(text)
         .map(|found| mark(&found[1]))
         .collect()
 }
 
-fn mark(inside: &str) -> Result<(Play, u32), String> {
+fn mark(inside: &str) -> Result<Mark, String> {
     let mut words = inside.split_whitespace();
     let mut play = Play::new(words.next().unwrap_or_default().parse()?);
-    let mut times = 1;
+    let (mut times, mut op) = (1, None);
     for word in words {
         let (name, value) = word.split_once('=').unwrap_or((word, ""));
         let number = || {
@@ -400,6 +435,8 @@ fn mark(inside: &str) -> Result<(Play, u32), String> {
             "times" => times = number()?,
             "retry_after" => play.retry_after_s = number()?,
             "delay_ms" => play.delay_ms = number()?,
+            "lag_ms" => play.lag_ms = Some(number()?),
+            "op" if !value.is_empty() => op = Some(value.to_owned()),
             "date" if value.is_empty() => play.date = true,
             "status" => match number()? {
                 status @ 200..600 => play.status = u16::try_from(status).ok(),
@@ -411,17 +448,18 @@ fn mark(inside: &str) -> Result<(Play, u32), String> {
             },
             _ => {
                 return Err(format!(
-                    "{word} in [[fault:{inside}]] is unknown; write times=, retry_after=, date, delay_ms= or status="
+                    "{word} in [[fault:{inside}]] is unknown; write times=, retry_after=, date, delay_ms=, lag_ms=, op= or status="
                 ));
             }
         }
     }
-    Ok((play, times))
+    Ok(Mark { play, times, op })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn post(text: &str) -> Peek {
         Peek {
@@ -472,12 +510,56 @@ mod tests {
             without_marks("Hi [[fault:429 times=1 retry_after=2 date]]"),
             "Hi"
         );
-        let (play, times) = mark("429 times=3 retry_after=2 date status=420").expect("readable");
+        let Mark { play, times, .. } =
+            mark("429 times=3 retry_after=2 date status=420").expect("readable");
         assert_eq!(
             (play.retry_after_s, play.date, play.status, times),
             (2, true, Some(420), 3)
         );
         assert!(book.choose("mastodon", &post("[[fault:oops]]")).is_err());
+    }
+
+    #[test]
+    fn a_mark_may_name_its_operation() {
+        let book = FaultBook::new(None, 0.0);
+        let text = "[[fault:503]] [[fault:act_hang op=media.publish lag_ms=7]]";
+        let ask = |op, quiet| {
+            let peek = Peek {
+                op,
+                quiet,
+                ..post(text)
+            };
+            let play = book.choose("instagram", &peek).expect("readable");
+            play.map(|play| (play.fault.name(), play.lag_ms))
+        };
+        assert_eq!(ask("container.create", true), None);
+        assert_eq!(ask("media.publish", false), Some(("act_hang", Some(7))));
+        assert_eq!(ask("media.publish", false), Some(("503", None)));
+        assert_eq!(ask("media.publish", false), None);
+    }
+
+    #[test]
+    fn a_lag_goes_with_other_faults() {
+        let book = FaultBook::new(None, 0.0);
+        let script = json!({"fault": "lag", "account": "a", "lag_ms": 9, "times": 2});
+        book.script(serde_json::from_value(script).expect("a script"))
+            .expect("taken");
+        let ask = |text: &str, writes| {
+            let peek = Peek {
+                writes,
+                ..post(text)
+            };
+            let play = book.choose("x", &peek).expect("readable");
+            play.map(|play| (play.fault.name(), play.lag_ms))
+        };
+        assert_eq!(ask("a", false), None, "only what writes can lag");
+        assert_eq!(
+            ask("a [[fault:act_reset]]", true),
+            Some(("act_reset", Some(9)))
+        );
+        assert_eq!(ask("b", true), Some(("lag", Some(9))));
+        assert_eq!(ask("c", true), None);
+        assert_eq!(ask("[[fault:lag]]", true), Some(("lag", Some(LAG_MS))));
     }
 
     #[test]

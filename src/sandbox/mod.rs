@@ -1,13 +1,15 @@
-//! A simulated internet: OpenAI, Mastodon and Bluesky in one process that logs what it really did and misbehaves on
-//! request. It is for trying things out and for tests; it never calls anything outside.
+//! A simulated internet: OpenAI, Mastodon, Bluesky and X in one process that logs what it really did and misbehaves
+//! on request. It is for trying things out and for tests; it never calls anything outside.
 //!
-//! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, the wall at `/` and the
-//! control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
+//! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, `/x/2/...`, the wall at
+//! `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
 //! disk before its answer leaves.
 
 mod clock;
 mod text;
+mod spool;
 mod acts;
+mod settings;
 mod wire;
 mod rate;
 mod exchange;
@@ -18,6 +20,7 @@ mod stage;
 mod openai;
 mod mastodon;
 mod bluesky;
+mod x;
 mod wall;
 mod control;
 
@@ -41,7 +44,9 @@ use self::{
     faults::FaultBook,
     mastodon::Mastodon,
     openai::OpenAi,
+    spool::Spool,
     stage::{Shared, Stage},
+    x::X,
 };
 
 /// How often scheduled statuses are looked at.
@@ -89,14 +94,20 @@ impl Sandbox {
             .local_addr()
             .context("asking for the sandbox's own address")?;
         let dir = options.dir.clone();
-        let acts = tokio::task::spawn_blocking(move || ActLog::open(&dir))
-            .await
-            .context("opening the act log")??;
+        let opened = tokio::task::spawn_blocking(move || {
+            // the log first: it knows whether another sandbox uses the directory
+            let acts = ActLog::open(&dir)?;
+            let spool = Spool::open(&dir).context("preparing the folder of large bodies")?;
+            anyhow::Ok((acts, spool))
+        });
+        let (acts, spool) = opened.await.context("opening the act log")??;
         let shared = Arc::new(Shared {
             clock: Arc::new(Clock::default()),
             acts: Arc::new(acts),
             faults: FaultBook::new(options.seed, options.fault_rate),
             journal: Default::default(),
+            settings: Default::default(),
+            spool: Arc::new(spool),
             late: Default::default(),
         });
         let (router, world) = assemble(&shared, base_url(addr));
@@ -162,12 +173,20 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
     let (acts, clock) = (&shared.acts, &shared.clock);
     let openai = OpenAi::new(Arc::clone(acts), Arc::clone(clock), base.clone());
     let mastodon = Mastodon::new(Arc::clone(acts), Arc::clone(clock), base.clone());
-    let bluesky = Bluesky::new(Arc::clone(acts), Arc::clone(clock), base);
+    let bluesky = Bluesky::new(Arc::clone(acts), Arc::clone(clock), base.clone());
+    let x = X::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.settings),
+        Arc::clone(&shared.spool),
+        base,
+    );
     for act in acts.all() {
         match act.platform.as_str() {
             OpenAi::NAME => openai.replay(&act),
             Mastodon::NAME => mastodon.replay(&act),
             Bluesky::NAME => bluesky.replay(&act),
+            X::NAME => x.replay(&act),
             other => tracing::warn!(
                 platform = other,
                 n = act.n,
@@ -188,6 +207,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             platform: bluesky,
             shared: Arc::clone(shared),
         }),
+        x: Arc::new(Stage {
+            platform: x,
+            shared: Arc::clone(shared),
+        }),
         shared: Arc::clone(shared),
     });
     let router = Router::new()
@@ -202,6 +225,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         .route(
             "/bluesky/xrpc/{*rest}",
             any(stage::serve::<Bluesky>).with_state(Arc::clone(&world.bluesky)),
+        )
+        .route(
+            "/x/2/{*rest}",
+            any(stage::serve::<X>).with_state(Arc::clone(&world.x)),
         )
         .merge(wall::routes(Arc::clone(shared)))
         .merge(control::routes(Arc::clone(&world)));

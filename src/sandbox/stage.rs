@@ -1,6 +1,6 @@
 //! The way of every request: read, choose a fault, act or not, answer well or badly.
 
-use std::{sync::Arc, time::Duration};
+use std::{io::SeekFrom, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -9,15 +9,21 @@ use axum::{
     response::Response,
 };
 use bytes::Bytes;
-use futures_util::stream;
-use tokio::task::JoinSet;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::{
+    io::{AsyncReadExt, AsyncSeekExt},
+    task::JoinSet,
+};
+use tokio_util::io::ReaderStream;
 
 use super::{
     acts::{ActLog, held},
     clock::Clock,
-    exchange::{Answer, MAX_BODY, Peek, Platform, Request},
+    exchange::{Answer, MAX_BODY, Peek, Platform, Request, Slice},
     faults::{Fault, FaultBook, Play},
     journal::Journal,
+    settings::Settings,
+    spool::{Spool, Unreceived},
     wire::Wire,
 };
 
@@ -28,6 +34,8 @@ pub(super) struct Shared {
     pub(super) acts: Arc<ActLog>,
     pub(super) faults: FaultBook,
     pub(super) journal: Journal,
+    pub(super) settings: Arc<Settings>,
+    pub(super) spool: Arc<Spool>,
     /// Acts that are still to come; they end with the sandbox.
     pub(super) late: std::sync::Mutex<JoinSet<()>>,
 }
@@ -62,24 +70,18 @@ pub(super) async fn serve<P: Platform>(
         method: parts.method,
         headers: parts.headers,
         body: Bytes::new(),
+        file: None,
     };
     let call = (request.method.as_str().to_owned(), path.to_owned());
     let call = (call.0.as_str(), call.1.as_str());
-    let body = to_bytes(body, MAX_BODY).await;
-    let (peek, op) = match body {
-        Ok(body) => {
-            request.body = body;
-            stage.platform.read(&request).await
-        }
-        Err(error) => {
-            tracing::debug!(%error, "a request body could not be read");
-            (
-                Peek {
-                    op: "unreadable",
-                    ..Peek::default()
-                },
-                Err(stage.platform.error(413, None)),
-            )
+    let (peek, op) = match take_in(&stage, &mut request, body).await {
+        Ok(()) => stage.platform.read(&request).await,
+        Err(status) => {
+            let peek = Peek {
+                op: "unreadable",
+                ..Peek::default()
+            };
+            (peek, Err(stage.platform.error(status, None)))
         }
     };
     drop(request);
@@ -105,13 +107,40 @@ pub(super) async fn serve<P: Platform>(
     }
 }
 
+/// Reads a body, into memory or a file; `Err` holds the status of a refusal.
+async fn take_in<P: Platform>(
+    stage: &Stage<P>,
+    request: &mut Request,
+    body: Body,
+) -> Result<(), u16> {
+    if P::streams(&request.method, &request.path) {
+        let received = stage.shared.spool.receive(body).await;
+        request.file = Some(Arc::new(received.map_err(|why| match why {
+            Unreceived::TooLarge => 413u16,
+            Unreceived::Failed(error) => {
+                tracing::warn!(%error, "a request body could not be kept");
+                500
+            }
+        })?));
+        return Ok(());
+    }
+    request.body = to_bytes(body, MAX_BODY).await.map_err(|error| {
+        tracing::debug!(%error, "a request body could not be read");
+        413u16
+    })?;
+    Ok(())
+}
+
 async fn misbehave<P: Platform>(
     stage: Arc<Stage<P>>,
     running: Running,
     peek: Peek,
-    op: Result<P::Op, Answer>,
+    mut op: Result<P::Op, Answer>,
     play: Play,
 ) -> Response {
+    if let (Ok(op), Some(lag_ms)) = (&mut op, play.lag_ms) {
+        P::lag(op, lag_ms);
+    }
     if play.fault == Fault::ActLate {
         running.wire.close();
         let after = Duration::from_millis(u64::from(play.delay_ms));
@@ -139,7 +168,11 @@ async fn misbehave<P: Platform>(
         }
         // What was refused for good was not acted on: say so, or the fault would tell a lie about the act.
         (
-            Fault::ActFailed | Fault::ActUnavailable | Fault::ActTimeout | Fault::ActLie,
+            Fault::ActFailed
+            | Fault::ActUnavailable
+            | Fault::ActTimeout
+            | Fault::ActRefuse
+            | Fault::ActLie,
             Some(done),
         ) if !done.succeeded() => done,
         (Fault::Refuse, _) => failed(P::REFUSAL),
@@ -150,12 +183,15 @@ async fn misbehave<P: Platform>(
         (Fault::Failed | Fault::ActFailed, _) => failed(500),
         (Fault::Unavailable | Fault::ActUnavailable, _) => failed(503),
         (Fault::ActTimeout, _) => failed(504),
+        (Fault::ActRefuse, _) => platform.denial(),
+        (Fault::Lag, Some(done)) => done,
         (Fault::Lie, _) => Answer {
             status: 200,
             headers: Vec::new(),
             body: Bytes::from_static(
                 b"<!doctype html><title>Just a moment</title><p>Checking your browser.",
             ),
+            file: None,
             mime: "text/html; charset=utf-8",
         },
         (Fault::ActLie, _) => Answer {
@@ -167,17 +203,25 @@ async fn misbehave<P: Platform>(
             ..ok(&[("location", "http://169.254.169.254/")])
         },
         (Fault::Empty, _) => ok(&[]),
-        (Fault::Truncate, _) => return stage.bent(&running, &peek, ok(&[]), Shape::Cut),
-        (Fault::ActTruncate, Some(done)) => return stage.bent(&running, &peek, done, Shape::Cut),
-        (Fault::Drip, Some(done)) => return stage.bent(&running, &peek, done, Shape::Drip),
-        (Fault::Huge, Some(done)) => return stage.bent(&running, &peek, done, Shape::Huge),
+        (Fault::Truncate, _) => return stage.bent(&running, &peek, ok(&[]), Shape::Cut).await,
+        (Fault::ActTruncate, Some(done)) => {
+            return stage.bent(&running, &peek, done, Shape::Cut).await;
+        }
+        (Fault::Drip, Some(done)) => return stage.bent(&running, &peek, done, Shape::Drip).await,
+        (Fault::Huge, Some(done)) => return stage.bent(&running, &peek, done, Shape::Huge).await,
         (Fault::Slow, Some(done)) => {
             tokio::time::sleep(Duration::from_millis(u64::from(play.delay_ms))).await;
             done
         }
-        (Fault::ActTruncate | Fault::Drip | Fault::Huge | Fault::Slow | Fault::ActLate, _) => {
-            failed(500)
-        }
+        (
+            Fault::ActTruncate
+            | Fault::Drip
+            | Fault::Huge
+            | Fault::Slow
+            | Fault::Lag
+            | Fault::ActLate,
+            _,
+        ) => failed(500),
     };
     stage.send(&running, &peek, answer)
 }
@@ -199,7 +243,7 @@ impl<P: Platform> Stage<P> {
             .spend(account, self.shared.clock.now())
             .over
         {
-            return self.platform.error(429, None).with("retry-after", 60);
+            return self.wait(429, 60);
         }
         let answer = match op {
             Ok(op) => self.platform.perform(op).await,
@@ -208,6 +252,15 @@ impl<P: Platform> Stage<P> {
         match self.shared.acts.settled().await {
             Ok(()) => answer,
             Err(why) => self.platform.error(500, Some(&why)),
+        }
+    }
+
+    /// An answer about too many requests.
+    fn wait(&self, status: u16, after: impl ToString) -> Answer {
+        let answer = self.platform.error(status, None);
+        match P::RETRY_AFTER {
+            true => answer.with("retry-after", after),
+            false => answer,
         }
     }
 
@@ -221,10 +274,7 @@ impl<P: Platform> Stage<P> {
         } else {
             wait.to_string()
         };
-        let mut answer = self
-            .platform
-            .error(play.status.unwrap_or(429), None)
-            .with("retry-after", retry_after);
+        let mut answer = self.wait(play.status.unwrap_or(429), retry_after);
         let rate = self.platform.rates().spent(play.retry_after_s, now);
         answer
             .headers
@@ -237,8 +287,14 @@ impl<P: Platform> Stage<P> {
         self.respond(running, answer, Body::from)
     }
 
-    fn bent(&self, running: &Running, peek: &Peek, answer: Answer, shape: Shape) -> Response {
+    async fn bent(&self, running: &Running, peek: &Peek, answer: Answer, shape: Shape) -> Response {
         let mut answer = self.dressed(peek, answer);
+        if let Some(slice) = answer.file.take() {
+            match beginning(&slice).await {
+                Ok(bytes) => answer.body = bytes,
+                Err(error) => answer = self.platform.error(500, Some(&error.to_string())),
+            }
+        }
         if matches!(shape, Shape::Cut) {
             // At least a kilobyte more is promised than will come.
             let promised = answer.body.len() + 1024;
@@ -278,9 +334,37 @@ impl<P: Platform> Stage<P> {
         response
             .headers_mut()
             .insert("cache-control", HeaderValue::from_static("no-store"));
-        *response.body_mut() = body(answer.body);
+        *response.body_mut() = match answer.file {
+            None => body(answer.body),
+            Some(slice) => {
+                response
+                    .headers_mut()
+                    .insert("content-length", HeaderValue::from(slice.bytes));
+                streamed(slice)
+            }
+        };
         response
     }
+}
+
+/// So much of a file that a bent answer has enough to bend.
+async fn beginning(slice: &Slice) -> std::io::Result<Bytes> {
+    let mut file = tokio::fs::File::open(&slice.path).await?;
+    file.seek(SeekFrom::Start(slice.start)).await?;
+    let mut bytes = Vec::new();
+    let most = slice.bytes.min(MAX_BODY as u64);
+    file.take(most).read_to_end(&mut bytes).await?;
+    Ok(bytes.into())
+}
+
+fn streamed(slice: Slice) -> Body {
+    let opened = async move {
+        let mut file = tokio::fs::File::open(&slice.path).await?;
+        file.seek(SeekFrom::Start(slice.start)).await?;
+        let file = file.take(slice.bytes);
+        Ok::<_, std::io::Error>(ReaderStream::with_capacity(file, 64 * 1024))
+    };
+    Body::from_stream(stream::once(opened).try_flatten())
 }
 
 /// An answer that says yes and nothing more.
@@ -292,6 +376,7 @@ fn ok(headers: &[(&'static str, &str)]) -> Answer {
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect(),
         body: Bytes::new(),
+        file: None,
         mime: "application/json; charset=utf-8",
     }
 }
@@ -331,5 +416,5 @@ fn huge(body: Bytes) -> Body {
     const SPACES: &[u8] = &[b' '; 64 * 1024];
     let first = stream::once(async move { Ok::<_, std::io::Error>(body) });
     let rest = stream::iter((0..HUGE / SPACES.len()).map(|_| Ok(Bytes::from_static(SPACES))));
-    Body::from_stream(futures_util::StreamExt::chain(first, rest))
+    Body::from_stream(first.chain(rest))
 }

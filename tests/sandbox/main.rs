@@ -6,4 +6,5 @@
 mod wait;
 mod bench;
 mod platforms;
+mod x;
 mod faults;

@@ -1,5 +1,7 @@
 //! The wall: a page that shows what was really published, generated and broken, and one page for each post.
 
+mod card;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
@@ -11,14 +13,9 @@ use axum::{
     routing::get,
 };
 use serde::Deserialize;
-use serde_json::Value;
 
-use super::{
-    acts::{Act, Media},
-    faults::without_marks,
-    stage::Shared,
-    text::{escape, links},
-};
+use self::card::card;
+use super::{acts::Act, faults::without_marks, stage::Shared, text::escape};
 
 /// Posts, generations and faults that the wall shows; the rest is in the act log.
 const SHOWN: usize = 200;
@@ -34,6 +31,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/media/{digest}", get(media))
         .route("/mastodon/{account}/{id}", get(status))
         .route("/bluesky/profile/{actor}/post/{rkey}", get(bluesky_post))
+        .route("/x/{account}/status/{id}", get(x_post))
         .with_state(shared)
 }
 
@@ -100,28 +98,33 @@ async fn wall(State(shared): State<Arc<Shared>>, Query(filter): Query<Filter>) -
     page("Presswork sandbox", &body, true)
 }
 
+/// What publishes, and what takes it away again.
+const PUBLISHES: &[&str] = &["status.create", "putRecord", "createRecord", "post.create"];
+const REMOVES: &[&str] = &["deleteRecord", "post.delete"];
+
 /// Posts that were not deleted or written over, oldest first.
 fn still_there(acts: &[Arc<Act>]) -> Vec<&Arc<Act>> {
+    let mut posts = standing(acts, PUBLISHES, REMOVES);
+    // records that are no posts have no page
+    posts.retain(|act| act.url.is_some());
+    posts
+}
+
+/// What some operations made and none of the others took away or wrote over, oldest first.
+fn standing<'a>(acts: &'a [Arc<Act>], make: &[&str], remove: &[&str]) -> Vec<&'a Arc<Act>> {
     let mut live: BTreeMap<u64, &Arc<Act>> = BTreeMap::new();
-    let mut records: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut by_id: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     for act in acts {
-        let record = matches!(
-            act.op.as_str(),
-            "putRecord" | "createRecord" | "deleteRecord"
-        );
-        let before = if record {
-            records.remove(act.id.as_str())
-        } else {
-            None
-        };
-        if let Some(n) = before {
+        let (op, id) = (act.op.as_str(), (act.platform.as_str(), act.id.as_str()));
+        let makes = make.contains(&op);
+        if (makes || remove.contains(&op))
+            && let Some(n) = by_id.remove(&id)
+        {
             live.remove(&n);
         }
-        if act.op == "status.create" || (record && act.op != "deleteRecord" && act.url.is_some()) {
+        if makes {
             live.insert(act.n, act);
-            if record {
-                records.insert(&act.id, act.n);
-            }
+            by_id.insert(id, act.n);
         }
     }
     live.into_values().collect()
@@ -150,149 +153,6 @@ fn counters(shared: &Shared, acts: &[Arc<Act>]) -> String {
         items.push_str(&format!("<li class=\"fault\">{fault} <b>{n}</b></li>"));
     }
     format!("<ul class=\"counters\">{items}</ul>")
-}
-
-fn card(act: &Act) -> String {
-    // The port of an earlier life may be another one: the path is what counts.
-    let path = act
-        .url
-        .as_deref()
-        .and_then(|page| url::Url::parse(page).ok())
-        .map(|page| page.path().to_owned());
-    // the whole time doesn't fit beside the account
-    let at = format!(
-        "<time title=\"{}\">{}</time>",
-        act.at.format("%Y-%m-%d %H:%M:%S UTC"),
-        act.at.format("%H:%M:%S"),
-    );
-    let when = match path {
-        Some(path) => format!("<a href=\"{}\">{at}</a>", escape(&path)),
-        None => at,
-    };
-    let warning = act.detail["spoiler_text"]
-        .as_str()
-        .filter(|text| !text.is_empty());
-    let warning = warning
-        .map(|text| format!("<p><small>{}</small></p>", escape(text)))
-        .unwrap_or_default();
-    let files: String = act.media.iter().map(file).collect();
-    let key = act
-        .key
-        .as_deref()
-        .map(|key| format!("<footer>key {}</footer>", escape(key)))
-        .unwrap_or_default();
-    format!(
-        "<article class=\"card\"><header><span>{} · {}</span><span>{when}</span></header>{warning}<p>{}</p>{}{files}{key}</article>",
-        escape(&act.platform),
-        escape(&act.account),
-        rich(act),
-        link_card(&act.detail["record"]["embed"]["external"]),
-    )
-}
-
-fn file(media: &Media) -> String {
-    let (page, alt) = (
-        format!("/media/{}", escape(&media.digest)),
-        escape(&media.alt),
-    );
-    let shown = match media.mime.split('/').next() {
-        Some("image") => format!("<img src=\"{page}\" alt=\"{alt}\" loading=\"lazy\">"),
-        Some("video") => format!("<video src=\"{page}\" controls preload=\"none\"></video>"),
-        _ => format!("<a href=\"{page}\">{}</a>", escape(&media.mime)),
-    };
-    let told = if alt.is_empty() {
-        "no alt text".to_owned()
-    } else {
-        alt
-    };
-    format!(
-        "<figure>{shown}<figcaption>{told} · {} bytes</figcaption></figure>",
-        media.bytes
-    )
-}
-
-fn link_card(external: &Value) -> String {
-    let Some(uri) = external["uri"].as_str() else {
-        return String::new();
-    };
-    let text = |name: &str| escape(external[name].as_str().unwrap_or_default());
-    format!(
-        "<p>{} <small>{}</small></p>",
-        anchor(uri, &text("title")),
-        text("description")
-    )
-}
-
-/// A link that leads outside; anything but http(s) is only named.
-fn anchor(uri: &str, inner: &str) -> String {
-    if uri.starts_with("https://") || uri.starts_with("http://") {
-        format!(
-            "<a href=\"{}\" rel=\"noopener noreferrer nofollow\">{inner}</a>",
-            escape(uri)
-        )
-    } else {
-        format!("{inner} <small>{}</small>", escape(uri))
-    }
-}
-
-/// The text with its facets, or with the links that are found in it.
-fn rich(act: &Act) -> String {
-    let text = act.text.as_str();
-    let mut spans: Vec<(usize, usize, String)> = Vec::new();
-    if let Some(facets) = act.detail["record"]["facets"].as_array() {
-        for facet in facets {
-            let index = |name: &str| {
-                facet["index"][name]
-                    .as_u64()
-                    .and_then(|n| usize::try_from(n).ok())
-            };
-            let feature = &facet["features"][0];
-            let target = ["uri", "did", "tag"]
-                .into_iter()
-                .find_map(|name| feature[name].as_str());
-            if let (Some(start), Some(end), Some(target)) =
-                (index("byteStart"), index("byteEnd"), target)
-            {
-                spans.push((start, end, target.to_owned()));
-            }
-        }
-        spans.sort();
-    } else if act.platform == "mastodon" {
-        spans.extend(
-            links(text)
-                .into_iter()
-                .map(|link| (link.start, link.end, text[link].to_owned())),
-        );
-    }
-    let (mut html, mut from) = (String::new(), 0);
-    for (start, end, target) in spans {
-        let (Some(before), Some(inner)) = (text.get(from..start), text.get(start..end)) else {
-            continue;
-        };
-        html.push_str(&escape(&unmarked(before)));
-        html.push_str(&anchor(&target, &escape(&without_marks(inner))));
-        from = end;
-    }
-    html.push_str(&escape(&unmarked(text.get(from..).unwrap_or_default())));
-    html.trim().to_owned()
-}
-
-/// Without markers, but with the white space around it: it stands between links.
-fn unmarked(piece: &str) -> String {
-    if !piece.contains("[[fault:") {
-        return piece.to_owned();
-    }
-    let space = |at_start: bool| {
-        let edge = if at_start {
-            piece.chars().next()
-        } else {
-            piece.chars().last()
-        };
-        edge.filter(|c| c.is_whitespace())
-            .map(String::from)
-            .unwrap_or_default()
-    };
-    format!("{}{}{}", space(true), without_marks(piece), space(false))
 }
 
 fn pictures(drawn: &[&Arc<Act>]) -> String {
@@ -376,6 +236,15 @@ async fn bluesky_post(
         act.platform == "bluesky"
             && act.key.as_deref() == Some(&rkey)
             && (act.account == actor || repo == Some(&actor))
+    })
+}
+
+async fn x_post(
+    State(shared): State<Arc<Shared>>,
+    Path((account, id)): Path<(String, String)>,
+) -> Response {
+    single(&shared, |act| {
+        act.op == "post.create" && act.account == account && act.id == id
     })
 }
 
@@ -487,40 +356,6 @@ mod tests {
             media: vec![],
             detail,
         })
-    }
-
-    #[test]
-    fn a_card_escapes_links_and_hides_markers() {
-        let made = card(&act(
-            1,
-            "status.create",
-            "1",
-            "<script> https://e.example/?a&b [[fault:503 times=2]]",
-            json!({}),
-        ));
-        assert!(
-            made.contains("&lt;script&gt; <a href=\"https://e.example/?a&amp;b\""),
-            "{made}"
-        );
-        assert!(
-            !made.contains("<script") && !made.contains("fault:503") && !made.contains("a<b"),
-            "{made}"
-        );
-    }
-
-    #[test]
-    fn facets_are_shown_where_they_are() {
-        let feature =
-            json!({"$type": "app.bsky.richtext.facet#link", "uri": "javascript:alert(1)"});
-        let facets = json!([{"index": {"byteStart": 4, "byteEnd": 8}, "features": [feature]}]);
-        let made = rich(&act(
-            1,
-            "putRecord",
-            "at://x",
-            "héy link",
-            json!({"record": {"facets": facets}}),
-        ));
-        assert!(made.starts_with("héy") && !made.contains("href"), "{made}");
     }
 
     #[test]
