@@ -41,8 +41,10 @@ async fn every_account_is_asked_as_itself() {
         account("studio", "openai", &format!("{url}/openai/v1")),
         account("alice", "mastodon", &format!("{url}/mastodon")),
         account("bella", "bluesky", &format!("{url}/bluesky")),
+        account("xenia", "x", &format!("{url}/x")),
     ];
     let home = Home::new(&(HEAD.to_owned() + &config.concat()))
+        .env("XENIA", "sandbox-xenia")
         .env("STUDIO", "sandbox-studio")
         .env("ALICE", "sandbox-alice")
         .env("BELLA", "sandbox-bella");
@@ -54,6 +56,7 @@ async fn every_account_is_asked_as_itself() {
         "ok: mastodon takes it: @alice",
         "ok: bluesky takes it: @bella.test",
         "ok: openai takes it: ",
+        "ok: x takes it: @xenia",
     ] {
         assert!(
             said.replace("ok       ", "ok     ").contains(told),

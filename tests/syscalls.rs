@@ -23,7 +23,7 @@ use kit::wait;
 const SOON: Duration = Duration::from_secs(60);
 
 /// A job of each kind: kind, account, payload.
-const SAMPLES: [(&str, Option<&str>, &str); 5] = [
+const SAMPLES: [(&str, Option<&str>, &str); 6] = [
     (
         "generate.text",
         Some("studio"),
@@ -42,6 +42,11 @@ const SAMPLES: [(&str, Option<&str>, &str); 5] = [
     (
         "post.mastodon",
         Some("alice"),
+        r#"{"text": "A picture", "media": [{"file": "dot.png", "type": "image/png", "alt": "a dot"}]}"#,
+    ),
+    (
+        "post.x",
+        Some("xenia"),
         r#"{"text": "A picture", "media": [{"file": "dot.png", "type": "image/png", "alt": "a dot"}]}"#,
     ),
     (
@@ -231,6 +236,7 @@ impl Held {
             ("alice", "mastodon", ""),
             ("bella", "bluesky", "identifier = \"bella.test\"\n"),
             ("studio", "openai", ""),
+            ("xenia", "x", ""),
         ] {
             let url = sandbox.url();
             config.push_str(&format!("[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = \"{url}/{platform}\"\n{more}secret = {{ env = \"SECRET_{name}\" }}\n"));

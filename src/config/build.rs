@@ -12,7 +12,7 @@ use crate::retry::Policy;
 use crate::telemetry::{Format, check_level};
 
 use super::error::Place;
-use super::keys::{LANES, ROOM};
+use super::keys::{LANES, PLATFORMS, ROOM};
 use super::read::{Part, Reader, Said, shown_key};
 use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
@@ -256,7 +256,8 @@ impl<'a> Reader<'a> {
             let identifier = self.text(&part, "identifier").map(|it| it.value);
             let secret = self.secret(&part, "secret").map(|it| it.value);
             if platform.is_none() {
-                self.missing(&part, "platform", "write one of openai, mastodon, bluesky");
+                let advice = format!("write one of {}", PLATFORMS.join(", "));
+                self.missing(&part, "platform", &advice);
             }
             if platform.as_deref() == Some("bluesky") && identifier.is_none() {
                 let advice = "Bluesky asks for the handle or DID: identifier = \"ada.example.com\"";
@@ -285,6 +286,7 @@ impl<'a> Reader<'a> {
             let text = match platform? {
                 "openai" => "https://api.openai.com/v1",
                 "bluesky" => "https://bsky.social",
+                "x" => "https://api.x.com",
                 _ => {
                     let advice =
                         "write the server's address: base_url = \"https://mastodon.example\"";

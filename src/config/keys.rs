@@ -95,17 +95,23 @@ pub const OTHER_VARIABLES: [&str; 5] = [
 ];
 
 /// The platforms that accounts can be of.
-pub const PLATFORMS: [&str; 3] = ["openai", "mastodon", "bluesky"];
+pub const PLATFORMS: [&str; 4] = [
+    "openai",
+    "mastodon",
+    "bluesky",
+    "x",
+];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
 
 /// The lanes that are always there, with their concurrency.
-pub const LANES: [(&str, Option<u32>); 4] = [
+pub const LANES: [(&str, Option<u32>); 5] = [
     ("default", None),
     ("openai", Some(8)),
     ("mastodon", Some(4)),
     ("bluesky", Some(4)),
+    ("x", Some(4)),
 ];
 
 const fn int(

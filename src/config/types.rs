@@ -150,7 +150,7 @@ pub struct KindSettings {
 /// An account of a platform.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// `openai`, `mastodon`, `bluesky`.
+    /// One of [`PLATFORMS`](super::keys::PLATFORMS).
     pub platform: String,
     /// Where it is reached.
     pub base_url: Url,

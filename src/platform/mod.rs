@@ -12,6 +12,8 @@ pub mod openai;
 pub mod openai_images;
 pub mod mastodon;
 pub mod bluesky;
+pub mod x_words;
+pub mod x;
 
 use std::time::Duration;
 
@@ -47,6 +49,14 @@ pub async fn ping(
                 deadline,
             };
             it.session().await.map(|it| format!("@{}", it.handle))
+        }
+        "x" => {
+            let it = x::X {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await.map(|it| format!("@{}", it.username))
         }
         other => {
             let message = format!("there is no adapter for platform `{other}`");

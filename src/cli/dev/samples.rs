@@ -141,6 +141,11 @@ fn all(run: &str) -> Vec<Sample> {
             Expected::Asked(3),
         ),
         sample(
+            "answer lost on X, found there",
+            post("post.x", "xenia", &format!("Sent, unheard [[fault:act_reset]] (run {run})")),
+            Expected::Asked(2),
+        ),
+        sample(
             "throttled, told to wait 2 s",
             toot("Patience [[fault:429 times=1 retry_after=2]]"),
             Expected::Throttled(2),
