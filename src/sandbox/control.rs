@@ -17,8 +17,10 @@ use super::{
     bluesky::Bluesky,
     exchange::Platform,
     faults::Script,
+    instagram::Instagram,
     mastodon::Mastodon,
     openai::OpenAi,
+    s3::S3,
     settings::Values,
     stage::{Shared, Stage},
     x::X,
@@ -30,6 +32,8 @@ pub(super) struct World {
     pub(super) mastodon: Arc<Stage<Mastodon>>,
     pub(super) bluesky: Arc<Stage<Bluesky>>,
     pub(super) x: Arc<Stage<X>>,
+    pub(super) instagram: Arc<Stage<Instagram>>,
+    pub(super) s3: Arc<Stage<S3>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -173,6 +177,8 @@ async fn reset(State(world): State<Arc<World>>) -> Response {
     world.mastodon.platform.forget();
     world.bluesky.platform.forget();
     world.x.platform.forget();
+    world.instagram.platform.forget();
+    world.s3.platform.forget();
     world.shared.settings.set(Values::default());
     world.shared.faults.forget();
     world.shared.journal.forget();

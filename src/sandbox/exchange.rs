@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -107,8 +107,10 @@ pub(super) fn token(bearer: Option<&str>) -> Token {
 pub(super) struct Answer {
     pub(super) status: u16,
     pub(super) headers: Vec<(&'static str, String)>,
+    /// Headers whose names the platform doesn't choose, and that make way for its own.
+    pub(super) own: Vec<(String, String)>,
     pub(super) body: Bytes,
-    /// What is sent after the body, from a file.
+    /// Sent instead of the body, from a file.
     pub(super) file: Option<Slice>,
     pub(super) mime: &'static str,
 }
@@ -126,6 +128,7 @@ impl Answer {
         Answer {
             status,
             headers: Vec::new(),
+            own: Vec::new(),
             body: Bytes::from(body.to_string()),
             file: None,
             mime: "application/json; charset=utf-8",
@@ -145,6 +148,14 @@ impl Answer {
     /// Copies the headers into a response's.
     pub(super) fn put_headers(&self, into: &mut HeaderMap) {
         into.insert("content-type", HeaderValue::from_static(self.mime));
+        for (name, value) in &self.own {
+            if let (Ok(name), Ok(value)) = (
+                HeaderName::from_bytes(name.as_bytes()),
+                HeaderValue::from_str(value),
+            ) {
+                into.insert(name, value);
+            }
+        }
         for (name, value) in &self.headers {
             if let Ok(value) = HeaderValue::from_str(value) {
                 into.insert(*name, value);

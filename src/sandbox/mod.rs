@@ -1,8 +1,8 @@
-//! A simulated internet: OpenAI, Mastodon, Bluesky and X in one process that logs what it really did and misbehaves
-//! on request. It is for trying things out and for tests; it never calls anything outside.
+//! A simulated internet: OpenAI, Mastodon, Bluesky, X, Instagram and S3 in one process that logs what it really did
+//! and misbehaves on request. It is for trying things out and for tests; it never calls anything outside.
 //!
-//! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, `/x/2/...`, the wall at
-//! `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
+//! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, `/x/2/...`,
+//! `/instagram/v25.0/...`, `/s3/<bucket>/<key>`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
 //! disk before its answer leaves.
 
 mod clock;
@@ -21,6 +21,8 @@ mod openai;
 mod mastodon;
 mod bluesky;
 mod x;
+mod instagram;
+mod s3;
 mod wall;
 mod control;
 
@@ -42,8 +44,10 @@ use self::{
     control::World,
     exchange::Platform,
     faults::FaultBook,
+    instagram::Instagram,
     mastodon::Mastodon,
     openai::OpenAi,
+    s3::S3,
     spool::Spool,
     stage::{Shared, Stage},
     x::X,
@@ -179,6 +183,19 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         Arc::clone(clock),
         Arc::clone(&shared.settings),
         Arc::clone(&shared.spool),
+        base.clone(),
+    );
+    let instagram = Instagram::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.settings),
+        Arc::clone(&shared.spool),
+        base.clone(),
+    );
+    let s3 = S3::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.spool),
         base,
     );
     for act in acts.all() {
@@ -187,6 +204,8 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             Mastodon::NAME => mastodon.replay(&act),
             Bluesky::NAME => bluesky.replay(&act),
             X::NAME => x.replay(&act),
+            Instagram::NAME => instagram.replay(&act),
+            S3::NAME => s3.replay(&act),
             other => tracing::warn!(
                 platform = other,
                 n = act.n,
@@ -211,6 +230,14 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             platform: x,
             shared: Arc::clone(shared),
         }),
+        instagram: Arc::new(Stage {
+            platform: instagram,
+            shared: Arc::clone(shared),
+        }),
+        s3: Arc::new(Stage {
+            platform: s3,
+            shared: Arc::clone(shared),
+        }),
         shared: Arc::clone(shared),
     });
     let router = Router::new()
@@ -229,6 +256,14 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         .route(
             "/x/2/{*rest}",
             any(stage::serve::<X>).with_state(Arc::clone(&world.x)),
+        )
+        .route(
+            "/instagram/{*rest}",
+            any(stage::serve::<Instagram>).with_state(Arc::clone(&world.instagram)),
+        )
+        .route(
+            "/s3/{*rest}",
+            any(stage::serve::<S3>).with_state(Arc::clone(&world.s3)),
         )
         .merge(wall::routes(Arc::clone(shared)))
         .merge(control::routes(Arc::clone(&world)));

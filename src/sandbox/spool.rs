@@ -4,6 +4,7 @@ use std::{
     fs::File,
     io::{self, Read, Write},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use axum::body::Body;
@@ -23,6 +24,8 @@ const BATCH: usize = 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Spool {
     dir: PathBuf,
+    /// Parts of uploads that aren't complete, a folder for each upload.
+    parts: PathBuf,
 }
 
 /// Why a body isn't here.
@@ -51,15 +54,26 @@ impl Spooled {
         hex(&self.sha256)
     }
 
+    /// Whether the file begins with these bytes.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub(super) fn begins(&self, bytes: &[u8]) -> io::Result<bool> {
+        let mut head = Vec::new();
+        let most = bytes.len() as u64;
+        File::open(&self.path)?.take(most).read_to_end(&mut head)?;
+        Ok(head == bytes)
+    }
+
     /// Moves the file to where it is kept, by its digest; on disk when this returns.
     ///
     /// # Errors
     /// When it can't be moved.
-    pub(super) fn keep(&self, media: &Path) -> io::Result<()> {
-        let to = media.join(self.digest());
+    pub(super) fn keep(&self, folder: &Path) -> io::Result<()> {
+        let to = folder.join(self.digest());
         if !to.try_exists()? {
             std::fs::rename(&self.path, &to)?;
-            File::open(media)?.sync_all()?;
+            File::open(folder)?.sync_all()?;
         }
         Ok(())
     }
@@ -103,12 +117,14 @@ impl Spool {
     /// # Errors
     /// When it can't be used.
     pub(super) fn open(dir: &Path) -> io::Result<Spool> {
+        let parts = dir.join("parts");
+        std::fs::create_dir_all(&parts)?;
         let dir = dir.join("spool");
         if dir.try_exists()? {
             std::fs::remove_dir_all(&dir)?;
         }
         std::fs::create_dir_all(&dir)?;
-        Ok(Spool { dir })
+        Ok(Spool { dir, parts })
     }
 
     fn begin(&self) -> io::Result<Writing> {
@@ -164,6 +180,42 @@ impl Spool {
                 let ended = tokio::task::spawn_blocking(move || writing.end(cut));
                 return flat(ended.await).map_err(Unreceived::Failed);
             }
+        }
+    }
+
+    /// Keeps a part of an upload by its digest, on disk when this returns.
+    ///
+    /// # Errors
+    /// When it can't be moved.
+    pub(super) async fn keep_part(&self, file: Arc<Spooled>, upload: &str) -> io::Result<()> {
+        let folder = self.parts.join(upload);
+        let kept = tokio::task::spawn_blocking(move || {
+            std::fs::create_dir_all(&folder)?;
+            file.keep(&folder)
+        });
+        flat(kept.await)
+    }
+
+    /// Where a part is kept.
+    pub(super) fn part(&self, upload: &str, digest: &str) -> PathBuf {
+        self.parts.join(upload).join(digest)
+    }
+
+    /// Drops the parts of an upload that is over.
+    pub(super) async fn drop_parts(&self, upload: &str) {
+        let gone = tokio::fs::remove_dir_all(self.parts.join(upload)).await;
+        if let Err(error) = gone
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, upload, "parts of an upload could not be removed");
+        }
+    }
+
+    /// Drops the parts of all uploads.
+    pub(super) fn forget_parts(&self) {
+        let gone = std::fs::remove_dir_all(&self.parts);
+        if let Err(error) = gone.and_then(|()| std::fs::create_dir_all(&self.parts)) {
+            tracing::warn!(%error, "parts of uploads could not be removed");
         }
     }
 

@@ -188,6 +188,7 @@ async fn misbehave<P: Platform>(
         (Fault::Lie, _) => Answer {
             status: 200,
             headers: Vec::new(),
+            own: Vec::new(),
             body: Bytes::from_static(
                 b"<!doctype html><title>Just a moment</title><p>Checking your browser.",
             ),
@@ -375,6 +376,7 @@ fn ok(headers: &[(&'static str, &str)]) -> Answer {
             .iter()
             .map(|(name, value)| (*name, (*value).to_owned()))
             .collect(),
+        own: Vec::new(),
         body: Bytes::new(),
         file: None,
         mime: "application/json; charset=utf-8",

@@ -7,4 +7,6 @@ mod wait;
 mod bench;
 mod platforms;
 mod x;
+mod instagram;
+mod s3;
 mod faults;

@@ -32,6 +32,7 @@ pub(super) fn routes(shared: Arc<Shared>) -> Router {
         .route("/mastodon/{account}/{id}", get(status))
         .route("/bluesky/profile/{actor}/post/{rkey}", get(bluesky_post))
         .route("/x/{account}/status/{id}", get(x_post))
+        .route("/instagram/p/{code}/", get(instagram_post))
         .with_state(shared)
 }
 
@@ -93,14 +94,31 @@ async fn wall(State(shared): State<Arc<Shared>>, Query(filter): Query<Filter>) -
     let cards: String = posts.iter().map(|act| card(act)).collect();
     body.push_str(&format!("<div class=\"cards\">{cards}</div>"));
     body.push_str(&pictures(&drawn));
+    let stored = standing(&acts, STORES, UNSTORES);
+    let stored: Vec<_> = stored
+        .into_iter()
+        .rev()
+        .filter(wanted)
+        .take(SHOWN)
+        .collect();
+    body.push_str(&objects(&stored));
     body.push_str(&generations(&made));
     body.push_str(&broken(&shared));
     page("Presswork sandbox", &body, true)
 }
 
 /// What publishes, and what takes it away again.
-const PUBLISHES: &[&str] = &["status.create", "putRecord", "createRecord", "post.create"];
+const PUBLISHES: &[&str] = &[
+    "status.create",
+    "putRecord",
+    "createRecord",
+    "post.create",
+    "media.publish",
+];
 const REMOVES: &[&str] = &["deleteRecord", "post.delete"];
+/// The same of objects.
+const STORES: &[&str] = &["object.put", "upload.complete"];
+const UNSTORES: &[&str] = &["object.delete"];
 
 /// Posts that were not deleted or written over, oldest first.
 fn still_there(acts: &[Arc<Act>]) -> Vec<&Arc<Act>> {
@@ -161,6 +179,30 @@ fn pictures(drawn: &[&Arc<Act>]) -> String {
     }
     let cards: String = drawn.iter().map(|act| card(act)).collect();
     format!("<h2>Pictures</h2><div class=\"cards\">{cards}</div>")
+}
+
+fn objects(stored: &[&Arc<Act>]) -> String {
+    if stored.is_empty() {
+        return String::new();
+    }
+    let row = |act: &&Arc<Act>| {
+        let file = act.media.first();
+        let digest = file.map(|file| file.digest.as_str()).unwrap_or_default();
+        format!(
+            "<tr><td>{}</td><td>{}</td><td><a href=\"/media/{}\">{}</a></td><td>{}</td><td class=\"number\">{}</td><td><code>{}</code></td></tr>",
+            act.at.format("%H:%M:%S"),
+            escape(&act.account),
+            escape(digest),
+            escape(&act.id),
+            escape(file.map(|file| file.mime.as_str()).unwrap_or_default()),
+            file.map_or(0, |file| file.bytes),
+            escape(digest.get(..12).unwrap_or_default()),
+        )
+    };
+    let rows: String = stored.iter().map(row).collect();
+    format!(
+        "<h2>Objects</h2><table><tr><th>Time</th><th>Account</th><th>Bucket and key</th><th>Type</th><th>Bytes</th><th>SHA-256</th></tr>{rows}</table>"
+    )
 }
 
 fn generations(made: &[&Arc<Act>]) -> String {
@@ -245,6 +287,12 @@ async fn x_post(
 ) -> Response {
     single(&shared, |act| {
         act.op == "post.create" && act.account == account && act.id == id
+    })
+}
+
+async fn instagram_post(State(shared): State<Arc<Shared>>, Path(code): Path<String>) -> Response {
+    single(&shared, |act| {
+        act.op == "media.publish" && act.detail["shortcode"] == code
     })
 }
 
