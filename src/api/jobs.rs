@@ -26,7 +26,7 @@ use crate::operate::{self, By};
 use crate::telemetry::metrics;
 
 /// This door's name in metrics and in the audit.
-const DOOR: &str = "http";
+pub(super) const DOOR: &str = "http";
 /// When to come back to a backlog that is full.
 const FULL: Duration = Duration::from_secs(5);
 /// When to come back to a daemon that is short of memory: some jobs must end first.
@@ -155,7 +155,8 @@ fn refused(bytes: &[u8], reason: Reason) -> Problem {
     }
 }
 
-fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
+/// The job that a path names.
+pub(super) fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, Problem> {
     let Path(text) = path.map_err(|e| Problem::bad(e.body_text()))?;
     text.parse().map_err(Problem::bad)
 }

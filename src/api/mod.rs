@@ -4,6 +4,9 @@
 //! POST /v1/jobs              one envelope, or an array of up to 1,000
 //! GET  /v1/jobs/{id}         a job with all that happened to it
 //! POST /v1/jobs/{id}/cancel  calls it off
+//! GET  /v1/jobs/{id}/receipt what it did to the outside world, and the proof
+//! GET  /v1/unresolved        jobs of which a person must say whether they happened
+//! POST /v1/jobs/{id}/resolve that word
 //! GET  /livez  /readyz       open to anybody
 //! GET  /metrics              as Prometheus reads them
 //! ```
@@ -16,6 +19,7 @@ pub mod guard;
 pub mod body;
 pub mod state;
 pub mod jobs;
+pub mod unresolved;
 pub mod probes;
 pub mod wire;
 
@@ -70,6 +74,9 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/jobs", post(jobs::submit))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/receipt", get(unresolved::show))
+        .route("/v1/jobs/{id}/resolve", post(unresolved::resolve))
+        .route("/v1/unresolved", get(unresolved::list))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

@@ -8,15 +8,16 @@ use serde::Serialize;
 
 use super::cx::Cx;
 use super::follow::{end, follow};
-use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, when};
+use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, stamp, when};
 use super::pick::{MOST, Which};
-use super::story::{Story, tone};
+use super::story::{Story, heading, table, tone};
 use super::watch::lines;
 use crate::clock::Time;
 use crate::job::{Job, JobId};
 use crate::ledger::{Filter, Ledger};
 use crate::lifecycle::State;
 use crate::operate;
+use crate::operate::receipt::{Receipt, receipt};
 use crate::outcome::Held;
 
 const AFTER: &str = "\
@@ -24,6 +25,7 @@ Examples:
   presswork jobs list                              what is unfinished, and the dead
   presswork jobs list --state running,retrying --lane mastodon
   presswork jobs show ID                           all of one, and why it isn't running
+  presswork jobs receipt ID                        what was sent when, and the proof
   presswork jobs watch ID --json                   a line of JSON for each change
   presswork jobs cancel ID --reason 'wrong text'
   presswork jobs release --account main            its credentials are renewed
@@ -52,6 +54,12 @@ enum Command {
     },
     /// Show all of one: payload, attempts, effects, and why it isn't running
     Show {
+        /// The job's id
+        #[arg(value_name = "ID")]
+        id: JobId,
+    },
+    /// Show what one did to the outside world: what was sent when, from where, and the proof
+    Receipt {
         /// The job's id
         #[arg(value_name = "ID")]
         id: JobId,
@@ -117,6 +125,10 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
                 false => story.print(&cx.out),
             }
         }
+        Command::Receipt { id } => {
+            let job = operate::job(&*ledger, id).await?;
+            proof(cx, &receipt(&*ledger, &job).await?)
+        }
         Command::Watch { id } if cx.out.json => lines(cx, &ledger, id).await,
         Command::Watch { id } => {
             operate::job(&*ledger, id).await?;
@@ -162,6 +174,44 @@ async fn list(
         ]);
     }
     table.print(&cx.out)
+}
+
+/// A receipt, for people or programs.
+fn proof(cx: &Cx, it: &Receipt) -> Result<(), CliError> {
+    if cx.out.json {
+        return cx.out.document(it);
+    }
+    let out = &cx.out;
+    let state = out.paint(tone(it.state), it.state.as_str());
+    out.line(&format!("{}  {}  {state}", it.job, plain(&it.kind)))?;
+    table(out, &[("payload", format!("sha256 {}", it.payload))])?;
+    if it.effects.is_empty() {
+        out.line("  It has sent nothing.")?;
+    }
+    for sent in &it.effects {
+        heading(out, &format!("{}  {}", plain(&sent.op), sent.state))?;
+        let mut facts = vec![
+            ("account", plain(&sent.account)),
+            ("effect", sent.id.to_string()),
+            ("class", sent.class.to_string()),
+            ("sends", sent.sends.to_string()),
+        ];
+        let mut more = |name, value: Option<String>| facts.extend(value.map(|it| (name, it)));
+        more("first sent", sent.first_sent_at.map(stamp));
+        more("last sent", sent.last_sent_at.map(stamp));
+        more("from host", sent.host.as_deref().map(plain));
+        more("attempt", sent.attempt.map(|it| it.to_string()));
+        more("remote id", sent.remote_id.as_deref().map(plain));
+        more("seen at", sent.url.as_deref().map(plain));
+        more("confirmed", sent.confirmed_at.map(stamp));
+        more("on the word of", sent.resolved_by.as_deref().map(plain));
+        more("intent", Some(format!("sha256 {}", sent.intent)));
+        table(out, &facts)?;
+        for seen in &sent.evidence {
+            out.line(&format!("    {}  {}", stamp(seen.at), plain(&seen.seen)))?;
+        }
+    }
+    Ok(())
 }
 
 /// What matters most of a job in its state, in a few words.

@@ -14,6 +14,7 @@ use crate::effect::Effect;
 use crate::job::{Job, JobId};
 use crate::ledger::{Filter, Ledger, Run};
 use crate::lifecycle::State;
+use crate::operate::receipt::host;
 use crate::operate::{self, Verdict};
 
 const AFTER: &str = "\
@@ -205,25 +206,11 @@ fn looking(cx: &Cx, story: &Story, effect: &Effect, runs: &[Run]) -> Look {
     Look {
         op: effect.op.clone(),
         account: effect.account.clone(),
-        host: host(story, effect, runs),
+        host: host(effect, &story.attempts, runs),
         platform: account.map(|it| it.platform.clone()),
         base_url: account.map(|it| it.base_url.to_string()),
         identifier: account.and_then(|it| it.identifier.clone()),
     }
-}
-
-/// The attempt during which the permit was given names its host; else the run does, while it lives.
-fn host(story: &Story, effect: &Effect, runs: &[Run]) -> Option<String> {
-    let at = effect.permit_at?;
-    let attempt = story
-        .attempts
-        .iter()
-        .rev()
-        .find(|it| it.began_at <= at && at <= it.ended_at);
-    let run = || runs.iter().find(|it| Some(it.id) == effect.permit_run);
-    attempt
-        .map(|it| it.host.clone())
-        .or_else(|| run().map(|it| it.host.clone()))
 }
 
 fn evidence(out: &Out, effect: &Effect, look: &Look) -> Result<(), CliError> {

@@ -2,6 +2,7 @@
 //! uses calls these; each change is guarded by the job's version, and audited.
 
 pub mod why;
+pub mod receipt;
 
 use std::sync::Arc;
 

@@ -366,11 +366,31 @@ fn value_of(rest: &str, found: &Captures<'_>) -> (usize, usize) {
     if bare < VALUE_MIN {
         return (bare, 0); // "token: a bearer token" is advice, and `{` begins something else
     }
+    if is_code(name) && rest[..bare].bytes().all(|it| it.is_ascii_alphabetic()) {
+        return (bare, 0); // `invalid_api_key: OpenAI answered 401` is what was wrong, in words
+    }
     let counted = name.to_ascii_lowercase().ends_with("tokens");
     match counted && rest[..bare].bytes().all(|it| it.is_ascii_digit()) {
         true => (bare, 0), // `input_tokens=512` is what was used, not what was said
         false => (0, bare),
     }
+}
+
+/// Whether a name is an error's code, which tells of a secret and isn't followed by it.
+fn is_code(name: &str) -> bool {
+    const WRONG: [&str; 8] = [
+        "invalid",
+        "missing",
+        "expired",
+        "incorrect",
+        "wrong",
+        "revoked",
+        "unknown",
+        "no",
+    ];
+    let name = name.to_ascii_lowercase();
+    let first = name.split(['_', '-']).next().unwrap_or_default();
+    first.len() < name.len() && WRONG.contains(&first)
 }
 
 /// The length up to the closing quote, which has as many backslashes before it as the opening

@@ -7,3 +7,4 @@ mod site;
 mod bounds;
 mod doors;
 mod looks;
+mod unresolved;

@@ -293,6 +293,7 @@ async fn a_person_says_what_happened() {
         &format!("unresolved resolve {there} --happened --url https://social.example/@ada/9"),
     )
     .await;
+    seen.run(&shop, &format!("jobs receipt {there}")).await;
     seen.run(
         &shop,
         &format!("unresolved resolve {gone} --did-not-happen"),

@@ -208,3 +208,24 @@ fn names_of_secret_fields() {
         assert!(!is_secret_name(name), "{name}");
     }
 }
+
+#[test]
+fn an_errors_code_hides_no_words_but_what_looks_like_a_secret() {
+    for said in [
+        "send 1: refused: invalid_api_key: OpenAI answered 401",
+        "expired_token: reconnect the account",
+    ] {
+        assert_eq!(redacted(said), said);
+    }
+    for (said, hidden) in [
+        ("invalid_token: 3f9acc01deadbeef77", "3f9acc01deadbeef77"),
+        ("invalid_token=abcDEF_ghi-jkl", "abcDEF_ghi-jkl"),
+        ("api_key: OpenAIabcdefgh", "OpenAIabcdefgh"),
+    ] {
+        assert!(
+            !redacted(said).contains(hidden),
+            "{said}: {}",
+            redacted(said)
+        );
+    }
+}

@@ -1,0 +1,114 @@
+//! What only a person can say: the jobs that wait for it, the evidence, and the word. And receipts.
+
+use std::sync::Arc;
+
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State as Of};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use url::Url;
+
+use super::body;
+use super::jobs::{DOOR, id_of};
+use super::problem::{Problem, answer};
+use super::state::Api;
+use crate::job::{Job, JobId};
+use crate::ledger::Filter;
+use crate::lifecycle::State;
+use crate::operate::receipt::{Receipt, receipt};
+use crate::operate::{self, By, Verdict};
+
+/// The largest body of a word, in bytes.
+const WORD_MAX: usize = 8 * 1024;
+/// Jobs that one list tells.
+const MOST: u32 = 200;
+
+/// `GET /v1/jobs/{id}/receipt`: what was sent when, from where, and the proof.
+pub async fn show(
+    Of(api): Of<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let ledger = &*api.given.ledger;
+    let job = operate::job(ledger, id_of(path)?).await?;
+    Ok(answer(StatusCode::OK, &receipt(ledger, &job).await?))
+}
+
+/// A job that waits for a person's word.
+#[derive(Serialize)]
+struct Waiting {
+    job: Job,
+    receipt: Receipt,
+}
+
+/// `GET /v1/unresolved`: the jobs that wait for a person's word, newest first, with the evidence.
+pub async fn list(Of(api): Of<Arc<Api>>) -> Result<Response, Problem> {
+    let ledger = &*api.given.ledger;
+    let filter = Filter {
+        states: vec![State::Unresolved],
+        limit: MOST,
+        ..Filter::default()
+    };
+    let mut waiting = Vec::new();
+    for job in ledger.jobs(&filter).await? {
+        let receipt = receipt(ledger, &job).await?;
+        waiting.push(Waiting { job, receipt });
+    }
+    Ok(answer(StatusCode::OK, &json!({"jobs": waiting})))
+}
+
+/// A person's word on what happened.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Word {
+    happened: bool,
+    url: Option<Url>,
+    /// Who says so: it is written down.
+    by: Option<String>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// `POST /v1/jobs/{id}/resolve` with `{"happened": true, "url": "..."}` or `{"happened": false}`.
+pub async fn resolve(
+    Of(api): Of<Arc<Api>>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let id: JobId = id_of(path)?;
+    let (head, body) = request.into_parts();
+    body::check_type(&head.headers)?;
+    let read = body::read(&head.headers, body, WORD_MAX, api.limits.body, &api.large).await?;
+    let word: Word = serde_json::from_slice(&read.bytes).map_err(|e| {
+        let form = r#"{"happened": true, "url": "https://...", "by": "ada", "reason": "..."}"#;
+        Problem::bad(format!("send {form}, or \"happened\": false: {e}"))
+    })?;
+    if let Some(url) = &word.url {
+        check(url, word.happened)?;
+    }
+    let by = By {
+        actor: word
+            .by
+            .map_or(DOOR.to_owned(), |it| format!("{DOOR}: {it}")),
+        reason: word.reason,
+    };
+    let verdict = match word.happened {
+        true => Verdict::Happened {
+            url: word.url.map(String::from),
+        },
+        false => Verdict::DidNotHappen,
+    };
+    let state = operate::resolve(&*api.given.ledger, id, &verdict, &by).await?;
+    api.given.shared.relay.notify_one();
+    Ok(answer(StatusCode::OK, &json!({"id": id, "state": state})))
+}
+
+fn check(url: &Url, happened: bool) -> Result<(), Problem> {
+    let wrong = |said: &str| Err(Problem::bad(format!("`url`: {said}")));
+    match url.scheme() {
+        _ if !happened => wrong("what did not happen can be seen nowhere; leave it out"),
+        "http" | "https" => Ok(()),
+        _ => wrong("it must begin with https://"),
+    }
+}
