@@ -384,7 +384,7 @@ fn page(title: &str, body: &str, refresh: bool) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn act(n: u64, op: &str, id: &str, text: &str, detail: Value) -> Arc<Act> {
         Arc::new(Act {
