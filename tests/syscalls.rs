@@ -23,7 +23,7 @@ use kit::wait;
 const SOON: Duration = Duration::from_secs(60);
 
 /// A job of each kind: kind, account, payload.
-const SAMPLES: [(&str, Option<&str>, &str); 6] = [
+const SAMPLES: [(&str, Option<&str>, &str); 7] = [
     (
         "generate.text",
         Some("studio"),
@@ -38,6 +38,11 @@ const SAMPLES: [(&str, Option<&str>, &str); 6] = [
         "post.bluesky",
         Some("bella"),
         r#"{"text": "A link: https://example.com/a"}"#,
+    ),
+    (
+        "post.instagram",
+        Some("iris"),
+        r#"{"caption": "A picture", "images": [{"url": "https://example.com/a.jpg", "alt": "a dot"}]}"#,
     ),
     (
         "post.mastodon",
@@ -237,6 +242,7 @@ impl Held {
             ("bella", "bluesky", "identifier = \"bella.test\"\n"),
             ("studio", "openai", ""),
             ("xenia", "x", ""),
+            ("iris", "instagram", "identifier = \"me\"\n"),
         ] {
             let url = sandbox.url();
             config.push_str(&format!("[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = \"{url}/{platform}\"\n{more}secret = {{ env = \"SECRET_{name}\" }}\n"));

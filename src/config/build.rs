@@ -263,6 +263,10 @@ impl<'a> Reader<'a> {
                 let advice = "Bluesky asks for the handle or DID: identifier = \"ada.example.com\"";
                 self.missing(&part, "identifier", advice);
             }
+            if platform.as_deref() == Some("instagram") && identifier.is_none() {
+                let advice = "Instagram asks for the account's number: identifier = \"17841400008460056\"; with a login by Instagram itself, \"me\"";
+                self.missing(&part, "identifier", advice);
+            }
             if secret.is_none() {
                 let advice = "write secret = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
                 self.missing(&part, "secret", advice);
@@ -287,6 +291,7 @@ impl<'a> Reader<'a> {
                 "openai" => "https://api.openai.com/v1",
                 "bluesky" => "https://bsky.social",
                 "x" => "https://api.x.com",
+                "instagram" => "https://graph.facebook.com/v25.0",
                 _ => {
                     let advice =
                         "write the server's address: base_url = \"https://mastodon.example\"";

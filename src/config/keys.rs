@@ -95,23 +95,19 @@ pub const OTHER_VARIABLES: [&str; 5] = [
 ];
 
 /// The platforms that accounts can be of.
-pub const PLATFORMS: [&str; 4] = [
-    "openai",
-    "mastodon",
-    "bluesky",
-    "x",
-];
+pub const PLATFORMS: [&str; 5] = ["openai", "mastodon", "bluesky", "x", "instagram"];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
 
 /// The lanes that are always there, with their concurrency.
-pub const LANES: [(&str, Option<u32>); 5] = [
+pub const LANES: [(&str, Option<u32>); 6] = [
     ("default", None),
     ("openai", Some(8)),
     ("mastodon", Some(4)),
     ("bluesky", Some(4)),
     ("x", Some(4)),
+    ("instagram", Some(4)),
 ];
 
 const fn int(

@@ -154,7 +154,7 @@ pub struct Account {
     pub platform: String,
     /// Where it is reached.
     pub base_url: Url,
-    /// Who it is there, where the platform asks (Bluesky: handle or DID).
+    /// Who it is there, where the platform asks (Bluesky: handle or DID; Instagram: its number).
     pub identifier: Option<String>,
     /// The token, key or app password.
     pub secret: SecretString,

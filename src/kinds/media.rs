@@ -314,23 +314,31 @@ const POLLS: [Duration; 3] = [
 /// A picture that takes longer is looked at again after this; the room is free meanwhile.
 const LATER: TimeDelta = TimeDelta::seconds(30);
 
-/// Asks, in growing steps, until a platform has worked on something. `ask` says how long to wait at
-/// least, or `None` where it is done.
+/// What a platform says of something that it works on.
+pub(super) enum Polled<T> {
+    /// It is done.
+    Done(T),
+    /// Not yet: it is asked again after this at least.
+    Later(Duration),
+}
+
+/// Asks, in growing steps, until a platform has worked on something.
 ///
 /// # Errors
 /// What `ask` fails with; snoozed for `reason` when it takes long; `Released` when the attempt has to
 /// stop.
-pub(super) async fn awaited<A, F>(cx: &Context, reason: &str, ask: A) -> Result<(), Outcome>
+pub(super) async fn awaited<T, A, F>(cx: &Context, reason: &str, ask: A) -> Result<T, Outcome>
 where
     A: Fn() -> F,
-    F: Future<Output = Result<Option<Duration>, Outcome>>,
+    F: Future<Output = Result<Polled<T>, Outcome>>,
 {
     let [mut wait, longest, all] = POLLS;
     let mut waited = Duration::ZERO;
     loop {
         cx.go_on()?;
-        let Some(least) = ask().await? else {
-            return Ok(());
+        let least = match ask().await? {
+            Polled::Done(it) => return Ok(it),
+            Polled::Later(least) => least,
         };
         if all <= waited {
             return Err(Outcome::Snoozed {

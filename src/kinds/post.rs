@@ -31,7 +31,10 @@ pub(super) fn language(pointer: impl Into<String>, tag: &str) -> Option<Violatio
 
 /// Focal points, where a platform has none.
 pub(super) fn unfocused(platform: &str, media: &[Media]) -> Vec<Violation> {
-    let focused = media.iter().enumerate().filter(|(_, it)| it.focus.is_some());
+    let focused = media
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it.focus.is_some());
     let message = format!("{platform} has no focal points; leave it out");
     focused
         .map(|(i, _)| Violation::new(format!("/media/{i}/focus"), message.clone()))

@@ -17,7 +17,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::platform::mastodon::{KEY_LIFE, Limits, Mastodon, Processing, Status, Uploaded};
 use crate::retry::Policy;
 
-use super::media::{Media, Takes, awaited, check, uploaded};
+use super::media::{Media, Polled, Takes, awaited, check, uploaded};
 use super::post;
 
 /// What to publish.
@@ -216,10 +216,10 @@ fn fits(payload: &Payload, limits: &Limits) -> Result<(), Failure> {
 /// Waits until the instance has worked on a picture.
 async fn processed(cx: &Context, mastodon: &Mastodon<'_>, id: &str) -> Result<(), Outcome> {
     let ask = async || match mastodon.processing(id).await.map_err(|e| e.harmless())? {
-        Processing::Underway => Ok(Some(Duration::ZERO)),
+        Processing::Underway => Ok(Polled::Later(Duration::ZERO)),
         // hidden: attached to our own status by a send whose answer was lost, or gone; the send
         // itself, under the same key, says which
-        Processing::Ready | Processing::Hidden => Ok(None),
+        Processing::Ready | Processing::Hidden => Ok(Polled::Done(())),
     };
     awaited(cx, "the instance still works on a picture", ask).await
 }

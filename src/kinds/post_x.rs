@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use unicode_normalization::UnicodeNormalization;
 
+use crate::clock::Time;
 use crate::config::Config;
 use crate::context::{Context, Permit, Probe, Wanted};
 use crate::effect::{Effect, EffectClass, IN_FLIGHT, Looking, Rule};
@@ -25,7 +26,7 @@ use crate::platform::x::{
 use crate::platform::x_words::{Found, WEIGHT_MAX, plain, weight};
 use crate::retry::Policy;
 
-use super::media::{Loaded, Media, Takes, Uploaded, awaited, check, uploaded};
+use super::media::{Loaded, Media, Polled, Takes, Uploaded, awaited, check, uploaded};
 use super::paid::out_of_money;
 use super::post;
 
@@ -254,20 +255,20 @@ async fn look(probe: &Probe, effect: &Effect) -> Result<Finding, String> {
         .into_iter()
         .filter(|it| it.created_at.is_none_or(|at| at <= until))
         .collect();
-    Ok(told(&kept, &near, all, probe))
+    Ok(told(&kept, &near, all, probe.http.now()))
 }
 
 /// What a timeline since the send tells, `all` of it or a part. Nothing in it clears a post.
-fn told(kept: &Kept, found: &[Found], all: bool, probe: &Probe) -> Finding {
+fn told(kept: &Kept, found: &[Found], all: bool, now: Time) -> Finding {
     let ours: Vec<&Found> = found.iter().filter(|it| kept.is(it)).collect();
     let number = found.len();
     match ours[..] {
         // the keys of uploads are ours alone; a text may be somebody else's just as well
-        [first, ..] if !kept.media.is_empty() => happened(kept, first, probe),
+        [first, ..] if !kept.media.is_empty() => happened(kept, first, now),
         [_] if !all => Finding::CannotTell(format!(
             "one of {number} posts is equal, and there are more that couldn't be read"
         )),
-        [one] => happened(kept, one, probe),
+        [one] => happened(kept, one, now),
         [] => Finding::CannotTell(format!(
             "none of the {number} posts since then is it, which proves nothing on X"
         )),
@@ -278,8 +279,8 @@ fn told(kept: &Kept, found: &[Found], all: bool, probe: &Probe) -> Finding {
     }
 }
 
-fn happened(kept: &Kept, it: &Found, probe: &Probe) -> Finding {
-    let receipt = receipt(&it.id, &kept.username, probe.http.now());
+fn happened(kept: &Kept, it: &Found, now: Time) -> Finding {
+    let receipt = receipt(&it.id, &kept.username, now);
     Finding::Happened(Box::new(receipt))
 }
 
@@ -315,12 +316,7 @@ impl Payload {
 }
 
 /// Uploads a picture. One that is left half way is forgotten by X.
-async fn upload(
-    cx: &Context,
-    x: &X<'_>,
-    loaded: &Loaded,
-    alt: &str,
-) -> Result<Upload, Outcome> {
+async fn upload(cx: &Context, x: &X<'_>, loaded: &Loaded, alt: &str) -> Result<Upload, Outcome> {
     let begun = x.initialize(&loaded.mime, loaded.bytes.len()).await;
     let upload = begun.map_err(|e| e.harmless())?;
     for (i, segment) in X::segments(&loaded.bytes).enumerate() {
@@ -350,8 +346,8 @@ async fn upload(
 /// Waits until X has worked on a GIF.
 async fn processed(cx: &Context, x: &X<'_>, id: &str) -> Result<(), Outcome> {
     let ask = async || match x.processing(id).await.map_err(|e| e.harmless())? {
-        Processing::Ready => Ok(None),
-        Processing::Underway(wait) => Ok(Some(wait)),
+        Processing::Ready => Ok(Polled::Done(())),
+        Processing::Underway(wait) => Ok(Polled::Later(wait)),
         Processing::Failed(why) => Err(unfit(&why).into()),
     };
     awaited(cx, "X still works on a picture", ask).await
@@ -400,4 +396,88 @@ fn violations(payload: &Payload) -> Vec<Violation> {
     found.extend(post::unfocused("X", &payload.media));
     found.extend(check(&payload.media, &TAKES));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn payload(json: Value) -> Payload {
+        serde_json::from_value(json).unwrap()
+    }
+
+    #[test]
+    fn all_violations_are_told_at_once() {
+        let gif = json!({"file": "a.gif", "type": "image/gif", "focus": [0, 0]});
+        let wrong = json!({
+            "text": "日".repeat(141), "reply_to_id": "first", "quote_id": "-1",
+            "media": [gif, gif, gif, gif, gif],
+        });
+        let found = violations(&payload(wrong));
+        let pointers: Vec<&str> = found.iter().map(|it| it.pointer.as_str()).collect();
+        let expected = ["/text", "/reply_to_id", "/quote_id", "/media"];
+        assert_eq!(pointers[..4], expected);
+        assert_eq!(pointers.len(), 4 + 5 + 1);
+        let link = format!("{} https://example.com/{}", "x".repeat(256), "y".repeat(99));
+        assert_eq!(violations(&payload(json!({"text": link}))), []);
+        assert_eq!(violations(&payload(json!({})))[0].pointer, "/text");
+    }
+
+    #[test]
+    fn only_one_equal_post_is_ours_and_keys_are_proof() {
+        let found = |id: &str, text: &str, keys: &[&str]| Found {
+            id: id.to_owned(),
+            created_at: None,
+            media_keys: keys.iter().map(|it| (*it).to_owned()).collect(),
+            reply_to: None,
+            quote: None,
+            texts: vec![text.to_owned()],
+        };
+        let kept = |text: &str, keys: &[&str]| Kept {
+            user: "1".to_owned(),
+            username: "ada".to_owned(),
+            media: keys
+                .iter()
+                .map(|it| Upload {
+                    id: (*it).to_owned(),
+                    media_key: (*it).to_owned(),
+                })
+                .collect(),
+            text: digest(text, false),
+            reply_to: None,
+            quote: None,
+        };
+        let is = |kept: &Kept, found: &[Found], all| match told(kept, found, all, Time::UNIX_EPOCH)
+        {
+            Finding::Happened(it) => it.remote_id,
+            Finding::CannotTell(_) => None,
+            Finding::DidNotHappen(why) => panic!("X never clears a post: {why}"),
+        };
+        let posts = [
+            found("1", "hi", &[]),
+            found("2", "he\u{301}y ", &[]),
+            found("3", "hi", &["k"]),
+        ];
+        let one = kept("héy", &[]);
+        assert_eq!(is(&one, &posts, true).as_deref(), Some("2"));
+        assert_eq!(is(&one, &posts, false), None, "there may be another one");
+        let pair = [posts[1].clone(), found("4", "héy", &[])];
+        assert_eq!(is(&one, &pair, true), None, "either may be it");
+        // without pictures it isn't ours, whatever it says
+        assert_eq!(is(&kept("hi", &[]), &posts, true).as_deref(), Some("1"));
+        assert_eq!(
+            is(&kept("other", &["k"]), &posts, false).as_deref(),
+            Some("3")
+        );
+        assert_eq!(is(&kept("hi", &["k", "l"]), &posts, true), None);
+        let answer = Found {
+            reply_to: Some("9".to_owned()),
+            ..found("5", "héy", &[])
+        };
+        assert_eq!(
+            is(&one, &[answer], true),
+            None,
+            "that is an answer to something"
+        );
+    }
 }

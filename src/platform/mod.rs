@@ -14,6 +14,7 @@ pub mod mastodon;
 pub mod bluesky;
 pub mod x_words;
 pub mod x;
+pub mod instagram;
 
 use std::time::Duration;
 
@@ -57,6 +58,14 @@ pub async fn ping(
                 deadline,
             };
             it.who().await.map(|it| format!("@{}", it.username))
+        }
+        "instagram" => {
+            let it = instagram::Instagram {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await
         }
         other => {
             let message = format!("there is no adapter for platform `{other}`");

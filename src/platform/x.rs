@@ -209,8 +209,7 @@ impl X<'_> {
             "image/gif" => "tweet_gif",
             _ => "tweet_image",
         };
-        let body =
-            json!({"media_type": mime, "total_bytes": bytes, "media_category": category});
+        let body = json!({"media_type": mime, "total_bytes": bytes, "media_category": category});
         let call = self.post("/2/media/upload/initialize", Body::Json(body.to_string()));
         let (it, _) = ask::<Whole<Upload>>(self.http, &RULES, &call).await?;
         Ok(it.data)
@@ -511,7 +510,8 @@ mod tests {
         assert_eq!(of(json!({})), Processing::Ready);
         let wait = json!({"processing_info": {"state": "pending", "check_after_secs": 3}});
         assert_eq!(of(wait), Processing::Underway(Duration::from_secs(3)));
-        let bad = json!({"processing_info": {"state": "failed", "error": {"name": "InvalidMedia"}}});
+        let bad =
+            json!({"processing_info": {"state": "failed", "error": {"name": "InvalidMedia"}}});
         assert_eq!(of(bad), Processing::Failed("InvalidMedia".to_owned()));
     }
 

@@ -29,14 +29,15 @@ pub(super) struct Home<'a> {
 }
 
 /// Accounts of the sandbox: name, platform, identifier. A token that begins with `sandbox-` is valid.
-const ACCOUNTS: [(&str, &str, Option<&str>); 4] = [
+const ACCOUNTS: [(&str, &str, Option<&str>); 5] = [
     ("alice", "mastodon", None),
     ("bella", "bluesky", Some("bella.test")),
     ("studio", "openai", None),
     ("xenia", "x", None),
+    ("iris", "instagram", Some("me")),
 ];
 /// Kinds whose lost answers are looked for at once: people watch.
-const WATCHED: [&str; 1] = ["post.x"];
+const WATCHED: [&str; 2] = ["post.x", "post.instagram"];
 
 impl Home<'_> {
     /// The configuration's file.

@@ -141,8 +141,20 @@ fn all(run: &str) -> Vec<Sample> {
             Expected::Asked(3),
         ),
         sample(
+            "a picture on Instagram",
+            json!({"kind": "post.instagram", "account": "iris", "payload": {
+                "caption": format!("Printed today (run {run})"),
+                "images": [{"url": "https://example.com/fox.jpg", "alt": "A fox in a print shop"}],
+            }}),
+            Expected::Completed,
+        ),
+        sample(
             "answer lost on X, found there",
-            post("post.x", "xenia", &format!("Sent, unheard [[fault:act_reset]] (run {run})")),
+            post(
+                "post.x",
+                "xenia",
+                &format!("Sent, unheard [[fault:act_reset]] (run {run})"),
+            ),
             Expected::Asked(2),
         ),
         sample(
