@@ -21,7 +21,7 @@ Examples:
 
 Exit codes: 0 ended, 1 it can't start, 2 asked wrongly";
 
-/// Run the sandbox: OpenAI, Mastodon and Bluesky on this machine, as they would answer
+/// Run the sandbox: OpenAI, Mastodon, Bluesky, X and Instagram on this machine, as they would answer
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
@@ -81,7 +81,7 @@ pub async fn run(out: Out, args: Args) -> Result<(), CliError> {
 }
 
 /// Names, platforms, and what else their accounts need.
-const ACCOUNTS: [(&str, &str, &str); 3] = [
+const ACCOUNTS: [(&str, &str, &str); 5] = [
     ("studio", "openai", ""),
     ("alice", "mastodon", ""),
     (
@@ -89,4 +89,6 @@ const ACCOUNTS: [(&str, &str, &str); 3] = [
         "bluesky",
         "\n  identifier = \"bella.sandbox.test\"",
     ),
+    ("xenia", "x", ""),
+    ("iris", "instagram", "\n  identifier = \"me\""),
 ];
