@@ -72,11 +72,15 @@ impl Press {
         let mut config = Config::default_embedded(dir.path());
         config.media.fetch_http = true;
         config.media.fetch_allow = vec![sandbox.addr()];
-        for platform in ["openai", "mastodon", "bluesky"] {
+        for platform in ["openai", "mastodon", "bluesky", "x", "instagram"] {
             let account = Account {
                 platform: platform.to_owned(),
                 base_url: below(&base, &format!("/{platform}")),
-                identifier: (platform == "bluesky").then(|| "me.test".to_owned()),
+                identifier: match platform {
+                    "bluesky" => Some("me.test".to_owned()),
+                    "instagram" => Some("me".to_owned()),
+                    _ => None,
+                },
                 secret: "sandbox-me".to_owned().into(),
                 bucket: None,
                 public_url: None,
@@ -183,9 +187,15 @@ impl Press {
     }
 
     async fn fault(&self, op: &str, fault: &str) {
-        let body = Body::Json(json!({"op": op, "fault": fault}).to_string());
-        let call = Call::post(below(&self.base, "/_sandbox/faults"), body, TIMEOUT);
-        assert_eq!(self.tools.http.send(&call).await.unwrap().status, 201);
+        self.tell("faults", json!({"op": op, "fault": fault})).await;
+    }
+
+    /// Tells the sandbox something.
+    async fn tell(&self, what: &str, body: Value) {
+        let url = below(&self.base, &format!("/_sandbox/{what}"));
+        let call = Call::post(url, Body::Json(body.to_string()), TIMEOUT);
+        let answer = self.tools.http.send(&call).await.unwrap();
+        assert!(answer.status < 300, "{what}: {:?}", answer.body);
     }
 
     async fn seen(&self, what: &str, op: &str) -> Vec<Value> {
@@ -473,4 +483,96 @@ async fn a_test_job_does_what_its_payload_says() {
     let (put_off, then) = run(json!({"snooze_ms": 5, "result": 7})).await;
     assert!(matches!(put_off, Outcome::Snoozed { .. }), "{put_off}");
     assert_eq!(then, Outcome::Completed(json!(7)));
+}
+
+#[tokio::test]
+async fn a_post_on_x_goes_out_with_its_pictures_and_names_them_for_the_look() {
+    let press = Press::new().await;
+    let payload = json!({"text": "he\u{301}llo", "media": [picture(), picture()]});
+    let job = press.job("post.x", Some("x"), &payload).await;
+    press.fault("media.append", "500").await;
+    let first = completed(press.attempt(&job).await);
+    let again = completed(press.attempt(&job).await);
+    assert_eq!(first, again);
+    let acts = press.seen("acts", "post.create").await;
+    assert_eq!((acts.len(), &acts[0]["text"]), (1, &json!("héllo")));
+    assert_eq!(acts[0]["media"][1]["alt"], "a bear");
+    let effect = press.ledger.effects(job.id).await.unwrap().pop().unwrap();
+    let keys: Vec<&Value> = (0..2)
+        .map(|i| &effect.keep["media"][i]["media_key"])
+        .collect();
+    assert_eq!(acts[0]["detail"]["media_keys"], json!(keys));
+    // a re-run uploads nothing again, and asks nobody who it is
+    assert_eq!(press.seen("acts", "media.initialize").await.len(), 2);
+    assert_eq!(press.seen("requests", "user.me").await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_app_of_x_without_credit_holds_its_jobs() {
+    let press = Press::new().await;
+    let job = press
+        .job("post.x", Some("x"), &json!({"text": "hello"}))
+        .await;
+    let script = json!({"op": "post.create", "fault": "500", "status": 402});
+    press.tell("faults", script).await;
+    let outcome = press.attempt(&job).await;
+    assert!(
+        matches!(&outcome, Outcome::Held(presswork::outcome::Held::Budget, it) if it.scope == Scope::App),
+        "{outcome}"
+    );
+    assert!(press.seen("acts", "post.create").await.is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_post_on_x_is_not_sent_by_a_re_run() {
+    let press = Press::new().await;
+    let job = press
+        .job("post.x", Some("x"), &json!({"text": "hello"}))
+        .await;
+    press.fault("post.create", "reset").await;
+    for _ in 0..3 {
+        let outcome = press.attempt(&job).await;
+        assert_eq!(class(&outcome), Some(Class::Unknown), "{outcome}");
+    }
+    assert_eq!(press.seen("requests", "post.create").await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_container_that_expired_is_made_anew_and_one_that_waits_is_used() {
+    let press = Press::new().await;
+    let fox = json!({"url": "https://example.com/fox.jpg", "alt": "a fox"});
+    let payload = json!({"caption": "hello", "images": [fox, fox]});
+    let job = press
+        .job("post.instagram", Some("instagram"), &payload)
+        .await;
+    let made = async || press.seen("acts", "container.create").await.len();
+    press.fault("container.get", "500").await;
+    press.fault("media.publish", "503").await;
+    // the container can't be read now, and then nobody knows whether it was published
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Transient));
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Unknown));
+    assert_eq!(made().await, 3, "two pictures and what holds them, once");
+    let effect = press.ledger.effects(job.id).await.unwrap().pop().unwrap();
+    assert_eq!(
+        (effect.sends, &effect.keep["container"].is_string()),
+        (1, &true)
+    );
+
+    press.fault("media.publish", "429").await;
+    let job = press
+        .job("post.instagram", Some("instagram"), &payload)
+        .await;
+    assert_eq!(class(&press.attempt(&job).await), Some(Class::Throttled));
+    let before = made().await;
+    press.tell("clock", json!({"advance_s": 86_400})).await;
+    let done = completed(press.attempt(&job).await);
+    assert!(done["url"].is_string(), "{done}");
+    assert_eq!(made().await, before + 3, "the first one expired");
+    let acts = press.seen("acts", "media.publish").await;
+    assert_eq!(
+        (acts.len(), acts[0]["media"].as_array().map(Vec::len)),
+        (1, Some(2))
+    );
+    let effect = press.ledger.effects(job.id).await.unwrap().pop().unwrap();
+    assert_eq!(acts[0]["key"], effect.keep["container"]);
 }

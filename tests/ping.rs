@@ -22,6 +22,7 @@ async fn sandbox(folder: &std::path::Path) -> Sandbox {
 fn account(name: &str, platform: &str, url: &str) -> String {
     let more = match platform {
         "bluesky" => format!("identifier = \"{name}.test\"\n"),
+        "instagram" => "identifier = \"me\"\n".to_owned(),
         _ => String::new(),
     };
     let variable = name.to_uppercase();
@@ -41,8 +42,12 @@ async fn every_account_is_asked_as_itself() {
         account("studio", "openai", &format!("{url}/openai/v1")),
         account("alice", "mastodon", &format!("{url}/mastodon")),
         account("bella", "bluesky", &format!("{url}/bluesky")),
+        account("xenia", "x", &format!("{url}/x")),
+        account("iris", "instagram", &format!("{url}/instagram")),
     ];
     let home = Home::new(&(HEAD.to_owned() + &config.concat()))
+        .env("XENIA", "sandbox-xenia")
+        .env("IRIS", "sandbox-iris")
         .env("STUDIO", "sandbox-studio")
         .env("ALICE", "sandbox-alice")
         .env("BELLA", "sandbox-bella");
@@ -54,6 +59,8 @@ async fn every_account_is_asked_as_itself() {
         "ok: mastodon takes it: @alice",
         "ok: bluesky takes it: @bella.test",
         "ok: openai takes it: ",
+        "ok: x takes it: @xenia",
+        "ok: instagram takes it: @iris",
     ] {
         assert!(
             said.replace("ok       ", "ok     ").contains(told),

@@ -23,7 +23,7 @@ use kit::wait;
 const SOON: Duration = Duration::from_secs(60);
 
 /// A job of each kind: kind, account, payload.
-const SAMPLES: [(&str, Option<&str>, &str); 6] = [
+const SAMPLES: [(&str, Option<&str>, &str); 8] = [
     (
         "generate.text",
         Some("studio"),
@@ -40,8 +40,18 @@ const SAMPLES: [(&str, Option<&str>, &str); 6] = [
         r#"{"text": "A link: https://example.com/a"}"#,
     ),
     (
+        "post.instagram",
+        Some("iris"),
+        r#"{"caption": "A picture", "images": [{"url": "https://example.com/a.jpg", "alt": "a dot"}]}"#,
+    ),
+    (
         "post.mastodon",
         Some("alice"),
+        r#"{"text": "A picture", "media": [{"file": "dot.png", "type": "image/png", "alt": "a dot"}]}"#,
+    ),
+    (
+        "post.x",
+        Some("xenia"),
         r#"{"text": "A picture", "media": [{"file": "dot.png", "type": "image/png", "alt": "a dot"}]}"#,
     ),
     (
@@ -236,6 +246,8 @@ impl Held {
             ("alice", "mastodon", ""),
             ("bella", "bluesky", "identifier = \"bella.test\"\n"),
             ("studio", "openai", ""),
+            ("xenia", "x", ""),
+            ("iris", "instagram", "identifier = \"me\"\n"),
         ] {
             let url = sandbox.url();
             config.push_str(&format!("[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = \"{url}/{platform}\"\n{more}secret = {{ env = \"SECRET_{name}\" }}\n"));

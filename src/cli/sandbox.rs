@@ -91,7 +91,7 @@ pub async fn run(out: Out, args: Args) -> Result<(), CliError> {
 }
 
 /// Names, platforms, and what else their accounts need.
-const ACCOUNTS: [(&str, &str, &str); 3] = [
+const ACCOUNTS: [(&str, &str, &str); 5] = [
     ("studio", "openai", ""),
     ("alice", "mastodon", ""),
     (
@@ -99,4 +99,6 @@ const ACCOUNTS: [(&str, &str, &str); 3] = [
         "bluesky",
         "\n  identifier = \"bella.sandbox.test\"",
     ),
+    ("xenia", "x", ""),
+    ("iris", "instagram", "\n  identifier = \"me\""),
 ];

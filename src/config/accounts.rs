@@ -60,6 +60,10 @@ impl<'a> Reader<'a> {
             let advice = "Bluesky asks for the handle or DID: identifier = \"ada.example.com\"";
             self.missing(part, "identifier", advice);
         }
+        if platform == Some("instagram") && identifier.is_none() {
+            let advice = "Instagram asks for the account's number: identifier = \"17841400008460056\"; with a login by Instagram itself, \"me\"";
+            self.missing(part, "identifier", advice);
+        }
         let secret = self.secret(part, "secret").map(|it| it.value);
         if secret.is_none() {
             let advice = "write secret = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
@@ -169,6 +173,8 @@ impl<'a> Reader<'a> {
             let text = match (platform?, region) {
                 ("openai", _) => "https://api.openai.com/v1".to_owned(),
                 ("bluesky", _) => "https://bsky.social".to_owned(),
+                ("x", _) => "https://api.x.com".to_owned(),
+                ("instagram", _) => "https://graph.facebook.com/v25.0".to_owned(),
                 ("gcs", _) => "https://storage.googleapis.com".to_owned(),
                 ("s3", Some(it)) if it.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') => {
                     let china = if it.starts_with("cn-") { ".cn" } else { "" };

@@ -95,18 +95,29 @@ pub const OTHER_VARIABLES: [&str; 5] = [
 ];
 
 /// The platforms that accounts can be of.
-pub const PLATFORMS: [&str; 6] = ["openai", "mastodon", "bluesky", "s3", "gcs", "folder"];
+pub const PLATFORMS: [&str; 8] = [
+    "openai",
+    "mastodon",
+    "bluesky",
+    "x",
+    "instagram",
+    "s3",
+    "gcs",
+    "folder",
+];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
 
 /// The lanes that are always there, with their concurrency.
-pub const LANES: [(&str, Option<u32>); 5] = [
+pub const LANES: [(&str, Option<u32>); 7] = [
     ("default", None),
     ("openai", Some(8)),
     ("mastodon", Some(4)),
     ("bluesky", Some(4)),
     ("uploads", Some(4)),
+    ("x", Some(4)),
+    ("instagram", Some(4)),
 ];
 
 const fn int(

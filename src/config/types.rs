@@ -153,11 +153,11 @@ pub struct KindSettings {
 /// An account of a platform.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// `openai`, `mastodon`, `bluesky`, `s3`, `gcs`, `folder`.
+    /// One of [`PLATFORMS`](super::keys::PLATFORMS).
     pub platform: String,
     /// Where it is reached; of a folder its path, as `file:///...`.
     pub base_url: Url,
-    /// Who it is there, where the platform asks (Bluesky: handle or DID).
+    /// Who it is there, where the platform asks (Bluesky: handle or DID; Instagram: its number).
     pub identifier: Option<String>,
     /// The token, key or app password; of a bucket its secret access key. Empty for a folder.
     pub secret: SecretString,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -302,6 +303,54 @@ where
         }
     }
     unreachable!("a new upload is younger than its life")
+}
+
+/// The waits while a platform works on a picture: the first, the longest, and all together.
+const POLLS: [Duration; 3] = [
+    Duration::from_millis(300),
+    Duration::from_secs(8),
+    Duration::from_secs(60),
+];
+/// A picture that takes longer is looked at again after this; the room is free meanwhile.
+const LATER: TimeDelta = TimeDelta::seconds(30);
+
+/// What a platform says of something that it works on.
+pub(super) enum Polled<T> {
+    /// It is done.
+    Done(T),
+    /// Not yet: it is asked again after this at least.
+    Later(Duration),
+}
+
+/// Asks, in growing steps, until a platform has worked on something.
+///
+/// # Errors
+/// What `ask` fails with; snoozed for `reason` when it takes long; `Released` when the attempt has to
+/// stop.
+pub(super) async fn awaited<T, A, F>(cx: &Context, reason: &str, ask: A) -> Result<T, Outcome>
+where
+    A: Fn() -> F,
+    F: Future<Output = Result<Polled<T>, Outcome>>,
+{
+    let [mut wait, longest, all] = POLLS;
+    let mut waited = Duration::ZERO;
+    loop {
+        cx.go_on()?;
+        let least = match ask().await? {
+            Polled::Done(it) => return Ok(it),
+            Polled::Later(least) => least,
+        };
+        if all <= waited {
+            return Err(Outcome::Snoozed {
+                until: cx.http.now() + LATER,
+                reason: reason.to_owned(),
+            });
+        }
+        let pause = wait.max(least).min(longest);
+        cx.wait(pause).await?;
+        waited += pause;
+        wait = (wait * 2).min(longest);
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ mod post;
 mod generate_text;
 mod illustrate_image;
 mod post_bluesky;
+mod post_instagram;
 mod post_mastodon;
+mod post_x;
 mod test_job;
 mod upload_object;
 
@@ -19,7 +21,9 @@ pub fn all() -> Vec<Kind> {
         Kind::of::<generate_text::GenerateText>(),
         Kind::of::<illustrate_image::IllustrateImage>(),
         Kind::of::<post_bluesky::PostBluesky>(),
+        Kind::of::<post_instagram::PostInstagram>(),
         Kind::of::<post_mastodon::PostMastodon>(),
+        Kind::of::<post_x::PostX>(),
         Kind::of::<test_job::TestJob>(),
         Kind::of::<upload_object::UploadObject>(),
     ]

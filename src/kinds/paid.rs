@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::effect::{RESOLVED_BY, Receipt, Rule};
 use crate::json::Digest;
 use crate::outcome::{Failure, Held, Outcome};
-use crate::platform::openai::NO_MONEY;
+use crate::platform::{openai, x};
 use crate::results::digest_of;
 
 /// What a send may take: the attempt's own time-out must not end a call that is about to be answered.
@@ -25,7 +25,11 @@ pub(super) fn rule(cx: &Context) -> Rule {
 /// Waiting doesn't fill an account, so such a job is held until somebody did.
 pub(super) fn out_of_money(outcome: Outcome) -> Outcome {
     match outcome {
-        Outcome::Failed(it) if NO_MONEY.contains(&it.code.as_str()) => {
+        Outcome::Failed(it)
+            if [openai::NO_MONEY, x::NO_MONEY]
+                .concat()
+                .contains(&it.code.as_str()) =>
+        {
             Outcome::Held(Held::Budget, it)
         }
         other => other,

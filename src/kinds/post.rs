@@ -1,5 +1,10 @@
-//! What can be said against any post, whatever the platform.
+//! What any post has in common, whatever the platform: what can be said against it, and how it is
+//! looked for.
 
+use crate::config::Account;
+use crate::context::{Context, Probe};
+use crate::effect::Rule;
+use crate::handler::looked_up;
 use crate::json::Violation;
 
 use super::media::Media;
@@ -22,6 +27,31 @@ pub(super) fn language(pointer: impl Into<String>, tag: &str) -> Option<Violatio
     let sound = (2..=3).contains(&first.len()) && letters && parts.all(plain) && tag.len() <= 35;
     let message = || format!("`{tag}` is no language tag; write one like `de` or `pt-BR`");
     (!sound).then(|| Violation::new(pointer, message()))
+}
+
+/// Focal points, where a platform has none.
+pub(super) fn unfocused(platform: &str, media: &[Media]) -> Vec<Violation> {
+    let focused = media
+        .iter()
+        .enumerate()
+        .filter(|(_, it)| it.focus.is_some());
+    let message = format!("{platform} has no focal points; leave it out");
+    focused
+        .map(|(i, _)| Violation::new(format!("/media/{i}/focus"), message.clone()))
+        .collect()
+}
+
+/// A kind's own rule for looking, with what `jobs.toml` says otherwise.
+pub(super) fn rule(cx: &Context, rule: Rule) -> Rule {
+    looked_up(rule, cx.config.kinds.get(&cx.job.kind))
+}
+
+/// The account that a look asks as, or why there is none.
+pub(super) fn account<'a>(probe: &'a Probe, platform: &str) -> Result<&'a Account, String> {
+    let name = probe.job.account.as_deref().unwrap_or_default();
+    let found = probe.config.accounts.get(name);
+    let found = found.filter(|it| it.platform == platform);
+    found.ok_or_else(|| format!("no account `{name}` of {platform} in [accounts]"))
 }
 
 #[cfg(test)]

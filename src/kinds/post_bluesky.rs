@@ -252,12 +252,7 @@ fn violations(payload: &Payload) -> Vec<Violation> {
             wrong(format!("/reply/{name}/uri"), message);
         }
     }
-    for (i, media) in payload.media.iter().enumerate() {
-        if media.focus.is_some() {
-            let message = "Bluesky has no focal points; leave it out";
-            wrong(format!("/media/{i}/focus"), message.to_owned());
-        }
-    }
+    found.extend(post::unfocused("Bluesky", &payload.media));
     found.extend(check(&payload.media, &TAKES));
     found
 }

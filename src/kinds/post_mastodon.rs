@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -18,7 +17,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::platform::mastodon::{KEY_LIFE, Limits, Mastodon, Processing, Status, Uploaded};
 use crate::retry::Policy;
 
-use super::media::{Media, Takes, check, uploaded};
+use super::media::{Media, Polled, Takes, awaited, check, uploaded};
 use super::post;
 
 /// What to publish.
@@ -73,15 +72,6 @@ const CALL: Duration = Duration::from_secs(30);
 const UPLOAD: Duration = Duration::from_secs(90);
 /// An instance forgets a picture that no status holds after a day.
 const MEDIA_LIFE: Duration = Duration::from_secs(12 * 3_600);
-/// The waits while an instance works on a picture: the first, the longest, and all together.
-const POLLS: [Duration; 3] = [
-    Duration::from_millis(300),
-    Duration::from_secs(8),
-    Duration::from_secs(60),
-];
-/// A picture that takes longer is looked at again after this; the room is free meanwhile.
-const LATER: TimeDelta = TimeDelta::seconds(30);
-
 /// The kind.
 pub(super) struct PostMastodon;
 
@@ -223,28 +213,15 @@ fn fits(payload: &Payload, limits: &Limits) -> Result<(), Failure> {
     Err(Failure::permanent("preflight", message))
 }
 
-/// Waits, in growing steps, until the instance has worked on a picture.
+/// Waits until the instance has worked on a picture.
 async fn processed(cx: &Context, mastodon: &Mastodon<'_>, id: &str) -> Result<(), Outcome> {
-    let [mut wait, longest, all] = POLLS;
-    let mut waited = Duration::ZERO;
-    loop {
-        cx.go_on()?;
-        let state = mastodon.processing(id).await.map_err(|e| e.harmless())?;
+    let ask = async || match mastodon.processing(id).await.map_err(|e| e.harmless())? {
+        Processing::Underway => Ok(Polled::Later(Duration::ZERO)),
         // hidden: attached to our own status by a send whose answer was lost, or gone; the send
         // itself, under the same key, says which
-        if matches!(state, Processing::Ready | Processing::Hidden) {
-            return Ok(());
-        }
-        if all <= waited {
-            return Err(Outcome::Snoozed {
-                until: cx.http.now() + LATER,
-                reason: "the instance still works on a picture".to_owned(),
-            });
-        }
-        cx.wait(wait).await?;
-        waited += wait;
-        wait = (wait * 2).min(longest);
-    }
+        Processing::Ready | Processing::Hidden => Ok(Polled::Done(())),
+    };
+    awaited(cx, "the instance still works on a picture", ask).await
 }
 
 #[cfg(test)]

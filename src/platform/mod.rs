@@ -13,6 +13,9 @@ pub mod openai;
 pub mod openai_images;
 pub mod mastodon;
 pub mod bluesky;
+pub mod x_words;
+pub mod x;
+pub mod instagram;
 pub mod objects;
 
 use std::time::Duration;
@@ -49,6 +52,22 @@ pub async fn ping(
                 deadline,
             };
             it.session().await.map(|it| format!("@{}", it.handle))
+        }
+        "x" => {
+            let it = x::X {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await.map(|it| format!("@{}", it.username))
+        }
+        "instagram" => {
+            let it = instagram::Instagram {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await
         }
         "s3" | "gcs" => {
             let it = objects::bucket::Bucket {

@@ -75,7 +75,7 @@ pub const fn refused(class: Class, scope: Scope) -> Meaning {
 }
 
 /// Nobody knows whether it happened.
-const UNKNOWN: Meaning = Meaning {
+pub const UNKNOWN: Meaning = Meaning {
     acted: true,
     class: Class::Unknown,
     scope: Scope::Platform,
@@ -240,7 +240,7 @@ fn seconds_of(seconds: f64) -> Option<Duration> {
 }
 
 /// `RateLimit-Reset` (Bluesky, Unix seconds), `X-RateLimit-Reset` (Mastodon, RFC 3339 or Unix
-/// seconds), `x-ratelimit-reset-requests` and `-tokens` (OpenAI, `1m0s`): of those, the ones whose
+/// seconds), `x-rate-limit-reset` (X, Unix seconds), `x-ratelimit-reset-requests` and `-tokens` (OpenAI, `1m0s`): of those, the ones whose
 /// `remaining` isn't known to be above nothing, and the latest of them.
 fn reset(answer: &Answer) -> Option<Duration> {
     let at = |name| answer.header(name).and_then(|it| moment(it, answer.at));
@@ -253,6 +253,7 @@ fn reset(answer: &Answer) -> Option<Duration> {
     [
         at("ratelimit-reset"),
         at("x-ratelimit-reset"),
+        at("x-rate-limit-reset"),
         spent("requests"),
         spent("tokens"),
     ]
@@ -366,6 +367,7 @@ mod tests {
         for (name, value, wait) in [
             ("RateLimit-Reset", unix.as_str(), 60_000),
             ("X-RateLimit-Reset", rfc.as_str(), 70_000),
+            ("x-rate-limit-reset", unix.as_str(), 60_000),
             ("x-ratelimit-reset-requests", "1m0.5s", 60_500),
             ("x-ratelimit-reset-tokens", "12ms", 12),
         ] {

@@ -68,7 +68,9 @@ impl<'a> Acts<'a> {
         let mut by_key: HashMap<&str, Vec<&Value>> = HashMap::new();
         for act in acts {
             let text = match act["op"].as_str() {
-                Some("status.create" | "putRecord") => act["text"].as_str(),
+                Some("status.create" | "putRecord" | "post.create" | "media.publish") => {
+                    act["text"].as_str()
+                }
                 Some("chat.completion") => act["detail"]["prompt"].as_str(),
                 _ => None,
             };
@@ -293,7 +295,7 @@ impl Told<'_> {
                 effect.class
             )
         });
-        let key = ["key", "rkey"]
+        let key = ["key", "rkey", "container"]
             .iter()
             .find_map(|it| effect.keep[*it].as_str());
         let strange = acts.iter().filter(|it| it["key"].as_str() != key).count();

@@ -33,10 +33,12 @@ pub const READY: Duration = Duration::from_secs(60);
 pub const ENDED: Duration = Duration::from_secs(90);
 
 /// Platforms, the account of each, and what it needs besides.
-const ACCOUNTS: [(&str, &str, &str); 3] = [
+const ACCOUNTS: [(&str, &str, &str); 5] = [
     ("studio", "openai", ""),
     ("alice", "mastodon", ""),
     ("bella", "bluesky", "identifier = \"bella.test\"\n"),
+    ("xenia", "x", ""),
+    ("iris", "instagram", "identifier = \"me\"\n"),
 ];
 
 /// What all daemons of a case share.
@@ -265,6 +267,18 @@ pub fn envelope(n: usize, kind: &'static str, payload: Value, fault: &str) -> (W
     let (account, payload) = match kind {
         "post.mastodon" => (Some("alice"), json!({"text": text(&key, fault)})),
         "post.bluesky" => (Some("bella"), json!({"text": text(&key, fault)})),
+        "post.x" => {
+            let mut post = json!({"text": text(&key, fault)});
+            if payload["media"].is_array() {
+                post["media"] = payload["media"].clone();
+            }
+            (Some("xenia"), post)
+        }
+        "post.instagram" => {
+            let fox = json!({"url": "https://example.com/fox.jpg", "alt": "a fox"});
+            let post = json!({"caption": text(&key, fault), "images": [fox]});
+            (Some("iris"), post)
+        }
         "generate.text" => {
             let asked = json!({"model": "gpt-5-mini", "prompt": text(&key, fault)});
             (Some("studio"), asked)

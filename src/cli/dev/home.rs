@@ -29,13 +29,17 @@ pub(super) struct Home<'a> {
 }
 
 /// Accounts of the sandbox: name, platform, identifier. A token that begins with `sandbox-` is valid.
-const ACCOUNTS: [(&str, &str, Option<&str>); 3] = [
+const ACCOUNTS: [(&str, &str, Option<&str>); 5] = [
     ("alice", "mastodon", None),
     ("bella", "bluesky", Some("bella.test")),
     ("studio", "openai", None),
+    ("xenia", "x", None),
+    ("iris", "instagram", Some("me")),
 ];
 /// The account that isn't in the sandbox: a folder within the folder.
 const SHELF: &str = "shelf";
+/// Kinds whose lost answers are looked for at once: people watch.
+const WATCHED: [&str; 2] = ["post.x", "post.instagram"];
 
 impl Home<'_> {
     /// The configuration's file.
@@ -107,6 +111,9 @@ impl Home<'_> {
         lanes.dedup();
         for lane in lanes {
             text.push_str(&format!("\n[lanes.{lane}]\nconcurrency = 4\n"));
+        }
+        for kind in WATCHED {
+            text.push_str(&format!("\n[kinds.\"{kind}\"]\nlook_after_ms = 300\n"));
         }
         for (name, platform, identifier) in ACCOUNTS {
             let identifier =

@@ -156,6 +156,23 @@ fn all(run: &str) -> Vec<Sample> {
             Expected::Asked(3),
         ),
         sample(
+            "a picture on Instagram",
+            json!({"kind": "post.instagram", "account": "iris", "payload": {
+                "caption": format!("Printed today (run {run})"),
+                "images": [{"url": "https://example.com/fox.jpg", "alt": "A fox in a print shop"}],
+            }}),
+            Expected::Completed,
+        ),
+        sample(
+            "answer lost on X, found there",
+            post(
+                "post.x",
+                "xenia",
+                &format!("Sent, unheard [[fault:act_reset]] (run {run})"),
+            ),
+            Expected::Asked(2),
+        ),
+        sample(
             "throttled, told to wait 2 s",
             toot("Patience [[fault:429 times=1 retry_after=2]]"),
             Expected::Throttled(2),
