@@ -20,15 +20,31 @@ use crate::ledger::{Acceptance, Ledger, LedgerError, Quarantined, Reason};
 pub struct Refusal {
     /// In one word.
     pub reason: Reason,
-    /// What is wrong, where, and what to write instead: all of it.
+    /// What is wrong, where, and what to write instead: all of it, or the first fifty.
     pub violations: Vec<Violation>,
     /// The envelope's kind, where it could be read.
     #[serde(skip)]
     pub kind: Option<String>,
 }
 
+/// The most violations that a refusal tells; the last of them says how many more there are.
+const TOLD_MAX: usize = 50;
+/// The longest pointer, and the longest message, of a violation, in bytes: what they quote may be as
+/// long as the envelope, and they are answered, logged and kept.
+const QUOTED_MAX: usize = 500;
+
 impl Refusal {
-    fn new(reason: Reason, kind: Option<&str>, violations: Vec<Violation>) -> Self {
+    fn new(reason: Reason, kind: Option<&str>, mut violations: Vec<Violation>) -> Self {
+        let more = violations.len().saturating_sub(TOLD_MAX);
+        if 0 < more {
+            violations.truncate(TOLD_MAX - 1);
+            let message = format!("{} more things are wrong with it", more + 1);
+            violations.push(Violation::new("", message));
+        }
+        for it in &mut violations {
+            cut(&mut it.pointer);
+            cut(&mut it.message);
+        }
         Self {
             reason,
             violations,
@@ -40,6 +56,13 @@ impl Refusal {
     pub fn message(&self) -> String {
         let lines: Vec<String> = self.violations.iter().map(ToString::to_string).collect();
         lines.join("\n")
+    }
+}
+
+fn cut(text: &mut String) {
+    if QUOTED_MAX < text.len() {
+        text.truncate(text.floor_char_boundary(QUOTED_MAX));
+        text.push('…');
     }
 }
 
@@ -341,6 +364,35 @@ pub fn quarantined(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_is_short_whatever_it_quotes() {
+        let rules = Rules {
+            config: Config::default_embedded(std::path::Path::new("/nowhere")).into(),
+            kinds: Arc::new([]),
+        };
+        let refusal = |text: String| {
+            let refusal = admit(&rules, JobId::mint(), text.as_bytes()).unwrap_err();
+            let told = refusal.message();
+            assert!(
+                told.len() <= TOLD_MAX * 2 * (QUOTED_MAX + 8),
+                "{}",
+                told.len()
+            );
+            refusal.violations
+        };
+        let strange: Vec<String> = (0..9_000).map(|n| format!("\"x{n}\":{n}")).collect();
+        let told = refusal(format!("{{{}}}", strange.join(",")));
+        assert_eq!(told.len(), TOLD_MAX);
+        let more = 9_000 + 2 - (TOLD_MAX - 1); // kind and payload are missing, too
+        let last = told.last().map(ToString::to_string).unwrap();
+        assert!(last.starts_with(&more.to_string()), "{last}");
+        let long = "é".repeat(100_000);
+        let told = refusal(format!(
+            r#"{{"{long}":1,"v":"{long}","kind":"a","payload":{{}}}}"#
+        ));
+        assert_eq!(told.len(), 2);
+    }
 
     #[test]
     fn quarantine_keeps_the_beginning_of_what_is_too_large() {

@@ -20,7 +20,7 @@ use secrecy::ExposeSecret as _;
 use toml::de::DeTable;
 
 use crate::json::did_you_mean;
-use crate::telemetry::redact;
+use crate::telemetry::{escaped, redact};
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
@@ -138,12 +138,15 @@ pub fn unknown_variables(names: impl IntoIterator<Item = String>) -> Vec<String>
         .collect()
 }
 
-/// In the order of the file, and without what looks like a secret: one may stand where it shouldn't.
+/// In the order of the file, a line each, and without what looks like a secret: one may stand where
+/// it shouldn't.
 fn in_order(origin: Option<&Path>, mut errors: Vec<ConfigError>) -> ConfigErrors {
+    // a number's text may hold anything: the reader of TOML goes on after what is none
+    let told = |text: &str| escaped(&redact::text(text));
     for it in &mut errors {
-        it.key = redact::text(&it.key).into_owned();
-        it.said = it.said.take().map(|said| redact::text(&said).into_owned());
-        it.message = redact::text(&it.message).into_owned();
+        it.key = told(&it.key);
+        it.said = it.said.take().map(|said| told(&said));
+        it.message = told(&it.message);
     }
     errors.sort_by(|a, b| a.place.cmp(&b.place));
     let origin = origin.map(Path::to_owned);

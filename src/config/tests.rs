@@ -415,6 +415,21 @@ fn unknown_kinds_and_variables_are_told() {
     );
 }
 
+#[test]
+fn a_mistake_is_told_in_one_line_whatever_it_quotes() {
+    for text in [
+        "[lanes.a]\nroom = 1_00\u{4}0",
+        "[\"a\\nb\"]",
+        "\"\\u001b\" = 1",
+    ] {
+        let told = Config::parse(text, None, &none).unwrap_err();
+        let lines = told.to_string();
+        assert_eq!(lines.lines().count(), told.errors.len(), "{lines:?}");
+        let strange = |c: char| c.is_control() && c != '\n';
+        assert!(!lines.contains(strange), "{lines:?}");
+    }
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_panics(text in "\\PC{0,200}", at in 0usize..3_000, len in 0usize..40) {

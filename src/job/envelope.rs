@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, Utc};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
@@ -261,9 +261,11 @@ impl Reader {
 
     fn time(&mut self, at: &str, value: &RawValue) -> Option<Time> {
         let text: String = self.read(at, value, "a time such as 2027-01-31T09:00:00Z")?;
-        match DateTime::parse_from_rfc3339(&text) {
-            Ok(it) => Some(it.with_timezone(&Utc)),
-            Err(_) => {
+        let read = DateTime::parse_from_rfc3339(&text).map(|it| it.with_timezone(&Utc));
+        match read {
+            // by its offset a time may leave the years that can be spelled again
+            Ok(it) if (0..=9_999).contains(&it.year()) => Some(it),
+            _ => {
                 self.wrong(
                     at,
                     "must be a time as RFC 3339 spells it, such as 2027-01-31T09:00:00Z",
@@ -396,6 +398,19 @@ mod tests {
         );
         assert!(wrong(r#"{"kind":"a","payload":[]}"#)[0].contains("/payload"));
         assert!(wrong(r#"{"v":2,"kind":"a","payload":{}}"#)[0].contains("version 1"));
+    }
+
+    #[test]
+    fn a_time_can_be_spelled_again() {
+        for (time, fits) in [
+            ("9999-12-31T23:59:59Z", true),
+            ("9999-12-31T23:59:59-00:01", false),
+            ("0000-01-01T00:00:00Z", true),
+            ("0000-01-01T00:00:00+00:01", false),
+        ] {
+            let text = format!(r#"{{"kind":"a","payload":{{}},"run_at":"{time}"}}"#);
+            assert_eq!(Envelope::parse(text.as_bytes()).is_ok(), fits, "{time}");
+        }
     }
 
     proptest! {

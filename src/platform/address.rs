@@ -53,8 +53,8 @@ impl Policy {
         let literal = match url.host() {
             Some(Host::Ipv4(ip)) => Some(IpAddr::V4(ip)),
             Some(Host::Ipv6(ip)) => Some(IpAddr::V6(ip)),
-            Some(Host::Domain(_)) => None,
-            None => return Err("the URL names no host".to_owned()),
+            Some(Host::Domain(name)) if is_name(name) => None,
+            _ => return Err("the URL names no host".to_owned()),
         };
         match literal {
             Some(ip) if !self.may_dial(SocketAddr::new(ip, port)) => Err(not_public()),
@@ -68,6 +68,13 @@ impl Policy {
         let allowed = |it: &SocketAddr| SocketAddr::new(it.ip().to_canonical(), it.port()) == to;
         self.allow.iter().any(allowed) || (matches!(to.port(), 80 | 443) && is_public(to.ip()))
     }
+}
+
+/// Whether it can be somebody's name: one with nothing between two dots, or of dots alone, can't, and
+/// may be a number to another parser (`127.0..`).
+fn is_name(host: &str) -> bool {
+    let labels = host.strip_suffix('.').unwrap_or(host);
+    labels.split('.').all(|it| !it.is_empty())
 }
 
 /// What is said of an address that isn't public; not which: that would map a network for a stranger.
@@ -209,6 +216,10 @@ mod tests {
             ("file:///etc/passwd", "only https"),
             ("//example.com", "no URL"),
             ("https:///", "no URL"),
+            ("https://./", "no host"),
+            ("https://0177.0.../", "no host"),
+            ("https://a..example/", "no host"),
+            ("https://\u{ff0e}/", "no host"),
             ("https://[fe80::1%25eth0]/", "no URL"),
             ("https://2130706433/", "isn't public"),
             ("https://0x7f.1/", "isn't public"),

@@ -59,9 +59,10 @@ struct Slot {
     refused: Option<(Time, Failure)>,
 }
 
+/// A session as a PDS tells it.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Opened {
+pub struct Opened {
     access_jwt: String,
     refresh_jwt: String,
     handle: String,
@@ -326,7 +327,7 @@ impl Bluesky<'_> {
 }
 
 /// The receipt of a post; its address names the account.
-fn receipt(rkey: &str, uri: String, cid: Option<String>, at: Time) -> Receipt {
+pub fn receipt(rkey: &str, uri: String, cid: Option<String>, at: Time) -> Receipt {
     let who = uri
         .strip_prefix("at://")
         .and_then(|it| it.split('/').next());

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method};
 use secrecy::{ExposeSecret, SecretString};
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use url::Url;
 
 use crate::clock::{Clock, Time};
@@ -197,7 +197,7 @@ impl Answer {
     ///
     /// # Errors
     /// What doesn't fit, in serde's words.
-    pub fn json<T: DeserializeOwned>(&self) -> Result<T, String> {
+    pub fn json<'a, T: Deserialize<'a>>(&'a self) -> Result<T, String> {
         serde_json::from_slice(&self.body).map_err(|e| e.to_string())
     }
 }

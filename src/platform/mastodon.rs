@@ -181,11 +181,24 @@ struct Attachment {
     id: String,
 }
 
+/// A status that is there.
 #[derive(Deserialize)]
-struct Posted {
+pub struct Posted {
     id: String,
     uri: Option<String>,
     url: Option<String>,
+}
+
+impl Posted {
+    /// What is kept of it.
+    pub fn receipt(self, at: Time) -> Receipt {
+        Receipt {
+            remote_id: Some(self.id),
+            url: self.url.or(self.uri),
+            at,
+            detail: Value::Null,
+        }
+    }
 }
 
 type CachedLimits = Mutex<Option<(Time, Arc<Limits>)>>;
@@ -308,12 +321,7 @@ impl Mastodon<'_> {
             .header("idempotency-key", key)
             .fresh();
         let (posted, answer) = ask::<Posted>(self.http, &RULES, &call).await?;
-        Ok(Receipt {
-            remote_id: Some(posted.id),
-            url: posted.url.or(posted.uri),
-            at: answer.at,
-            detail: Value::Null,
-        })
+        Ok(posted.receipt(answer.at))
     }
 }
 

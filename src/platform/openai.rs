@@ -10,7 +10,7 @@ use crate::config::{Account, Model};
 use crate::effect::Receipt;
 use crate::outcome::{Class, Scope};
 
-use super::http::{Body, Call, Http, below};
+use super::http::{Answer, Body, Call, Http, below};
 use super::verdict::{CallError, Meaning, Rules, Said, ask, refused, unreadable};
 
 /// The codes of refusals that money would mend.
@@ -101,8 +101,9 @@ pub struct Completion {
     pub request_id: Option<String>,
 }
 
+/// An answer of [`complete`].
 #[derive(Deserialize)]
-struct Answered {
+pub struct Answered {
     id: String,
     model: String,
     choices: Vec<Choice>,
@@ -144,30 +145,39 @@ pub async fn complete(
         .fresh()
         .patient();
     let (answered, answer) = ask::<Answered>(http, &RULES, &call).await?;
-    let Some(choice) = answered.choices.into_iter().next() else {
-        return Err(unreadable(&RULES, &call, &answer, "it holds no choice"));
-    };
-    let usage = answered.usage.unwrap_or_default();
-    let price = prices
-        .get(&chat.model)
-        .or_else(|| prices.get(&answered.model));
-    let completion = Completion {
-        text: choice.message.content,
-        refusal: choice.message.refusal,
-        finish_reason: choice.finish_reason.unwrap_or_else(|| "stop".to_owned()),
-        model: answered.model,
-        input_tokens: usage.prompt_tokens,
-        output_tokens: usage.completion_tokens,
-        cost_micros: price.map(|it| cost(it, usage.prompt_tokens, usage.completion_tokens)),
-        request_id: answer.header("x-request-id").map(str::to_owned),
-    };
-    let detail = json!(completion);
-    Ok(Receipt {
-        remote_id: Some(answered.id),
-        url: None,
-        at: answer.at,
-        detail,
-    })
+    let receipt = answered.receipt(&chat.model, prices, &answer);
+    receipt.ok_or_else(|| unreadable(&RULES, &call, &answer, "it holds no choice"))
+}
+
+impl Answered {
+    /// What is kept of it: its first choice; `None` if it has none.
+    pub fn receipt(
+        self,
+        model: &str,
+        prices: &BTreeMap<String, Model>,
+        answer: &Answer,
+    ) -> Option<Receipt> {
+        let choice = self.choices.into_iter().next()?;
+        let usage = self.usage.unwrap_or_default();
+        let price = prices.get(model).or_else(|| prices.get(&self.model));
+        let completion = Completion {
+            text: choice.message.content,
+            refusal: choice.message.refusal,
+            finish_reason: choice.finish_reason.unwrap_or_else(|| "stop".to_owned()),
+            model: self.model,
+            input_tokens: usage.prompt_tokens,
+            output_tokens: usage.completion_tokens,
+            cost_micros: price.map(|it| cost(it, usage.prompt_tokens, usage.completion_tokens)),
+            request_id: answer.header("x-request-id").map(str::to_owned),
+        };
+        let detail = json!(completion);
+        Some(Receipt {
+            remote_id: Some(self.id),
+            url: None,
+            at: answer.at,
+            detail,
+        })
+    }
 }
 
 /// Asks for the list of models, which costs nothing: whether the key is taken. What it found, for

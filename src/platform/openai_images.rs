@@ -23,7 +23,7 @@ use crate::reference::Reference;
 
 use super::http::{Body, Call, Http, Part, below};
 use super::openai::{RULES, cost};
-use super::verdict::{CallError, judge, lost, unreadable};
+use super::verdict::{CallError, lost, read, unreadable};
 
 /// Bytes of an answer for each picture: 3840 x 2160 pixels, hardly compressed, in base64.
 const ANSWER_MAX: usize = 24 << 20;
@@ -152,8 +152,9 @@ pub struct Drawn {
     pub request_id: Option<String>,
 }
 
+/// An answer of [`draw`].
 #[derive(Deserialize)]
-struct Answered<'a> {
+pub struct Answered<'a> {
     #[serde(borrow)]
     data: Vec<Told<'a>>,
     usage: Option<Usage>,
@@ -195,11 +196,7 @@ pub async fn draw(
 ) -> Result<Receipt, CallError> {
     let call = drawing.call(account, originals, deadline);
     let answer = http.send(&call).await.map_err(|it| lost(&RULES, &it))?;
-    if !(200..300).contains(&answer.status) {
-        return Err(judge(&RULES, &call, &answer));
-    }
-    let answered: Answered<'_> = serde_json::from_slice(&answer.body)
-        .map_err(|e| unreadable(&RULES, &call, &answer, &e.to_string()))?;
+    let answered: Answered<'_> = read(&RULES, &call, &answer)?;
     if answered.data.is_empty() {
         return Err(unreadable(&RULES, &call, &answer, "it holds no picture"));
     }

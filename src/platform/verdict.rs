@@ -5,6 +5,7 @@
 //! acted, and is looked at again before anything is repeated.
 
 use chrono::{DateTime, Duration, TimeZone, Utc};
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Time;
@@ -167,13 +168,25 @@ pub async fn ask<T: DeserializeOwned>(
     call: &Call,
 ) -> Result<(T, Answer), CallError> {
     let answer = http.send(call).await.map_err(|it| lost(rules, &it))?;
+    let it = read(rules, call, &answer)?;
+    Ok((it, answer))
+}
+
+/// What an answer says: a success read as `T`.
+///
+/// # Errors
+/// What it means by `rules` where it is no success, or can't be read.
+pub fn read<'a, T: Deserialize<'a>>(
+    rules: &Rules,
+    call: &Call,
+    answer: &'a Answer,
+) -> Result<T, CallError> {
     if !(200..300).contains(&answer.status) {
-        return Err(judge(rules, call, &answer));
+        return Err(judge(rules, call, answer));
     }
-    match answer.json() {
-        Ok(it) => Ok((it, answer)),
-        Err(why) => Err(unreadable(rules, call, &answer, &why)),
-    }
+    answer
+        .json()
+        .map_err(|why| unreadable(rules, call, answer, &why))
 }
 
 /// A stable word, and not a sentence or a secret.
@@ -184,7 +197,11 @@ fn is_word(code: &str) -> bool {
 
 fn page(answer: &Answer, call: &Call) -> String {
     let text = String::from_utf8_lossy(&answer.body[..answer.body.len().min(TOLD_MAX)]);
-    let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut words: Vec<&str> = text.split_whitespace().collect();
+    if TOLD_MAX < answer.body.len() && 1 < words.len() {
+        words.pop(); // half a word may be half a secret, which nothing recognises
+    }
+    let text = words.join(" ");
     match cut(&redact(&text, call), PAGE_MAX) {
         it if it.is_empty() => "nothing".to_owned(),
         it => it,
@@ -398,6 +415,16 @@ mod tests {
         );
         let told = error.to_string();
         assert!(!told.contains("hunter2!") && told.len() < 400, "{told}");
+    }
+
+    #[test]
+    fn a_page_that_is_cut_tells_no_half_of_a_secret() {
+        let own = SecretString::from("hunter2-hunter2");
+        let blanks = " ".repeat(TOLD_MAX - "no: hunter2-".len());
+        let body = format!("no:{blanks}hunter2-hunter2 and more");
+        let answer = answer(500, &[], body.as_bytes());
+        let told = judge(&PLAIN, &call().hiding(&own), &answer).to_string();
+        assert!(told.ends_with("no:"), "{told}");
     }
 
     #[test]

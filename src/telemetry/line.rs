@@ -159,7 +159,7 @@ fn one_line(json: &str) -> String {
 }
 
 /// The text on one line, with control characters spelled out.
-pub(super) fn escaped(text: &str) -> String {
+pub fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c.is_control() || turns(c) || matches!(c, '\u{2028}' | '\u{2029}') {

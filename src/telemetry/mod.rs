@@ -27,6 +27,8 @@ use crate::outcome::words;
 
 use line::{Fields, Line};
 
+pub use line::escaped;
+
 words! {
     /// How log lines look.
     Format {
@@ -125,7 +127,7 @@ pub fn install_panic_hook() {
         if tracing::dispatcher::has_been_set() {
             tracing::error!(target: "panic", place, "panicked: {message}");
         } else {
-            let text = line::escaped(&format!("panicked at {place}: {message}"));
+            let text = escaped(&format!("panicked at {place}: {message}"));
             // a closed stderr leaves nobody to tell
             let _ = writeln!(io::stderr(), "{}", redact::text(&text));
         }
