@@ -90,7 +90,7 @@ impl Handler for PostInstagram {
         },
         timeout_s: 600,
         age_max_s: AGE_MAX_S,
-        platform: Some("instagram"),
+        platforms: &["instagram"],
         example: r#"{"caption": "Hello from Presswork", "images": [{"url": "https://example.com/fox.jpg", "alt": "A fox"}]}"#,
     };
     const LOOKED_UP: Option<Rule> = Some(RULE);

@@ -131,7 +131,7 @@ impl Handler for PostX {
         },
         timeout_s: 300,
         age_max_s: AGE_MAX_S,
-        platform: Some("x"),
+        platforms: &["x"],
         example: r#"{"text": "Hello from Presswork: https://example.com"}"#,
     };
     const LOOKED_UP: Option<Rule> = Some(RULE);
