@@ -5,6 +5,7 @@
 #[path = "../kit/wait.rs"]
 mod wait;
 mod bench;
+mod signer;
 mod platforms;
 mod x;
 mod instagram;
