@@ -134,9 +134,8 @@ fn cases() -> Vec<Case> {
         acted,
         stands: match (shape, acted, fault) {
             (_, true, _) => State::Completed,
-            (Shape::Container, _, "refuse") => State::Dead,
+            (_, _, "refuse") => State::Dead,
             (Shape::Container, ..) => State::Completed,
-            // a refusal there is a hint that it was published before
             _ => State::Unresolved,
         },
     };
@@ -158,7 +157,10 @@ async fn every_lost_answer_ends_with_one_post_or_in_front_of_a_person() {
     for (n, it) in cases.iter().enumerate() {
         let (mut job, envelope) = it.shape.job(n, it.fault);
         if it.stands == State::Dead {
-            job.ends = Ends::Dead("graph_100");
+            job.ends = Ends::Dead(match it.shape {
+                Shape::Container => "graph_100",
+                _ => "http_403",
+            });
         }
         host.submit(&envelope).await;
         wanted.push(job);
