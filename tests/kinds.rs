@@ -569,10 +569,7 @@ async fn a_container_that_expired_is_made_anew_and_one_that_waits_is_used() {
     assert!(done["url"].is_string(), "{done}");
     assert_eq!(made().await, before + 3, "the first one expired");
     let acts = press.seen("acts", "media.publish").await;
-    assert_eq!(
-        (acts.len(), acts[0]["media"].as_array().map(Vec::len)),
-        (1, Some(2))
-    );
+    assert_eq!(acts.len(), 1);
     let effect = press.ledger.effects(job.id).await.unwrap().pop().unwrap();
     assert_eq!(acts[0]["key"], effect.keep["container"]);
 }

@@ -59,8 +59,7 @@ fn failure(it: Result<Receipt, CallError>) -> Option<(bool, Failure)> {
 /// What a platform makes of a fault, where that is its own.
 fn means(platform: Platform, (fault, acts, usual): (&str, bool, Means)) -> (bool, Means) {
     let own = match (platform, fault) {
-        // it says that it has just published the same text: that may have been our own request
-        (Platform::X, "refuse") => Means::Unknown,
+        // of this post, not of the account
         (Platform::X, "403") => Means::Refused(Class::Permanent),
         _ => usual,
     };

@@ -76,6 +76,7 @@ async fn killed_at(point: &'static str, shape: Shape) {
     assert_eq!(effect.sends as usize, 2 - sent, "{at}");
     assert_eq!(place.acts(&job.key).await, 1, "{at}");
     crate::check(&*place.ledger, &[job], &place.outside.acts().await).await;
+    println!("{point} {shape:?}: killed, and all is well");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -134,9 +134,8 @@ fn cases() -> Vec<Case> {
         acted,
         stands: match (shape, acted, fault) {
             (_, true, _) => State::Completed,
-            (Shape::Container, _, "refuse") => State::Dead,
+            (_, _, "refuse") => State::Dead,
             (Shape::Container, ..) => State::Completed,
-            // a refusal there is a hint that it was published before
             _ => State::Unresolved,
         },
     };
@@ -149,7 +148,9 @@ fn cases() -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_lost_answer_ends_with_one_post_or_in_front_of_a_person() {
-    let place = Place::new().await;
+    let mut place = Place::new().await;
+    // nobody dies here, and a busy machine isn't what is tried
+    place.stores.lease_s = 30;
     let host = place.host();
     let daemon = host.run();
     daemon.wait_ready(host.api, READY).await;
@@ -158,7 +159,10 @@ async fn every_lost_answer_ends_with_one_post_or_in_front_of_a_person() {
     for (n, it) in cases.iter().enumerate() {
         let (mut job, envelope) = it.shape.job(n, it.fault);
         if it.stands == State::Dead {
-            job.ends = Ends::Dead("graph_100");
+            job.ends = Ends::Dead(match it.shape {
+                Shape::Container => "graph_100",
+                _ => "http_403",
+            });
         }
         host.submit(&envelope).await;
         wanted.push(job);
@@ -192,7 +196,11 @@ async fn looked_for(place: &Place, it: &Case, key: &str) {
     let at = format!("{:?} {}", it.shape, it.fault);
     let (job, effect) = place.job(key).await;
     assert_eq!(job.state, it.stands, "{at}: {job:?} {effect:?}");
-    assert_eq!(job.attempts, 0, "{at}: a lost answer is nobody's fault");
+    let charged = u32::from(it.stands == State::Dead);
+    assert_eq!(
+        job.attempts, charged,
+        "{at}: a lost answer is nobody's fault"
+    );
     let state = match it.stands {
         State::Completed => EffectState::Confirmed,
         State::Dead => EffectState::Refused,
