@@ -4,7 +4,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::RwLock;
@@ -206,6 +206,7 @@ impl Protocol {
         let from = (effect.state, effect.sends);
         // heartbeats renew the lease while a long send goes on; it is only asked to be fresh
         let left = wanted.budget.min(self.lease / 2);
+        let asked = Instant::now();
         let permitted = self.permit(effect.id, from, left).await;
         if !permitted.map_err(away)? {
             return Err(lease_lost());
@@ -218,7 +219,13 @@ impl Protocol {
             lost: effect.lost(),
         };
         if let Err(e) = self.note_send(effect.id, sends, now).await {
-            return self.unsent(wanted, &effect, sends, now, e).await;
+            let why = format!("the send journal can't be written: {e}");
+            return self.unsent(wanted, &effect, sends, now, &why).await;
+        }
+        if left < asked.elapsed() {
+            // stopped, or starved: by now another run may be told that this one is dead
+            let why = "its daemon was asleep for longer than its lease lasts";
+            return self.unsent(wanted, &effect, sends, now, why).await;
         }
         let answer = match tokio::time::timeout(wanted.budget, send(permit)).await {
             Ok(it) => it,
@@ -283,18 +290,18 @@ impl Protocol {
         crashpoint!("journal.after_answer");
     }
 
-    /// Without its line in the journal nothing is sent; the permit is spent, and no attempt.
+    /// Nothing is sent for a reason of this host's; the permit is spent, and no attempt.
     async fn unsent(
         &self,
         wanted: &Wanted<'_>,
         effect: &Effect,
         sends: u32,
         now: Time,
-        error: io::Error,
+        why: &str,
     ) -> Result<Receipt, Outcome> {
-        let message = format!("nothing was sent, since the send journal can't be written: {error}");
-        let failure = Failure::new(Class::Throttled, Scope::Handler, "journal", message)
-            .after(Some(chrono_of(UNWRITTEN)));
+        let message = format!("nothing was sent, since {why}");
+        let failure = Failure::new(Class::Throttled, Scope::Handler, "not_sent", message)
+            .after(Some(chrono_of(UNSENT)));
         let refused = Err(CallError::Refused(failure));
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, refused);
         self.conclude(effect.id, sends, &conclusion).await?;
@@ -384,8 +391,8 @@ impl Protocol {
     }
 }
 
-/// A disk that is full, or broken, is tried again after this.
-const UNWRITTEN: Duration = Duration::from_secs(5);
+/// What kept a send from leaving (a disk that is full, a sleep) is hoped to be over after this.
+const UNSENT: Duration = Duration::from_secs(1);
 /// A job comes back so long after the look at its effect was due, where nobody called it.
 const LOOKED: Duration = Duration::from_secs(3);
 /// How long a known answer is kept for a ledger that is away.
