@@ -122,9 +122,8 @@ impl Reconciler {
         metrics::effect(&effect.op, conclusion.to.as_str());
         tracing::info!(job = %effect.job, effect = %effect.id, op = effect.op, state = conclusion.to.as_str(), "looked up: {}", conclusion.evidence.seen);
         // a job that isn't called comes back by itself after the look was due
-        match operate::looked(ledger, effect.job).await {
-            Err(operate::Refused::Ledger(e)) => return Err(e),
-            Err(_) | Ok(_) => {}
+        if let Err(operate::Refused::Ledger(e)) = operate::looked(ledger, effect.job).await {
+            return Err(e);
         }
         self.shared.relay.notify_one();
         Ok(())
