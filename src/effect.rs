@@ -327,7 +327,10 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
     match effect.state {
         EffectState::Intended | EffectState::Refused => Next::Send,
         EffectState::Confirmed => Next::Ask("it is confirmed without a receipt".to_owned()),
-        EffectState::Unresolved => Next::Ask("it is not known whether it happened".to_owned()),
+        EffectState::Unresolved => {
+            let usual = "it is not known whether it happened";
+            Next::Ask(effect.doubt(usual.to_owned()))
+        }
         EffectState::Sending => match effect.permit_at.map(|it| it + chrono_of(patience)) {
             Some(until) if now < until => Next::Wait(until),
             _ => unknown(effect, rule, now),

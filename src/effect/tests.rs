@@ -198,6 +198,12 @@ fn what_may_have_been_sent_since_a_backup_is_sent_again_only_under_its_key() {
         ..restored(60)
     };
     assert!(asked(&minted, &life) && asked(&minted, &ever));
+    // whoever asks again hears the same reason
+    let unresolved = Effect {
+        state: EffectState::Unresolved,
+        ..restored(60)
+    };
+    assert!(asked(&unresolved, &ever));
     // a paid call counts it as one that was lost
     assert!(repeated(&restored(60), &Rule::paid(1)) && asked(&restored(60), &Rule::paid(0)));
     let paid = Effect {
