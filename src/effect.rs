@@ -251,7 +251,7 @@ impl Effect {
     }
 
     /// When the first request may have reached the platform.
-    fn first_at(&self) -> Option<Time> {
+    pub fn first_at(&self) -> Option<Time> {
         let both = [self.first_sent_at, self.maybe_since];
         both.into_iter().flatten().min()
     }
@@ -275,6 +275,13 @@ pub fn restored(backup: Time) -> String {
 /// The member of a receipt's detail that names the person on whose word it rests: there is nothing
 /// else in it then.
 pub const RESOLVED_BY: &str = "resolved_by";
+
+impl Receipt {
+    /// How a receipt, written down as JSON, names a remote id: what ledgers look for in its text.
+    pub fn naming(remote_id: &str) -> String {
+        format!("\"remote_id\":{}", serde_json::Value::from(remote_id))
+    }
+}
 
 /// One thing that was seen of an effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

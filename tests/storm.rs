@@ -1,4 +1,4 @@
-//! The storm: 2,000 jobs by three doors, two hosts, twenty kills at random, Redis killed and wiped,
+//! The storm: 2,000 jobs of seven kinds by three doors, two hosts, twenty kills at random, Redis killed and wiped,
 //! Postgres killed; and a sandbox that misbehaves. Nothing lost, nothing settled twice, each effect
 //! at most once by the sandbox's own log.
 //!
@@ -66,7 +66,7 @@ fn seed() -> u64 {
 }
 
 /// The jobs of a seed.
-fn jobs(rng: &mut StdRng) -> Vec<(Wanted, Value)> {
+fn jobs(rng: &mut StdRng, page: &str) -> Vec<(Wanted, Value)> {
     let job = |n: usize| {
         let drawn = rng.random_range(0..100);
         let fault = match rng.random_range(0..10) {
@@ -87,8 +87,11 @@ fn jobs(rng: &mut StdRng) -> Vec<(Wanted, Value)> {
                 wanted.ends = Ends::Dead("meant");
                 (wanted, envelope)
             }
-            60..75 => envelope(n, "post.mastodon", json!({}), fault),
-            75..90 => envelope(n, "post.bluesky", json!({}), fault),
+            60..70 => envelope(n, "post.mastodon", json!({}), fault),
+            70..80 => envelope(n, "post.bluesky", json!({}), fault),
+            80..84 => envelope(n, "post.x", json!({}), fault),
+            84..88 => envelope(n, "post.instagram", json!({}), fault),
+            88..92 => envelope(n, "upload.object", json!({"url": page}), ""),
             _ => envelope(n, "generate.text", json!({}), fault),
         }
     };
@@ -290,19 +293,26 @@ async fn two_thousand_jobs_survive_twenty_kills_and_three_outages() {
     let seed = seed();
     println!("storm: PRESSWORK_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let jobs = jobs(&mut rng);
-    let blows = blows(&mut rng);
     let outside_home = Home::new("");
     let (_outside, url) = sandbox(&outside_home).await;
+    let jobs = jobs(&mut rng, &format!("{url}/"));
+    let blows = blows(&mut rng);
     let (redis, postgres) = (Redis::start_durable(), Postgres::start());
     let database = postgres.create_database().await;
     let mut stores = Stores::new(&database, &redis.url());
     // a killed daemon's successor takes its jobs back at once; a lease that runs out on one that lives
     // would be a death that nobody ordered
     stores.lease_s = 10;
-    stores.more = "[lanes.default]\nconcurrency = 32\n\
-                   [kinds.\"generate.text\"]\nlane = \"generate\"\nresend_times = 4\n"
-        .to_owned();
+    let at = url.trim_start_matches("http://").trim_end_matches('/');
+    stores.more = format!(
+        "[lanes.default]\nconcurrency = 32\n\
+         [kinds.\"generate.text\"]\nlane = \"generate\"\nresend_times = 4\n\
+         [kinds.\"post.x\"]\nlook_after_ms = 200\nlook_for_s = 20\n\
+         [kinds.\"post.instagram\"]\nlook_after_ms = 200\n\
+         [media]\nfolder = \"{}\"\nfetch_http = true\nfetch_allow = \"{at}\"\n",
+        // what one host has fetched the other may send
+        outside_home.path().join("media").display()
+    );
     let storm = Storm {
         ledger: stores.ledger().await,
         pool: PgPool::connect_lazy(&database).expect("a URL of our own"),

@@ -44,6 +44,8 @@ CREATE TABLE presswork.effects (
 ) WITH (fillfactor = 80);
 CREATE INDEX effects_job ON presswork.effects (job, n);
 CREATE INDEX effects_looks ON presswork.effects (look_at) WHERE state = 'unknown';
+-- What was found at a platform may be another effect's.
+CREATE INDEX effects_confirmed ON presswork.effects (account, permit_at) WHERE state = 'confirmed';
 CREATE INDEX effects_sending ON presswork.effects (permit_run) WHERE state = 'sending';
 
 -- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is

@@ -145,6 +145,7 @@ CREATE TABLE effects (
 ) STRICT;
 CREATE INDEX effects_job ON effects (job, seq);
 CREATE INDEX effects_looks ON effects (look_at) WHERE state = 'unknown';
+CREATE INDEX effects_confirmed ON effects (account, permit_at) WHERE state = 'confirmed';
 CREATE INDEX effects_sending ON effects (permit_run) WHERE state = 'sending';
 
 -- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is

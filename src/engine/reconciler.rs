@@ -25,6 +25,8 @@ const EVERY: Duration = Duration::from_millis(500);
 const MOST: u32 = 32;
 /// What a look may take.
 const LOOK: Duration = Duration::from_secs(20);
+/// What was published so long before may still be taken for what was sent then.
+const AROUND: chrono::Duration = chrono::Duration::days(1);
 /// Nobody else takes what this one took: all of an account's looks of a tick may be slow.
 const HOLD: Duration = Duration::from_secs(60);
 
@@ -98,6 +100,7 @@ impl Reconciler {
         let finding = looked.unwrap_or_else(|_| {
             Finding::CannotTell(format!("no answer within {} s", LOOK.as_secs()))
         });
+        let finding = self.unless_anothers(&effect, finding).await?;
         let now = self.shared.now();
         let judged = judge(&effect, &looking, in_flight, finding, now);
         let seen = redact::text(&judged.seen).into_owned();
@@ -108,6 +111,24 @@ impl Reconciler {
             look_in: judged.look_in,
         };
         self.conclude(&effect, conclusion).await
+    }
+
+    /// What another effect was confirmed as is no proof of this one: two jobs may have had the same text.
+    async fn unless_anothers(&self, effect: &Effect, finding: Finding) -> Result<Finding> {
+        let Finding::Happened(receipt) = &finding else {
+            return Ok(finding);
+        };
+        let (Some(remote_id), Some(sent)) = (&receipt.remote_id, effect.first_at()) else {
+            return Ok(finding);
+        };
+        let ledger = &self.shared.ledger;
+        let since = sent - AROUND;
+        Ok(match ledger.is_anothers(effect, remote_id, since).await? {
+            true => Finding::CannotTell(format!(
+                "{remote_id} is like it, and is what another job has published"
+            )),
+            false => finding,
+        })
     }
 
     async fn conclude(&self, effect: &Effect, conclusion: Conclusion) -> Result<()> {

@@ -175,6 +175,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Takes the unknown effects whose next look is due, the longest due first, at most `limit`: their
     /// looks are counted, and nobody else takes them for `hold`.
     async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>>;
+    /// Whether another confirmed effect of the same account and operation, permitted since `since`, has
+    /// this remote id for its own.
+    async fn is_anothers(&self, effect: &Effect, remote_id: &str, since: Time) -> Result<bool>;
     /// The effects of which this run holds the last permit without a known answer.
     async fn sending(&self, run: Uuid) -> Result<Vec<Effect>>;
     /// The effects of a job, in the order they were written down.

@@ -140,3 +140,38 @@ pub async fn a_handle_is_renewed_only_while_nothing_depends_on_it(f: Fixture) {
         assert_eq!(keep(5).await, if renewed { 5.into() } else { stays });
     }
 }
+
+pub async fn what_another_effect_was_confirmed_as_is_its_own(f: Fixture) {
+    let confirmed = async |account: &str, op: &str| {
+        let (_, job) = f.start(job(KIND)).await;
+        let (mine, mut wanted) = (fence(&job), effect(&job, "publish"));
+        (wanted.account, wanted.op) = (account.to_owned(), op.to_owned());
+        f.intend(&mine, &wanted).await.unwrap();
+        let from = (EffectState::Intended, 0);
+        assert!(f.permit(&mine, wanted.id, from, BUDGET).await.unwrap());
+        let there = to(&f, EffectState::Confirmed, "it is there").await;
+        assert!(f.conclude(wanted.id, 1, &there).await.unwrap());
+        one(&f, &job).await
+    };
+    let before = f.time().await - chrono::TimeDelta::seconds(60);
+    let first = confirmed("press", "x.post").await;
+    // the fixture's receipt is of remote id 17
+    assert!(
+        !f.is_anothers(&first, "17", before).await.unwrap(),
+        "its own"
+    );
+    let (_, job) = f.start(job(KIND)).await;
+    let mut other = effect(&job, "publish");
+    (other.account, other.op) = ("press".to_owned(), "x.post".to_owned());
+    assert!(f.is_anothers(&other, "17", before).await.unwrap());
+    assert!(!f.is_anothers(&other, "18", before).await.unwrap());
+    let later = f.time().await + chrono::TimeDelta::seconds(60);
+    assert!(
+        !f.is_anothers(&other, "17", later).await.unwrap(),
+        "long ago"
+    );
+    other.account = "another".to_owned();
+    assert!(!f.is_anothers(&other, "17", before).await.unwrap());
+    (other.account, other.op) = ("press".to_owned(), "mastodon.status".to_owned());
+    assert!(!f.is_anothers(&other, "17", before).await.unwrap());
+}

@@ -102,6 +102,7 @@ macro_rules! conformance {
                 an_unknown_effect_without_a_look_is_left_alone,
                 the_sends_of_a_run_are_found,
                 a_handle_is_renewed_only_while_nothing_depends_on_it,
+                what_another_effect_was_confirmed_as_is_its_own,
             }
             effects {
                 the_first_value_of_a_step_stays,

@@ -173,3 +173,25 @@ async fn a_job_called_off_ends_after_the_look() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_post_proves_one_job_of_two_alike() {
+    for base in Base::both().await {
+        let (rig, world, first) = lost(&base, "blind").await;
+        world.finds([there()]);
+        assert_eq!(rig.drive(first).await.state, State::Completed);
+        // its twin finds the same post, each time: that is the first one's
+        world.answers([Says::Lost]);
+        let second = rig.enqueue(&world.job("blind", "twin")).await;
+        world.finds(std::iter::repeat_n(there(), 30));
+        let job = rig.drive(second).await;
+        assert_eq!(
+            (job.state, world.sends()),
+            (State::Unresolved, 2),
+            "{job:?}"
+        );
+        let effect = rig.effects(second).await.pop().unwrap();
+        let seen = &effect.evidence.last().unwrap().seen;
+        assert!(effect.evidence[1].seen.contains("found-1"), "{seen}");
+    }
+}

@@ -316,6 +316,10 @@ impl Ledger for Faulty {
         self.gate("looks_due").await?;
         self.inner.looks_due(limit, hold).await
     }
+    async fn is_anothers(&self, effect: &Effect, remote_id: &str, since: Time) -> Result<bool> {
+        self.gate("is_anothers").await?;
+        self.inner.is_anothers(effect, remote_id, since).await
+    }
     async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
         self.gate("sending").await?;
         self.inner.sending(run).await

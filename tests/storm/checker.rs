@@ -72,6 +72,7 @@ impl<'a> Acts<'a> {
                     act["text"].as_str()
                 }
                 Some("chat.completion") => act["detail"]["prompt"].as_str(),
+                Some("object.put") => act["key"].as_str(),
                 _ => None,
             };
             if let Some(key) = text.and_then(key_in) {
@@ -178,6 +179,14 @@ pub async fn check(ledger: &dyn Ledger, wanted: &[Wanted], acts: &[Value]) -> Fo
     found
 }
 
+/// So many lost answers put an effect in front of a person.
+fn asks_after(class: EffectClass) -> u32 {
+    match class {
+        EffectClass::C => 1,
+        _ => 2,
+    }
+}
+
 fn is_poisoned(job: &Job) -> bool {
     let code = job.failure.as_ref().map(|it| it.code.as_str());
     job.state == State::Dead && code == Some("poison") && CRASHES_MAX <= job.crashes
@@ -224,7 +233,7 @@ impl Told<'_> {
         let explained = match job.state {
             State::Unresolved => effects
                 .iter()
-                .any(|it| it.state == EffectState::Unresolved && 1 < it.lost()),
+                .any(|it| it.state == EffectState::Unresolved && asks_after(it.class) <= it.lost()),
             _ => is_poisoned(job),
         };
         self.unless(as_meant || explained, || {
@@ -298,7 +307,9 @@ impl Told<'_> {
         let key = ["key", "rkey", "container"]
             .iter()
             .find_map(|it| effect.keep[*it].as_str());
-        let strange = acts.iter().filter(|it| it["key"].as_str() != key).count();
+        // an object's key is the job's own
+        let ours = |it: &&&Value| it["op"] == "object.put" || it["key"].as_str() == key;
+        let strange = acts.len() - acts.iter().filter(ours).count();
         self.unless(strange == 0 || effect.class == EffectClass::P, || {
             format!("{strange} acts under another key than {key:?}")
         });

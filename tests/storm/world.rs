@@ -33,12 +33,13 @@ pub const READY: Duration = Duration::from_secs(60);
 pub const ENDED: Duration = Duration::from_secs(90);
 
 /// Platforms, the account of each, and what it needs besides.
-const ACCOUNTS: [(&str, &str, &str); 5] = [
+const ACCOUNTS: [(&str, &str, &str); 6] = [
     ("studio", "openai", ""),
     ("alice", "mastodon", ""),
     ("bella", "bluesky", "identifier = \"bella.test\"\n"),
     ("xenia", "x", ""),
     ("iris", "instagram", "identifier = \"me\"\n"),
+    ("shelf", "s3", "bucket = \"storm\"\npath_style = true\n"),
 ];
 
 /// What all daemons of a case share.
@@ -241,8 +242,18 @@ fn config(stores: &Stores, sandbox: &str, api: SocketAddr, home: &Home) -> Strin
         stores.queue,
     );
     for (name, platform, more) in ACCOUNTS {
+        let mut more = more.to_owned();
         let secret = folder.join(format!("{name}.secret"));
         std::fs::write(&secret, format!("sandbox-{name}")).expect("a secret can be written");
+        if platform == "s3" {
+            // an access key is its account's name here
+            let id = folder.join(format!("{name}.id"));
+            std::fs::write(&id, name).expect("a secret can be written");
+            more.push_str(&format!(
+                "access_key_id = {{ file = \"{}\" }}\n",
+                id.display()
+            ));
+        }
         text.push_str(&format!(
             "[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = \"{sandbox}/{platform}\"\n\
              {more}secret = {{ file = \"{}\" }}\n",
@@ -278,6 +289,10 @@ pub fn envelope(n: usize, kind: &'static str, payload: Value, fault: &str) -> (W
             let fox = json!({"url": "https://example.com/fox.jpg", "alt": "a fox"});
             let post = json!({"caption": text(&key, fault), "images": [fox]});
             (Some("iris"), post)
+        }
+        "upload.object" => {
+            let file = json!({"url": payload["url"], "key": format!("{key}.html")});
+            (Some("shelf"), file)
         }
         "generate.text" => {
             let asked = json!({"model": "gpt-5-mini", "prompt": text(&key, fault)});

@@ -11,7 +11,7 @@ use super::media;
 use super::pool::{Pools, explain};
 use super::runs::seconds;
 use crate::clock::Time;
-use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::effect::{Effect, EffectId, EffectState, Evidence, Receipt};
 use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Audit, Conclusion, Fence};
@@ -251,6 +251,29 @@ pub async fn looks_due(pools: &Pools, limit: u32, hold: Duration) -> Result<Vec<
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(codec::effect);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+const IS_ANOTHERS: &str = "
+SELECT EXISTS (
+    SELECT FROM presswork.effects
+    WHERE account = $1 AND state = 'confirmed' AND $2 <= permit_at AND op = $3 AND id <> $4
+      AND 0 < position($5 IN receipt)
+)";
+
+/// Whether another effect has this remote id for its own.
+pub async fn is_anothers(
+    pools: &Pools,
+    effect: &Effect,
+    remote_id: &str,
+    since: Time,
+) -> Result<bool> {
+    let query = sqlx::query_scalar(IS_ANOTHERS)
+        .bind(&effect.account)
+        .bind(since)
+        .bind(&effect.op)
+        .bind(effect.id.0)
+        .bind(Receipt::naming(remote_id));
+    pools.call(query.fetch_one(pools.main())).await
 }
 
 /// The effects of which a run holds the last permit without a known answer.

@@ -236,6 +236,10 @@ impl Ledger for Postgres {
         effects::looks_due(&self.pools, limit, hold).await
     }
 
+    async fn is_anothers(&self, effect: &Effect, remote_id: &str, since: Time) -> Result<bool> {
+        effects::is_anothers(&self.pools, effect, remote_id, since).await
+    }
+
     async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
         effects::sending(&self.pools, run).await
     }

@@ -9,7 +9,8 @@ use super::intake::audit;
 use super::map::{effect, get, json, micros, text};
 use super::media;
 use super::open::told;
-use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::clock::Time;
+use crate::effect::{Effect, EffectId, EffectState, Evidence, Receipt};
 use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Audit, Conclusion, Fence};
@@ -256,6 +257,28 @@ pub async fn looks_due(
     .await
     .map_err(told)?;
     rows.iter().map(effect).collect()
+}
+
+/// Whether another effect has this remote id for its own.
+pub async fn is_anothers(
+    conn: &mut SqliteConnection,
+    it: &Effect,
+    remote_id: &str,
+    since: Time,
+) -> Result<bool> {
+    let row = sqlx::query(
+        "SELECT 1 FROM effects WHERE account = ? AND state = 'confirmed' AND permit_at >= ? AND op = ?
+             AND id <> ? AND instr(receipt, ?)",
+    )
+    .bind(&it.account)
+    .bind(micros(since))
+    .bind(&it.op)
+    .bind(it.id.0)
+    .bind(Receipt::naming(remote_id))
+    .fetch_optional(conn)
+    .await
+    .map_err(told)?;
+    Ok(row.is_some())
 }
 
 /// The effects of which a run holds the last permit without a known answer.

@@ -427,6 +427,10 @@ impl Ledger for Sqlite {
             .await
     }
 
+    async fn is_anothers(&self, effect: &Effect, remote_id: &str, since: Time) -> Result<bool> {
+        effects::is_anothers(&mut *self.reader().await?, effect, remote_id, since).await
+    }
+
     async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
         effects::sending(&mut *self.reader().await?, run).await
     }
