@@ -14,8 +14,12 @@ use crate::rig::{Base, Rig, somebody};
 use crate::{LANE, SOON, kit, usual};
 
 fn there() -> Finding {
+    there_as("found-1")
+}
+
+fn there_as(id: &str) -> Finding {
     Finding::Happened(Box::new(Receipt {
-        remote_id: Some("found-1".to_owned()),
+        remote_id: Some(id.to_owned()),
         url: Some("https://example.com/found".to_owned()),
         at: Time::UNIX_EPOCH,
         detail: serde_json::Value::Null,
@@ -79,7 +83,8 @@ async fn what_is_found_completes_the_job_which_is_called_at_once() {
     for base in Base::both().await {
         for act in ["handle", "blind"] {
             let (rig, world, id) = lost(&base, act).await;
-            world.finds([Finding::CannotTell("not listed yet".to_owned()), there()]);
+            let unlisted = Finding::CannotTell("not listed yet".to_owned());
+            world.finds([unlisted, there_as(act)]);
             rig.advance(Looking::USUAL.wait(0)).await;
             rig.reconciler.tick().await.unwrap();
             let waiting = rig.expect(id, State::Retrying).await;
@@ -94,7 +99,7 @@ async fn what_is_found_completes_the_job_which_is_called_at_once() {
                 (State::Completed, 0, 1, 2),
                 "{job:?}"
             );
-            assert_eq!(job.result.as_deref(), Some(r#"{"id":"found-1"}"#));
+            assert_eq!(job.result, Some(format!(r#"{{"id":"{act}"}}"#)));
             let effect = rig.effects(id).await.pop().unwrap();
             let seen: Vec<&str> = effect.evidence.iter().map(|it| it.seen.as_str()).collect();
             assert_eq!(seen[1..], ["look 1: not listed yet", "look 2: it is there"]);
@@ -131,11 +136,11 @@ async fn what_is_never_found_is_left_to_a_person_and_never_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_send_whose_daemon_died_is_looked_for_not_repeated() {
     for base in Base::both().await {
-        for (act, found) in [("handle", there()), ("blind", there())] {
+        for act in ["handle", "blind"] {
             let rig = Rig::new(&base, kinds(), usual).await;
             let world = World::new();
             world.answers([Says::Never]);
-            world.finds([found]);
+            world.finds([there_as(act)]);
             let id = rig.enqueue(&world.job(act, "x")).await;
             let victim = Rig::new(&base, kinds(), usual).await;
             let run = victim.begin(victim.take(LANE).await.pop().unwrap());

@@ -39,7 +39,7 @@ const ACCOUNTS: [(&str, &str, &str); 6] = [
     ("bella", "bluesky", "identifier = \"bella.test\"\n"),
     ("xenia", "x", ""),
     ("iris", "instagram", "identifier = \"me\"\n"),
-    ("shelf", "s3", "bucket = \"storm\"\npath_style = true\n"),
+    ("bookshelf", "s3", "bucket = \"storm\"\npath_style = true\n"),
 ];
 
 /// What all daemons of a case share.
@@ -292,7 +292,7 @@ pub fn envelope(n: usize, kind: &'static str, payload: Value, fault: &str) -> (W
         }
         "upload.object" => {
             let file = json!({"url": payload["url"], "key": format!("{key}.html")});
-            (Some("shelf"), file)
+            (Some("bookshelf"), file)
         }
         "generate.text" => {
             let asked = json!({"model": "gpt-5-mini", "prompt": text(&key, fault)});
