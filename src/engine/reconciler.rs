@@ -53,7 +53,7 @@ impl Reconciler {
         }
     }
 
-    /// One round: every look that is due, at most [`MOST`]. How many there were.
+    /// One round: every look that is due, at most `MOST` of them. How many there were.
     ///
     /// # Errors
     /// When the ledger is away; the next round goes on.
