@@ -313,15 +313,12 @@ impl Ledger for Faulty {
         it
     }
     async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
-        self.gate("looks_due").await?;
         self.inner.looks_due(limit, hold).await
     }
     async fn is_anothers(&self, effect: &Effect, remote_id: &str, since: Time) -> Result<bool> {
-        self.gate("is_anothers").await?;
         self.inner.is_anothers(effect, remote_id, since).await
     }
     async fn sending(&self, run: Uuid) -> Result<Vec<Effect>> {
-        self.gate("sending").await?;
         self.inner.sending(run).await
     }
     async fn decide(

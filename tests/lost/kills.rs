@@ -13,9 +13,11 @@ use crate::{Place, Shape};
 
 /// Cases that run at once.
 const AT_ONCE: usize = 3;
-/// The last point before the answer, the first behind it, and those around what a look found.
-const POINTS: [&str; 4] = [
+/// Before the send journal has it, which then proves that it never left; after that, when nobody knows;
+/// behind the answer, which the journal has; and around what a look found.
+const POINTS: [&str; 5] = [
     "effect.after_permit",
+    "journal.after_send",
     "effect.after_response",
     "reconciler.before_decide",
     "reconciler.after_decide",
@@ -52,7 +54,8 @@ async fn killed_at(point: &'static str, shape: Shape) {
     daemon.wait_ready(host.api, READY).await;
     host.submit(&envelope).await;
     killed(&daemon, point).await;
-    let sent = usize::from(point != "effect.after_permit");
+    let unsent = ["effect.after_permit", "journal.after_send"];
+    let sent = usize::from(!unsent.contains(&point));
     assert_eq!(place.acts(&job.key).await, sent, "{point} {shape:?}");
     if point == "reconciler.before_decide" {
         later(&place).await;
@@ -60,8 +63,8 @@ async fn killed_at(point: &'static str, shape: Shape) {
     let again = host.run();
     again.wait_ready(host.api, READY).await;
     ended(&*place.ledger, 1, ENDED).await;
-    if sent == 0 && shape != Shape::Container {
-        // it was permitted, and never sent: which X can't tell
+    if point == "journal.after_send" && shape != Shape::Container {
+        // it may have left, and never did: which X can't tell
         let (told, effect) = place.job(&job.key).await;
         assert_eq!(told.state, State::Unresolved, "{point} {shape:?}: {told:?}");
         assert_eq!(effect.state, EffectState::Unresolved);
