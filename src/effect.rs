@@ -226,6 +226,39 @@ pub struct Effect {
 pub const REFUSED: &str = "refused: ";
 
 impl Effect {
+    /// The effect number `ordinal` of a job's `step`, before anything was sent. What is to be sent
+    /// (`intent`, `keep`) is the caller's to say.
+    pub fn new(
+        (job, revision): (JobId, u32),
+        (step, ordinal): (&str, u32),
+        account: &str,
+        op: &str,
+        class: EffectClass,
+    ) -> Self {
+        Self {
+            id: EffectId::new(job, revision, step, ordinal, account),
+            job,
+            revision,
+            step: step.to_owned(),
+            account: account.to_owned(),
+            op: op.to_owned(),
+            class,
+            state: EffectState::Intended,
+            intent: String::new(),
+            keep: serde_json::Value::Null,
+            sends: 0,
+            first_sent_at: None,
+            permit_at: None,
+            permit_run: None,
+            maybe_since: None,
+            key_lost: false,
+            receipt: None,
+            evidence: Vec::new(),
+            looks: 0,
+            look_at: None,
+        }
+    }
+
     /// Whether it may have happened and nobody knows.
     pub fn is_open(&self) -> bool {
         matches!(

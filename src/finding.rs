@@ -81,33 +81,20 @@ pub fn judge(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::effect::{EffectId, IN_FLIGHT};
+    use crate::effect::IN_FLIGHT;
     use crate::job::JobId;
     use chrono::{TimeDelta, TimeZone, Utc};
     use uuid::Uuid;
 
     fn unknown(class: EffectClass, sent: Time) -> Effect {
+        let job = (JobId(Uuid::nil()), 0);
         Effect {
-            id: EffectId(Uuid::nil()),
-            job: JobId(Uuid::nil()),
-            revision: 0,
-            step: "publish".into(),
-            account: "a".into(),
-            op: "x".into(),
-            class,
             state: EffectState::Unknown,
-            intent: "i".into(),
-            keep: serde_json::Value::Null,
             sends: 1,
             first_sent_at: Some(sent),
             permit_at: Some(sent),
-            permit_run: None,
-            maybe_since: None,
-            key_lost: false,
-            receipt: None,
-            evidence: vec![],
             looks: 3,
-            look_at: None,
+            ..Effect::new(job, ("publish", 0), "a", "x", class)
         }
     }
 

@@ -164,27 +164,11 @@ impl Protocol {
 
     fn intended(&self, wanted: &Wanted<'_>, intent: &str) -> Effect {
         let (job, revision, account) = (self.fence.job, self.fence.revision, &self.account);
+        let (step, op) = ((wanted.step, wanted.ordinal), wanted.op);
         Effect {
-            id: EffectId::new(job, revision, wanted.step, wanted.ordinal, account),
-            job,
-            revision,
-            step: wanted.step.to_owned(),
-            account: account.clone(),
-            op: wanted.op.to_owned(),
-            class: wanted.rule.class,
-            state: EffectState::Intended,
             intent: intent.to_owned(),
             keep: wanted.keep.clone(),
-            sends: 0,
-            first_sent_at: None,
-            permit_at: None,
-            permit_run: None,
-            maybe_since: None,
-            key_lost: false,
-            receipt: None,
-            evidence: vec![],
-            looks: 0,
-            look_at: None,
+            ..Effect::new((job, revision), step, account, op, wanted.rule.class)
         }
     }
 

@@ -5,27 +5,14 @@ use chrono::{TimeDelta, TimeZone, Utc};
 use proptest::prelude::*;
 
 fn effect(state: EffectState, sends: u32, first: Option<Time>) -> Effect {
+    let job = (JobId(Uuid::nil()), 0);
     Effect {
-        id: EffectId(Uuid::nil()),
-        job: JobId(Uuid::nil()),
-        revision: 0,
-        step: "publish".into(),
-        account: "a".into(),
-        op: "x".into(),
-        class: EffectClass::A,
         state,
         intent: "i".into(),
-        keep: serde_json::Value::Null,
         sends,
         first_sent_at: first,
         permit_at: first,
-        permit_run: None,
-        maybe_since: None,
-        key_lost: false,
-        receipt: None,
-        evidence: vec![],
-        looks: 0,
-        look_at: None,
+        ..Effect::new(job, ("publish", 0), "a", "x", EffectClass::A)
     }
 }
 

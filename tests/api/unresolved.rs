@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use presswork::effect::{Effect, EffectClass, EffectId, EffectState, Evidence};
+use presswork::effect::{Effect, EffectClass, EffectState, Evidence};
 use presswork::job::JobId;
 use presswork::ledger::{Claim, Conclusion, Fence, Guard, Settlement};
 use presswork::lifecycle::{Event, State, advance};
@@ -38,26 +38,9 @@ async fn lost(site: &Site, text: &str) -> JobId {
         run: run.id,
     };
     let effect = Effect {
-        id: EffectId::new(id, 0, "publish", 0, "main"),
-        job: id,
-        revision: 0,
-        step: "publish".to_owned(),
-        account: "main".to_owned(),
-        op: "x.post".to_owned(),
-        class: EffectClass::C,
-        state: EffectState::Intended,
         intent: "5f6c".to_owned(),
         keep: json!({"a key": "of ours"}),
-        sends: 0,
-        first_sent_at: None,
-        permit_at: None,
-        permit_run: None,
-        maybe_since: None,
-        key_lost: false,
-        receipt: None,
-        evidence: vec![],
-        looks: 0,
-        look_at: None,
+        ..Effect::new((id, 0), ("publish", 0), "main", "x.post", EffectClass::C)
     };
     ledger.intend(&fence, &effect).await.unwrap().unwrap();
     let from = (EffectState::Intended, 0);

@@ -14,27 +14,11 @@ use super::fixture::{Fixture, KIND, LEASE, audit, fence, job, near};
 const BUDGET: Duration = Duration::from_secs(60);
 
 pub fn effect(job: &Job, step: &str) -> Effect {
+    let of = (job.id, job.revision);
     Effect {
-        id: EffectId::new(job.id, job.revision, step, 0, "press"),
-        job: job.id,
-        revision: job.revision,
-        step: step.into(),
-        account: "press".into(),
-        op: "mastodon.status".into(),
-        class: EffectClass::A,
-        state: EffectState::Intended,
         intent: "abc".into(),
         keep: serde_json::json!({"key": "k\u{0}", "n": 1}),
-        sends: 0,
-        first_sent_at: None,
-        permit_at: None,
-        permit_run: None,
-        maybe_since: None,
-        key_lost: false,
-        receipt: None,
-        evidence: vec![],
-        looks: 0,
-        look_at: None,
+        ..Effect::new(of, (step, 0), "press", "mastodon.status", EffectClass::A)
     }
 }
 

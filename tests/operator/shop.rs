@@ -9,7 +9,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use presswork::clock::Clock;
 use presswork::config::Config;
-use presswork::effect::{Effect, EffectClass, EffectId, EffectState, Evidence, Receipt};
+use presswork::effect::{Effect, EffectClass, EffectState, Evidence, Receipt};
 use presswork::intake::{Answer, Rules, accept, admit, quarantined};
 use presswork::job::{Job, JobId};
 use presswork::ledger::sqlite::Sqlite;
@@ -253,27 +253,17 @@ impl Shop {
 }
 
 fn intended(job: &Job) -> Effect {
+    let of = (job.id, 0);
     Effect {
-        id: EffectId::new(job.id, 0, "publish", 0, "main"),
-        job: job.id,
-        revision: 0,
-        step: "publish".to_owned(),
-        account: "main".to_owned(),
-        op: "mastodon.status".to_owned(),
-        class: EffectClass::A,
-        state: EffectState::Intended,
         intent: "5f6c".to_owned(),
         keep: serde_json::json!({"key": "k-1"}),
-        sends: 0,
-        first_sent_at: None,
-        permit_at: None,
-        permit_run: None,
-        maybe_since: None,
-        key_lost: false,
-        receipt: None,
-        evidence: Vec::new(),
-        looks: 0,
-        look_at: None,
+        ..Effect::new(
+            of,
+            ("publish", 0),
+            "main",
+            "mastodon.status",
+            EffectClass::A,
+        )
     }
 }
 

@@ -1,6 +1,6 @@
 //! Each method of the door once against a real server: every statement is at least sound SQL.
 
-use presswork::effect::{Effect, EffectClass, EffectId, EffectState, Evidence, Receipt};
+use presswork::effect::{Effect, EffectClass, EffectState, Evidence, Receipt};
 use presswork::job::Progress;
 use presswork::ledger::{Audit, Conclusion, Fence, Filter, Pause, Quarantined, Reason};
 use presswork::outcome::Failure;
@@ -46,26 +46,9 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
         ..lease
     };
     let effect = Effect {
-        id: EffectId::new(job.id, 0, "publish", 0, "a"),
-        job: job.id,
-        revision: 0,
-        step: "publish".into(),
-        account: "a".into(),
-        op: "x".into(),
-        class: EffectClass::A,
-        state: EffectState::Intended,
         intent: "i".into(),
         keep: serde_json::json!({"key": "k\0"}),
-        sends: 0,
-        first_sent_at: None,
-        permit_at: None,
-        permit_run: None,
-        maybe_since: None,
-        key_lost: false,
-        receipt: None,
-        evidence: vec![],
-        looks: 0,
-        look_at: None,
+        ..Effect::new((job.id, 0), ("publish", 0), "a", "x", EffectClass::A)
     };
     assert!(ledger.intend(&other, &effect).await.unwrap().is_none());
     let (there, _) = ledger.intend(&lease, &effect).await.unwrap().unwrap();
