@@ -109,11 +109,13 @@ impl Context {
     ) -> Self {
         let attempt = job.attempts + 1;
         let account = job.account.clone().unwrap_or_default();
+        let guard = config.accounts.get(&account).map(|it| it.guard);
+        let guard = guard.filter(|it| it.looks_back_s().is_some());
         let protocol = Protocol::new(
             ledger.clone(),
             tools.journal,
             fence,
-            account,
+            (account, guard),
             config.lease,
             cancelled.clone(),
         );

@@ -198,6 +198,11 @@ pub struct Effect {
     pub intent: String,
     /// What was minted before the first send and must be the same in each: key, rkey, createdAt.
     pub keep: serde_json::Value,
+    /// What it says to the readers of its account ([`crate::content::digest`]), where a guard looks.
+    pub content: Option<Digest>,
+    /// No permit is given while another effect of the account that says the same may have happened
+    /// within so many seconds. `None`: nothing is refused for that.
+    pub guard_s: Option<u32>,
     /// How many permits were given.
     pub sends: u32,
     /// When the first permit was given.
@@ -246,6 +251,8 @@ impl Effect {
             state: EffectState::Intended,
             intent: String::new(),
             keep: serde_json::Value::Null,
+            content: None,
+            guard_s: None,
             sends: 0,
             first_sent_at: None,
             permit_at: None,

@@ -12,7 +12,7 @@ use crate::context::{Context, Probe};
 use crate::effect::{Effect, Looking, Rule};
 use crate::finding::Finding;
 use crate::job::Envelope;
-use crate::json::{Violation, did_you_mean, escape};
+use crate::json::{Digest, Violation, did_you_mean, escape};
 use crate::outcome::Outcome;
 use crate::retry::Policy;
 
@@ -59,6 +59,13 @@ pub trait Handler: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// What it is going to say to the readers of its account, for the content guard
+    /// ([`crate::content::digest`]); media that only the run can read stand by where they lie. `None`:
+    /// it says nothing.
+    fn says(_payload: &Self::Payload) -> Option<Digest> {
+        None
+    }
+
     /// Runs one attempt. The value is the job's result.
     fn run(
         cx: &Context,
@@ -87,6 +94,7 @@ pub struct Kind {
     pub defaults: Defaults,
     schema: fn() -> Schema,
     check: fn(&Envelope, &Config) -> Vec<Violation>,
+    says: fn(&str) -> Option<Digest>,
     run: fn(Arc<Context>) -> Running,
     looked_up: Option<Rule>,
     look: fn(Probe, Effect) -> Looked,
@@ -102,6 +110,7 @@ impl Kind {
                 Ok(payload) => H::preflight(&payload, envelope, config),
                 Err(first) => misfits::<H::Payload>(&envelope.payload, first),
             },
+            says: |payload| H::says(&read(payload).ok()?),
             run: |cx| {
                 Box::pin(async move {
                     let payload = match read::<H::Payload>(&cx.job.payload) {
@@ -142,6 +151,11 @@ impl Kind {
     /// Checks an envelope's payload: schema first, then preflight. Pointers begin at the payload.
     pub fn check(&self, envelope: &Envelope, config: &Config) -> Vec<Violation> {
         (self.check)(envelope, config)
+    }
+
+    /// What a payload is going to say, for the content guard.
+    pub fn says(&self, payload: &str) -> Option<Digest> {
+        (self.says)(payload)
     }
 
     /// Runs one attempt.

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::clock::Time;
 use crate::config::{Account, Config};
+use crate::content::Said;
 use crate::handler::Kind;
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{DEFAULT_TENANT, Envelope, JobId, NewJob, Priority};
@@ -77,6 +78,8 @@ pub enum Answer {
         lane: String,
         /// It may be dispatched now.
         due: bool,
+        /// The last job that said the same for the same account shortly before.
+        repeats: Option<JobId>,
     },
     /// The same again.
     Same {
@@ -92,6 +95,11 @@ pub enum Answer {
         /// Where the payloads differ, as JSON pointers; empty when the other's is gone.
         differs: Vec<String>,
     },
+    /// Its account said the same shortly before, and its guard refuses that.
+    Repeats {
+        /// The job that said it, or is about to.
+        id: JobId,
+    },
     /// It can't be accepted as it is.
     Refused(Refusal),
 }
@@ -101,7 +109,7 @@ impl Answer {
     pub fn id(&self) -> Option<JobId> {
         match self {
             Self::New { id, .. } | Self::Same { id, .. } | Self::Conflict { id, .. } => Some(*id),
-            Self::Refused(_) => None,
+            Self::Repeats { .. } | Self::Refused(_) => None,
         }
     }
 }
@@ -186,6 +194,7 @@ pub fn admit_envelope(rules: &Rules, id: JobId, envelope: &Envelope) -> Result<N
         return Err(Refusal::new(Reason::Invalid, named, violations));
     }
     Ok(NewJob {
+        said: said(config, kind, envelope),
         id,
         kind: envelope.kind.clone(),
         lane,
@@ -207,6 +216,17 @@ pub fn admit_envelope(rules: &Rules, id: JobId, envelope: &Envelope) -> Result<N
         traceparent: envelope.traceparent.clone(),
         reply_to: envelope.reply_to.clone(),
         options: envelope.options(),
+    })
+}
+
+/// What it is going to say, where its account's guard looks.
+fn said(config: &Config, kind: &Kind, envelope: &Envelope) -> Option<Said> {
+    let account = config.accounts.get(envelope.account.as_deref()?)?;
+    account.guard.looks_back_s()?;
+    Some(Said {
+        digest: kind.says(&envelope.payload)?,
+        guard: account.guard,
+        again: envelope.again,
     })
 }
 
@@ -294,11 +314,13 @@ async fn answer(
     acceptance: Acceptance,
 ) -> Result<Answer, LedgerError> {
     Ok(match acceptance {
-        Acceptance::New { id, due } => Answer::New {
+        Acceptance::New { id, due, repeats } => Answer::New {
             id,
             lane: job.lane.clone(),
             due,
+            repeats,
         },
+        Acceptance::Repeats { id } => Answer::Repeats { id },
         Acceptance::Same { id, options } => Answer::Same {
             id,
             differs: differs(&options, &job.options),
@@ -316,6 +338,13 @@ fn differs(a: &str, b: &str) -> Vec<String> {
         (Ok(a), Ok(b)) => differences(&a, &b, DIFFERS_MAX),
         _ => Vec::new(),
     }
+}
+
+/// Why an account's guard refuses a job, and what helps.
+pub fn repeats(job: JobId) -> String {
+    format!(
+        "its account says the same in job {job}, and `same_content` of the account refuses that; if it is meant, say \"again\": true in the envelope"
+    )
 }
 
 /// The most bytes of an entry that quarantine keeps.
@@ -339,6 +368,10 @@ pub fn quarantined(
             );
             let kind = Envelope::parse(bytes).ok().map(|it| it.kind);
             (Reason::Conflict, message, kind)
+        }
+        Answer::Repeats { id } => {
+            let kind = Envelope::parse(bytes).ok().map(|it| it.kind);
+            (Reason::Repeats, repeats(*id), kind)
         }
         Answer::Refused(it) => (it.reason, it.message(), it.kind.clone()),
     };

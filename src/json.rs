@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use serde::Serialize;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use sha2::{Digest as _, Sha256};
@@ -61,6 +62,12 @@ impl Digest {
     /// The digest's hexadecimal spelling.
     pub fn hex(&self) -> String {
         self.0.iter().map(|it| format!("{it:02x}")).collect()
+    }
+}
+
+impl Serialize for Digest {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.hex())
     }
 }
 

@@ -11,6 +11,7 @@ pub mod reference;
 pub mod outcome;
 pub mod retry;
 pub mod lifecycle;
+pub mod content;
 pub mod job;
 pub mod effect;
 pub mod finding;

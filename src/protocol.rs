@@ -10,13 +10,15 @@ use backon::{ExponentialBuilder, Retryable};
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
+use crate::content::{Guard, Reaction};
 use crate::crashpoint;
 use crate::effect::{
     Effect, EffectId, EffectState, Evidence, Looking, Next, REFUSED, Receipt, Rule, chrono_of,
     intent_digest, next,
 };
 use crate::journal::Journal;
+use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
@@ -37,6 +39,8 @@ pub struct Wanted<'a> {
     /// What is minted once, before the first send, and the same in each (key, rkey, createdAt). Of class
     /// B, the handle: another one may be named as long as the last certainly led to nothing.
     pub keep: serde_json::Value,
+    /// What it says to the readers of the account, for its guard; `None` where nobody reads it.
+    pub says: Option<Digest>,
     /// The longest a send may take, answer included.
     pub budget: Duration,
 }
@@ -64,6 +68,7 @@ pub struct Protocol {
     journal: Option<Journal>,
     fence: Fence,
     account: String,
+    guard: Option<Guard>,
     lease: Duration,
     cancelled: CancellationToken,
     /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
@@ -71,13 +76,13 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The effects of an attempt for `account`, whose writes compare `fence`. None is begun once
-    /// `cancelled` has fired.
+    /// The effects of an attempt for `account` and its guard, whose writes compare `fence`. None is
+    /// begun once `cancelled` has fired.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         journal: Option<Journal>,
         fence: Fence,
-        account: String,
+        (account, guard): (String, Option<Guard>),
         lease: Duration,
         cancelled: CancellationToken,
     ) -> Self {
@@ -86,6 +91,7 @@ impl Protocol {
             journal,
             fence,
             account,
+            guard,
             lease,
             cancelled,
             sending: RwLock::new(()),
@@ -165,9 +171,13 @@ impl Protocol {
     fn intended(&self, wanted: &Wanted<'_>, intent: &str) -> Effect {
         let (job, revision, account) = (self.fence.job, self.fence.revision, &self.account);
         let (step, op) = ((wanted.step, wanted.ordinal), wanted.op);
+        let guard = self.guard.filter(|_| wanted.says.is_some());
+        let refuses = guard.filter(|it| it.reaction == Reaction::Refuse);
         Effect {
             intent: intent.to_owned(),
             keep: wanted.keep.clone(),
+            content: wanted.says.filter(|_| guard.is_some()),
+            guard_s: refuses.and_then(Guard::looks_back_s),
             ..Effect::new((job, revision), step, account, op, wanted.rule.class)
         }
     }
@@ -190,10 +200,11 @@ impl Protocol {
         let from = (effect.state, effect.sends);
         // heartbeats renew the lease while a long send goes on; it is only asked to be fresh
         let left = wanted.budget.min(self.lease / 2);
+        self.warn(&effect, now).await?;
         let asked = Instant::now();
         let permitted = self.permit(effect.id, from, left).await;
         if !permitted.map_err(away)? {
-            return Err(lease_lost());
+            return Err(self.denied(&effect, now).await);
         }
         let sends = effect.sends + 1;
         let permit = Permit {
@@ -250,6 +261,46 @@ impl Protocol {
         let permitted = self.ledger.permit(&self.fence, id, from, left).await?;
         crashpoint!("effect.after_permit", LedgerError::Away)?;
         Ok(permitted)
+    }
+
+    /// Tells that the account said the same, where its guard does no more than that.
+    async fn warn(&self, effect: &Effect, now: Time) -> Result<(), Outcome> {
+        let warns = |it: &Guard| it.reaction == Reaction::Warn && effect.content.is_some();
+        let Some(guard) = self.guard.filter(warns) else {
+            return Ok(());
+        };
+        let other = self.ledger.repeats(effect.id, guard.within).await;
+        let Some(other) = other.map_err(away)? else {
+            return Ok(());
+        };
+        let seen = repeats(&other);
+        tracing::warn!(job = %effect.job, effect = %effect.id, account = %effect.account, "{seen}");
+        let evidence = Evidence { at: now, seen };
+        self.ledger
+            .witness(effect.id, &evidence)
+            .await
+            .map_err(away)
+    }
+
+    /// Why there was no permit: the account said the same, or the lease is lost.
+    async fn denied(&self, effect: &Effect, now: Time) -> Outcome {
+        let Some(within_s) = effect.guard_s else {
+            return lease_lost();
+        };
+        let within = Duration::from_secs(within_s.into());
+        match self.ledger.repeats(effect.id, within).await {
+            Err(e) => away(e),
+            Ok(None) => lease_lost(),
+            Ok(Some(other)) => {
+                let said = repeats(&other);
+                let until = other.permit_at.unwrap_or(now) + chrono_of(within);
+                let message = format!(
+                    "nothing was sent: {said}; revive it with another text (--edit), or after {}; a new job may say \"again\": true",
+                    stamp(until)
+                );
+                Failure::permanent("same_content", message).into()
+            }
+        }
     }
 
     /// The host's journal has the send before its first byte leaves: a crash from here on leaves
@@ -373,6 +424,18 @@ impl Protocol {
             message,
         )))
     }
+}
+
+/// What is told of another effect that says the same.
+fn repeats(other: &Effect) -> String {
+    let url = other.receipt.as_ref().and_then(|it| it.url.as_deref());
+    let how = match (other.state, url) {
+        (EffectState::Confirmed, Some(url)) => format!("published {url}"),
+        (EffectState::Confirmed, None) => "published the same".to_owned(),
+        _ => "may have published the same".to_owned(),
+    };
+    let at = other.permit_at.map(stamp).unwrap_or_default();
+    format!("job {} {how} for this account at {at}", other.job)
 }
 
 /// What kept a send from leaving (a disk that is full, a sleep) is hoped to be over after this.

@@ -211,6 +211,7 @@ impl Internet {
             secret: format!("sandbox-{}", journey.name).into(),
             bucket: None,
             public_url: None,
+            guard: Default::default(),
         };
         config.accounts.insert(journey.name.to_owned(), account);
         let prices = Model {

@@ -84,6 +84,7 @@ impl Press {
                 secret: "sandbox-me".to_owned().into(),
                 bucket: None,
                 public_url: None,
+                guard: Default::default(),
             };
             config.accounts.insert(platform.to_owned(), account);
         }
@@ -122,6 +123,7 @@ impl Press {
             traceparent: None,
             reply_to: None,
             options: "{}".to_owned(),
+            said: None,
         };
         let id = new.id;
         self.ledger.accept(&[new]).await.unwrap();

@@ -250,6 +250,7 @@ async fn accept(ledger: &dyn Ledger, payload: &str) {
         traceparent: None,
         reply_to: None,
         options: "{}".to_owned(),
+        said: None,
     };
     ledger.accept(&[job]).await.unwrap();
 }

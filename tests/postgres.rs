@@ -78,6 +78,7 @@ fn new_job(key: Option<String>) -> NewJob {
         traceparent: None,
         reply_to: None,
         options: "{}".into(),
+        said: None,
     }
 }
 

@@ -74,6 +74,7 @@ fn job(key: String) -> NewJob {
         traceparent: None,
         reply_to: None,
         options: "{}".into(),
+        said: None,
     }
 }
 

@@ -161,7 +161,7 @@ CREATE TABLE presswork.quarantine (
     door    text NOT NULL,
     at      timestamptz NOT NULL,
     reason  text NOT NULL CHECK (reason IN ('malformed', 'unknown_kind', 'invalid', 'too_large',
-                                            'conflict', 'refused')),
+                                            'conflict', 'repeats', 'refused')),
     message text NOT NULL,
     kind    text,
     bytes   bytea NOT NULL

@@ -22,6 +22,10 @@ CREATE TABLE presswork.effects (
                                                  'unknown', 'unresolved')),
     intent        text NOT NULL,
     keep          text NOT NULL,
+    -- What it says to the readers of its account, where a guard looks; and the window of the guard,
+    -- where it refuses what was said within.
+    content       bytea CHECK (length(content) = 32),
+    guard_s       integer CHECK (0 <= guard_s),
     sends         integer NOT NULL DEFAULT 0 CHECK (0 <= sends),
     first_sent_at timestamptz,
     permit_at     timestamptz,
@@ -40,6 +44,7 @@ CREATE TABLE presswork.effects (
                                   AND (0 < sends) = (permit_at IS NOT NULL)
                                   AND (0 < sends) = (permit_run IS NOT NULL)),
     CONSTRAINT effects_sending CHECK (state <> 'sending' OR 0 < sends),
+    CONSTRAINT effects_guarded CHECK (guard_s IS NULL OR content IS NOT NULL),
     CONSTRAINT effects_looked_for CHECK (state = 'unknown' OR look_at IS NULL)
 ) WITH (fillfactor = 80);
 CREATE INDEX effects_job ON presswork.effects (job, n);
@@ -47,6 +52,37 @@ CREATE INDEX effects_looks ON presswork.effects (look_at) WHERE state = 'unknown
 -- What was found at a platform may be another effect's.
 CREATE INDEX effects_confirmed ON presswork.effects (account, permit_at) WHERE state = 'confirmed';
 CREATE INDEX effects_sending ON presswork.effects (permit_run) WHERE state = 'sending';
+CREATE INDEX effects_content ON presswork.effects (account, content) WHERE content IS NOT NULL;
+
+-- Whether another effect that says the same for the account may have happened within the window. It
+-- takes the content's lock first, held until the permit that asks is committed: of two that ask at once
+-- the second sees the first one's permit. VOLATILE, so that the look is made after the lock was had,
+-- not as of the beginning of the statement that calls; dear, so that it is called last.
+CREATE FUNCTION presswork.is_said(of_account text, of_content bytea, but uuid, within_s integer)
+    RETURNS boolean LANGUAGE plpgsql VOLATILE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(
+        'presswork.content:' || of_account || ':' || encode(of_content, 'hex'), 0));
+    RETURN EXISTS (
+        SELECT FROM presswork.effects e
+        WHERE e.account = of_account AND e.content = of_content AND e.id <> but
+          AND e.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
+          AND presswork.now() - within_s * interval '1 second' < e.permit_at);
+END $$;
+
+-- What accepted jobs are going to say, for the guards of their accounts.
+CREATE TABLE presswork.contents (
+    account text NOT NULL,
+    digest  bytea NOT NULL CHECK (length(digest) = 32),
+    job     uuid NOT NULL,
+    at      timestamptz NOT NULL,
+    -- Its producer knows that it was said before.
+    again   boolean NOT NULL,
+    PRIMARY KEY (account, digest, job)
+);
+CREATE INDEX contents_job ON presswork.contents (job) WHERE again;
+CREATE INDEX contents_at ON presswork.contents (at);
 
 -- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
 -- that of the finished job: it is there, and holds its media, for as long as the job is kept.

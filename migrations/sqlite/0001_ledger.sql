@@ -127,6 +127,10 @@ CREATE TABLE effects (
     state         TEXT NOT NULL CHECK (state IN ('intended', 'sending', 'confirmed', 'refused', 'unknown', 'unresolved')),
     intent        TEXT NOT NULL,
     keep          TEXT NOT NULL,
+    -- what it says to the readers of its account, where a guard looks; and the window of the guard,
+    -- where it refuses what was said within
+    content       BLOB CHECK (length(content) = 32),
+    guard_s       INTEGER CHECK (guard_s IS NULL OR content IS NOT NULL),
     sends         INTEGER NOT NULL DEFAULT 0,
     first_sent_at INTEGER,
     permit_at     INTEGER,
@@ -147,6 +151,20 @@ CREATE INDEX effects_job ON effects (job, seq);
 CREATE INDEX effects_looks ON effects (look_at) WHERE state = 'unknown';
 CREATE INDEX effects_confirmed ON effects (account, permit_at) WHERE state = 'confirmed';
 CREATE INDEX effects_sending ON effects (permit_run) WHERE state = 'sending';
+CREATE INDEX effects_content ON effects (account, content) WHERE content IS NOT NULL;
+
+-- What accepted jobs are going to say, for the guards of their accounts.
+CREATE TABLE contents (
+    account TEXT NOT NULL,
+    digest  BLOB NOT NULL CHECK (length(digest) = 32),
+    job     BLOB NOT NULL,
+    at      INTEGER NOT NULL,
+    -- its producer knows that it was said before
+    again   INTEGER NOT NULL CHECK (again IN (0, 1)),
+    PRIMARY KEY (account, digest, job)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX contents_job ON contents (job) WHERE again;
+CREATE INDEX contents_at ON contents (at);
 
 -- Whose result may stand in for asking again, by the digest of what would be sent. The result itself is
 -- that of the finished job: it is there, and holds its media, for as long as the job is kept.

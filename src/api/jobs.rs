@@ -18,7 +18,7 @@ use super::problem::{AWAY, Problem, answer, seconds};
 use super::state::Api;
 use crate::effect::{Effect, EffectState};
 use crate::engine::doors::{Busy, receipt};
-use crate::intake::Answer;
+use crate::intake::{Answer, repeats};
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Reason};
 use crate::operate::why::{Around, why};
@@ -115,6 +115,7 @@ fn judged(
         Answer::New { .. } => metrics::accepted(DOOR, 1),
         Answer::Same { .. } => {}
         Answer::Conflict { .. } => metrics::refused(DOOR, Reason::Conflict.as_str()),
+        Answer::Repeats { .. } => metrics::refused(DOOR, Reason::Repeats.as_str()),
         Answer::Refused(it) => metrics::refused(DOOR, it.reason.as_str()),
     }
     let receipt = receipt(&answered);
@@ -130,6 +131,7 @@ fn judged(
             "conflict",
             format!("the key is taken by job {id} with another payload; nothing was changed"),
         ),
+        Answer::Repeats { id } => Problem::new(StatusCode::CONFLICT, "repeats", repeats(*id)),
         Answer::Refused(refusal) => refused(bytes, refusal.reason),
     };
     Err(problem.with(receipt))
@@ -148,7 +150,7 @@ fn refused(bytes: &[u8], reason: Reason) -> Problem {
             "invalid",
             "it can't be accepted as it is; `violations` says why",
         ),
-        Reason::Refused | Reason::Conflict => unfit(
+        Reason::Refused | Reason::Conflict | Reason::Repeats => unfit(
             "refused",
             "the ledger didn't take it; `violations` says why",
         ),

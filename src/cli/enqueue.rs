@@ -74,6 +74,9 @@ pub struct Args {
     /// W3C trace context
     #[arg(long)]
     traceparent: Option<String>,
+    /// It is meant although the account said the same shortly before
+    #[arg(long)]
+    again: bool,
     /// Follow the job to its end, and exit by it
     #[arg(long)]
     wait: bool,
@@ -109,6 +112,8 @@ struct Sent<'a> {
     labels: BTreeMap<&'a str, &'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'a str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    again: bool,
 }
 
 /// Runs it.
@@ -163,6 +168,7 @@ fn admitted(
         timeout_s: args.timeout,
         labels: labels(&args.labels)?,
         traceparent: args.traceparent.as_deref(),
+        again: args.again,
     };
     let bytes = serde_json::to_vec(&envelope).map_err(std::io::Error::from)?;
     admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| refused(&args.kind, &refusal))
@@ -270,13 +276,22 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
         Ok(*id)
     };
     match answer {
-        Answer::New { id, lane, due } => {
+        Answer::New {
+            id,
+            lane,
+            due,
+            repeats,
+        } => {
             let when = if *due {
                 ""
             } else {
                 ", its time hasn't come yet"
             };
-            told(id, format!("new, in lane {}{when}", plain(lane)))
+            let same = match repeats {
+                Some(other) => format!("; its account says the same in job {other}"),
+                None => String::new(),
+            };
+            told(id, format!("new, in lane {}{when}{same}", plain(lane)))
         }
         Answer::Same { id, differs } if differs.is_empty() => {
             told(id, "the same again: nothing new was made".to_owned())
@@ -298,6 +313,16 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
                 .hint(format!("another job needs another key; `presswork jobs show {id}` shows the one that has it"))
                 .with("id", id)
                 .with("differs", differs))
+        }
+        Answer::Repeats { id } => {
+            let told = format!(
+                "its account says the same in job {id}, and `same_content` of the account refuses that"
+            );
+            Err(CliError::conflict(told)
+                .hint(format!(
+                    "--again if it is meant; `presswork jobs show {id}` shows the other"
+                ))
+                .with("id", id))
         }
         Answer::Refused(refusal) => Err(refused(&args.kind, refusal)),
     }

@@ -204,6 +204,10 @@ fn advice(it: &Quarantined) -> Advice {
             "If it is meant as another job, give it another key. If not, its key has done what it is for: throw it away.",
             vec![format!("{release} --edit")],
         ),
+        Reason::Repeats => (
+            "If it is meant, say \"again\": true in the envelope. If not, the guard of its account has done what it is for: throw it away.",
+            vec![format!("{release} --edit"), release.clone()],
+        ),
         Reason::Refused => (
             "The ledger didn't take it. Try again, correct it, or throw it away.",
             vec![release.clone(), format!("{release} --edit")],

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use url::{Host, Url};
@@ -9,6 +10,7 @@ use url::{Host, Url};
 use super::keys::PLATFORMS;
 use super::read::{Part, Reader, Said};
 use super::types::{Account, Bucket};
+use crate::content::{Guard, Reaction};
 
 /// The platforms whose accounts are buckets.
 const BUCKETS: [&str; 2] = ["s3", "gcs"];
@@ -20,6 +22,11 @@ const OF_BUCKETS: [&str; 5] = [
     "path_style",
     "public_url",
 ];
+
+/// The platforms on which one posts.
+const POSTS: [&str; 4] = ["mastodon", "bluesky", "x", "instagram"];
+/// The keys that only their accounts have.
+const OF_POSTS: [&str; 2] = ["same_content", "same_content_within_s"];
 
 impl<'a> Reader<'a> {
     pub(super) fn accounts(&mut self) -> BTreeMap<String, Account> {
@@ -48,6 +55,10 @@ impl<'a> Reader<'a> {
                 &["folder"],
                 "is for platform folder only; leave it out",
             );
+        }
+        if platform.is_some_and(|it| !POSTS.contains(&it)) {
+            let message = "is for accounts that post; leave it out";
+            self.useless(part, &OF_POSTS, message);
         }
         if platform.is_some() && !is_bucket {
             self.useless(part, &OF_BUCKETS, "is for s3 and gcs only; leave it out");
@@ -80,7 +91,18 @@ impl<'a> Reader<'a> {
             secret: secret?,
             bucket,
             public_url,
+            guard: self.guard(part),
         })
+    }
+
+    fn guard(&mut self, part: &Part<'a>) -> Guard {
+        let reaction = self.text_or_default(part, "same_content").value;
+        let within_s = self.int_or_default(part, "same_content_within_s");
+        Guard {
+            // another word was told already
+            reaction: reaction.parse().unwrap_or(Reaction::Warn),
+            within: Duration::from_secs(within_s),
+        }
     }
 
     fn bucket(
@@ -128,6 +150,7 @@ impl<'a> Reader<'a> {
             "path_style",
         ];
         self.useless(part, &keys, "means nothing to a folder; leave it out");
+        self.useless(part, &OF_POSTS, "is for accounts that post; leave it out");
         let public_url = self.public_url(part);
         let Some(said) = self.text(part, "folder") else {
             let advice = "write the folder's whole path: folder = \"/srv/films\"";
@@ -144,6 +167,7 @@ impl<'a> Reader<'a> {
                 secret: SecretString::default(),
                 bucket: None,
                 public_url,
+                guard: self.guard(part),
             }),
             _ => {
                 let message = "a path from the root on and without `..`, such as \"/srv/films\", because the working directory differs from start to start";

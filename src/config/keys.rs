@@ -3,6 +3,8 @@
 //! Scalars of the fixed sections can be said by the environment too, which then holds over the
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
+use crate::content::Guard;
+
 /// What a key takes.
 #[derive(Clone, Copy, Debug)]
 pub enum Shape {
@@ -105,6 +107,9 @@ pub const PLATFORMS: [&str; 8] = [
     "gcs",
     "folder",
 ];
+
+/// What can be done about a post that says what its account has just said.
+pub const REACTIONS: [&str; 3] = ["refuse", "warn", "allow"];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
@@ -446,6 +451,22 @@ pub const SECTIONS: &[Section] = &[
             key("path_style", Shape::Bool { default: true }),
             key("folder", TEXT),
             key("public_url", TEXT),
+            key(
+                "same_content",
+                Shape::Word {
+                    of: &REACTIONS,
+                    default: Some("warn"),
+                },
+            ),
+            int(
+                "same_content_within_s",
+                (60, ", because a producer that repeats itself takes longer"),
+                (
+                    Guard::WITHIN_MAX_S,
+                    ", because what was said is kept for 30 days",
+                ),
+                Some(Guard::WITHIN_S),
+            ),
         ],
     },
     Section {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
+use crate::content::Guard;
 use crate::retry::Policy;
 use crate::telemetry::Format;
 
@@ -165,6 +166,8 @@ pub struct Account {
     pub bucket: Option<Bucket>,
     /// Where people find what is uploaded there, where that isn't `base_url`.
     pub public_url: Option<Url>,
+    /// What is done about a post that says what the account has just said.
+    pub guard: Guard,
 }
 
 /// A bucket of an object store.

@@ -94,6 +94,7 @@ impl Doors {
             }
             Answer::Same { .. } => {}
             Answer::Conflict { .. } => metrics::refused(door, Reason::Conflict.as_str()),
+            Answer::Repeats { .. } => metrics::refused(door, Reason::Repeats.as_str()),
             Answer::Refused(it) => metrics::refused(door, it.reason.as_str()),
         }
     }
@@ -365,7 +366,14 @@ fn defect() -> Answer {
 /// An answer as JSON: the same at every door.
 pub fn receipt(answer: &Answer) -> serde_json::Value {
     match answer {
-        Answer::New { id, .. } => serde_json::json!({"result": "new", "id": id}),
+        Answer::New { id, repeats, .. } => {
+            let mut told = serde_json::json!({"result": "new", "id": id});
+            if let Some(other) = repeats {
+                told["repeats"] = serde_json::json!(other);
+            }
+            told
+        }
+        Answer::Repeats { id } => serde_json::json!({"result": "repeats", "id": id}),
         Answer::Same { id, differs } => {
             serde_json::json!({"result": "same", "id": id, "differs": differs})
         }
@@ -385,6 +393,7 @@ fn hint(shared: &Shared, jobs: &[NewJob], answers: &[Answer]) {
             id,
             lane,
             due: true,
+            ..
         } = answer
         {
             let hint = Hint {

@@ -54,10 +54,12 @@ pub struct Envelope {
     pub traceparent: Option<String>,
     /// The token of the reply list (`presswork:reply:<token>`) that gets the receipt.
     pub reply_to: Option<String>,
+    /// It is meant although the account said the same shortly before (content guard).
+    pub again: bool,
 }
 
 /// The members of an envelope, in the order in which help and schema show them.
-pub const MEMBERS: [&str; 15] = [
+pub const MEMBERS: [&str; 16] = [
     "v",
     "kind",
     "payload",
@@ -73,6 +75,7 @@ pub const MEMBERS: [&str; 15] = [
     "labels",
     "traceparent",
     "reply_to",
+    "again",
 ];
 
 impl Envelope {
@@ -147,6 +150,7 @@ impl Envelope {
         if !self.labels.is_empty() {
             put("labels", serde_json::to_value(&self.labels).ok());
         }
+        put("again", self.again.then_some(true.into()));
         serde_json::Value::Object(out).to_string()
     }
 }
@@ -201,6 +205,10 @@ impl Reader {
             "labels" => self.labels(&at, value),
             "traceparent" => self.envelope.traceparent = self.traceparent(&at, value),
             "reply_to" => self.envelope.reply_to = self.token(&at, value),
+            "again" => {
+                let said = self.read(&at, value, "true or false");
+                self.envelope.again = said.unwrap_or_default();
+            }
             _ => self.wrong(
                 &at,
                 format!("is no member of an envelope{}", did_you_mean(name, MEMBERS)),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Time;
+use crate::content::Said;
 use crate::json::Digest;
 
 pub use envelope::Envelope;
@@ -94,6 +95,8 @@ pub struct NewJob {
     pub reply_to: Option<String>,
     /// The options as asked, for telling what differs in a repeat (compact JSON).
     pub options: String,
+    /// What it is going to say, where its account's guard looks.
+    pub said: Option<Said>,
 }
 
 /// A job as the ledger holds it.

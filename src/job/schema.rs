@@ -50,7 +50,7 @@ const NAME: &str = "^[A-Za-z0-9._@:/+-]+$";
 /// No control characters.
 const TEXT: &str = r"^[^\u0000-\u001f\u007f-\u009f]+$";
 
-fn members() -> [(&'static str, Value); 15] {
+fn members() -> [(&'static str, Value); 16] {
     let name = |about: &str| json!({"type": ["string", "null"], "pattern": NAME, "maxLength": NAME_MAX, "description": about});
     let number = |max: u32, about: &str| json!({"type": ["integer", "null"], "minimum": 1, "maximum": max, "description": about});
     let time = |about: &str| json!({"type": ["string", "null"], "format": "date-time", "description": about});
@@ -127,6 +127,11 @@ fn members() -> [(&'static str, Value); 15] {
             "reply_to",
             json!({"type": ["string", "null"], "pattern": "^[A-Za-z0-9_-]+$", "maxLength": 64,
             "description": "The token of the Redis list (`presswork:reply:<token>`) that gets the receipt."}),
+        ),
+        (
+            "again",
+            json!({"type": ["boolean", "null"],
+            "description": "It is meant although the account said the same shortly before (`same_content` of the account)."}),
         ),
     ]
 }

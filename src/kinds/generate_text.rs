@@ -147,6 +147,7 @@ impl Handler for GenerateText {
             rule: paid::rule(cx),
             intent,
             keep: Value::Null,
+            says: None,
             budget,
         };
         cx.progress(10, format!("asking {}", chat.model));

@@ -82,6 +82,7 @@ impl Handler for IllustrateImage {
             rule: paid::rule(cx),
             intent,
             keep: Value::Null,
+            says: None,
             budget,
         };
         cx.progress(20, format!("asking {}", drawing.model));

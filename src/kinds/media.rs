@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 
 use crate::clock::Time;
+use crate::content;
 use crate::context::Context;
 use crate::json::{Digest, Violation};
 use crate::media::sniff::{mime, pixels};
@@ -71,6 +72,18 @@ pub(super) fn check(media: &[Media], takes: &Takes<'_>) -> Vec<Violation> {
 }
 
 impl Media {
+    /// What it is known by before it is read: its digest, or the file's path.
+    pub fn known(&self) -> String {
+        match (&self.media, &self.data, &self.file) {
+            (Some(name), _, _) => content::medium(&name.0.hex()),
+            (None, Some(data), _) => {
+                let bytes = STANDARD.decode(data).unwrap_or_default();
+                content::medium(&Digest::of_bytes(&bytes).hex())
+            }
+            (None, None, file) => file.clone().unwrap_or_default(),
+        }
+    }
+
     fn check(&self, at: &str, takes: &Takes<'_>, found: &mut Vec<Violation>) {
         let mut wrong = |member: &str, message: String| {
             found.push(Violation::new(format!("{at}{member}"), message));

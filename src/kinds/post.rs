@@ -2,10 +2,11 @@
 //! looked for.
 
 use crate::config::Account;
+use crate::content;
 use crate::context::{Context, Probe};
 use crate::effect::Rule;
 use crate::handler::looked_up;
-use crate::json::Violation;
+use crate::json::{Digest, Violation};
 
 use super::media::Media;
 
@@ -39,6 +40,18 @@ pub(super) fn unfocused(platform: &str, media: &[Media]) -> Vec<Violation> {
     focused
         .map(|(i, _)| Violation::new(format!("/media/{i}/focus"), message.clone()))
         .collect()
+}
+
+/// What a post's payload is going to say, for the content guard.
+pub(super) fn says(text: &str, media: &[Media], about: &[Option<&str>]) -> Option<Digest> {
+    let known: Vec<String> = media.iter().map(Media::known).collect();
+    content::digest(text, &known, about)
+}
+
+/// What a post says whose media have these digests.
+pub(super) fn said(text: &str, digests: &[String], about: &[Option<&str>]) -> Option<Digest> {
+    let known: Vec<String> = digests.iter().map(|it| content::medium(it)).collect();
+    content::digest(text, &known, about)
 }
 
 /// A kind's own rule for looking, with what `jobs.toml` says otherwise.

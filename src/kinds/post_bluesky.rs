@@ -13,7 +13,7 @@ use crate::context::{Context, Permit, Wanted};
 use crate::effect::Rule;
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
-use crate::json::Violation;
+use crate::json::{Digest, Violation};
 use crate::outcome::Outcome;
 use crate::platform::bluesky::{
     BYTES_MAX, Bluesky, GRAPHEMES_MAX, IMAGE_BYTES_MAX, IMAGES_MAX, LANGS_MAX, tid,
@@ -113,6 +113,10 @@ impl Handler for PostBluesky {
         violations(payload)
     }
 
+    fn says(payload: &Payload) -> Option<Digest> {
+        post::says(&payload.text, &payload.media, &payload.about())
+    }
+
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("bluesky")?;
         let of = |deadline| Bluesky {
@@ -123,7 +127,7 @@ impl Handler for PostBluesky {
         // before the permit: a login that fails must not use one up
         of(CALL).session().await.map_err(|e| e.harmless())?;
         let dids = dids(cx, &of(CALL), &payload.text).await?;
-        let mut images = Vec::new();
+        let (mut images, mut digests) = (Vec::new(), Vec::new());
         for (i, media) in payload.media.iter().enumerate() {
             let upload = async || {
                 let loaded = media.load(cx, &TAKES).await?;
@@ -135,6 +139,7 @@ impl Handler for PostBluesky {
             };
             let it = uploaded(cx, i, BLOB_LIFE, upload).await?;
             images.push(image(it.value, &media.alt));
+            digests.push(it.digest);
         }
         let record = payload.record(&dids, images);
         let now = cx.http.now();
@@ -149,6 +154,7 @@ impl Handler for PostBluesky {
                 "rkey": tid(now, rand::random()),
                 "created_at": now.to_rfc3339_opts(SecondsFormat::Millis, true),
             }),
+            says: post::said(&payload.text, &digests, &payload.about()),
             budget: BUDGET,
         };
         let publish = |permit: Permit| {
@@ -167,6 +173,11 @@ impl Handler for PostBluesky {
 }
 
 impl Payload {
+    /// What it answers.
+    fn about(&self) -> [Option<&str>; 1] {
+        [self.reply.as_ref().map(|it| it.parent.uri.as_str())]
+    }
+
     /// The record without `createdAt`: it depends on nothing but the payload and recorded steps.
     fn record(&self, dids: &BTreeMap<String, Option<String>>, images: Vec<Value>) -> Value {
         let mut record = json!({"$type": "app.bsky.feed.post", "text": self.text});

@@ -11,12 +11,13 @@ use url::Url;
 
 use crate::clock::Time;
 use crate::config::Config;
+use crate::content;
 use crate::context::{Context, Permit, Probe, Wanted};
 use crate::effect::{Effect, EffectClass, IN_FLIGHT, Looking, Rule};
 use crate::finding::Finding;
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
-use crate::json::Violation;
+use crate::json::{Digest, Violation};
 use crate::outcome::{Failure, Outcome};
 use crate::platform::CallError;
 use crate::platform::instagram::{
@@ -99,6 +100,11 @@ impl Handler for PostInstagram {
         violations(payload)
     }
 
+    fn says(payload: &Payload) -> Option<Digest> {
+        let images: Vec<&str> = payload.images.iter().map(|it| it.url.as_str()).collect();
+        content::digest(&payload.caption, &images, &[])
+    }
+
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("instagram")?;
         let of = |deadline| Instagram {
@@ -125,6 +131,8 @@ impl Handler for PostInstagram {
                 "images": images,
             }),
             keep: json!({"container": container}),
+            // Instagram fetches the pictures itself: their addresses are all that is known here
+            says: Self::says(&payload),
             budget: BUDGET,
         };
         let publish = |permit: Permit| {

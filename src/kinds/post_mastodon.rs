@@ -12,7 +12,7 @@ use crate::context::{Context, Permit, Wanted};
 use crate::effect::Rule;
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
-use crate::json::Violation;
+use crate::json::{Digest, Violation};
 use crate::outcome::{Failure, Outcome};
 use crate::platform::mastodon::{KEY_LIFE, Limits, Mastodon, Processing, Status, Uploaded};
 use crate::retry::Policy;
@@ -96,6 +96,10 @@ impl Handler for PostMastodon {
         violations(payload, &Limits::default())
     }
 
+    fn says(payload: &Payload) -> Option<Digest> {
+        post::says(&payload.words(), &payload.media, &payload.about())
+    }
+
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("mastodon")?;
         let of = |deadline| Mastodon {
@@ -108,13 +112,13 @@ impl Handler for PostMastodon {
         let types = types(&limits);
         let takes = takes(&limits, &types);
         let mut status = payload.status();
-        let mut digests = Vec::new();
+        let (mut digests, mut sent) = (Vec::new(), Vec::new());
         for (i, media) in payload.media.iter().enumerate() {
             let upload = async || {
                 let loaded = media.load(cx, &takes).await?;
-                let (name, sent) = (loaded.name(i), loaded.bytes.clone());
+                let (name, bytes) = (loaded.name(i), loaded.bytes.clone());
                 let made: Uploaded = of(UPLOAD)
-                    .upload(name, &loaded.mime, sent, &media.alt, media.focus)
+                    .upload(name, &loaded.mime, bytes, &media.alt, media.focus)
                     .await
                     .map_err(|e| e.harmless())?;
                 Ok((loaded.bytes, made))
@@ -124,6 +128,7 @@ impl Handler for PostMastodon {
                 processed(cx, &of(CALL), &it.value.id).await?;
             }
             digests.push(json!({"sha256": it.digest, "alt": media.alt, "focus": media.focus}));
+            sent.push(it.digest);
             status.media_ids.push(it.value.id);
         }
         let wanted = Wanted {
@@ -138,6 +143,7 @@ impl Handler for PostMastodon {
                 "media": digests,
             }),
             keep: json!({"key": Uuid::new_v4().to_string()}),
+            says: post::said(&payload.words(), &sent, &payload.about()),
             budget: BUDGET,
         };
         let publish = |permit: Permit| {
@@ -154,6 +160,17 @@ impl Handler for PostMastodon {
 }
 
 impl Payload {
+    /// All of its text, what stands before it included.
+    fn words(&self) -> String {
+        let before = self.spoiler_text.as_deref().unwrap_or_default();
+        format!("{before}\n{}", self.text)
+    }
+
+    /// What it answers.
+    fn about(&self) -> [Option<&str>; 1] {
+        [self.reply_to_id.as_deref()]
+    }
+
     /// The status without the ids of its pictures.
     fn status(&self) -> Status {
         Status {

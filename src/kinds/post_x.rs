@@ -140,6 +140,10 @@ impl Handler for PostX {
         violations(payload)
     }
 
+    fn says(payload: &Payload) -> Option<Digest> {
+        post::says(&payload.text, &payload.media, &payload.about())
+    }
+
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         publish(cx, payload).await.map_err(out_of_money)
     }
@@ -161,7 +165,7 @@ async fn publish(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
     };
     // before the permit: a token that is refused must not use one up
     let me = of(CALL).me().await.map_err(|e| e.harmless())?;
-    let (mut media, mut digests, mut gifs) = (vec![], vec![], 0);
+    let (mut media, mut digests, mut sent, mut gifs) = (vec![], vec![], vec![], 0);
     for (i, it) in payload.media.iter().enumerate() {
         let up = async || {
             let loaded = fitting(it.load(cx, &TAKES).await?)?;
@@ -176,6 +180,7 @@ async fn publish(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
             processed(cx, &of(CALL), &upload.id).await?;
         }
         digests.push(json!({"sha256": digest, "alt": it.alt}));
+        sent.push(digest);
         media.push(upload);
     }
     if 0 < gifs && 1 < media.len() {
@@ -205,6 +210,7 @@ async fn publish(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         // the ids of pictures may change, the pictures may not
         intent: json!({"base_url": account.base_url, "post": post.body(), "media": digests}),
         keep: json!(kept),
+        says: post::said(&payload.text, &sent, &payload.about()),
         budget: BUDGET,
     };
     let send = |permit: Permit| {
@@ -302,6 +308,11 @@ impl Kept {
 }
 
 impl Payload {
+    /// What it answers and quotes.
+    fn about(&self) -> [Option<&str>; 2] {
+        [self.reply_to_id.as_deref(), self.quote_id.as_deref()]
+    }
+
     /// The post without the ids of its pictures, its text in the form in which X keeps it.
     fn post(&self) -> Post {
         Post {

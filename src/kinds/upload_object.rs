@@ -129,6 +129,7 @@ fn wanted<'a>(account: &Account, object: &Object, budget: Duration) -> Wanted<'a
             "overwrite": object.overwrite,
         }),
         keep: Value::Null,
+        says: None,
         budget,
     }
 }

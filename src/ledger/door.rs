@@ -62,7 +62,7 @@ pub trait Ledger: Send + Sync + 'static {
     // ---- intake
 
     /// Writes jobs down under their idempotency keys. One answer a job, in order. All or nothing:
-    /// on [`LedgerError::Row`] none was written. Two of one batch may share a key.
+    /// on [`LedgerError::Row`] none was written. Two of one batch may share a key, or say the same.
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>>;
     /// Keeps what couldn't be accepted. An id that is there already is left as it is.
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()>;
@@ -149,8 +149,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>>;
     /// The single-use permit: to `sending` for the current lease, if the effect still is in state
     /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
-    /// lasts for `budget` more. `sends + 1`; its looks are counted anew. Durable
-    /// when it returns.
+    /// lasts for `budget` more, and its guard knows no other that says the same. `sends + 1`; its looks
+    /// are counted anew. Durable when it returns.
     async fn permit(
         &self,
         fence: &Fence,
@@ -158,6 +158,9 @@ pub trait Ledger: Send + Sync + 'static {
         from: (crate::effect::EffectState, u32),
         budget: Duration,
     ) -> Result<bool>;
+    /// The last effect of the same account that says the same as this one, and was permitted within so
+    /// long and not refused: the one that the guard of the content looks at.
+    async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>>;
     /// Ends what a permit began: guarded by the permit's number only (`sends`), so that an answer
     /// that came late is still kept. Adds to the evidence. False: somebody else concluded it.
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool>;

@@ -52,6 +52,13 @@ pub enum Acceptance {
         id: JobId,
         /// It may be dispatched now.
         due: bool,
+        /// The last job that said the same for the same account within its guard's window.
+        repeats: Option<JobId>,
+    },
+    /// Nothing was written: its account said the same within its guard's window, which refuses that.
+    Repeats {
+        /// The job that said it, or is about to.
+        id: JobId,
     },
     /// Its key, kind and payload are known: this is the job.
     Same {
@@ -80,6 +87,8 @@ words! {
         TooLarge = "too_large",
         /// Its key is taken by another payload.
         Conflict = "conflict",
+        /// Its account said the same shortly before.
+        Repeats = "repeats",
         /// The ledger refused it.
         Refused = "refused",
     }

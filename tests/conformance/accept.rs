@@ -27,7 +27,8 @@ pub async fn a_new_job_comes_back_as_it_was(f: Fixture) {
         answers,
         [Acceptance::New {
             id: new.id,
-            due: true
+            due: true,
+            repeats: None,
         }]
     );
     let job = f.look(new.id).await;
@@ -80,14 +81,16 @@ pub async fn a_job_is_due_at_once_or_at_its_time(f: Fixture) {
         answers[0],
         Acceptance::New {
             id: later.id,
-            due: false
+            due: false,
+            repeats: None,
         }
     );
     assert_eq!(
         answers[1],
         Acceptance::New {
             id: past.id,
-            due: true
+            due: true,
+            repeats: None,
         }
     );
     let job = f.look(later.id).await;
@@ -103,11 +106,13 @@ pub async fn a_job_is_due_at_once_or_at_its_time(f: Fixture) {
 pub async fn a_known_key_is_the_same_job(f: Fixture) {
     let first = NewJob {
         options: r#"{"priority":"high"}"#.into(),
+        said: None,
         ..keyed("k")
     };
     f.add(std::slice::from_ref(&first)).await;
     let again = NewJob {
         options: r#"{"priority":"low"}"#.into(),
+        said: None,
         ..keyed("k")
     };
     let answers = f.accept(std::slice::from_ref(&again)).await.unwrap();
@@ -152,7 +157,8 @@ pub async fn two_of_one_batch_may_share_a_key(f: Fixture) {
         answers[0],
         Acceptance::New {
             id: first,
-            due: true
+            due: true,
+            repeats: None,
         }
     );
     assert_eq!(
@@ -167,7 +173,8 @@ pub async fn two_of_one_batch_may_share_a_key(f: Fixture) {
         answers[3],
         Acceptance::New {
             id: batch[3].id,
-            due: true
+            due: true,
+            repeats: None,
         }
     );
 }
@@ -242,7 +249,8 @@ pub async fn an_entry_without_a_key_is_known_by_its_id(f: Fixture) {
         [
             Acceptance::New {
                 id: twice.id,
-                due: true
+                due: true,
+                repeats: None,
             },
             same(twice.id)
         ]
@@ -330,7 +338,7 @@ pub async fn concurrent_accepts_of_the_same_keys_make_one_job_each(f: Fixture) {
                     id
                 }
                 Acceptance::Same { id, .. } => id,
-                Acceptance::Conflict { .. } => panic!("the same payload is no conflict"),
+                other => panic!("the same payload is the same job: {other:?}"),
             };
             told.insert((job.key, id));
         }

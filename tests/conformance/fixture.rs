@@ -155,6 +155,7 @@ pub fn job(kind: &str) -> NewJob {
         traceparent: None,
         reply_to: None,
         options: "{}".to_owned(),
+        said: None,
     }
 }
 

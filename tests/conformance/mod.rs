@@ -3,6 +3,7 @@
 pub mod fixture;
 
 pub mod accept;
+pub mod contents;
 pub mod dispatch;
 pub mod effects;
 pub mod histories;
@@ -45,6 +46,17 @@ macro_rules! conformance {
                 payload_bytes_come_back_verbatim,
                 concurrent_accepts_of_the_same_keys_make_one_job_each,
                 an_empty_batch_is_no_error,
+            }
+            contents {
+                what_was_just_said_is_refused_at_intake,
+                the_same_job_again_repeats_nothing,
+                of_one_batch_the_first_says_it,
+                what_will_not_be_said_is_no_repetition,
+                no_permit_while_another_may_have_said_it,
+                what_was_refused_was_not_said,
+                a_producer_may_mean_it,
+                of_permits_at_once_one_says_it,
+                what_was_said_long_ago_is_forgotten,
             }
             dispatch {
                 due_is_by_priority_then_age,

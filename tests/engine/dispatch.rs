@@ -11,7 +11,8 @@ use uuid::Uuid;
 
 use crate::probe::{World, kinds};
 use crate::rig::{Base, Rig};
-use crate::wrap::{Faulty, Stormy};
+use crate::stormy::Stormy;
+use crate::wrap::Faulty;
 use crate::{LANE, kit, limits, usual};
 
 fn with(mut envelope: Value, name: &str, value: &str) -> Value {

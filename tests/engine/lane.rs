@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::probe::{World, kinds};
 use crate::rig::{Base, Rig};
-use crate::wrap::Stormy;
+use crate::stormy::Stormy;
 use crate::{LANE, SOON, kit, limits};
 
 /// Claimed jobs, for a worker of the test's own.

@@ -6,8 +6,10 @@ mod kit;
 
 mod probe;
 mod rig;
+mod stormy;
 mod wrap;
 
+mod contents;
 mod dispatch;
 mod effects;
 mod intake;

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use presswork::clock::Time;
+use presswork::content::digest;
 use presswork::context::{self, Context, Permit, Wanted};
 use presswork::effect::{Effect, EffectClass, IN_FLIGHT, Looking, Receipt, Rule};
 use presswork::finding::Finding;
@@ -309,6 +310,7 @@ async fn effect(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Out
         rule,
         intent: json!({"text": *world.text.lock().unwrap()}),
         keep: json!({"key": uuid::Uuid::new_v4().to_string()}),
+        says: digest::<&str>(&world.text.lock().unwrap(), &[], &[]),
         budget: Duration::from_secs(5),
     };
     let receipt = cx.effect(wanted, |permit| world.platform(permit)).await?;

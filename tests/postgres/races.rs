@@ -23,13 +23,13 @@ async fn eight_accept_the_same_keys_and_each_is_one_job() {
     for task in tasks.collect::<Vec<_>>() {
         for (key, answer) in task.await.unwrap() {
             let id = match answer {
-                Acceptance::New { id, due } => {
+                Acceptance::New { id, due, .. } => {
                     assert!(due);
                     new += 1;
                     id
                 }
                 Acceptance::Same { id, .. } => id,
-                Acceptance::Conflict { .. } => panic!("{key} has one payload"),
+                other => panic!("{key} has one payload: {other:?}"),
             };
             ids.entry(key).or_default().insert(id);
         }
@@ -137,7 +137,11 @@ async fn an_entry_without_a_key_is_taken_once_though_its_job_has_ended() {
         id,
         options: "{}".into(),
     }];
-    let new = [Acceptance::New { id, due: true }];
+    let new = [Acceptance::New {
+        id,
+        due: true,
+        repeats: None,
+    }];
     assert_eq!(ledger.accept(&jobs).await.unwrap(), new);
     assert_eq!(ledger.accept(&jobs).await.unwrap(), same);
     let cancel = settlement(id, Guard::Version(0), to(State::Cancelled));

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::effect::{Effect, EffectId};
 use crate::job::{Job, JobId, Priority};
+use crate::json::Digest;
 use crate::ledger::rows::{Attempt, Audit, Pause, Quarantined, Run};
 use crate::outcome::Failure;
 
@@ -91,6 +92,10 @@ pub fn effect(row: &PgRow) -> sqlx::Result<Effect> {
         state: word(row, "state")?,
         intent: row.try_get("intent")?,
         keep: json(row, "keep")?,
+        content: row.try_get::<Option<[u8; 32]>, _>("content")?.map(Digest),
+        guard_s: row
+            .try_get::<Option<i32>, _>("guard_s")?
+            .map(i32::unsigned_abs),
         sends: count(row, "sends")?,
         first_sent_at: row.try_get("first_sent_at")?,
         permit_at: row.try_get("permit_at")?,

@@ -66,10 +66,12 @@ since AS MATERIALIZED (
 ),
 written AS (
     INSERT INTO presswork.effects (id, job, revision, step, account, op, class, state, intent,
-                                   keep, evidence, maybe_since, key_lost)
+                                   keep, evidence, maybe_since, key_lost, content, guard_s)
     SELECT $1, id, $4, $5, $6, $7, $8,
            CASE WHEN backup_at IS NULL THEN 'intended' ELSE 'unknown' END, $9, $10, $11,
-           backup_at, backup_at IS NOT NULL AND $10 <> 'null'
+           backup_at, backup_at IS NOT NULL AND $10 <> 'null', $12,
+           CASE WHEN NOT EXISTS (SELECT FROM presswork.contents c WHERE c.job = since.id AND c.again)
+                THEN $13::integer END
     FROM since
     ON CONFLICT (id) DO UPDATE SET keep = excluded.keep
         WHERE effects.class = 'B' AND effects.state IN ('intended', 'refused')
@@ -99,6 +101,8 @@ pub async fn intend(
             .bind(&effect.intent)
             .bind(effect.keep.to_string())
             .bind(effect.evidence.iter().map(evidence).collect::<Vec<_>>())
+            .bind(effect.content.map(|it| it.0.to_vec()))
+            .bind(effect.guard_s.map(codec::int))
             .fetch_optional(pools.main())
     };
     // a row that another writer committed while this statement waited for it isn't seen by this
@@ -127,7 +131,8 @@ SET state = 'sending', sends = e.sends + 1, permit_at = clock.now, permit_run = 
     first_sent_at = coalesce(e.first_sent_at, clock.now), looks = 0, look_at = NULL
 FROM lease JOIN presswork.workers w ON w.run = lease.run CROSS JOIN clock
 WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
-  AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until";
+  AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until
+  AND (e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))";
 
 /// The single-use permit.
 pub async fn permit(
@@ -147,6 +152,21 @@ pub async fn permit(
         .bind(seconds(budget));
     let done = pools.call(query.execute(pools.main())).await?;
     Ok(done.rows_affected() == 1)
+}
+
+const REPEATS: &str = "
+SELECT o.* FROM presswork.effects e
+JOIN presswork.effects o ON o.account = e.account AND o.content = e.content AND o.id <> e.id
+WHERE e.id = $1 AND o.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
+  AND presswork.now() - $2 * interval '1 second' < o.permit_at
+ORDER BY o.permit_at DESC LIMIT 1";
+
+/// The last effect of the same account that says the same and may have happened.
+pub async fn repeats(pools: &Pools, id: EffectId, within: Duration) -> Result<Option<Effect>> {
+    let query = sqlx::query(REPEATS).bind(id.0).bind(seconds(within));
+    let row = pools.call(query.fetch_optional(pools.main())).await?;
+    let row = row.as_ref().map(codec::effect).transpose();
+    row.map_err(explain)
 }
 
 const CONCLUDE: &str = "

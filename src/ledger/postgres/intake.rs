@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::codec;
 use super::media;
 use super::pool::{Pools, explain};
+use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
 use crate::json::Digest;
 use crate::ledger::door::{LedgerError, Result};
@@ -23,9 +24,10 @@ want AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int2[],
                          $7::text[], $8::text[], $9::bytea[], $10::timestamptz[],
                          $11::timestamptz[], $12::int4[], $13::int4[], $14::int4[], $15::text[],
-                         $16::text[], $17::text[], $18::text[])
+                         $16::text[], $17::text[], $18::text[], $20::bytea[], $21::bool[])
         AS w(id, kind, lane, tenant, account, priority, key, payload, digest, run_at, not_after,
-             attempts_max, timeout_s, age_max_s, labels, traceparent, reply_to, options)
+             attempts_max, timeout_s, age_max_s, labels, traceparent, reply_to, options, content,
+             again)
 ),
 keyed AS (
     INSERT INTO presswork.idempotency_keys (tenant, kind, key, digest, job, options)
@@ -33,7 +35,8 @@ keyed AS (
     ORDER BY tenant, kind, key
     ON CONFLICT DO NOTHING
     RETURNING job
-)
+),
+made AS (
 INSERT INTO presswork.jobs (id, kind, lane, tenant, account, priority, key, payload, created_at,
                             run_at, not_after, expires_at, attempts_max, timeout_s, labels,
                             traceparent, reply_to, state)
@@ -49,7 +52,34 @@ WHERE CASE WHEN w.key IS NULL
            ELSE w.id IN (SELECT job FROM keyed) END
 ORDER BY w.id
 ON CONFLICT (id) DO NOTHING
-RETURNING id, state = 'ready' AS due";
+RETURNING id, state = 'ready' AS due
+),
+said AS (
+    INSERT INTO presswork.contents (account, digest, job, at, again)
+    SELECT w.account, w.content, w.id, clock.now, w.again
+    FROM made JOIN want w USING (id) CROSS JOIN clock WHERE w.content IS NOT NULL
+)
+SELECT id, due FROM made";
+
+/// The last job that says the same for the same account within its guard's window and wasn't called off:
+/// of those that aren't there already themselves.
+const REPEATS: &str = "
+SELECT w.n, c.job
+FROM unnest($1::int4[], $2::text[], $3::bytea[], $4::int4[], $5::uuid[], $6::text[], $7::text[],
+            $8::text[]) AS w(n, account, digest, within_s, id, tenant, kind, key)
+CROSS JOIN LATERAL (
+    SELECT c.job FROM presswork.contents c
+    WHERE c.account = w.account AND c.digest = w.digest AND c.job <> w.id
+      AND presswork.now() - w.within_s * interval '1 second' < c.at
+      AND (EXISTS (SELECT FROM presswork.jobs j WHERE j.id = c.job AND j.state <> 'dead')
+           OR EXISTS (SELECT FROM presswork.finished_jobs f
+                      WHERE f.id = c.job AND f.state = 'completed' AND c.at <= f.archived_at))
+    ORDER BY c.at DESC, c.job DESC LIMIT 1
+) c
+WHERE NOT EXISTS (SELECT FROM presswork.idempotency_keys k
+                  WHERE k.tenant = w.tenant AND k.kind = w.kind AND k.key = w.key)
+  AND NOT EXISTS (SELECT FROM presswork.contents own WHERE own.account = w.account
+                  AND own.digest = w.digest AND own.job = w.id)";
 
 /// In a statement of its own: it sees what was committed while the first one waited for it.
 const KNOWN: &str = "
@@ -70,14 +100,14 @@ fn key_of(job: &NewJob) -> Option<Key<'_>> {
 /// Writes jobs down; see [`crate::ledger::door::Ledger::accept`].
 pub async fn accept(pools: &Pools, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
     let mut answers: HashMap<usize, Acceptance> = HashMap::with_capacity(jobs.len());
-    for _ in 0..TRIES {
+    for round in 0..TRIES {
         let open: Vec<usize> = (0..jobs.len())
             .filter(|it| !answers.contains_key(it))
             .collect();
         if open.is_empty() {
             break;
         }
-        write(pools, jobs, &open, &mut answers).await?;
+        write(pools, jobs, &open, round == 0, &mut answers).await?;
         known(pools, jobs, &mut answers).await?;
     }
     let answers = (0..jobs.len()).map(|it| answers.remove(&it));
@@ -86,22 +116,40 @@ pub async fn accept(pools: &Pools, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
         .ok_or_else(|| LedgerError::Away("keys were being swept; try again".to_owned()))
 }
 
-/// Writes those of `open` that are the first of their key, or of their id, in the batch.
+/// Writes those of `open` that are the first of their key, or of their id, in the batch; `apart`: and
+/// the first to say what they say, so that the others find them when they are written.
 async fn write(
     pools: &Pools,
     jobs: &[NewJob],
     open: &[usize],
+    apart: bool,
     answers: &mut HashMap<usize, Acceptance>,
 ) -> Result<()> {
-    let (mut keys, mut ids) = (HashSet::new(), HashSet::new());
-    let mut first: Vec<usize> = Vec::with_capacity(open.len());
+    let (mut keys, mut ids, mut words) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let (mut first, mut later) = (Vec::with_capacity(open.len()), HashSet::new());
     for at in open {
         let job = &jobs[*at];
         let fresh_key = key_of(job).is_none_or(|it| keys.insert(it));
-        if fresh_key && ids.insert(job.id) {
+        if !fresh_key || !ids.insert(job.id) {
+            continue;
+        }
+        if apart && !guarded(job).is_none_or(|it| words.insert((&job.account, it.digest))) {
+            later.insert(*at);
+        } else {
             first.push(*at);
         }
     }
+    let repeats = repeats(pools, jobs, &first).await?;
+    first.retain(|at| {
+        let refuses = |it: &Said| it.guard.reaction == Reaction::Refuse;
+        let refused = repeats
+            .get(at)
+            .filter(|_| guarded(&jobs[*at]).is_some_and(refuses));
+        if let Some(id) = refused {
+            answers.insert(*at, Acceptance::Repeats { id: *id });
+        }
+        refused.is_none()
+    });
     let batch: Vec<&NewJob> = first.iter().map(|it| &jobs[*it]).collect();
     let texts: Vec<_> = batch.iter().map(|it| (it.id, &*it.payload)).collect();
     media::hold(pools, &texts).await?;
@@ -116,13 +164,14 @@ async fn write(
     for at in first {
         let id = jobs[at].id;
         if let Some(due) = due.get(&id.0) {
-            answers.insert(at, Acceptance::New { id, due: *due });
+            let (due, repeats) = (*due, repeats.get(&at).copied());
+            answers.insert(at, Acceptance::New { id, due, repeats });
         }
     }
     // of the others, what has no key is known by its id: the same entry, taken twice
     for at in open {
         let job = &jobs[*at];
-        if job.key.is_none() {
+        if job.key.is_none() && !later.contains(at) {
             answers.entry(*at).or_insert_with(|| Acceptance::Same {
                 id: job.id,
                 options: job.options.clone(),
@@ -130,6 +179,52 @@ async fn write(
         }
     }
     Ok(())
+}
+
+/// What a job says, where a guard looks and its producer doesn't know that it was said before.
+fn guarded(job: &NewJob) -> Option<&Said> {
+    job.said.as_ref().filter(|it| !it.again)
+}
+
+/// Which of these jobs say what another one says, by their place in the batch.
+async fn repeats(pools: &Pools, jobs: &[NewJob], first: &[usize]) -> Result<HashMap<usize, JobId>> {
+    let asked = first.iter().filter_map(|at| {
+        let (job, said) = (&jobs[*at], guarded(&jobs[*at])?);
+        Some((
+            i32::try_from(*at).ok()?,
+            job,
+            said,
+            said.guard.looks_back_s()?,
+        ))
+    });
+    let asked: Vec<_> = asked.collect();
+    if asked.is_empty() {
+        return Ok(HashMap::new());
+    }
+    fn each<A, T>(asked: &[A], column: impl Fn(&A) -> T) -> Vec<T> {
+        asked.iter().map(column).collect()
+    }
+    let query = sqlx::query(REPEATS)
+        .bind(each(&asked, |it| it.0))
+        .bind(each(&asked, |it| it.1.account.clone()))
+        .bind(each(&asked, |it| it.2.digest.0.to_vec()))
+        .bind(each(&asked, |it| codec::int(it.3)))
+        .bind(each(&asked, |it| it.1.id.0))
+        .bind(each(&asked, |it| it.1.tenant.clone()))
+        .bind(each(&asked, |it| it.1.kind.clone()))
+        .bind(each(&asked, |it| it.1.key.clone()));
+    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let read = |row: &PgRow| {
+        let at: i32 = row.try_get("n")?;
+        Ok((
+            usize::try_from(at).unwrap_or(usize::MAX),
+            JobId(row.try_get("job")?),
+        ))
+    };
+    rows.iter()
+        .map(read)
+        .collect::<sqlx::Result<_>>()
+        .map_err(explain)
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
@@ -160,6 +255,12 @@ fn insert<'q>(batch: &[&NewJob]) -> Query<'q> {
         .bind(each(batch, |it| it.reply_to.clone()))
         .bind(each(batch, |it| it.options.clone()))
         .bind(oldest.unwrap_or_default())
+        .bind(each(batch, |it| {
+            it.said.as_ref().map(|it| it.digest.0.to_vec())
+        }))
+        .bind(each(batch, |it| {
+            it.said.as_ref().is_some_and(|it| it.again)
+        }))
 }
 
 /// No job can have ended before its id was minted, give or take a day of the clocks' difference.

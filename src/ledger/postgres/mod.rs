@@ -214,6 +214,10 @@ impl Ledger for Postgres {
         effects::permit(&self.pools, fence, id, from, budget).await
     }
 
+    async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>> {
+        effects::repeats(&self.pools, id, within).await
+    }
+
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
         effects::conclude(&self.pools, id, sends, conclusion).await
     }

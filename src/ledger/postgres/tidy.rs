@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::pool::{Pools, explain, is_cancelled};
 use super::runs::seconds;
+use crate::content::Guard;
 use crate::ledger::door::Result;
 
 /// A call begins no statement after this long: the rest is for the next call.
@@ -92,6 +93,17 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone";
 
+/// What was said `$1` seconds ago, which no guard asks for any more.
+const DROP_CONTENTS: &str = "
+WITH gone AS (
+    DELETE FROM presswork.contents
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.contents
+                           WHERE at < presswork.now() - $1 * interval '1 second'
+                           ORDER BY at LIMIT $2))
+    RETURNING 1
+)
+SELECT count(*) FROM gone";
+
 /// Runs that ended a week ago and hold nothing.
 const DROP_RUNS: &str = "
 WITH gone AS (
@@ -138,6 +150,10 @@ async fn work(
         (DROP_OTHERS, finished),
         (DROP_KEYS, keys),
         (DROP_RESULTS, 0.0),
+        (
+            DROP_CONTENTS,
+            seconds(Duration::from_secs(Guard::WITHIN_MAX_S)),
+        ),
     ] {
         while Instant::now() < until {
             let rows: i64 = sqlx::query_scalar(sql)

@@ -90,9 +90,10 @@ pub async fn intend(
     }
     sqlx::query(
         "INSERT INTO effects (id, job, revision, step, account, op, class, intent, keep, evidence, state,
-             maybe_since, key_lost)
+             maybe_since, key_lost, content, guard_s)
          SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, iif(since IS NULL, 'intended', 'unknown'), since,
-             since IS NOT NULL AND ?9 <> 'null'
+             since IS NOT NULL AND ?9 <> 'null', ?11,
+             iif(EXISTS (SELECT 1 FROM contents WHERE job = ?2 AND again), NULL, ?12)
          FROM (SELECT iif(j.created_at < m.restored_at, m.backup_at, NULL) AS since
                FROM jobs j, meta m WHERE j.id = ?2) WHERE true
          ON CONFLICT DO UPDATE SET keep = excluded.keep
@@ -108,6 +109,8 @@ pub async fn intend(
     .bind(&it.intent)
     .bind(text(&it.keep)?)
     .bind(text(&it.evidence)?)
+    .bind(it.content.map(|it| it.0.to_vec()))
+    .bind(it.guard_s)
     .execute(&mut *conn)
     .await
     .map_err(told)?;
@@ -129,7 +132,11 @@ pub async fn permit(
              first_sent_at = coalesce(first_sent_at, ?1), looks = 0, look_at = NULL
          WHERE id = ?3 AND job = ?4 AND state = ?5 AND sends = ?6
            AND EXISTS (SELECT 1 FROM jobs WHERE id = ?4 AND token = ?7 AND run = ?2)
-           AND EXISTS (SELECT 1 FROM runs WHERE id = ?2 AND ended = 0 AND lease_until > ?8)",
+           AND EXISTS (SELECT 1 FROM runs WHERE id = ?2 AND ended = 0 AND lease_until > ?8)
+           AND (guard_s IS NULL OR NOT EXISTS (
+               SELECT 1 FROM effects o WHERE o.account = effects.account AND o.content = effects.content
+                   AND o.id <> effects.id AND o.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
+                   AND o.permit_at > ?1 - effects.guard_s * 1000000))",
     )
     .bind(now)
     .bind(fence.run)
@@ -143,6 +150,27 @@ pub async fn permit(
     .await
     .map_err(told)?;
     Ok(given.rows_affected() == 1)
+}
+
+/// The last effect of the same account that says the same and may have happened.
+pub async fn repeats(
+    conn: &mut SqliteConnection,
+    now: i64,
+    id: EffectId,
+    within: Duration,
+) -> Result<Option<Effect>> {
+    let row = sqlx::query(
+        "SELECT o.* FROM effects e
+         JOIN effects o ON o.account = e.account AND o.content = e.content AND o.id <> e.id
+         WHERE e.id = ? AND o.state IN ('sending', 'confirmed', 'unknown', 'unresolved') AND o.permit_at > ?
+         ORDER BY o.permit_at DESC LIMIT 1",
+    )
+    .bind(id.0)
+    .bind(now.saturating_sub(span_micros(within)))
+    .fetch_optional(conn)
+    .await
+    .map_err(told)?;
+    row.as_ref().map(effect).transpose()
 }
 
 /// Ends what permit number `sends` began.
@@ -303,52 +331,7 @@ pub async fn of_job(conn: &mut SqliteConnection, job: JobId) -> Result<Vec<Effec
     rows.iter().map(effect).collect()
 }
 
-/// Enters a run, or renews the entry of one that began before.
-pub async fn begin_run(
-    conn: &mut SqliteConnection,
-    now: i64,
-    run: &crate::ledger::rows::Run,
-    lease: Duration,
-) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO runs (id, host, boot, pid, version, began_at, lease_until, beat_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?)
-         ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until",
-    )
-    .bind(run.id)
-    .bind(&run.host)
-    .bind(&run.boot)
-    .bind(run.pid)
-    .bind(&run.version)
-    .bind(micros(run.began_at))
-    .bind(now.saturating_add(span_micros(lease)))
-    .bind(now)
-    .execute(conn)
-    .await
-    .map_err(told)?;
-    Ok(())
-}
-
-fn span_micros(span: Duration) -> i64 {
+/// A span in microseconds, as times are kept.
+pub(super) fn span_micros(span: Duration) -> i64 {
     i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 2)
-}
-
-/// Renews a run's lease and names its jobs. The list was made after the beat before this returned:
-/// that beat's time is the one at which it proves an absence.
-pub async fn beat(
-    conn: &mut SqliteConnection,
-    now: i64,
-    run: Uuid,
-    jobs: &[String],
-    lease: Duration,
-) -> Result<Option<i64>> {
-    let until = now.saturating_add(span_micros(lease));
-    let done = sqlx::query("UPDATE runs SET named_at = beat_at, beat_at = ?, named = ?, lease_until = ? WHERE id = ? AND ended = 0")
-        .bind(now)
-        .bind(text(&jobs)?)
-        .bind(until)
-        .bind(run)
-        .execute(conn)
-        .await
-        .map_err(told)?;
-    Ok((done.rows_affected() == 1).then_some(until))
 }

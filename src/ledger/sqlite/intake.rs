@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::map::{get, micros, text};
 use super::media;
 use super::open::told;
+use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
@@ -27,10 +28,7 @@ pub async fn accept(
         };
         answers.push(match known {
             Some(it) => it,
-            None => {
-                media::hold(conn, now, job.id, &job.payload).await?;
-                insert(conn, now, job).await?
-            }
+            None => new(conn, now, job).await?,
         });
     }
     Ok(answers)
@@ -101,7 +99,74 @@ async fn taken(conn: &mut SqliteConnection, job: &NewJob, key: &str) -> Result<O
     }))
 }
 
-async fn insert(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<Acceptance> {
+/// Writes a job down, unless its account's guard refuses what it says.
+async fn new(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<Acceptance> {
+    let said = job.said.as_ref();
+    let repeats = match said.filter(|it| !it.again) {
+        Some(it) => repeats(conn, now, job, it).await?,
+        None => None,
+    };
+    let refuses = said.is_some_and(|it| it.guard.reaction == Reaction::Refuse);
+    if let Some(id) = repeats.filter(|_| refuses) {
+        if let Some(key) = &job.key {
+            // it was taken for a job that there won't be
+            sqlx::query("DELETE FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?")
+                .bind(&job.tenant)
+                .bind(&job.kind)
+                .bind(key)
+                .execute(conn)
+                .await
+                .map_err(told)?;
+        }
+        return Ok(Acceptance::Repeats { id });
+    }
+    media::hold(conn, now, job.id, &job.payload).await?;
+    if let Some(it) = said {
+        sqlx::query(
+            "INSERT INTO contents (account, digest, job, at, again) VALUES (?, ?, ?, ?, ?)",
+        )
+        .bind(&job.account)
+        .bind(&it.digest.0[..])
+        .bind(job.id.0)
+        .bind(now)
+        .bind(it.again)
+        .execute(&mut *conn)
+        .await
+        .map_err(told)?;
+    }
+    let due = insert(conn, now, job).await?;
+    let id = job.id;
+    Ok(Acceptance::New { id, due, repeats })
+}
+
+/// The last job that says the same for the same account within its guard's window, and wasn't called
+/// off.
+async fn repeats(
+    conn: &mut SqliteConnection,
+    now: i64,
+    job: &NewJob,
+    said: &Said,
+) -> Result<Option<JobId>> {
+    let Some(within_s) = said.guard.looks_back_s() else {
+        return Ok(None);
+    };
+    let row = sqlx::query(
+        "SELECT c.job FROM contents c WHERE c.account = ? AND c.digest = ? AND c.at > ?
+             AND (EXISTS (SELECT 1 FROM jobs j WHERE j.id = c.job AND j.state <> 'dead')
+                  OR EXISTS (SELECT 1 FROM finished_jobs f WHERE f.id = c.job AND f.state = 'completed'))
+         ORDER BY c.at DESC, c.job DESC LIMIT 1",
+    )
+    .bind(&job.account)
+    .bind(&said.digest.0[..])
+    .bind(now.saturating_sub(i64::from(within_s) * 1_000_000))
+    .fetch_optional(conn)
+    .await
+    .map_err(told)?;
+    row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+}
+
+/// Enters a job; whether it is due at once.
+async fn insert(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<bool> {
     let run_at = job.run_at.map_or(now, micros);
     let due = run_at <= now;
     let expires_at = run_at.max(now) + i64::from(job.age_max_s) * 1_000_000;
@@ -131,7 +196,7 @@ async fn insert(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<A
     .execute(conn)
     .await
     .map_err(told)?;
-    Ok(Acceptance::New { id: job.id, due })
+    Ok(due)
 }
 
 /// Keeps what couldn't be accepted.

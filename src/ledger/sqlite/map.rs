@@ -13,6 +13,7 @@ use super::open::told;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId};
 use crate::job::{Job, JobId, Priority};
+use crate::json::Digest;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Attempt, Audit, Pause, Quarantined, Run};
 use crate::outcome::Failure;
@@ -44,6 +45,11 @@ pub fn time(micros: i64) -> Result<Time> {
 
 fn maybe_time(micros: Option<i64>) -> Result<Option<Time>> {
     micros.map(time).transpose()
+}
+
+fn maybe_digest(bytes: Option<&[u8]>) -> Result<Option<Digest>> {
+    let read = |it: &[u8]| it.try_into().map(Digest).map_err(|e| odd("digest", e));
+    bytes.map(read).transpose()
 }
 
 /// A stored word.
@@ -143,6 +149,8 @@ pub fn effect(row: &SqliteRow) -> Result<Effect> {
         state: word(get(row, "state")?)?,
         intent: get(row, "intent")?,
         keep: json(get(row, "keep")?)?,
+        content: maybe_digest(get(row, "content")?)?,
+        guard_s: get(row, "guard_s")?,
         sends: count(row, "sends")?,
         first_sent_at: maybe_time(get(row, "first_sent_at")?)?,
         permit_at: maybe_time(get(row, "permit_at")?)?,

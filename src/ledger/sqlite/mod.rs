@@ -12,6 +12,7 @@ mod due;
 mod dispatch;
 mod settle;
 mod effects;
+mod runs;
 mod results;
 mod look;
 mod tidy;
@@ -255,17 +256,15 @@ impl Ledger for Sqlite {
 
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
         let run = run.clone();
-        self.write(move |tx, now| {
-            Box::pin(async move { effects::begin_run(tx, now, &run, lease).await })
-        })
-        .await
+        self.write(move |tx, now| Box::pin(async move { runs::begin(tx, now, &run, lease).await }))
+            .await
     }
 
     async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
         let jobs: Vec<String> = jobs.iter().map(dispatch::hex).collect();
         let until = self
             .write(move |tx, now| {
-                Box::pin(async move { effects::beat(tx, now, run, &jobs, lease).await })
+                Box::pin(async move { runs::beat(tx, now, run, &jobs, lease).await })
             })
             .await?;
         until.map(map::time).transpose()
@@ -285,72 +284,21 @@ impl Ledger for Sqlite {
     }
 
     async fn live_runs(&self) -> Result<Vec<Run>> {
-        let rows = sqlx::query(
-            "SELECT * FROM runs WHERE ended = 0 AND lease_until >= ? ORDER BY began_at",
-        )
-        .bind(self.now_micros());
-        let rows = rows
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::run).collect()
+        runs::live(&mut *self.reader().await?, self.now_micros()).await
     }
 
     async fn control(&self, run: Uuid) -> Result<Control> {
-        let mut reader = self.reader().await?;
-        let cancels =
-            sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1")
-                .bind(run);
-        let cancels = cancels.fetch_all(&mut *reader).await.map_err(told)?;
-        let paused = sqlx::query("SELECT lane FROM lanes ORDER BY lane")
-            .fetch_all(&mut *reader)
-            .await
-            .map_err(told)?;
-        let meta = sqlx::query("SELECT generation FROM meta")
-            .fetch_one(&mut *reader)
-            .await
-            .map_err(told)?;
-        Ok(Control {
-            cancels: cancels
-                .iter()
-                .map(|row| Ok(JobId(get(row, 0)?)))
-                .collect::<Result<_>>()?,
-            paused: paused
-                .iter()
-                .map(|row| get(row, 0))
-                .collect::<Result<_>>()?,
-            generation: get(&meta, 0)?,
-        })
+        runs::control(&mut *self.reader().await?, run).await
     }
 
     async fn generation(&self) -> Result<Generation> {
-        let row = sqlx::query("SELECT generation, server FROM meta")
-            .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        Ok(Generation {
-            number: get(&row, 0)?,
-            server: get(&row, 1)?,
-        })
+        runs::generation(&mut *self.reader().await?).await
     }
 
     async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
         let server = server.to_owned();
-        self.write(move |tx, _| {
-            Box::pin(async move {
-                let next = sqlx::query(
-                    "UPDATE meta SET generation = generation + 1, server = ? WHERE generation = ?",
-                );
-                let next = next
-                    .bind(server)
-                    .bind(from)
-                    .execute(tx)
-                    .await
-                    .map_err(told)?;
-                Ok((next.rows_affected() == 1).then_some(from + 1))
-            })
-        })
-        .await
+        self.write(move |tx, _| Box::pin(async move { runs::next(tx, from, &server).await }))
+            .await
     }
 
     async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
@@ -390,6 +338,11 @@ impl Ledger for Sqlite {
             Box::pin(async move { effects::permit(tx, now, &fence, id, from, budget).await })
         })
         .await
+    }
+
+    async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>> {
+        self.write(move |tx, now| Box::pin(effects::repeats(tx, now, id, within)))
+            .await
     }
 
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {

@@ -5,6 +5,7 @@ use sqlx::SqliteConnection;
 use super::dispatch::hex;
 use super::map::{get, text};
 use super::open::told;
+use crate::content::Guard;
 use crate::job::JobId;
 use crate::ledger::door::Result;
 
@@ -77,8 +78,13 @@ async fn delete(
     Ok(done.rows_affected())
 }
 
-/// Drops at most a chunk of the keys whose job ended before `before`, and one of the results that are
-/// offered no longer; how many, and whether there may be more.
+/// What was said so long ago (µs) no guard asks for any more.
+#[expect(clippy::cast_possible_wrap, reason = "30 days")]
+const SAID: i64 = Guard::WITHIN_MAX_S as i64 * 1_000_000;
+
+/// Drops at most a chunk of the keys whose job ended before `before`, one of the results that are
+/// offered no longer, and one of what was said too long ago for any guard; how many, and whether there
+/// may be more.
 pub async fn drop_keys_and_offers(
     conn: &mut SqliteConnection,
     before: i64,
@@ -95,6 +101,11 @@ pub async fn drop_keys_and_offers(
             "DELETE FROM results WHERE (tenant, request, job) IN
                  (SELECT tenant, request, job FROM results WHERE until < ? LIMIT ?)",
             now,
+        ),
+        (
+            "DELETE FROM contents WHERE (account, digest, job) IN
+                 (SELECT account, digest, job FROM contents WHERE at < ? LIMIT ?)",
+            now.saturating_sub(SAID),
         ),
     ] {
         let done = sqlx::query(sql)
