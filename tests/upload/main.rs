@@ -13,3 +13,5 @@ mod large;
 #[cfg(feature = "crashpoints")]
 mod killed;
 mod network;
+mod stopped;
+
