@@ -15,3 +15,4 @@ mod killed;
 mod network;
 mod stopped;
 
+mod stored;
