@@ -3,7 +3,8 @@
 //! What a handler does to the outside world it does by [`Context::effect`]: see [`crate::protocol`].
 
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -33,6 +34,39 @@ use crate::telemetry::redact;
 pub trait ProgressSink: Send + Sync {
     /// Takes the newest progress of a job.
     fn tell(&self, job: JobId, progress: Progress);
+}
+
+/// Why an attempt is told to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// Somebody cancelled the job: it isn't run again.
+    Cancelled,
+    /// The drain's deadline is past: another daemon goes on.
+    Drain,
+    /// The lease is about to run out and couldn't be renewed: another daemon goes on.
+    LeaseLost,
+    /// It has taken longer than it may (`timeout_s`): a failed attempt.
+    TimedOut,
+}
+
+/// Tells an attempt to stop, and why. Cloning shares it.
+#[derive(Clone, Debug, Default)]
+pub struct StopSign {
+    raised: CancellationToken,
+    why: Arc<OnceLock<Stop>>,
+}
+
+impl StopSign {
+    /// Tells the attempt to stop; the first reason stays.
+    pub fn raise(&self, why: Stop) {
+        self.why.get_or_init(|| why);
+        self.raised.cancel();
+    }
+
+    /// The token that fires with it.
+    pub fn token(&self) -> &CancellationToken {
+        &self.raised
+    }
 }
 
 /// What handlers reach the world with: one of each a daemon. Cloning shares them.
@@ -74,10 +108,13 @@ pub struct Context {
     pub config: Arc<Config>,
     /// The one HTTP client.
     pub http: Http,
-    /// Fires when the job is cancelled, the lease is lost, or the daemon's drain is over.
+    /// Fires when the attempt has to stop; [`Context::stopped`] says why.
     pub cancelled: CancellationToken,
     /// The attempt's number for people, from 1.
     pub attempt: u32,
+    sign: StopSign,
+    /// In milliseconds.
+    grace: AtomicU64,
     media: Media,
     fetcher: Arc<Fetcher>,
     fence: Fence,
@@ -102,11 +139,12 @@ impl Context {
         job: Arc<Job>,
         config: Arc<Config>,
         tools: Tools,
-        cancelled: CancellationToken,
+        sign: StopSign,
         fence: Fence,
         ledger: Arc<dyn Ledger>,
         sink: Arc<dyn ProgressSink>,
     ) -> Self {
+        let cancelled = sign.token().clone();
         let attempt = job.attempts + 1;
         let account = job.account.clone().unwrap_or_default();
         let guard = config.accounts.get(&account).map(|it| it.guard);
@@ -125,6 +163,8 @@ impl Context {
             http: tools.http,
             cancelled,
             attempt,
+            sign,
+            grace: AtomicU64::new(0),
             media: tools.media,
             fetcher: tools.fetcher,
             fence,
@@ -158,6 +198,37 @@ impl Context {
     /// fired, none begins.
     pub async fn idle(&self) -> bool {
         self.protocol.idle().await
+    }
+
+    /// Why the attempt has to stop; `None` while it needn't.
+    pub fn stopped(&self) -> Option<Stop> {
+        self.sign.why.get().copied()
+    }
+
+    /// Tells the attempt to stop; the first reason stays.
+    pub(crate) fn stop(&self, why: Stop) {
+        self.sign.raise(why);
+    }
+
+    /// From now on there is something to clear away when the job is called off or its time is over:
+    /// then the attempt gets so long to do it, instead of a moment. It holds its lease meanwhile.
+    pub fn clears_within(&self, grace: Duration) {
+        let ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.grace.store(ms, Ordering::Relaxed);
+    }
+
+    /// What [`Context::clears_within`] has asked for.
+    pub(crate) fn grace(&self) -> Duration {
+        Duration::from_millis(self.grace.load(Ordering::Relaxed))
+    }
+
+    /// Does some work, unless the attempt has to stop before its end: then the work is dropped.
+    ///
+    /// # Errors
+    /// `Released` when it has to stop.
+    pub async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, Outcome> {
+        let done = self.cancelled.run_until_cancelled(work).await;
+        done.ok_or_else(stopped)
     }
 
     /// The account the job acts for, which must be one of `platform`.
@@ -209,10 +280,7 @@ impl Context {
     /// # Errors
     /// `Released` when it has to stop.
     pub async fn wait(&self, time: Duration) -> Result<(), Outcome> {
-        tokio::select! {
-            () = self.cancelled.cancelled() => Err(stopped()),
-            () = tokio::time::sleep(time) => Ok(()),
-        }
+        self.unless_stopped(tokio::time::sleep(time)).await
     }
 
     /// Goes on only if the attempt needn't stop.

@@ -23,11 +23,11 @@ pub mod ledger;
 pub mod queue;
 pub mod journal;
 pub mod media;
-pub mod stores;
 pub mod backup;
 
 // what the world looks like from here
 pub mod platform;
+pub mod stores;
 pub mod fetch;
 
 // what work means

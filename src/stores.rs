@@ -10,19 +10,29 @@ use crate::ledger::Ledger;
 use crate::ledger::postgres::{PgOptions, Postgres, Role as PgRole};
 use crate::ledger::sqlite::Sqlite;
 use crate::media::Media;
-use crate::media::blobs::Blobs;
+use crate::media::blobs::{Blobs, SPOOL};
+use crate::platform::http::Http;
+use crate::platform::objects::store::Store as Bucket;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::redis::{RedisOptions, RedisQueue};
 use crate::queue::{Inbox, Queue};
 
-/// The media store of a configuration, over its ledger.
+/// The media store of a configuration, over its ledger. A bucket is connected to when first used.
 ///
 /// # Errors
-/// When its folder can't be made.
+/// When its folder can't be made, or the system's certificates can't be read.
 pub fn media(config: &Config, ledger: Arc<dyn Ledger>, clock: &Clock) -> anyhow::Result<Media> {
     let folder = &config.media.folder;
-    let blobs = Blobs::folder(folder)
+    let local = Blobs::folder(folder)
         .with_context(|| format!("media.folder: {} can't be used", folder.display()))?;
+    let blobs = match config.media_account() {
+        Some(account) => {
+            let http = Http::new(clock.clone())?;
+            let bucket = Bucket::new(http, account.clone(), &config.media.prefix);
+            Blobs::bucket(bucket, folder.join(SPOOL))
+        }
+        None => local,
+    };
     Ok(Media::new(blobs, ledger, clock.clone()))
 }
 

@@ -10,7 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use presswork::clock::Clock;
 use presswork::config::{Account, Config};
-use presswork::context::{Context, ProgressSink, Tools};
+use presswork::context::{Context, ProgressSink, StopSign, Tools};
 use presswork::job::{Job, JobId, NewJob, Priority, Progress};
 use presswork::json::Digest;
 use presswork::kinds;
@@ -22,7 +22,6 @@ use presswork::platform::http::{Body, Call, below};
 use presswork::retry::Policy;
 use presswork::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use url::Url;
 use uuid::Uuid;
 
@@ -150,7 +149,7 @@ impl Press {
             job.clone(),
             self.config.clone(),
             self.tools.clone(),
-            CancellationToken::new(),
+            StopSign::default(),
             fence,
             self.ledger.clone(),
             Arc::new(Nowhere),

@@ -19,7 +19,7 @@ The file holds the ledger as it was at one moment, and what is needed to check i
 Of PostgreSQL it is made by `pg_dump` (of the server's major version or newer), of SQLite by the file's
 own means. The configuration, its secrets, the queue (it is filled anew) and, without --media, the
 pictures and films of the media store are not in it: copy the folder of the media (media.folder) beside
-it. It is a tar archive, for its owner only; it holds what people wrote, so keep it like the ledger.
+it, or save their bucket (media.account) by its own means. It is a tar archive, for its owner only; it holds what people wrote, so keep it like the ledger.
 
 Examples:
   presswork backup /var/backups/presswork-$(date +%F).tar
@@ -50,6 +50,12 @@ pub struct Args {
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     if args.file.exists() && !args.force {
         return Err(taken(&args.file));
+    }
+    if args.media && cx.config.media_account().is_some() {
+        let message = format!("the media are in {}", plain(&cx.config.media_place()));
+        return Err(CliError::usage(message).hint(
+            "leave --media out, and save the bucket by its own means: versions, replication, `aws s3 sync`",
+        ));
     }
     let ledger = cx.open().await?;
     let schema = ledger.schema().await?;
@@ -146,10 +152,13 @@ fn told_done(cx: &Cx, file: &Path, size: u64, manifest: &Manifest) -> Result<(),
     ))?;
     let media = match manifest.media {
         Some(files) => format!("with {files} files of the media store"),
-        None => format!(
-            "without the media: copy the folder {}, or use --media",
-            plain(&folder)
-        ),
+        None => {
+            let place = plain(&cx.config.media_place());
+            match cx.config.media_account() {
+                Some(_) => format!("without the media: save {place}, by its own means"),
+                None => format!("without the media: copy {place}, or use --media"),
+            }
+        }
     };
     cx.out.line(&media)
 }

@@ -130,6 +130,15 @@ fn fits(cx: &Cx, manifest: &Manifest) -> Result<(), CliError> {
             "set ledger.url to the kind of ledger that it is for; a backup can't change kinds",
         ));
     }
+    if manifest.media.is_some() && cx.config.media_account().is_some() {
+        let message = format!(
+            "the backup holds media, which this doesn't bring into {}",
+            plain(&cx.config.media_place())
+        );
+        return Err(CliError::conflict(message).hint(
+            "leave media.account out, restore, copy what is in media.folder into the bucket, below media.prefix, and set it again",
+        ));
+    }
     if known < manifest.schema {
         let message = format!(
             "the backup's schema is version {}, newer than this program's {known}",
@@ -449,9 +458,9 @@ async fn report(cx: &Cx, manifest: &Manifest, aside: Option<PathBuf>) -> Result<
         cx.out.line(&format!("what was there lies at {aside}"))?;
     }
     if manifest.media.is_none() {
-        let folder = plain(&folder);
+        let place = plain(&cx.config.media_place());
         cx.out.line(&format!(
-            "the media aren't in the backup: copy theirs to {folder} before the daemon starts"
+            "the media aren't in the backup: they have to be in {place} before the daemon starts"
         ))?;
     }
     cx.out.line(

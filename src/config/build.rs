@@ -12,7 +12,7 @@ use crate::telemetry::{Format, check_level};
 use super::error::Place;
 use super::keys::{LANES, ROOM};
 use super::read::{Part, Reader, Said, shown_key};
-use super::types::{Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
+use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 const DAY: u64 = 86_400;
 
@@ -29,6 +29,9 @@ impl<'a> Reader<'a> {
         let retry = self.part("retry");
         let retry = self.policy(&retry, None);
         let lanes = self.lanes();
+        let media = self.media(&state_dir);
+        let accounts = self.accounts();
+        self.media_account(&media, &accounts);
         Config {
             origin: origin.map(Path::to_owned),
             lease: Duration::from_secs(self.int_or_default(&daemon, "lease_s")),
@@ -49,11 +52,11 @@ impl<'a> Reader<'a> {
             backlog_max: self.int_or_default(&inbox, "backlog_max"),
             keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
             keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
-            media: self.media(&state_dir),
+            media,
             kinds: self.kinds(&lanes, retry),
             retry,
             lanes,
-            accounts: self.accounts(),
+            accounts,
             presets: self.presets(),
             models: self.models(),
             state_dir,
@@ -126,6 +129,8 @@ impl<'a> Reader<'a> {
             |reader: &mut Self, key| Duration::from_secs(reader.int_or_default(&part, key));
         Media {
             folder: folder.unwrap_or_else(|| state_dir.join("media-store")),
+            account: self.text(&part, "account").map(|it| it.value),
+            prefix: self.media_prefix(&part),
             bytes_max: self.int_or_default(&part, "bytes_max"),
             pixels_max: self.int_or_default(&part, "pixels_max"),
             ratio_max: u32::try_from(self.int_or_default(&part, "ratio_max"))
@@ -136,6 +141,40 @@ impl<'a> Reader<'a> {
             fetch_http: self.bool(&part, "fetch_http"),
             fetch_allow: self.addresses(&part, "fetch_allow"),
         }
+    }
+
+    fn media_prefix(&mut self, part: &Part<'a>) -> String {
+        let said = self.text_or_default(part, "prefix");
+        let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+        let parts = |it: &str| it.split('/').all(|it| !["", ".", ".."].contains(&it));
+        let it = said.value.as_str();
+        if !it.chars().all(plain) || !parts(it) || 512 < it.len() {
+            let message = "names with `/` between them, of letters, digits and . _ -, such as \"presswork/media\"";
+            let shown = Some(format!("{it:?}"));
+            self.wrong(&said.place, "media.prefix", shown, message);
+        }
+        said.value
+    }
+
+    /// The media store's account has to be one with a bucket.
+    fn media_account(&mut self, media: &Media, accounts: &BTreeMap<String, Account>) {
+        let Some(name) = &media.account else { return };
+        let message = match accounts.get(name) {
+            Some(it) if it.bucket.is_some() => return,
+            Some(it) => format!(
+                "an account of platform s3 or gcs; `{name}` is one of {}",
+                it.platform
+            ),
+            // one that is there and wrong was told already
+            None if self.names("accounts").contains(&name.as_str()) => return,
+            None => {
+                let near = did_you_mean(name, accounts.keys().map(String::as_str));
+                format!("the name of an account with a bucket; [accounts] has none of it{near}")
+            }
+        };
+        let place = self.places.get("media.account").cloned();
+        let place = place.unwrap_or(Place::Nowhere);
+        self.wrong(&place, "media.account", Some(format!("{name:?}")), message);
     }
 
     /// Addresses with their ports, between commas.

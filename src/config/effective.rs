@@ -111,6 +111,11 @@ impl Config {
         };
         all.extend([
             ("media.folder", media.folder.display().to_string()),
+            (
+                "media.account",
+                media.account.clone().unwrap_or("none".to_owned()),
+            ),
+            ("media.prefix", media.prefix.clone()),
             ("media.bytes_max", media.bytes_max.to_string()),
             ("media.pixels_max", media.pixels_max.to_string()),
             ("media.ratio_max", media.ratio_max.to_string()),

@@ -294,6 +294,13 @@ pub const SECTIONS: &[Section] = &[
         overlay: true,
         keys: &[
             key("folder", TEXT),
+            key("account", TEXT),
+            key(
+                "prefix",
+                Shape::Text {
+                    default: Some("presswork"),
+                },
+            ),
             int(
                 "bytes_max",
                 (1, ", because otherwise nothing is stored"),

@@ -100,11 +100,41 @@ impl Config {
             ("ledger.url", self.ledger != new.ledger),
             ("queue.url", self.queue != new.queue),
             ("media.folder", self.media.folder != new.media.folder),
+            ("media.account", self.media_bucket() != new.media_bucket()),
+            ("media.prefix", self.media.prefix != new.media.prefix),
             ("api.listen", self.api.listen != new.api.listen),
             ("api.token", token(self) != token(new)),
         ];
         let changed = changed.into_iter().filter(|(_, it)| *it);
         changed.map(|(key, _)| key).collect()
+    }
+
+    /// The account in whose bucket the media store is, where it is in one.
+    pub fn media_account(&self) -> Option<&Account> {
+        self.accounts.get(self.media.account.as_ref()?)
+    }
+
+    /// Where the media store is, for people.
+    pub fn media_place(&self) -> String {
+        match self.media_account().and_then(|it| it.bucket.as_ref()) {
+            Some(it) => format!("the bucket {}, below {}/", it.name, self.media.prefix),
+            None => format!("the folder {}", self.media.folder.display()),
+        }
+    }
+
+    /// All that the media store's bucket was opened with.
+    fn media_bucket(&self) -> Option<[String; 6]> {
+        let account = self.media_account()?;
+        let bucket = account.bucket.as_ref()?;
+        let exposed = |it: &secrecy::SecretString| it.expose_secret().to_owned();
+        Some([
+            account.base_url.to_string(),
+            bucket.name.clone(),
+            bucket.region.clone(),
+            bucket.path_style.to_string(),
+            exposed(&bucket.access_key_id),
+            exposed(&account.secret),
+        ])
     }
 
     /// The built-in defaults under a state directory: a SQLite ledger in it, the queue in memory,

@@ -121,6 +121,16 @@ impl<'a> Reader<'a> {
         part
     }
 
+    /// The names in a section whose entries have some.
+    pub(super) fn names(&self, section: &str) -> Vec<&'a str> {
+        let table = self
+            .root
+            .get(section)
+            .and_then(|it| it.get_ref().as_table());
+        let names = table.into_iter().flat_map(|it| it.keys());
+        names.map(|it| it.get_ref().as_ref()).collect()
+    }
+
     /// The tables of a section by name, in the order of their names.
     pub(super) fn parts(&mut self, name: &str) -> Vec<Part<'a>> {
         let section = section(name);

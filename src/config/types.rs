@@ -100,8 +100,13 @@ pub struct Api {
 /// The media store, and what is fetched into it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Media {
-    /// The folder that it is in. It belongs to one ledger.
+    /// The folder that it is in, or where what comes in is gathered before it goes into a bucket. It
+    /// belongs to one ledger.
     pub folder: PathBuf,
+    /// The account in whose bucket it is instead.
+    pub account: Option<String>,
+    /// What its keys begin with in that bucket; what is below belongs to one ledger.
+    pub prefix: String,
     /// Bytes of a file at most.
     pub bytes_max: u64,
     /// Pixels of a picture at most.

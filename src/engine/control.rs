@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::shared::{Shared, Stop};
+use super::shared::Shared;
+use crate::context::Stop;
 use crate::ledger::Result;
 
 /// How often the ledger is asked what people changed: with the time that a dispatcher or the relay
@@ -44,7 +45,7 @@ impl Control {
     pub async fn tick(&self) -> Result<()> {
         let control = self.shared.ledger.control(self.shared.run_id()).await?;
         for id in control.cancels {
-            self.shared.running.stop(id, Stop::Cancel);
+            self.shared.running.stop(id, Stop::Cancelled);
         }
         let paused: BTreeSet<String> = control.paused.into_iter().collect();
         if **self.shared.paused.load() != paused {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
-use super::shared::{Shared, Stop};
+use super::shared::Shared;
 use crate::clock::Time;
+use crate::context::Stop;
 use crate::ledger::Ledger;
 use crate::telemetry::metrics;
 
@@ -118,7 +119,7 @@ impl Lease {
             }
             Ok(Ok(None)) => {
                 tracing::error!("the ledger says that this run is dead: stopping");
-                self.shared.running.stop_all(Stop::Lease);
+                self.shared.running.stop_all(Stop::LeaseLost);
                 Beat::Dead
             }
             Ok(Err(e)) => self.missed(&e.to_string()),
@@ -165,7 +166,7 @@ impl Lease {
             tracing::error!(
                 "the lease couldn't be renewed: running jobs are told to stop, at no charge"
             );
-            self.shared.running.stop_all(Stop::Lease);
+            self.shared.running.stop_all(Stop::LeaseLost);
         }
         Beat::Past
     }

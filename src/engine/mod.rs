@@ -33,11 +33,12 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::context::Stop;
 use crate::ledger::{Hint, Ledger};
 use doors::Doors;
 use lanes::Lanes;
 use relay::Relay;
-use shared::{Parts, Running, Shared, Stop};
+use shared::{Parts, Running, Shared};
 use supervisor::Supervisor;
 
 /// Happenings that a slow watcher may be behind before it misses some.

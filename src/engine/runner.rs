@@ -8,9 +8,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::progress::Sink;
 use super::settler::{Ended, charge_ahead, settle};
-use super::shared::{Assigned, Shared, Stop, What};
+use super::shared::{Assigned, Shared, What};
 use crate::clock::Time;
-use crate::context::Context;
+use crate::context::{Context, Stop};
 use crate::crashpoint;
 use crate::handler::Kind;
 use crate::job::Job;
@@ -76,7 +76,7 @@ async fn turn(shared: &Shared, job: &Job) -> Result<Option<OwnedSemaphorePermit>
         let Some(token) = job.token.filter(|_| is_suspect(job.crashes)) else {
             return Ok(None);
         };
-        let stop = shared.running.token(job.id);
+        let stop = shared.running.sign(job.id).token().clone();
         if alone.is_none() {
             let turn = shared.suspects.clone().acquire_owned();
             alone = stop
@@ -93,7 +93,7 @@ async fn turn(shared: &Shared, job: &Job) -> Result<Option<OwnedSemaphorePermit>
                 tracing::warn!(job = %job.id, kind = job.kind, crashes = job.crashes, "a suspect begins, alone: daemons died while they ran it");
                 return Ok(alone);
             }
-            Some(_) => return Err(Event::Ended(stopped(Stop::Lease))),
+            Some(_) => return Err(Event::Ended(stopped(Stop::LeaseLost))),
             None => {}
         }
     }
@@ -104,7 +104,7 @@ async fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
     if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
         return Some(Event::Expired);
     }
-    if let Some(why @ (Stop::Drain | Stop::Lease)) = shared.running.why(job.id) {
+    if let Some(why @ (Stop::Drain | Stop::LeaseLost)) = shared.running.why(job.id) {
         return Some(Event::Ended(stopped(why)));
     }
     if !job.cancel && !shared.running.is_called_off(job.id) {
@@ -147,7 +147,7 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         job.clone(),
         shared.config.load_full(),
         shared.tools.clone(),
-        shared.running.token(job.id),
+        shared.running.sign(job.id),
         fence,
         shared.ledger.clone(),
         Arc::new(sink),
@@ -166,14 +166,14 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
         done = &mut task => return finished(done),
         () = cx.cancelled.cancelled() => None,
         () = tokio::time::sleep(limit) => {
-            cx.cancelled.cancel();
+            cx.stop(Stop::TimedOut);
             Some(Failure::new(Class::Transient, Scope::Handler, "timeout",
                 format!("the attempt took longer than {} s (timeout_s)", limit.as_secs())))
         }
     };
     let grace = match (&late, shared.running.why(cx.job.id)) {
-        (Some(_), _) => Duration::ZERO,
-        (None, Some(Stop::Cancel)) => GRACE_CANCEL,
+        (Some(_), _) => cx.grace(),
+        (None, Some(Stop::Cancelled)) => GRACE_CANCEL.max(cx.grace()),
         (None, _) => GRACE,
     };
     let answered = tokio::time::timeout(grace, &mut task).await;
@@ -188,7 +188,7 @@ async fn supervise(shared: &Shared, kind: &Kind, cx: Arc<Context>) -> Outcome {
         (_, Some(Outcome::Failed(it))) if it.class == Class::Unknown => Outcome::Failed(it),
         (Some(failure), _) => Outcome::Failed(failure),
         (None, Some(it)) if why.is_none() => it,
-        (None, _) => why.map_or_else(|| stopped(Stop::Cancel), stopped),
+        (None, _) => why.map_or_else(|| stopped(Stop::Cancelled), stopped),
     }
 }
 
@@ -209,9 +209,10 @@ async fn answered_late(cx: &Context, task: &mut AbortOnDropHandle<Outcome>) -> O
 
 fn stopped(why: Stop) -> Outcome {
     let reason = match why {
-        Stop::Cancel => return Outcome::Cancelled,
+        Stop::Cancelled => return Outcome::Cancelled,
         Stop::Drain => "the daemon stops",
-        Stop::Lease => "the lease couldn't be renewed",
+        Stop::LeaseLost => "the lease couldn't be renewed",
+        Stop::TimedOut => "its time is over",
     };
     Outcome::Released {
         reason: reason.to_owned(),

@@ -14,7 +14,7 @@ use super::batcher::Batcher;
 use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
-use crate::context::Tools;
+use crate::context::{Stop, StopSign, Tools};
 use crate::handler::Kind;
 use crate::intake::Rules;
 use crate::job::{Job, JobId, Progress};
@@ -68,22 +68,11 @@ pub enum What {
     Ended(Outcome, crate::lifecycle::Transition),
 }
 
-/// Why running attempts are told to stop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stop {
-    /// Somebody cancelled the job.
-    Cancel,
-    /// The drain's deadline is past.
-    Drain,
-    /// The lease is about to run out and couldn't be renewed.
-    Lease,
-}
-
 /// A job that this daemon holds: claimed, waiting for its turn, or running.
 struct Held {
     /// Tells this entry from a later one of the same job.
     number: u64,
-    cancelled: CancellationToken,
+    sign: StopSign,
     stop: Option<Stop>,
     /// It was called off before it was claimed, and only runs to learn whether an effect happened.
     looking: bool,
@@ -119,7 +108,7 @@ impl Running {
     fn entry(&self) -> Held {
         Held {
             number: self.entered.fetch_add(1, Ordering::Relaxed),
-            cancelled: CancellationToken::new(),
+            sign: StopSign::default(),
             stop: None,
             looking: false,
         }
@@ -170,11 +159,11 @@ impl Running {
         self.len() == 0
     }
 
-    /// The token that fires when the job must stop.
-    pub fn token(&self, id: JobId) -> CancellationToken {
+    /// What tells the job to stop.
+    pub fn sign(&self, id: JobId) -> StopSign {
         self.lock()
             .get(&id)
-            .map(|it| it.cancelled.clone())
+            .map(|it| it.sign.clone())
             .unwrap_or_default()
     }
 
@@ -183,9 +172,9 @@ impl Running {
     pub fn looking(&self, id: JobId) {
         if let Some(held) = self.lock().get_mut(&id) {
             held.looking = true;
-            if held.stop == Some(Stop::Cancel) {
+            if held.stop == Some(Stop::Cancelled) {
                 held.stop = None;
-                held.cancelled = CancellationToken::new();
+                held.sign = StopSign::default();
             }
         }
     }
@@ -193,17 +182,17 @@ impl Running {
     /// Whether somebody called the job off since it was claimed, or it runs although it was called off.
     pub fn is_called_off(&self, id: JobId) -> bool {
         let held = self.lock();
-        let called_off = |it: &Held| it.looking || it.stop == Some(Stop::Cancel);
+        let called_off = |it: &Held| it.looking || it.stop == Some(Stop::Cancelled);
         held.get(&id).is_some_and(called_off)
     }
 
     /// Tells a job to stop; the first reason stays.
     pub fn stop(&self, id: JobId, why: Stop) {
         if let Some(held) = self.lock().get_mut(&id)
-            && !(held.looking && why == Stop::Cancel)
+            && !(held.looking && why == Stop::Cancelled)
         {
             held.stop.get_or_insert(why);
-            held.cancelled.cancel();
+            held.sign.raise(why);
         }
     }
 
@@ -211,7 +200,7 @@ impl Running {
     pub fn stop_all(&self, why: Stop) {
         for held in self.lock().values_mut() {
             held.stop.get_or_insert(why);
-            held.cancelled.cancel();
+            held.sign.raise(why);
         }
     }
 

@@ -254,7 +254,8 @@ async fn into_folder(cx: &Context, account: &Account, object: &Object) -> Result
                 let message = format!("{} of {} MiB", written >> 20, object.source.bytes >> 20);
                 cx.progress(u8::try_from(percent).unwrap_or(95), message);
             };
-            Some(folder.stage(object, bytes, told).await?)
+            let stage = folder.stage(object, bytes, told);
+            Some(cx.unless_stopped(stage).await??)
         }
     };
     let now = cx.http.now();

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
@@ -27,7 +28,7 @@ use crate::json::Digest;
 pub type ByteStream = BoxStream<'static, io::Result<Bytes>>;
 
 /// What is read at once.
-const READ: usize = 256 << 10;
+pub(crate) const READ: usize = 256 << 10;
 /// A part of an upload: above the 5 MiB that S3 asks for, and 10,000 of them are enough.
 const PART: usize = 8 << 20;
 /// The folder of files that are being written, within a local store.
@@ -35,10 +36,22 @@ pub const SPOOL: &str = "tmp";
 /// What the places of the store begin with.
 const HOME: &str = "sha256";
 
+/// What an object store has besides objects, and isn't told of by the crate's trait: uploads in parts
+/// whose writers died, each of which is paid for.
+#[async_trait]
+pub trait Unfinished: Send + Sync {
+    /// Gives up those that began before; how many.
+    ///
+    /// # Errors
+    /// When the store can't be asked; the next call goes on.
+    async fn give_up(&self, before: Time) -> io::Result<u64>;
+}
+
 /// Where the bytes are.
 #[derive(Clone)]
 pub struct Blobs {
     store: Arc<dyn ObjectStore>,
+    unfinished: Option<Arc<dyn Unfinished>>,
     spool: PathBuf,
     /// The spool lies within the store: a rename publishes.
     local: bool,
@@ -68,6 +81,7 @@ impl Blobs {
         let store = LocalFileSystem::new_with_prefix(folder).map_err(told)?;
         Ok(Self {
             store: Arc::new(store.with_fsync(true)),
+            unfinished: None,
             spool: folder.join(SPOOL),
             local: true,
         })
@@ -78,8 +92,18 @@ impl Blobs {
     pub fn objects(store: Arc<dyn ObjectStore>, spool: PathBuf) -> Self {
         Self {
             store,
+            unfinished: None,
             spool,
             local: false,
+        }
+    }
+
+    /// As [`Blobs::objects`], for a store that tells of its unfinished uploads.
+    pub fn bucket<S: ObjectStore + Unfinished>(store: S, spool: PathBuf) -> Self {
+        let store = Arc::new(store);
+        Self {
+            unfinished: Some(store.clone()),
+            ..Self::objects(store, spool)
         }
     }
 
@@ -119,6 +143,7 @@ impl Blobs {
                     (spool, bytes) = part(spool, sent).await?;
                     sent += bytes.len() as u64;
                     upload.put_part(bytes.into()).await.map_err(told)?;
+                    crashpoint!("media.after_part");
                 }
                 upload.complete().await.map_err(told).map(|_| ())
             };
@@ -222,13 +247,18 @@ impl Blobs {
         found.map_ok(read).map_err(told).boxed()
     }
 
-    /// Removes what writers that are gone left behind; how many files.
+    /// Removes what writers that are gone left behind, in an object store only what began before `old`;
+    /// how many files.
     ///
     /// # Errors
-    /// When the folder can't be read.
-    pub(super) async fn sweep_spool(&self) -> io::Result<u64> {
+    /// When the folder can't be read, or the store can't be asked.
+    pub(super) async fn sweep_unfinished(&self, old: Time) -> io::Result<u64> {
         let folder = self.spool.clone();
-        blocking(move || spool::sweep(&folder)).await
+        let files = blocking(move || spool::sweep(&folder)).await?;
+        Ok(match &self.unfinished {
+            Some(it) => files + it.give_up(old).await?,
+            None => files,
+        })
     }
 }
 
@@ -263,6 +293,7 @@ pub async fn blocking<T: Send + 'static>(
 fn told(error: Error) -> io::Error {
     match error {
         Error::NotFound { .. } => io::Error::new(io::ErrorKind::NotFound, error),
+        Error::Generic { source, .. } => io::Error::other(source),
         _ => io::Error::other(error),
     }
 }

@@ -246,8 +246,9 @@ impl Media {
     /// # Errors
     /// When the store or the ledger is away; the next one goes on.
     pub async fn sweep(&self, grace: Duration) -> Result<Swept, MediaError> {
+        let old = self.clock.now() - chrono::Duration::from_std(grace).unwrap_or_default();
         let mut swept = Swept {
-            unfinished: self.blobs.sweep_spool().await.map_err(away)?,
+            unfinished: self.blobs.sweep_unfinished(old).await.map_err(away)?,
             ..Swept::default()
         };
         loop {
@@ -261,7 +262,6 @@ impl Media {
                 break;
             }
         }
-        let old = self.clock.now() - chrono::Duration::from_std(grace).unwrap_or_default();
         let is_old = |it: &Found| std::future::ready(it.at < old);
         let mut listed = self.blobs.list().try_filter(is_old).try_chunks(BATCH);
         while let Some(found) = listed.next().await {

@@ -7,10 +7,13 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::error::Error as _;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::StreamExt as _;
+use futures_util::stream::{BoxStream, try_unfold};
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Client, ClientBuilder, Method};
 use secrecy::{ExposeSecret, SecretString};
@@ -202,6 +205,9 @@ impl Answer {
     }
 }
 
+/// The body of an answer on its way.
+pub type Stream = BoxStream<'static, io::Result<Bytes>>;
+
 /// No whole answer came.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -281,17 +287,53 @@ impl Http {
     /// When no whole answer came within the call's bounds.
     pub async fn send(&self, call: &Call) -> Result<Answer, Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
-        match tokio::time::timeout(call.deadline, self.exchange(call, &host)).await {
+        let exchange = async {
+            let response = self.head(call, &host).await?;
+            self.answer(response, call, &host).await
+        };
+        match tokio::time::timeout(call.deadline, exchange).await {
             Ok(it) => it,
-            Err(_) => {
-                let within = call.deadline.as_secs_f32();
-                let message = format!("{host} gave no whole answer within {within:.0} s");
-                Err(Lost::new(true, "timeout", message))
-            }
+            Err(_) => Err(late(call, &host)),
         }
     }
 
-    async fn exchange(&self, call: &Call, host: &str) -> Result<Answer, Lost> {
+    /// Makes a call, once; the body of a success comes as a stream, of any length and for as long as it
+    /// isn't silent: only its head has to be there within the call's deadline. What isn't a success
+    /// is whole.
+    ///
+    /// # Errors
+    /// When no head came within the call's bounds.
+    pub async fn open(&self, call: &Call) -> Result<(Answer, Option<Stream>), Lost> {
+        let host = call.url.host_str().unwrap_or("the platform").to_owned();
+        let opened = async {
+            let response = self.head(call, &host).await?;
+            if !response.status().is_success() {
+                return Ok((self.answer(response, call, &host).await?, None));
+            }
+            let head = Answer {
+                status: response.status().as_u16(),
+                headers: response.headers().clone(),
+                body: Bytes::new(),
+                at: self.clock.now(),
+            };
+            let host = host.clone();
+            let next = move |mut response: reqwest::Response| {
+                let host = host.clone();
+                async move {
+                    let bytes = chunk(&mut response, &host).await;
+                    let bytes = bytes.map_err(io::Error::other)?;
+                    Ok(bytes.map(|it| (it, response)))
+                }
+            };
+            Ok((head, Some(try_unfold(response, next).boxed())))
+        };
+        match tokio::time::timeout(call.deadline, opened).await {
+            Ok(it) => it,
+            Err(_) => Err(late(call, &host)),
+        }
+    }
+
+    async fn head(&self, call: &Call, host: &str) -> Result<reqwest::Response, Lost> {
         let (request, mut watch) = self.request(call)?;
         let head = tokio::select! {
             biased;
@@ -302,14 +344,22 @@ impl Http {
                 return Err(Lost::new(true, "timeout", message));
             }
         };
-        let mut response = match (head, watch.broken()) {
-            (Ok(it), _) => it,
+        match (head, watch.broken()) {
+            (Ok(it), _) => Ok(it),
             (Err(_), Some(why)) => {
                 let message = format!("what was being sent to {host} can't be read: {why}");
-                return Err(Lost::new(true, "source", message));
+                Err(Lost::new(true, "source", message))
             }
-            (Err(e), None) => return Err(not_answered(e, host)),
-        };
+            (Err(e), None) => Err(not_answered(e, host)),
+        }
+    }
+
+    async fn answer(
+        &self,
+        mut response: reqwest::Response,
+        call: &Call,
+        host: &str,
+    ) -> Result<Answer, Lost> {
         let headers = response.headers().clone();
         let size: usize = headers
             .iter()
@@ -358,25 +408,36 @@ impl Http {
 
 async fn whole(response: &mut reqwest::Response, most: usize, host: &str) -> Result<Bytes, Lost> {
     let mut body = Vec::new();
-    loop {
-        match tokio::time::timeout(IDLE_READ, response.chunk()).await {
-            Ok(Ok(Some(chunk))) if body.len() + chunk.len() <= most => body.extend(chunk),
-            Ok(Ok(Some(_))) => {
-                let message = format!("{host} answers more than {most} bytes");
-                return Err(Lost::new(true, "too_large", message));
-            }
-            Ok(Ok(None)) => return Ok(body.into()),
-            Ok(Err(e)) => {
-                let message = format!("{host}'s answer broke off: {}", chain(e));
-                return Err(Lost::new(true, "reset", message));
-            }
-            Err(_) => {
-                let within = IDLE_READ.as_secs();
-                let message = format!("{host} fell silent for {within} s amid its answer");
-                return Err(Lost::new(true, "timeout", message));
-            }
+    while let Some(chunk) = chunk(response, host).await? {
+        if most < body.len() + chunk.len() {
+            let message = format!("{host} answers more than {most} bytes");
+            return Err(Lost::new(true, "too_large", message));
+        }
+        body.extend(chunk);
+    }
+    Ok(body.into())
+}
+
+/// The next bytes of a body; nothing at its end.
+async fn chunk(response: &mut reqwest::Response, host: &str) -> Result<Option<Bytes>, Lost> {
+    match tokio::time::timeout(IDLE_READ, response.chunk()).await {
+        Ok(Ok(it)) => Ok(it),
+        Ok(Err(e)) => {
+            let message = format!("{host}'s answer broke off: {}", chain(e));
+            Err(Lost::new(true, "reset", message))
+        }
+        Err(_) => {
+            let within = IDLE_READ.as_secs();
+            let message = format!("{host} fell silent for {within} s amid its answer");
+            Err(Lost::new(true, "timeout", message))
         }
     }
+}
+
+fn late(call: &Call, host: &str) -> Lost {
+    let within = call.deadline.as_secs_f32();
+    let message = format!("{host} gave no whole answer within {within:.0} s");
+    Lost::new(true, "timeout", message)
 }
 
 pub(super) fn not_answered(error: reqwest::Error, host: &str) -> Lost {

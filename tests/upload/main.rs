@@ -13,3 +13,6 @@ mod large;
 #[cfg(feature = "crashpoints")]
 mod killed;
 mod network;
+mod stopped;
+
+mod stored;

@@ -7,12 +7,13 @@
 //! nobody knows that it arrived.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Time;
-use crate::context::Context;
+use crate::context::{Context, Stop};
 use crate::crashpoint;
 use crate::json::Digest;
 use crate::outcome::{Class, Failure, Outcome};
@@ -27,6 +28,12 @@ const ROUNDS_MAX: u32 = 16;
 const SKEW: TimeDelta = TimeDelta::minutes(15);
 /// The pause after a part that didn't arrive, when others did.
 const PAUSE: TimeDelta = TimeDelta::seconds(2);
+
+/// Giving an upload up may take so long: a store that doesn't answer mustn't hold the attempt.
+const GIVE_UP: Duration = Duration::from_secs(5);
+/// What an attempt gets to clear away when it is called off: a part is dropped, a call to begin is
+/// waited for, and the upload is given up.
+const CLEAR: Duration = Duration::from_secs(8);
 
 /// An upload that was begun, as a step keeps it.
 #[derive(Debug, Serialize, Deserialize)]
@@ -60,6 +67,7 @@ impl Upload<'_> {
     /// Permanent, as `exists`, when the key is taken; snoozed when a part didn't arrive and others did;
     /// what was refused or lost else.
     pub async fn send(&self) -> Result<Sent, Outcome> {
+        self.cx.clears_within(CLEAR);
         for round in 0..ROUNDS_MAX {
             self.cx.go_on()?;
             let (is_new, since) = self.announced(round).await?;
@@ -170,13 +178,14 @@ impl Upload<'_> {
 
     /// Gives an upload up, as far as the store lets it.
     pub async fn give_up(&self, upload: &str) {
-        let key = &self.object.key;
-        if let Err(CallError::Refused(e) | CallError::Unknown(e)) =
-            self.bucket.abort(key, upload).await
-        {
-            let (job, kind) = (self.cx.job.id, &self.cx.job.kind);
-            tracing::warn!(%job, kind, code = e.code, "an unfinished upload stays in its bucket until a rule of the bucket takes it");
-        }
+        let abort = self.bucket.abort(&self.object.key, upload);
+        let code = match tokio::time::timeout(GIVE_UP, abort).await {
+            Ok(Ok(())) => return,
+            Ok(Err(CallError::Refused(e) | CallError::Unknown(e))) => e.code,
+            Err(_) => "timeout".to_owned(),
+        };
+        let (job, kind) = (self.cx.job.id, &self.cx.job.kind);
+        tracing::warn!(%job, kind, code, "an unfinished upload stays in its bucket until a rule of the bucket takes it");
     }
 
     /// Sends the parts that aren't there: all parts, or nothing when the upload is gone.
@@ -203,7 +212,7 @@ impl Upload<'_> {
             let sent = self
                 .bucket
                 .part(self.object, &begun.upload, part, cx.media());
-            match sent.await {
+            match cx.unless_stopped(sent).await? {
                 Ok(it) => parts.push(it),
                 Err(e) if is_gone(&e) => return Ok(None),
                 Err(e) => return Err(missed(cx, e.harmless(), sent_now)),
@@ -227,14 +236,24 @@ fn missed(cx: &Context, failure: Failure, sent_now: u32) -> Outcome {
     }
 }
 
-/// Whether an outcome is the job's last word, as far as its handler can know.
+/// Whether an outcome is the job's last word, as far as its handler can know. What a drain or a lost
+/// lease has stopped goes on elsewhere.
 pub(super) fn is_over(cx: &Context, outcome: &Outcome) -> bool {
+    let is_last = cx.job.attempts_max <= cx.attempt;
+    let (called_off, late) = match cx.stopped() {
+        Some(Stop::Cancelled) => (true, false),
+        Some(Stop::TimedOut) => (false, true),
+        Some(Stop::Drain | Stop::LeaseLost) | None => (false, false),
+    };
     match outcome {
         Outcome::Failed(it) => match it.class {
             Class::Permanent => true,
-            Class::Transient => cx.job.attempts_max <= cx.attempt,
-            Class::Throttled | Class::Unauthorised | Class::Unknown => false,
+            Class::Transient => is_last || called_off,
+            Class::Throttled | Class::Unauthorised => called_off,
+            // it may be complete
+            Class::Unknown => false,
         },
+        Outcome::Released { .. } | Outcome::Snoozed { .. } => called_off || (late && is_last),
         _ => false,
     }
 }

@@ -9,7 +9,7 @@ use crate::effect::Receipt;
 use crate::json::Digest;
 use crate::media::Media;
 use crate::outcome::{Class, Failure, Scope};
-use crate::platform::http::{Answer, Call, Http};
+use crate::platform::http::{Answer, Call, Http, Stream};
 use crate::platform::verdict::{CallError, Meaning, Rules, Said, judge, lost, refused, unreadable};
 
 use super::object::{EFFECT, Found, Object, SHA256, below, place};
@@ -107,8 +107,25 @@ impl Bucket<'_> {
         let failed = said(&answer.body).code.is_some();
         match (200..300).contains(&answer.status) && !failed {
             true => Ok(answer),
-            false => Err(advised(judge(self.rules(), &call, &answer), self.account)),
+            false => Err(self.refusal(&call, &answer)),
         }
+    }
+
+    /// As [`Bucket::ask`], for a call without a body of its own whose answer's may be of any length.
+    ///
+    /// # Errors
+    /// What the answer's head, or its loss, means.
+    pub(super) async fn open(&self, call: Call) -> Result<(Answer, Stream), CallError> {
+        let call = self.signed(call.answered_within(ANSWER), Digest::of_bytes(b""));
+        match self.http.open(&call).await {
+            Ok((head, Some(body))) => Ok((head, body)),
+            Ok((answer, None)) => Err(self.refusal(&call, &answer)),
+            Err(e) => Err(lost(self.rules(), &e)),
+        }
+    }
+
+    fn refusal(&self, call: &Call, answer: &Answer) -> CallError {
+        advised(judge(self.rules(), call, answer), self.account)
     }
 
     /// A success in which something that has to be there isn't.

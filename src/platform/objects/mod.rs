@@ -7,3 +7,4 @@ pub mod object;
 pub mod bucket;
 pub mod multipart;
 pub mod folder;
+pub mod store;

@@ -54,9 +54,19 @@ impl Bucket<'_> {
     /// # Errors
     /// What was refused or lost; a lost answer may leave an upload that [`Bucket::unfinished`] finds.
     pub async fn begin(&self, object: &Object) -> Result<String, CallError> {
-        let url = self.url(&object.key, &[("uploads", "")]);
+        self.begin_as(&object.key, |call| self.described(call, object))
+            .await
+    }
+
+    /// As [`Bucket::begin`], for what is described otherwise.
+    pub(super) async fn begin_as(
+        &self,
+        key: &str,
+        described: impl FnOnce(Call) -> Call,
+    ) -> Result<String, CallError> {
+        let url = self.url(key, &[("uploads", "")]);
         let call = Call::post(url, Body::Empty, self.deadline).header("content-length", "0");
-        let call = self.described(call, object);
+        let call = described(call);
         let answer = self.ask(call, Digest::of_bytes(b"")).await?;
         let told = Element::read(&answer.body);
         let id = told.as_ref().and_then(|it| it.get("UploadId"));
@@ -76,10 +86,23 @@ impl Bucket<'_> {
         media: &Media,
     ) -> Result<Part, CallError> {
         let (number, range, digest) = part;
-        let text = number.to_string();
-        let url = self.url(&object.key, &[("partNumber", &text), ("uploadId", upload)]);
         let size = range.end.saturating_sub(range.start);
-        let call = Call::put(url, object.body(media, range), self.deadline);
+        let body = object.body(media, range);
+        self.put_part(&object.key, upload, number, (size, body, digest))
+            .await
+    }
+
+    /// As [`Bucket::part`], from anywhere: its size, body and digest.
+    pub(super) async fn put_part(
+        &self,
+        key: &str,
+        upload: &str,
+        number: u32,
+        (size, body, digest): (u64, Body, Digest),
+    ) -> Result<Part, CallError> {
+        let text = number.to_string();
+        let url = self.url(key, &[("partNumber", &text), ("uploadId", upload)]);
+        let call = Call::put(url, body, self.deadline);
         let answer = self.ask(call, digest).await?;
         let etag = answer.header("etag").map(str::to_owned);
         Ok(Part {
@@ -139,7 +162,24 @@ impl Bucket<'_> {
         Ok(found)
     }
 
-    async fn list(
+    /// The uploads below a prefix that were begun and neither completed nor aborted, each with its key:
+    /// a thousand at most.
+    ///
+    /// # Errors
+    /// What was refused or lost.
+    pub(super) async fn all_unfinished(
+        &self,
+        prefix: &str,
+    ) -> Result<Vec<(String, Open)>, CallError> {
+        let pairs = [("uploads", ""), ("prefix", prefix)];
+        let list = self.list("", &pairs, "ListMultipartUploads").await?;
+        let named = |it: &Element| Some((it.get("Key")?.to_owned(), open(it)?));
+        let found = list.all("Upload").filter_map(named);
+        // not every store keeps to the prefix
+        Ok(found.filter(|it| it.0.starts_with(prefix)).collect())
+    }
+
+    pub(super) async fn list(
         &self,
         key: &str,
         pairs: &[(&str, &str)],
@@ -162,6 +202,21 @@ impl Bucket<'_> {
         upload: &str,
         parts: &[Part],
     ) -> Result<Receipt, CallError> {
+        let conditioned = |call| self.conditioned(call, object);
+        let (etag, at) = self
+            .complete_as(&object.key, upload, parts, conditioned)
+            .await?;
+        Ok(self.receipt(object, etag, at))
+    }
+
+    /// As [`Bucket::complete`], under a condition of the caller's; the object's ETag, and when.
+    pub(super) async fn complete_as(
+        &self,
+        key: &str,
+        upload: &str,
+        parts: &[Part],
+        conditioned: impl FnOnce(Call) -> Call,
+    ) -> Result<(Option<String>, Time), CallError> {
         let part = |it: &Part| {
             let (number, etag) = (it.number, escaped(&it.etag));
             format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag></Part>")
@@ -171,15 +226,14 @@ impl Bucket<'_> {
             "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">{parts}</CompleteMultipartUpload>"
         ));
         let digest = Digest::of_bytes(&body);
-        let url = self.url(&object.key, &[("uploadId", upload)]);
+        let url = self.url(key, &[("uploadId", upload)]);
         let body = Body::Bytes("application/xml".to_owned(), body);
         let call = Call::post(url, body, self.deadline);
-        let answer = self.ask(self.conditioned(call, object), digest).await?;
+        let answer = self.ask(conditioned(call), digest).await?;
         let told = Element::read(&answer.body);
         let told = told.filter(|it| it.name == "CompleteMultipartUploadResult");
         let told = told.ok_or_else(|| self.without(&answer, "the object's ETag"))?;
-        let etag = told.get("ETag").map(str::to_owned);
-        Ok(self.receipt(object, etag, answer.at))
+        Ok((told.get("ETag").map(str::to_owned), answer.at))
     }
 
     /// Gives an upload up, with its parts; one that is gone already is as good.
