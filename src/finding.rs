@@ -108,6 +108,7 @@ mod tests {
             evidence: vec![],
             looks: 3,
             look_at: None,
+            handle: None,
         }
     }
 

@@ -185,6 +185,7 @@ impl Protocol {
             evidence: vec![],
             looks: 0,
             look_at: None,
+            handle: None,
         }
     }
 

@@ -211,6 +211,7 @@ impl Internet {
             secret: format!("sandbox-{}", journey.name).into(),
             bucket: None,
             public_url: None,
+            webhook_secret: None,
         };
         config.accounts.insert(journey.name.to_owned(), account);
         let prices = Model {

@@ -84,6 +84,7 @@ impl Press {
                 secret: "sandbox-me".to_owned().into(),
                 bucket: None,
                 public_url: None,
+                webhook_secret: None,
             };
             config.accounts.insert(platform.to_owned(), account);
         }

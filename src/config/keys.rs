@@ -423,6 +423,15 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 None,
             ),
+            int(
+                "adopt_for_s",
+                (1, ", because no work ends in no time"),
+                (
+                    2_592_000,
+                    " (30 days), because OpenAI keeps an answer no longer",
+                ),
+                None,
+            ),
         ],
     },
     Section {
@@ -446,6 +455,7 @@ pub const SECTIONS: &[Section] = &[
             key("path_style", Shape::Bool { default: true }),
             key("folder", TEXT),
             key("public_url", TEXT),
+            key("webhook_secret", Shape::Secret),
         ],
     },
     Section {

@@ -148,6 +148,8 @@ pub struct KindSettings {
     /// Kinds that generate: seconds for which the result of the same request may be taken instead of
     /// asking again. `None`: each job asks.
     pub cache_age_s: Option<u32>,
+    /// Work that a platform goes on with by itself: the longest that it is asked about.
+    pub adopt_for: Option<Duration>,
 }
 
 /// An account of a platform.
@@ -165,6 +167,9 @@ pub struct Account {
     pub bucket: Option<Bucket>,
     /// Where people find what is uploaded there, where that isn't `base_url`.
     pub public_url: Option<Url>,
+    /// What its platform signs its call-backs with; see [`webhook_key`](super::webhook_key). `None`: it
+    /// isn't listened to.
+    pub webhook_secret: Option<SecretString>,
 }
 
 /// A bucket of an object store.

@@ -26,6 +26,7 @@ fn effect(state: EffectState, sends: u32, first: Option<Time>) -> Effect {
         evidence: vec![],
         looks: 0,
         look_at: None,
+        handle: None,
     }
 }
 

@@ -124,6 +124,7 @@ impl World {
             secret: format!("sandbox-{name}").into(),
             bucket: None,
             public_url: None,
+            webhook_secret: None,
         }
     }
 

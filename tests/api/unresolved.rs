@@ -58,6 +58,7 @@ async fn lost(site: &Site, text: &str) -> JobId {
         evidence: vec![],
         looks: 0,
         look_at: None,
+        handle: None,
     };
     ledger.intend(&fence, &effect).await.unwrap().unwrap();
     let from = (EffectState::Intended, 0);

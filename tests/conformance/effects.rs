@@ -35,6 +35,7 @@ pub fn effect(job: &Job, step: &str) -> Effect {
         evidence: vec![],
         looks: 0,
         look_at: None,
+        handle: None,
     }
 }
 

@@ -274,6 +274,7 @@ fn intended(job: &Job) -> Effect {
         evidence: Vec::new(),
         looks: 0,
         look_at: None,
+        handle: None,
     }
 }
 

@@ -66,6 +66,7 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
         evidence: vec![],
         looks: 0,
         look_at: None,
+        handle: None,
     };
     assert!(ledger.intend(&other, &effect).await.unwrap().is_none());
     let (there, _) = ledger.intend(&lease, &effect).await.unwrap().unwrap();

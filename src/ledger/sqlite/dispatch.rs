@@ -8,7 +8,7 @@ use super::map::{self, get, job, job_columns, text};
 use super::open::told;
 use crate::job::{Job, JobId, Progress};
 use crate::ledger::door::Result;
-use crate::ledger::rows::Claim;
+use crate::ledger::rows::{Claim, Control, Generation};
 
 /// Takes leases by compare-and-set.
 pub async fn claim(
@@ -76,7 +76,7 @@ async fn take(
             break;
         }
         let row = sqlx::query(concat!(
-            "UPDATE jobs SET state = 'running', run = ?, token = ?, claimed_at = ?, epoch = epoch + 1, version = version + 1
+            "UPDATE jobs SET state = 'running', run = ?, token = ?, claimed_at = ?, epoch = epoch + 1, version = version + 1, progress = NULL
              WHERE id = ? AND token IS NULL AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= ?
                AND +lane = ? AND kind IN (SELECT value FROM json_each(?))
              RETURNING ",
@@ -196,4 +196,53 @@ pub async fn one(conn: &mut SqliteConnection, id: JobId) -> Result<Option<Job>> 
     .await
     .map_err(told)?;
     finished.as_ref().map(map::job).transpose()
+}
+
+/// What a daemon must notice within a second.
+pub async fn control(conn: &mut SqliteConnection, run: Uuid) -> Result<Control> {
+    let cancels =
+        sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1")
+            .bind(run)
+            .fetch_all(&mut *conn)
+            .await
+            .map_err(told)?;
+    let paused = sqlx::query("SELECT lane FROM lanes ORDER BY lane")
+        .fetch_all(&mut *conn)
+        .await
+        .map_err(told)?;
+    let cancels = cancels.iter().map(|row| Ok(JobId(get(row, 0)?)));
+    let paused = paused.iter().map(|row| get(row, 0));
+    Ok(Control {
+        cancels: cancels.collect::<Result<_>>()?,
+        paused: paused.collect::<Result<_>>()?,
+        generation: generation(conn).await?.number,
+    })
+}
+
+/// The queue's generation.
+pub async fn generation(conn: &mut SqliteConnection) -> Result<Generation> {
+    let row = sqlx::query("SELECT generation, server FROM meta")
+        .fetch_one(conn)
+        .await
+        .map_err(told)?;
+    Ok(Generation {
+        number: get(&row, 0)?,
+        server: get(&row, 1)?,
+    })
+}
+
+/// Counts the generation on.
+pub async fn next_generation(
+    conn: &mut SqliteConnection,
+    from: i64,
+    server: &str,
+) -> Result<Option<i64>> {
+    let next =
+        sqlx::query("UPDATE meta SET generation = generation + 1, server = ? WHERE generation = ?")
+            .bind(server)
+            .bind(from)
+            .execute(conn)
+            .await
+            .map_err(told)?;
+    Ok((next.rows_affected() == 1).then_some(from + 1))
 }

@@ -12,6 +12,7 @@ mod due;
 mod dispatch;
 mod settle;
 mod effects;
+mod calls;
 mod results;
 mod look;
 mod tidy;
@@ -297,58 +298,17 @@ impl Ledger for Sqlite {
     }
 
     async fn control(&self, run: Uuid) -> Result<Control> {
-        let mut reader = self.reader().await?;
-        let cancels =
-            sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1")
-                .bind(run);
-        let cancels = cancels.fetch_all(&mut *reader).await.map_err(told)?;
-        let paused = sqlx::query("SELECT lane FROM lanes ORDER BY lane")
-            .fetch_all(&mut *reader)
-            .await
-            .map_err(told)?;
-        let meta = sqlx::query("SELECT generation FROM meta")
-            .fetch_one(&mut *reader)
-            .await
-            .map_err(told)?;
-        Ok(Control {
-            cancels: cancels
-                .iter()
-                .map(|row| Ok(JobId(get(row, 0)?)))
-                .collect::<Result<_>>()?,
-            paused: paused
-                .iter()
-                .map(|row| get(row, 0))
-                .collect::<Result<_>>()?,
-            generation: get(&meta, 0)?,
-        })
+        dispatch::control(&mut *self.reader().await?, run).await
     }
 
     async fn generation(&self) -> Result<Generation> {
-        let row = sqlx::query("SELECT generation, server FROM meta")
-            .fetch_one(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        Ok(Generation {
-            number: get(&row, 0)?,
-            server: get(&row, 1)?,
-        })
+        dispatch::generation(&mut *self.reader().await?).await
     }
 
     async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
         let server = server.to_owned();
         self.write(move |tx, _| {
-            Box::pin(async move {
-                let next = sqlx::query(
-                    "UPDATE meta SET generation = generation + 1, server = ? WHERE generation = ?",
-                );
-                let next = next
-                    .bind(server)
-                    .bind(from)
-                    .execute(tx)
-                    .await
-                    .map_err(told)?;
-                Ok((next.rows_affected() == 1).then_some(from + 1))
-            })
+            Box::pin(async move { dispatch::next_generation(tx, from, &server).await })
         })
         .await
     }
@@ -437,6 +397,30 @@ impl Ledger for Sqlite {
 
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
         effects::of_job(&mut *self.reader().await?, job).await
+    }
+
+    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
+        calls::job_of_handle(&mut *self.reader().await?, account, handle).await
+    }
+
+    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
+        let (handle, evidence) = (handle.to_owned(), evidence.clone());
+        self.write(move |tx, _| {
+            Box::pin(async move { calls::let_go(tx, job, &handle, &evidence).await })
+        })
+        .await
+    }
+
+    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+        calls::heard(&mut *self.reader().await?, account, id).await
+    }
+
+    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+        let (account, id) = (account.to_owned(), id.to_owned());
+        self.write(move |tx, now| {
+            Box::pin(async move { calls::hear(tx, now, &account, &id).await })
+        })
+        .await
     }
 
     async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
@@ -585,7 +569,7 @@ impl Ledger for Sqlite {
         while more && Instant::now() < until {
             let some;
             (some, more) = self
-                .write(move |tx, now| Box::pin(tidy::drop_keys_and_offers(tx, keys, now)))
+                .write(move |tx, now| Box::pin(tidy::drop_small(tx, keys, now)))
                 .await?;
             gone += some;
         }

@@ -7,6 +7,7 @@ use super::map::{get, text};
 use super::open::told;
 use crate::job::JobId;
 use crate::ledger::door::Result;
+use crate::ledger::rows::CALLS_KEPT;
 
 /// Rows that one transaction deletes at most: a few milliseconds on the writing connection.
 pub const CHUNK: u32 = 500;
@@ -77,14 +78,11 @@ async fn delete(
     Ok(done.rows_affected())
 }
 
-/// Drops at most a chunk of the keys whose job ended before `before`, and one of the results that are
-/// offered no longer; how many, and whether there may be more.
-pub async fn drop_keys_and_offers(
-    conn: &mut SqliteConnection,
-    before: i64,
-    now: i64,
-) -> Result<(u64, bool)> {
+/// Drops at most a chunk of the keys whose job ended before `before`, one of the results that are offered
+/// no longer, and one of the call-backs that were taken long ago; how many, and whether there may be more.
+pub async fn drop_small(conn: &mut SqliteConnection, before: i64, now: i64) -> Result<(u64, bool)> {
     let (mut gone, mut more) = (0, false);
+    let kept = i64::try_from(CALLS_KEPT.as_micros()).unwrap_or(i64::MAX);
     for (sql, before) in [
         (
             "DELETE FROM idempotency_keys WHERE (tenant, kind, key) IN
@@ -95,6 +93,11 @@ pub async fn drop_keys_and_offers(
             "DELETE FROM results WHERE (tenant, request, job) IN
                  (SELECT tenant, request, job FROM results WHERE until < ? LIMIT ?)",
             now,
+        ),
+        (
+            "DELETE FROM calls WHERE (account, id) IN
+                 (SELECT account, id FROM calls WHERE at < ? LIMIT ?)",
+            now.saturating_sub(kept),
         ),
     ] {
         let done = sqlx::query(sql)

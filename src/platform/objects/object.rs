@@ -194,6 +194,7 @@ mod tests {
                 path_style,
             }),
             public_url: public.map(|it| Url::parse(it).unwrap()),
+            webhook_secret: None,
         };
         let url = |it: Account| object().url(&it).to_string();
         let key = "a%20b/%C3%BC.png";
