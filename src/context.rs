@@ -11,10 +11,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Time};
 use crate::config::{Account, Config};
 use crate::crashpoint;
-use crate::effect::Receipt;
+use crate::effect::{Evidence, Receipt};
 use crate::fetch::Fetcher;
 use crate::job::{Job, JobId, Progress};
 use crate::journal::Journal;
@@ -115,6 +115,8 @@ pub struct Context {
     sign: StopSign,
     /// In milliseconds.
     grace: AtomicU64,
+    /// The job was called off while something of it was under way: it only runs to see to that.
+    pub called_off: bool,
     media: Media,
     fetcher: Arc<Fetcher>,
     fence: Fence,
@@ -165,6 +167,7 @@ impl Context {
             attempt,
             sign,
             grace: AtomicU64::new(0),
+            called_off: false,
             media: tools.media,
             fetcher: tools.fetcher,
             fence,
@@ -172,6 +175,11 @@ impl Context {
             sink,
             protocol,
         }
+    }
+
+    /// The context of an attempt whose job may have been called off already: see [`Context::called_off`].
+    pub fn of_called_off(self, called_off: bool) -> Self {
+        Self { called_off, ..self }
     }
 
     /// The media store. What is stored there lasts once a step, the result or a payload names it.
@@ -281,6 +289,35 @@ impl Context {
     /// `Released` when it has to stop.
     pub async fn wait(&self, time: Duration) -> Result<(), Outcome> {
         self.unless_stopped(tokio::time::sleep(time)).await
+    }
+
+    /// How an attempt ends that has to wait for somebody else: the job goes on at `until`, no attempt is
+    /// charged, and its room is free meanwhile. `reason` is told as its progress until then.
+    pub async fn put_off(&self, percent: u8, until: Time, reason: String) -> Outcome {
+        let progress = Progress {
+            percent: percent.min(100),
+            message: redact::text(&reason).into_owned(),
+        };
+        let told = [(self.job.id, self.fence.token, progress)];
+        // for people only: a ledger that is away refuses the outcome, too
+        if let Err(e) = self.ledger.progress(&told).await {
+            tracing::debug!(job = %self.job.id, "progress: {e}");
+        }
+        Outcome::Snoozed { until, reason }
+    }
+
+    /// Writes down what became of the work that a platform went on with under `handle`, which is stored
+    /// with its effect's receipt: from now on nothing is under way there. Said again it changes nothing.
+    ///
+    /// # Errors
+    /// `Released` when the ledger is away.
+    pub async fn let_go(&self, handle: &str, seen: &str) -> Result<(), Outcome> {
+        let evidence = Evidence {
+            at: self.http.now(),
+            seen: redact::text(seen).into_owned(),
+        };
+        let gone = self.ledger.let_go(self.job.id, handle, &evidence);
+        gone.await.map_err(away)
     }
 
     /// Goes on only if the attempt needn't stop.

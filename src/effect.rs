@@ -225,6 +225,8 @@ pub struct Effect {
     pub looks: u32,
     /// When it is looked for next, while it is unknown.
     pub look_at: Option<Time>,
+    /// What the platform goes on working on, until it is known what became of that.
+    pub handle: Option<String>,
 }
 
 /// How the evidence of a refused send begins, after its number.
@@ -263,6 +265,7 @@ impl Effect {
             evidence: Vec::new(),
             looks: 0,
             look_at: None,
+            handle: None,
         }
     }
 
@@ -272,6 +275,12 @@ impl Effect {
             self.state,
             EffectState::Sending | EffectState::Unknown | EffectState::Unresolved
         )
+    }
+
+    /// Whether something of it is under way that a job which is called off doesn't leave behind: an
+    /// answer, or work that the platform goes on with.
+    pub fn is_unfinished(&self) -> bool {
+        self.is_open() || self.handle.is_some()
     }
 
     /// The sends so far whose answer isn't known: what was permitted, and neither confirmed nor
@@ -316,7 +325,22 @@ pub fn restored(backup: Time) -> String {
 /// else in it then.
 pub const RESOLVED_BY: &str = "resolved_by";
 
+/// The member of a receipt's detail that says that the answer was only the beginning: the platform goes
+/// on working under the remote id.
+pub const UNDER_WAY: &str = "under_way";
+/// A longer remote id is no handle: ledgers couldn't look for it.
+const HANDLE_MAX: usize = 255;
+
 impl Receipt {
+    /// What the platform goes on working under, where its answer was only the beginning.
+    pub fn handle(&self) -> Option<&str> {
+        let plain = |it: &&str| {
+            it.len() <= HANDLE_MAX && !it.is_empty() && it.bytes().all(|b| b.is_ascii_graphic())
+        };
+        let id = self.remote_id.as_deref().filter(plain);
+        id.filter(|_| self.detail[UNDER_WAY] == true)
+    }
+
     /// How a receipt, written down as JSON, names a remote id: what ledgers look for in its text.
     pub fn naming(remote_id: &str) -> String {
         format!("\"remote_id\":{}", serde_json::Value::from(remote_id))

@@ -35,6 +35,7 @@ pub mod recovery;
 pub mod protocol;
 pub mod results;
 pub mod context;
+pub mod adopt;
 pub mod handler;
 pub mod kinds;
 pub mod intake;

@@ -71,7 +71,8 @@ pub enum Event {
     Mended,
     /// A person has said what happened to its unknown effects.
     Resolved,
-    /// A look at the platform told what became of the effect that it waits for.
+    /// A look at the platform told what became of the effect that it waits for, or the platform itself
+    /// called about the work that it waits for.
     Looked,
 }
 
@@ -88,7 +89,8 @@ pub struct Facts {
     pub crashes: u32,
     /// Somebody has asked to cancel it.
     pub cancel: bool,
-    /// An effect of it may have happened: that is looked at before it is called off.
+    /// An effect of it may have happened, or a platform goes on working for it: that is seen to before it
+    /// is called off.
     pub open: bool,
     /// The seed of its jitter.
     pub seed: u64,
@@ -256,6 +258,7 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
         (_, Event::Resolved) => refused("has nothing to resolve"),
 
         (S::Retrying, Event::Looked) => Ok(Transition::to(facts, S::Retrying).at(now)),
+        (S::Scheduled, Event::Looked) => Ok(Transition::to(facts, S::Ready).at(now)),
         (_, Event::Looked) => refused("waits for no look"),
     }
 }
@@ -287,6 +290,8 @@ fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
         Outcome::Snoozed { .. } | Outcome::Released { .. } if facts.cancel && !facts.open => {
             Transition::to(facts, State::Cancelled)
         }
+        // and what is under way is seen to at once
+        Outcome::Snoozed { .. } if facts.cancel => Transition::to(facts, State::Ready).at(now),
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
         Outcome::Released { .. } => Transition::to(facts, State::Ready).at(now + RELEASED_PAUSE),
         Outcome::Held(held, failure) => Transition {

@@ -205,13 +205,9 @@ impl Internet {
             return;
         };
         let account = Account {
-            platform: name.to_owned(),
-            base_url: below(&self.base, &format!("/{name}")),
             identifier: (name == "bluesky").then_some(who),
             secret: format!("sandbox-{}", journey.name).into(),
-            bucket: None,
-            public_url: None,
-            guard: Default::default(),
+            ..Account::at(name, below(&self.base, &format!("/{name}")))
         };
         config.accounts.insert(journey.name.to_owned(), account);
         let prices = Model {

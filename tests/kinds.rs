@@ -73,17 +73,13 @@ impl Press {
         config.media.fetch_allow = vec![sandbox.addr()];
         for platform in ["openai", "mastodon", "bluesky", "x", "instagram"] {
             let account = Account {
-                platform: platform.to_owned(),
-                base_url: below(&base, &format!("/{platform}")),
                 identifier: match platform {
                     "bluesky" => Some("me.test".to_owned()),
                     "instagram" => Some("me".to_owned()),
                     _ => None,
                 },
                 secret: "sandbox-me".to_owned().into(),
-                bucket: None,
-                public_url: None,
-                guard: Default::default(),
+                ..Account::at(platform, below(&base, &format!("/{platform}")))
             };
             config.accounts.insert(platform.to_owned(), account);
         }

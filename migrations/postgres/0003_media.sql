@@ -38,3 +38,21 @@ CREATE TABLE presswork.media_fetched (
     at            timestamptz NOT NULL
 );
 CREATE INDEX media_fetched_digest ON presswork.media_fetched (digest);
+
+-- Work that platforms go on with after their answer.
+
+-- What the platform calls it, from the very write that records the answer until it is known what became
+-- of it: a call-back finds the job by it.
+ALTER TABLE presswork.effects ADD COLUMN handle text;
+ALTER TABLE presswork.effects ADD CONSTRAINT effects_under_way
+    CHECK (handle IS NULL OR state = 'confirmed');
+CREATE INDEX effects_handle ON presswork.effects (account, handle) WHERE handle IS NOT NULL;
+
+-- Call-backs that were taken, so that a repeated one does nothing.
+CREATE TABLE presswork.calls (
+    account text NOT NULL,
+    id      text NOT NULL,
+    at      timestamptz NOT NULL,
+    PRIMARY KEY (account, id)
+);
+CREATE INDEX calls_at ON presswork.calls (at);

@@ -33,3 +33,19 @@ CREATE TABLE media_fetched (
     at            INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX media_fetched_digest ON media_fetched (digest);
+
+-- Work that platforms go on with after their answer.
+
+-- What the platform calls it, from the very write that records the answer until it is known what became
+-- of it: a call-back finds the job by it.
+ALTER TABLE effects ADD COLUMN handle TEXT CHECK (handle IS NULL OR state = 'confirmed');
+CREATE INDEX effects_handle ON effects (account, handle) WHERE handle IS NOT NULL;
+
+-- Call-backs that were taken, so that a repeated one does nothing.
+CREATE TABLE calls (
+    account TEXT NOT NULL,
+    id      TEXT NOT NULL,
+    at      INTEGER NOT NULL,
+    PRIMARY KEY (account, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX calls_at ON calls (at);

@@ -7,6 +7,7 @@
 //! GET  /v1/jobs/{id}/receipt what it did to the outside world, and the proof
 //! GET  /v1/unresolved        jobs of which a person must say whether they happened
 //! POST /v1/jobs/{id}/resolve that word
+//! POST /v1/hooks/{account}   a platform calls about work that it goes on with; signed, no token
 //! GET  /livez  /readyz       open to anybody
 //! GET  /metrics              as Prometheus reads them
 //! ```
@@ -20,6 +21,8 @@ pub mod body;
 pub mod state;
 pub mod jobs;
 pub mod unresolved;
+pub mod signed;
+pub mod hooks;
 pub mod probes;
 pub mod wire;
 
@@ -77,6 +80,7 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/jobs/{id}/receipt", get(unresolved::show))
         .route("/v1/jobs/{id}/resolve", post(unresolved::resolve))
         .route("/v1/unresolved", get(unresolved::list))
+        .route(hooks::ROUTE, post(hooks::called))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

@@ -183,10 +183,11 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 6] = [
+const ENDPOINTS: [&str; 7] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
     "POST /v1/jobs/{id}/cancel",
+    "POST /v1/hooks/{account}",
     "GET /livez",
     "GET /readyz",
     "GET /metrics",
@@ -202,7 +203,7 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 pub async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
     let allowed = match uri.path() {
         "/v1/jobs" => "POST",
-        path if path.ends_with("/cancel") => "POST",
+        path if path.ends_with("/cancel") || path.starts_with("/v1/hooks/") => "POST",
         _ => "GET, HEAD",
     };
     let said = format!("{} takes {allowed}, not {method}", uri.path());

@@ -31,6 +31,8 @@ pub struct Api {
     pub limits: Limits,
     /// Places for bodies beyond an envelope's size.
     pub large: Semaphore,
+    /// Places for call-backs, which anybody may send: so they can't take those of others.
+    pub calls: Semaphore,
     /// The last look at the ledger, so that probes can't wear it out.
     pub looked: Mutex<Option<(Instant, Looked)>>,
 }
@@ -46,6 +48,9 @@ pub struct Looked {
     pub leased: bool,
 }
 
+/// Call-backs that are read at once; more are sent away for a moment.
+const CALLS_AT_ONCE: usize = 16;
+
 impl Api {
     /// What the handlers of all requests share.
     pub fn new(given: State, limits: Limits) -> Self {
@@ -53,6 +58,7 @@ impl Api {
             given,
             limits,
             large: Semaphore::new(LARGE_AT_ONCE),
+            calls: Semaphore::new(CALLS_AT_ONCE),
             looked: Mutex::new(None),
         }
     }

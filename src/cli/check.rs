@@ -162,6 +162,14 @@ fn configuration(cx: &Cx) -> (Vec<Finding>, bool) {
         }
     }
     let wrong = !findings.is_empty();
+    let accounts = cx.config.accounts.iter();
+    let unheard =
+        accounts.filter(|it| it.1.webhook_secret.is_some() && cx.config.api.listen.is_none());
+    findings.extend(unheard.map(|(name, _)| {
+        let key = format!("accounts.{}.webhook_secret", shown_key(name));
+        let message = "nobody can call back while api.listen is \"off\"; work is only asked about";
+        Finding::new(key, Verdict::Concern, message)
+    }));
     if !wrong {
         let accounts = cx.config.accounts.len();
         let message = format!("{origin}, with the secrets of {accounts} accounts");

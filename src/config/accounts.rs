@@ -9,6 +9,7 @@ use url::{Host, Url};
 
 use super::keys::PLATFORMS;
 use super::read::{Part, Reader, Said};
+use super::secret::webhook_key;
 use super::types::{Account, Bucket};
 use crate::content::{Guard, Reaction};
 
@@ -80,6 +81,11 @@ impl<'a> Reader<'a> {
             let advice = "write secret = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
             self.missing(part, "secret", advice);
         }
+        if platform.is_some() && platform != Some("openai") {
+            let message = "is for openai only: no other platform calls back; leave it out";
+            self.useless(part, &["webhook_secret"], message);
+        }
+        let webhook_secret = self.webhook_secret(part);
         let bucket = match is_bucket {
             true => Some(self.bucket(part, platform, region)?),
             false => None,
@@ -92,6 +98,7 @@ impl<'a> Reader<'a> {
             bucket,
             public_url,
             guard: self.guard(part),
+            webhook_secret,
         })
     }
 
@@ -138,6 +145,19 @@ impl<'a> Reader<'a> {
         })
     }
 
+    /// What call-backs are signed with, if it is said.
+    fn webhook_secret(&mut self, part: &Part<'a>) -> Option<SecretString> {
+        let said = self.secret(part, "webhook_secret")?;
+        match webhook_key(&said.value) {
+            Ok(_) => Some(said.value),
+            Err(message) => {
+                let path = format!("{}.webhook_secret", part.path);
+                self.wrong(&said.place, path, None, message);
+                None
+            }
+        }
+    }
+
     /// A folder of this host.
     fn folder(&mut self, part: &Part<'a>, platform: String) -> Option<Account> {
         let keys = [
@@ -148,6 +168,7 @@ impl<'a> Reader<'a> {
             "bucket",
             "region",
             "path_style",
+            "webhook_secret",
         ];
         self.useless(part, &keys, "means nothing to a folder; leave it out");
         self.useless(part, &OF_POSTS, "is for accounts that post; leave it out");
@@ -168,6 +189,7 @@ impl<'a> Reader<'a> {
                 bucket: None,
                 public_url,
                 guard: self.guard(part),
+                webhook_secret: None,
             }),
             _ => {
                 let message = "a path from the root on and without `..`, such as \"/srv/films\", because the working directory differs from start to start";

@@ -280,6 +280,9 @@ impl<'a> Reader<'a> {
                     .small(&part, "look_for_s")
                     .map(|it| Duration::from_secs(it.into())),
                 cache_age_s: self.small(&part, "cache_age_s"),
+                adopt_for: self
+                    .small(&part, "adopt_for_s")
+                    .map(|it| Duration::from_secs(it.into())),
             };
             kinds.insert(part.name.to_owned(), settings);
         }

@@ -38,6 +38,8 @@ impl Config {
             let most = kind.look_for.map(|it| it.as_secs().to_string());
             put("look_for_s", most);
             put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
+            let most = kind.adopt_for.map(|it| it.as_secs().to_string());
+            put("adopt_for_s", most);
         }
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));
@@ -193,5 +195,7 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
             .as_ref()
             .map(|it| ("public_url", it.to_string())),
     );
+    let secret = it.webhook_secret.as_ref();
+    all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
     all
 }

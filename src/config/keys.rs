@@ -435,6 +435,15 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 None,
             ),
+            int(
+                "adopt_for_s",
+                (1, ", because no work ends in no time"),
+                (
+                    2_592_000,
+                    " (30 days), because OpenAI keeps an answer no longer",
+                ),
+                None,
+            ),
         ],
     },
     Section {
@@ -474,6 +483,7 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 Some(Guard::WITHIN_S),
             ),
+            key("webhook_secret", Shape::Secret),
         ],
     },
     Section {

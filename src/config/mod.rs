@@ -24,6 +24,7 @@ use crate::telemetry::{escaped, redact};
 
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
+pub use secret::webhook_key;
 pub use types::{Account, Api, Bucket, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 /// The largest file, in bytes.

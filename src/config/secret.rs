@@ -3,6 +3,8 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use secrecy::{ExposeSecret as _, SecretString};
 use toml::de::DeValue;
 use url::Url;
@@ -75,6 +77,28 @@ impl<'a> Reader<'a> {
             self.wrong(&said.place, path, None, message);
         }
         said.value
+    }
+}
+
+/// How a secret for call-backs begins (Standard Webhooks).
+const WEBHOOK: &str = "whsec_";
+
+/// The key behind a secret that call-backs are signed with: `whsec_`, then 24 to 64 bytes in base64, as
+/// Standard Webhooks has it.
+///
+/// # Errors
+/// What is wrong with it, without any of it.
+pub fn webhook_key(secret: &SecretString) -> Result<Vec<u8>, &'static str> {
+    let text = secret.expose_secret().strip_prefix(WEBHOOK);
+    let text = text.ok_or(
+        "what it names doesn't begin with whsec_: it is the signing secret that the platform shows when the webhook is made, not the API's key",
+    )?;
+    match STANDARD.decode(text) {
+        Ok(key) if (24..=64).contains(&key.len()) => Ok(key),
+        Ok(_) => Err(
+            "what it names holds a key that isn't 24 to 64 bytes long: it was cut, or is another secret",
+        ),
+        Err(_) => Err("what it names isn't base64 behind whsec_: it was cut, or is another secret"),
     }
 }
 

@@ -154,6 +154,8 @@ pub struct KindSettings {
     /// Kinds that generate: seconds for which the result of the same request may be taken instead of
     /// asking again. `None`: each job asks.
     pub cache_age_s: Option<u32>,
+    /// Work that a platform goes on with by itself: the longest that it is asked about.
+    pub adopt_for: Option<Duration>,
 }
 
 /// An account of a platform.
@@ -173,6 +175,25 @@ pub struct Account {
     pub public_url: Option<Url>,
     /// What is done about a post that says what the account has just said.
     pub guard: Guard,
+    /// What its platform signs its call-backs with; see [`webhook_key`](super::webhook_key). `None`: it
+    /// isn't listened to.
+    pub webhook_secret: Option<SecretString>,
+}
+
+impl Account {
+    /// An account of which nothing is said but where it is reached.
+    pub fn at(platform: &str, base_url: Url) -> Self {
+        Self {
+            platform: platform.to_owned(),
+            base_url,
+            identifier: None,
+            secret: SecretString::default(),
+            bucket: None,
+            public_url: None,
+            guard: Guard::default(),
+            webhook_secret: None,
+        }
+    }
 }
 
 /// A bucket of an object store.

@@ -38,7 +38,13 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
             shared.tell(&job, What::Began(job.attempts + 1));
             tracing::debug!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1, epoch = job.epoch, "attempt begins");
             // a handler says what it likes: nothing of it is written down before this
-            let outcome = redact::outcome(attempt(&shared, &job).await);
+            let mut outcome = attempt(&shared, &job).await;
+            if outcome == Outcome::Cancelled && shared.is_worked_on(&job).await {
+                // called off while it asked a platform: it runs once more, to have the work stopped
+                shared.running.looking(job.id);
+                outcome = attempt(&shared, &job).await;
+            }
+            let outcome = redact::outcome(outcome);
             (Event::Ended(outcome), alone)
         }
     };
@@ -143,7 +149,7 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         token,
         run,
     };
-    let cx = Arc::new(Context::new(
+    let cx = Context::new(
         job.clone(),
         shared.config.load_full(),
         shared.tools.clone(),
@@ -151,7 +157,8 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         fence,
         shared.ledger.clone(),
         Arc::new(sink),
-    ));
+    );
+    let cx = Arc::new(cx.of_called_off(shared.running.is_looking(job.id)));
     crashpoint!("runner.before_handler");
     supervise(shared, kind, cx).await
 }

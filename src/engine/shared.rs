@@ -179,6 +179,11 @@ impl Running {
         }
     }
 
+    /// Whether the job runs although it was called off.
+    pub fn is_looking(&self, id: JobId) -> bool {
+        self.lock().get(&id).is_some_and(|it| it.looking)
+    }
+
     /// Whether somebody called the job off since it was claimed, or it runs although it was called off.
     pub fn is_called_off(&self, id: JobId) -> bool {
         let held = self.lock();
@@ -432,13 +437,19 @@ impl Shared {
         self.clock.now() + chrono::Duration::microseconds(self.skew.load(Ordering::Relaxed))
     }
 
-    /// Whether an effect of a job may have happened and nobody knows yet. A ledger that can't say
-    /// counts as yes: looking once more is cheap.
+    /// Whether an effect of a job may have happened and nobody knows yet, or a platform goes on working
+    /// for it. A ledger that can't say counts as yes: looking once more is cheap.
     pub async fn is_open(&self, job: &Job) -> bool {
         match self.ledger.effects(job.id).await {
-            Ok(effects) => effects.iter().any(crate::effect::Effect::is_open),
+            Ok(effects) => effects.iter().any(crate::effect::Effect::is_unfinished),
             Err(_) => true,
         }
+    }
+
+    /// Whether a platform goes on working for a job.
+    pub async fn is_worked_on(&self, job: &Job) -> bool {
+        let effects = self.ledger.effects(job.id).await;
+        effects.is_ok_and(|it| it.iter().any(|it| it.handle.is_some()))
     }
 
     /// This run's id.

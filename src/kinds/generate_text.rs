@@ -1,17 +1,20 @@
 //! `generate.text`: a text, or JSON by a schema, from an OpenAI-compatible model; paid for once.
 
+mod background;
+
 use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::config::Config;
-use crate::context::{Context, Wanted};
+use crate::config::{Account, Config};
+use crate::context::{Context, Permit, Wanted};
 use crate::effect::Receipt;
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
 use crate::json::Violation;
 use crate::outcome::{Failure, Outcome};
 use crate::platform::openai::{self, Chat, Completion, Message, Role};
+use crate::platform::openai_responses;
 use crate::retry::Policy;
 
 use super::paid;
@@ -38,6 +41,10 @@ pub(super) struct Payload {
     max_tokens: Option<u32>,
     /// For answers that resemble each other.
     seed: Option<i64>,
+    /// `true`: by OpenAI's Responses API in background mode. OpenAI goes on by itself, for hours if it
+    /// has to, and the job's place in its lane is free meanwhile; other servers may not have it.
+    #[serde(default)]
+    background: bool,
     /// `false`: the model is asked, whatever `cache_age_s` in `jobs.toml` allows, and the answer isn't
     /// left to other jobs.
     cache: Option<bool>,
@@ -100,6 +107,10 @@ impl Handler for GenerateText {
         {
             wrong("/temperature", "must be from 0 to 2");
         }
+        if payload.background && payload.seed.is_some() {
+            let message = "is unknown to background mode; leave one of them out";
+            wrong("/seed", message);
+        }
         if payload.max_tokens == Some(0) {
             wrong("/max_tokens", "must be 1 or more");
         }
@@ -130,42 +141,26 @@ impl Handler for GenerateText {
 
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("openai")?;
-        let cache = payload.cache;
+        let (cache, background) = (payload.cache, payload.background);
         let chat = payload.chat();
-        let intent = json!({"base_url": account.base_url, "request": chat.body()});
+        let body = match background {
+            true => openai_responses::body(&chat),
+            false => chat.body(),
+        };
+        let intent = json!({"base_url": account.base_url, "request": body});
         let cache = paid::Cache::of(cx, cache, &intent);
         if let Some(cache) = &cache
             && let Some(result) = cache.find().await?
         {
             return Ok(result);
         }
-        let budget = paid::budget(cx);
-        let wanted = Wanted {
-            step: "generate",
-            ordinal: 0,
-            op: "openai.chat_completion",
-            rule: paid::rule(cx),
-            intent,
-            keep: Value::Null,
-            says: None,
-            budget,
+        let as_json = chat.schema.is_some();
+        let result = match background {
+            true => background::written(cx, account, &chat, intent).await?,
+            false => answered(cx, account, &chat, intent).await?,
         };
-        cx.progress(10, format!("asking {}", chat.model));
-        let prices = &cx.config.models;
-        let deadline = budget.mul_f32(0.95);
-        let send = |permit: crate::context::Permit| {
-            let chat = &chat;
-            async move {
-                let mut receipt =
-                    openai::complete(&cx.http, account, chat, prices, deadline).await?;
-                // what was lost may have been made, so it counts as spent
-                receipt.detail["sends"] = json!(permit.lost + 1);
-                Ok(receipt)
-            }
-        };
-        let receipt = cx.effect(wanted, send).await.map_err(paid::out_of_money)?;
         cx.progress(100, "answered");
-        let result = result(&receipt, chat.schema.is_some())?;
+        let result = told(result, as_json)?;
         if let Some(cache) = &cache {
             cache.offer().await?;
         }
@@ -173,13 +168,63 @@ impl Handler for GenerateText {
     }
 }
 
-/// The job's result from the recorded answer: a re-run reads the same, and pays nothing.
-fn result(receipt: &Receipt, as_json: bool) -> Result<Value, Outcome> {
-    let unfit = |why: String| Outcome::from(Failure::permanent("receipt", why));
+/// What was written, and how often that was asked for: what was lost may have been made, so it counts as
+/// spent.
+struct Made {
+    completion: Completion,
+    sends: u64,
+}
+
+/// Asks the model and waits for its answer.
+async fn answered(
+    cx: &Context,
+    account: &Account,
+    chat: &Chat,
+    intent: Value,
+) -> Result<Made, Outcome> {
+    let budget = paid::budget(cx);
+    let wanted = Wanted {
+        step: "generate",
+        ordinal: 0,
+        op: "openai.chat_completion",
+        rule: paid::rule(cx),
+        intent,
+        keep: Value::Null,
+        says: None,
+        budget,
+    };
+    cx.progress(10, format!("asking {}", chat.model));
+    let prices = &cx.config.models;
+    let deadline = budget.mul_f32(0.95);
+    let send = |permit: Permit| async move {
+        let mut receipt = openai::complete(&cx.http, account, chat, prices, deadline).await?;
+        receipt.detail["sends"] = json!(permit.lost + 1);
+        Ok(receipt)
+    };
+    let receipt = cx.effect(wanted, send).await.map_err(paid::out_of_money)?;
+    made(&receipt)
+}
+
+/// What a recorded answer holds: a re-run reads the same, and pays nothing.
+fn made(receipt: &Receipt) -> Result<Made, Outcome> {
     paid::is_here(receipt, "text")?;
-    let completion: Completion = serde_json::from_value(receipt.detail.clone())
-        .map_err(|e| unfit(format!("the recorded answer can't be read: {e}")))?;
-    let sends = receipt.detail["sends"].as_u64().unwrap_or(1);
+    let completion = serde_json::from_value(receipt.detail.clone()).map_err(|e| {
+        let why = format!("the recorded answer can't be read: {e}");
+        Failure::permanent("receipt", why)
+    })?;
+    Ok(Made {
+        completion,
+        sends: sends(receipt),
+    })
+}
+
+fn sends(receipt: &Receipt) -> u64 {
+    receipt.detail["sends"].as_u64().unwrap_or(1)
+}
+
+/// The job's result.
+fn told(made: Made, as_json: bool) -> Result<Value, Outcome> {
+    let Made { completion, sends } = made;
     if let Some(why) = completion.refusal {
         let message = format!("the model refused: {why}; it was paid for; change the prompt");
         return Err(Failure::permanent("refusal", message).into());
@@ -240,13 +285,13 @@ mod tests {
     }
 
     fn code(detail: Value, as_json: bool) -> String {
-        let outcome = result(&receipt(detail), as_json).unwrap_err();
+        let outcome = told(made(&receipt(detail)).unwrap(), as_json).unwrap_err();
         outcome.failure().unwrap().code.clone()
     }
 
     #[test]
     fn what_was_lost_counts_as_spent() {
-        let it = result(&receipt(json!({"sends": 2})), true).unwrap();
+        let it = told(made(&receipt(json!({"sends": 2}))).unwrap(), true).unwrap();
         assert_eq!(it["cost_micros"], 20);
         assert_eq!(it["usage"]["sends"], 2);
         assert_eq!(it["json"], json!({"a": 1}));
@@ -261,7 +306,8 @@ mod tests {
         );
         assert_eq!(code(json!({"finish_reason": "length"}), true), "truncated");
         assert_eq!(code(json!({"text": "hm"}), true), "no_json");
-        let cut = result(&receipt(json!({"finish_reason": "length"})), false).unwrap();
+        let cut = made(&receipt(json!({"finish_reason": "length"}))).unwrap();
+        let cut = told(cut, false).unwrap();
         assert_eq!(cut["truncated"], true);
     }
 

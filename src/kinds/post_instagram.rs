@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use url::Url;
 
+use crate::adopt::{self, NO_STOP, Work};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::content;
@@ -19,14 +20,13 @@ use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
 use crate::json::{Digest, Violation};
 use crate::outcome::{Failure, Outcome};
-use crate::platform::CallError;
 use crate::platform::instagram::{
     ALT_MAX, CAPTION_MAX, CONTAINER_LIFE, IMAGES_MAX, Image, Instagram, QUOTA_WAIT, State,
 };
 use crate::platform::text::graphemes;
+use crate::platform::{CallError, Progressed};
 use crate::retry::Policy;
 
-use super::media::{Polled, awaited};
 use super::post;
 
 /// What to publish.
@@ -61,6 +61,8 @@ const CALL: Duration = Duration::from_secs(30);
 const FETCH: Duration = Duration::from_secs(90);
 /// What a call of a look may take; a look has two.
 const LOOK: Duration = Duration::from_secs(8);
+/// What working on the pictures of a container may take.
+const WORK: Duration = Duration::from_secs(3_600);
 /// An older container is left to expire, so that none does on its way.
 const FRESH: Duration = Duration::from_secs(CONTAINER_LIFE.as_secs() - 4 * 3_600);
 /// Instagram's clock tells whole seconds, and may differ from ours by so much.
@@ -196,19 +198,22 @@ async fn container<'a>(
             0 => "container".to_owned(),
             round => format!("container-again-{round}"),
         };
-        let mut is_new = false;
-        let made: Container = cx
-            .step(&name, async {
-                is_new = true;
-                make(cx, payload, &of).await
-            })
-            .await?;
+        let made: Container = cx.step(&name, make(cx, payload, &of)).await?;
         let is_old = fresh <= cx.http.now() - made.at;
-        match ready(cx, &of(CALL), &made.id).await? {
+        let state = worked_on(cx, &of(CALL), &made).await?;
+        // whether it could be published at all is recorded, so that its death is charged once at most
+        let mut is_news = false;
+        let step = format!("{name}-finished");
+        let finished = cx.step(&step, async {
+            is_news = true;
+            Ok(!matches!(state, State::Dead(_)))
+        });
+        let finished: bool = finished.await?;
+        match state {
             // one that was published is left as it is: the effect knows, or looks
             State::Published => return Ok(made.id),
             State::Finished | State::InProgress if !is_old => return Ok(made.id),
-            State::Dead(why) if is_new => return Err(unfit(&why).into()),
+            State::Dead(why) if is_news && !finished => return Err(unfit(&why).into()),
             _ => {}
         }
     }
@@ -234,13 +239,28 @@ async fn make<'a>(
     Ok(Container { at, id })
 }
 
-/// Waits while a container is being worked on, and says where it stands then.
-async fn ready(cx: &Context, instagram: &Instagram<'_>, id: &str) -> Result<State, Outcome> {
-    let ask = async || match instagram.state(id).await.map_err(|e| e.harmless())? {
-        State::InProgress => Ok(Polled::Later(Duration::ZERO)),
-        told => Ok(Polled::Done(told)),
+/// Where a container stands once Instagram has worked on its pictures: the room is free meanwhile.
+async fn worked_on(
+    cx: &Context,
+    instagram: &Instagram<'_>,
+    made: &Container,
+) -> Result<State, Outcome> {
+    let work = Work {
+        by: "Instagram",
+        handle: &made.id,
+        since: made.at,
+        place: "a container, which nobody sees",
+        // most are finished by the time that they are answered
+        is_new: false,
+        most: WORK,
     };
-    awaited(cx, "Instagram still works on the pictures", ask).await
+    let ask = async {
+        Ok(match instagram.state(&made.id).await? {
+            State::InProgress => Progressed::GoesOn(None),
+            told => Progressed::Ended(told),
+        })
+    };
+    adopt::ended(cx, &work, ask, NO_STOP).await
 }
 
 /// Why a new container is dead. Another attempt makes another one.

@@ -186,6 +186,20 @@ pub trait Ledger: Send + Sync + 'static {
     /// The effects of a job, in the order they were written down.
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>>;
 
+    // ---- work that platforms go on with
+
+    // A handle (see `Receipt::handle`) is stored by the write that concludes its effect.
+
+    /// The job that waits for what a platform does under a handle for an account.
+    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>>;
+    /// Takes a handle off its job's effect, since it is known what became of the work; adds to the
+    /// evidence. Of a handle that is gone already it changes nothing.
+    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()>;
+    /// Whether a call-back of this id was taken before, within [`CALLS_KEPT`].
+    async fn heard(&self, account: &str, id: &str) -> Result<bool>;
+    /// Writes down that a call-back was taken.
+    async fn hear(&self, account: &str, id: &str) -> Result<()>;
+
     // ---- results of the same request
 
     /// Offers the result that this job will have, once it has completed, to jobs of its tenant whose
@@ -248,7 +262,7 @@ pub trait Ledger: Send + Sync + 'static {
     // ---- housekeeping
 
     /// Makes room ahead (partitions) and drops what is past its keeping: finished jobs after
-    /// `finished`, keys after `keys` from their job's end, offers of results at their end. Says how much went. In small pieces, and in
+    /// `finished`, keys after `keys` from their job's end, offers of results at their end, call-backs after [`CALLS_KEPT`]. Says how much went. In small pieces, and in
     /// bounded time (half a minute): the next call goes on.
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64>;
 }

@@ -287,6 +287,17 @@ pub struct Conclusion {
     pub look_in: Option<Duration>,
 }
 
+impl Conclusion {
+    /// What the platform goes on working under, by the receipt.
+    pub fn handle(&self) -> Option<&str> {
+        self.receipt.as_ref().and_then(Receipt::handle)
+    }
+}
+
+/// How long it is known that a call-back was taken: longer than a platform repeats one (OpenAI: three
+/// days), and far longer than its signature holds.
+pub const CALLS_KEPT: Duration = Duration::from_secs(4 * 86_400);
+
 /// A result that may stand in for asking again.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Offered {

@@ -87,7 +87,8 @@ async fn happen(
         let now = ledger.now().await?;
         let mut facts = job.facts(Policy::default());
         if *event == Event::CancelAsked {
-            facts.open = ledger.effects(id).await?.iter().any(Effect::is_open);
+            let effects = ledger.effects(id).await?;
+            facts.open = effects.iter().any(Effect::is_unfinished);
         }
         let transition = advance(&facts, event.clone(), now)
             .map_err(|e| Refused::Unfit(format!("job {id}: {e}")))?;
@@ -346,6 +347,46 @@ pub async fn looked(ledger: &dyn Ledger, id: JobId) -> Result<State, Refused> {
     match job.failure.map(|it| it.class) {
         Some(Class::Unknown) => happen(ledger, id, &Event::Looked, None, None).await,
         _ => Err(Refused::Unfit(format!("job {id} waits for no look"))),
+    }
+}
+
+/// What a platform's call-back led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Called {
+    /// The job that waits for it goes on at once.
+    Woken(JobId),
+    /// Its job is asking the platform right now, and may have asked too early.
+    Asking(JobId),
+    /// No job waits for it (any more, or yet: the platform may call before its own answer is here).
+    Nobody,
+}
+
+/// A platform called about the work that it does for an account under `handle`: the job that waits for
+/// it asks at once. What the platform says of the work itself isn't believed.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn called(
+    ledger: &dyn Ledger,
+    account: &str,
+    handle: &str,
+) -> Result<Called, LedgerError> {
+    let Some(id) = ledger.job_of_handle(account, handle).await? else {
+        return Ok(Called::Nobody);
+    };
+    let state = ledger.job(id).await?.map(|it| it.state);
+    match state {
+        Some(State::Running) => return Ok(Called::Asking(id)),
+        Some(State::Scheduled | State::Retrying) => {}
+        // one that is ready will ask by itself
+        Some(State::Ready) => return Ok(Called::Woken(id)),
+        _ => return Ok(Called::Nobody),
+    }
+    match happen(ledger, id, &Event::Looked, None, None).await {
+        Ok(_) => Ok(Called::Woken(id)),
+        Err(Refused::Ledger(e)) => Err(e),
+        // it was claimed between the two looks
+        Err(_) => Ok(Called::Asking(id)),
     }
 }
 

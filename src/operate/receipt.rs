@@ -53,6 +53,9 @@ pub struct Sent {
     pub attempt: Option<u32>,
     /// The platform's id of what was made.
     pub remote_id: Option<String>,
+    /// Under which id the platform goes on working; absent once it is known what became of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub under_way: Option<String>,
     /// Where it can be seen.
     pub url: Option<String>,
     /// When that was learnt.
@@ -107,6 +110,7 @@ fn sent(effect: Effect, attempts: &[Attempt], runs: &[Run]) -> Sent {
         confirmed_at: proof.as_ref().map(|it| it.at),
         url: proof.as_ref().and_then(|it| it.url.clone()),
         remote_id: proof.and_then(|it| it.remote_id),
+        under_way: effect.handle,
         evidence: effect.evidence,
     }
 }

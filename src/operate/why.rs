@@ -109,6 +109,10 @@ fn of_failure(job: &Job, failure: &Failure) -> Advice {
             "A re-run would do something else than was written down; it was stopped so that nothing is done twice. Enqueue a new job if it is still wanted.",
             [discard(job, "enqueued anew")],
         ),
+        "adopt_for" => Advice::new(
+            "Its platform took longer than adopt_for_s allows, and may go on. Look there; raise adopt_for_s in jobs.toml where that is usual, then revive: the same work is asked about again, and nothing is paid for twice.",
+            [revive(job), discard(job, "taken from the platform")],
+        ),
         "payload" | "preflight" => mend(job),
         "no_account" | "wrong_account" | "no_identifier" => Advice::new(
             "Its account isn't configured as it needs it. Correct [accounts] in jobs.toml, have it checked, then revive.",
@@ -338,6 +342,10 @@ fn waits(job: &Job, around: &Around) -> Advice {
                 format!("It failed and is tried again at {at}: {failure}.")
             }
             (State::Retrying, None) => format!("It is tried again at {at}."),
+            (State::Scheduled, _) if job.progress.is_some() => {
+                let said = job.progress.as_ref().map_or("", |it| &it.message);
+                format!("It waits for its time, {at}: {said}.")
+            }
             _ => format!("It waits for its time, {at}."),
         };
         return Advice::new(text, []);

@@ -11,6 +11,7 @@ pub mod facets;
 
 pub mod openai;
 pub mod openai_images;
+pub mod openai_responses;
 pub mod mastodon;
 pub mod bluesky;
 pub mod x_words;
@@ -23,7 +24,7 @@ use std::time::Duration;
 use crate::config::Account;
 use crate::outcome::Failure;
 
-pub use verdict::CallError;
+pub use verdict::{CallError, Progressed};
 
 /// Reads as an account, once, what changes nothing and costs nothing: whether its platform is there
 /// and takes its secret. What it found, for people.

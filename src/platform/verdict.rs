@@ -46,6 +46,15 @@ impl CallError {
     }
 }
 
+/// What a platform says of work that it goes on with after its answer.
+#[derive(Debug)]
+pub enum Progressed<T> {
+    /// It has ended, well or badly.
+    Ended(T),
+    /// It goes on; and when the platform wants to be asked again, if it says so.
+    GoesOn(Option<std::time::Duration>),
+}
+
 /// What an error's body says, as far as the platform's form allows to read it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {

@@ -46,6 +46,7 @@ pub(super) fn routes(world: Arc<World>) -> Router {
             get(waiting).post(script).delete(drop_scripts),
         )
         .route("/_sandbox/clock", get(clock).post(advance))
+        .route("/_sandbox/calls", get(calls))
         .route("/_sandbox/settings", get(settings).post(set))
         .route("/_sandbox/reset", post(reset))
         .with_state(world)
@@ -154,6 +155,10 @@ async fn advance(
     Json(json!({"now": world.shared.clock.now(), "offset_s": offset_s})).into_response()
 }
 
+async fn calls(State(world): State<Arc<World>>) -> Response {
+    Json(world.openai.platform.calls()).into_response()
+}
+
 async fn settings(State(world): State<Arc<World>>) -> Json<Values> {
     Json(world.shared.settings.now())
 }
@@ -164,7 +169,7 @@ async fn set(
 ) -> Response {
     match body {
         Ok(Json(values)) => {
-            world.shared.settings.set(values);
+            world.shared.settings.set(values.clone());
             Json(values).into_response()
         }
         Err(error) => refused(StatusCode::UNPROCESSABLE_ENTITY, &error.body_text()),

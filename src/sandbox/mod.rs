@@ -176,7 +176,12 @@ fn base_url(mut addr: SocketAddr) -> String {
 
 fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
     let (acts, clock) = (&shared.acts, &shared.clock);
-    let openai = OpenAi::new(Arc::clone(acts), Arc::clone(clock), base.clone());
+    let openai = OpenAi::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.settings),
+        base.clone(),
+    );
     let mastodon = Mastodon::new(Arc::clone(acts), Arc::clone(clock), base.clone());
     let bluesky = Bluesky::new(Arc::clone(acts), Arc::clone(clock), base.clone());
     let x = X::new(

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::acts::held;
 
 /// The values, by the names in the request.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Values {
     /// How long X refuses the same text of the same account, in seconds; 0 switches the filter off.
@@ -16,6 +16,60 @@ pub(super) struct Values {
     pub(super) instagram_quota: u32,
     /// How often a look at an Instagram container with a video still finds it in progress.
     pub(super) instagram_looks: u32,
+    /// How long a container of Instagram is in progress, in milliseconds.
+    pub(super) instagram_work_ms: u32,
+    /// How long a response of OpenAI takes in the background, in milliseconds.
+    pub(super) openai_work_ms: u32,
+    /// How it ends.
+    pub(super) openai_work_ends: Ends,
+    /// Where OpenAI calls back, on this machine; without one, or a secret, it doesn't.
+    pub(super) openai_hook_url: Option<String>,
+    /// What its call-backs are signed with: `whsec_...`
+    pub(super) openai_hook_secret: Option<String>,
+    /// How it calls back.
+    pub(super) openai_hook: Hook,
+    /// How much later than the end, with `late`, in milliseconds.
+    pub(super) openai_hook_late_ms: u32,
+}
+
+/// How a response ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Ends {
+    #[default]
+    Completed,
+    Failed,
+    Incomplete,
+}
+
+impl Ends {
+    /// The status that tells it.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Ends::Completed => "completed",
+            Ends::Failed => "failed",
+            Ends::Incomplete => "incomplete",
+        }
+    }
+}
+
+/// How OpenAI calls back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Hook {
+    /// As it should.
+    #[default]
+    Once,
+    /// The same call-back again.
+    Twice,
+    /// Some time after the end.
+    Late,
+    /// Not at all.
+    Never,
+    /// With a signature that doesn't fit.
+    Forged,
+    /// Before the request itself is answered.
+    Early,
 }
 
 impl Default for Values {
@@ -25,6 +79,13 @@ impl Default for Values {
             // far above the real 100, so that a load test passes
             instagram_quota: 30_000,
             instagram_looks: 1,
+            instagram_work_ms: 0,
+            openai_work_ms: 2_000,
+            openai_work_ends: Ends::default(),
+            openai_hook_url: None,
+            openai_hook_secret: None,
+            openai_hook: Hook::default(),
+            openai_hook_late_ms: 0,
         }
     }
 }
@@ -36,7 +97,7 @@ pub(super) struct Settings(Mutex<Values>);
 impl Settings {
     /// The values as they are.
     pub(super) fn now(&self) -> Values {
-        *held(&self.0)
+        held(&self.0).clone()
     }
 
     /// Sets them all: what a request doesn't name goes back to its default.

@@ -58,6 +58,7 @@ table! {
     SETTLES_STALE = "presswork_settles_stale_total", Shape::Counter, "Outcomes refused because the lease had gone to another run.";
     RECLAIMED = "presswork_reclaimed_total", Shape::Counter, "Expired leases taken back.";
     EFFECTS = "presswork_effects_total", Shape::Counter, "Effects that reached a state, by operation and state.";
+    CALLS = "presswork_calls_total", Shape::Counter, "Call-backs of platforms that came in, by what they led to.";
     EXPOSURE = "presswork_inbox_exposure_seconds", Shape::Histogram(SHORT), "How long an envelope was in Redis only, before intake committed it.";
     INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait in the Redis inbox.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
@@ -188,6 +189,11 @@ pub fn effect(op: &str, state: &'static str) {
     counter!(EFFECTS, "op" => op.to_owned(), "state" => state).increment(1);
 }
 
+/// A call-back of a platform. `led_to` is a word: `woken`, `repeated`, `nobody`, `busy`, `refused`.
+pub fn call(led_to: &'static str) {
+    counter!(CALLS, "led_to" => led_to).increment(1);
+}
+
 /// How long an envelope was in Redis only.
 pub fn inbox_exposure(exposed: Duration) {
     histogram!(EXPOSURE).record(exposed);
@@ -239,6 +245,7 @@ mod tests {
         settles_stale(5);
         reclaimed(6);
         effect("mastodon.status", "confirmed");
+        call("woken");
         inbox_exposure(Duration::from_millis(4));
         inbox_waiting(8);
         ledger_up(true);

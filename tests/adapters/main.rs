@@ -118,13 +118,9 @@ impl World {
             _ => None,
         };
         Account {
-            platform: platform.name().to_owned(),
-            base_url,
             identifier,
             secret: format!("sandbox-{name}").into(),
-            bucket: None,
-            public_url: None,
-            guard: Default::default(),
+            ..Account::at(platform.name(), base_url)
         }
     }
 

@@ -15,16 +15,12 @@ use crate::rig::{Base, Rig, somebody};
 fn guarded(platform: &'static str, reaction: Reaction) -> impl FnOnce(&mut Config) {
     move |config| {
         let account = Account {
-            platform: platform.to_owned(),
-            base_url: "http://127.0.0.1:1".parse().expect("an address"),
-            identifier: None,
             secret: "token".into(),
-            bucket: None,
-            public_url: None,
             guard: Guard {
                 reaction,
                 ..Guard::default()
             },
+            ..Account::at(platform, "http://127.0.0.1:1".parse().expect("an address"))
         };
         config.accounts.insert("press".to_owned(), account);
     }

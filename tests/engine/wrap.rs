@@ -303,6 +303,18 @@ impl Ledger for Faulty {
         self.after("permit").await?;
         it
     }
+    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
+        self.inner.job_of_handle(account, handle).await
+    }
+    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
+        self.inner.let_go(job, handle, evidence).await
+    }
+    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+        self.inner.heard(account, id).await
+    }
+    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+        self.inner.hear(account, id).await
+    }
     async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>> {
         self.inner.repeats(id, within).await
     }

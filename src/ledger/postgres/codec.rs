@@ -106,6 +106,7 @@ pub fn effect(row: &PgRow) -> sqlx::Result<Effect> {
         evidence: evidence.collect::<sqlx::Result<_>>()?,
         looks: count(row, "looks")?,
         look_at: row.try_get("look_at")?,
+        handle: row.try_get("handle")?,
     })
 }
 

@@ -172,7 +172,7 @@ pub async fn repeats(pools: &Pools, id: EffectId, within: Duration) -> Result<Op
 const CONCLUDE: &str = "
 UPDATE presswork.effects
 SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text,
-    look_at = presswork.now() + $6 * interval '1 second'
+    look_at = presswork.now() + $6 * interval '1 second', handle = $7
 WHERE id = $1 AND sends = $2 AND state = 'sending'";
 
 /// Ends what a permit began.
@@ -190,6 +190,7 @@ pub async fn conclude(
             .bind(conclusion.receipt.as_ref().map(codec::text))
             .bind(evidence(&conclusion.evidence))
             .bind(conclusion.look_in.map(seconds))
+            .bind(conclusion.handle())
             .execute(pools.main())
     };
     Ok(pools.again(query).await?.rows_affected() == 1)
@@ -200,7 +201,7 @@ const DECIDE: &str = "
 WITH done AS (
     UPDATE presswork.effects
     SET state = $3, receipt = coalesce($4, receipt), evidence = evidence || $5::text,
-        look_at = presswork.now() + $11 * interval '1 second',
+        look_at = presswork.now() + $11 * interval '1 second', handle = $12,
         maybe_since = CASE WHEN $3 IN ('unknown', 'unresolved') THEN maybe_since END,
         key_lost = $3 IN ('unknown', 'unresolved') AND key_lost
     WHERE id = $1 AND state = $2 AND sends = $10
@@ -233,6 +234,7 @@ pub async fn decide(
             .bind(audit.map(|it| codec::plain(&it.detail)))
             .bind(codec::int(from.1))
             .bind(conclusion.look_in.map(seconds))
+            .bind(conclusion.handle())
             .fetch_one(pools.main())
     };
     let done: i64 = pools.again(query).await?;
@@ -246,6 +248,48 @@ pub async fn witness(pools: &Pools, id: EffectId, seen: &Evidence) -> Result<()>
         sqlx::query(sql)
             .bind(id.0)
             .bind(evidence(seen))
+            .execute(pools.main())
+    };
+    pools.again(query).await.map(|_| ())
+}
+
+/// The job that waits for what a platform does under a handle.
+pub async fn job_of_handle(pools: &Pools, account: &str, handle: &str) -> Result<Option<JobId>> {
+    let sql = "SELECT job FROM presswork.effects WHERE account = $1 AND handle = $2
+               ORDER BY n DESC LIMIT 1";
+    let query = sqlx::query_scalar(sql).bind(account).bind(handle);
+    let id: Option<Uuid> = pools.call(query.fetch_optional(pools.main())).await?;
+    Ok(id.map(JobId))
+}
+
+/// Takes a handle off its effect.
+pub async fn let_go(pools: &Pools, job: JobId, handle: &str, seen: &Evidence) -> Result<()> {
+    let sql = "UPDATE presswork.effects SET handle = NULL, evidence = evidence || $3::text
+               WHERE job = $1 AND handle = $2";
+    let query = || {
+        sqlx::query(sql)
+            .bind(job.0)
+            .bind(handle)
+            .bind(evidence(seen))
+            .execute(pools.main())
+    };
+    pools.again(query).await.map(|_| ())
+}
+
+/// Whether a call-back was taken before.
+pub async fn heard(pools: &Pools, account: &str, id: &str) -> Result<bool> {
+    let sql = "SELECT EXISTS (SELECT FROM presswork.calls WHERE account = $1 AND id = $2)";
+    let query = sqlx::query_scalar(sql).bind(account).bind(id);
+    pools.call(query.fetch_one(pools.main())).await
+}
+
+/// Writes down that a call-back was taken.
+pub async fn hear(pools: &Pools, account: &str, id: &str) -> Result<()> {
+    let sql = "INSERT INTO presswork.calls VALUES ($1, $2, presswork.now()) ON CONFLICT DO NOTHING";
+    let query = || {
+        sqlx::query(sql)
+            .bind(account)
+            .bind(id)
             .execute(pools.main())
     };
     pools.again(query).await.map(|_| ())

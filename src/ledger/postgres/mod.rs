@@ -252,6 +252,22 @@ impl Ledger for Postgres {
         effects::effects(&self.pools, job).await
     }
 
+    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
+        effects::job_of_handle(&self.pools, account, handle).await
+    }
+
+    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
+        effects::let_go(&self.pools, job, handle, evidence).await
+    }
+
+    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+        effects::heard(&self.pools, account, id).await
+    }
+
+    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+        effects::hear(&self.pools, account, id).await
+    }
+
     async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
         results::offer(&self.pools, fence, request, age).await
     }

@@ -9,6 +9,7 @@ use super::pool::{Pools, explain, is_cancelled};
 use super::runs::seconds;
 use crate::content::Guard;
 use crate::ledger::door::Result;
+use crate::ledger::rows::CALLS_KEPT;
 
 /// A call begins no statement after this long: the rest is for the next call.
 const BUDGET: Duration = Duration::from_secs(15);
@@ -104,6 +105,17 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone";
 
+/// Call-backs that were taken `$1` seconds ago.
+const DROP_CALLS: &str = "
+WITH gone AS (
+    DELETE FROM presswork.calls
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.calls
+                           WHERE at < presswork.now() - $1 * interval '1 second'
+                           ORDER BY at LIMIT $2))
+    RETURNING 1
+)
+SELECT count(*) FROM gone";
+
 /// Runs that ended a week ago and hold nothing.
 const DROP_RUNS: &str = "
 WITH gone AS (
@@ -154,6 +166,7 @@ async fn work(
             DROP_CONTENTS,
             seconds(Duration::from_secs(Guard::WITHIN_MAX_S)),
         ),
+        (DROP_CALLS, seconds(CALLS_KEPT)),
     ] {
         while Instant::now() < until {
             let rows: i64 = sqlx::query_scalar(sql)

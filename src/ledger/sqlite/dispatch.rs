@@ -76,7 +76,7 @@ async fn take(
             break;
         }
         let row = sqlx::query(concat!(
-            "UPDATE jobs SET state = 'running', run = ?, token = ?, claimed_at = ?, epoch = epoch + 1, version = version + 1
+            "UPDATE jobs SET state = 'running', run = ?, token = ?, claimed_at = ?, epoch = epoch + 1, version = version + 1, progress = NULL
              WHERE id = ? AND token IS NULL AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= ?
                AND +lane = ? AND kind IN (SELECT value FROM json_each(?))
              RETURNING ",

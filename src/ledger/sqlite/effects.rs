@@ -234,12 +234,13 @@ async fn change(
     evidence.push(it.evidence.clone());
     let look_at = it.look_in.map(|wait| now.saturating_add(span_micros(wait)));
     sqlx::query(
-        "UPDATE effects SET state = ?, receipt = ?, evidence = ?, look_at = ? WHERE id = ?",
+        "UPDATE effects SET state = ?, receipt = ?, evidence = ?, look_at = ?, handle = ? WHERE id = ?",
     )
     .bind(it.to.as_str())
     .bind(receipt)
     .bind(text(&evidence)?)
     .bind(look_at)
+    .bind(it.handle())
     .bind(before.id.0)
     .execute(conn)
     .await

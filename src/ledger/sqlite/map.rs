@@ -161,6 +161,7 @@ pub fn effect(row: &SqliteRow) -> Result<Effect> {
         evidence: json(get(row, "evidence")?)?,
         looks: count(row, "looks")?,
         look_at: maybe_time(get(row, "look_at")?)?,
+        handle: get(row, "handle")?,
     })
 }
 

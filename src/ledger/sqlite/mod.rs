@@ -13,6 +13,7 @@ mod dispatch;
 mod settle;
 mod effects;
 mod runs;
+mod calls;
 mod results;
 mod look;
 mod tidy;
@@ -392,6 +393,30 @@ impl Ledger for Sqlite {
         effects::of_job(&mut *self.reader().await?, job).await
     }
 
+    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
+        calls::job_of_handle(&mut *self.reader().await?, account, handle).await
+    }
+
+    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
+        let (handle, evidence) = (handle.to_owned(), evidence.clone());
+        self.write(move |tx, _| {
+            Box::pin(async move { calls::let_go(tx, job, &handle, &evidence).await })
+        })
+        .await
+    }
+
+    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+        calls::heard(&mut *self.reader().await?, account, id).await
+    }
+
+    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+        let (account, id) = (account.to_owned(), id.to_owned());
+        self.write(move |tx, now| {
+            Box::pin(async move { calls::hear(tx, now, &account, &id).await })
+        })
+        .await
+    }
+
     async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
         let fence = *fence;
         self.write(move |tx, now| {
@@ -538,7 +563,7 @@ impl Ledger for Sqlite {
         while more && Instant::now() < until {
             let some;
             (some, more) = self
-                .write(move |tx, now| Box::pin(tidy::drop_keys_and_offers(tx, keys, now)))
+                .write(move |tx, now| Box::pin(tidy::drop_small(tx, keys, now)))
                 .await?;
             gone += some;
         }

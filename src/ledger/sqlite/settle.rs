@@ -63,7 +63,7 @@ async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Resul
              held = ?6, cancel = ?7 OR (cancel AND NOT ?3 AND ?1 <> 'dead'),
              failure = coalesce(?8, failure), fingerprint = coalesce(?9, fingerprint),
              run = CASE WHEN ?10 THEN run END, token = CASE WHEN ?10 THEN token END,
-             claimed_at = CASE WHEN ?10 THEN claimed_at END, progress = CASE WHEN ?10 THEN progress END,
+             claimed_at = CASE WHEN ?10 THEN claimed_at END,
              ended_at = CASE WHEN ?11 THEN coalesce(ended_at, ?12) END,
              payload = coalesce(?13, payload), revision = revision + (?13 IS NOT NULL),
              expires_at = CASE WHEN ?3 THEN max(expires_at, ?12 + expires_at - created_at) ELSE expires_at END,

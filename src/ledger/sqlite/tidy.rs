@@ -8,6 +8,7 @@ use super::open::told;
 use crate::content::Guard;
 use crate::job::JobId;
 use crate::ledger::door::Result;
+use crate::ledger::rows::CALLS_KEPT;
 
 /// Rows that one transaction deletes at most: a few milliseconds on the writing connection.
 pub const CHUNK: u32 = 500;
@@ -83,14 +84,11 @@ async fn delete(
 const SAID: i64 = Guard::WITHIN_MAX_S as i64 * 1_000_000;
 
 /// Drops at most a chunk of the keys whose job ended before `before`, one of the results that are
-/// offered no longer, and one of what was said too long ago for any guard; how many, and whether there
-/// may be more.
-pub async fn drop_keys_and_offers(
-    conn: &mut SqliteConnection,
-    before: i64,
-    now: i64,
-) -> Result<(u64, bool)> {
+/// offered no longer, one of what was said too long ago for any guard, and one of the call-backs that were
+/// taken long ago; how many, and whether there may be more.
+pub async fn drop_small(conn: &mut SqliteConnection, before: i64, now: i64) -> Result<(u64, bool)> {
     let (mut gone, mut more) = (0, false);
+    let kept = i64::try_from(CALLS_KEPT.as_micros()).unwrap_or(i64::MAX);
     for (sql, before) in [
         (
             "DELETE FROM idempotency_keys WHERE (tenant, kind, key) IN
@@ -106,6 +104,11 @@ pub async fn drop_keys_and_offers(
             "DELETE FROM contents WHERE (account, digest, job) IN
                  (SELECT account, digest, job FROM contents WHERE at < ? LIMIT ?)",
             now.saturating_sub(SAID),
+        ),
+        (
+            "DELETE FROM calls WHERE (account, id) IN
+                 (SELECT account, id FROM calls WHERE at < ? LIMIT ?)",
+            now.saturating_sub(kept),
         ),
     ] {
         let done = sqlx::query(sql)

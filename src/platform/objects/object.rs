@@ -183,9 +183,6 @@ mod tests {
     #[test]
     fn an_address_has_the_bucket_in_its_path_or_its_host() {
         let account = |path_style, public: Option<&str>| Account {
-            platform: "s3".to_owned(),
-            base_url: Url::parse("https://s3.example:9000/").unwrap(),
-            identifier: None,
             secret: "secret".into(),
             bucket: Some(crate::config::Bucket {
                 name: "films".to_owned(),
@@ -194,7 +191,7 @@ mod tests {
                 path_style,
             }),
             public_url: public.map(|it| Url::parse(it).unwrap()),
-            guard: Default::default(),
+            ..Account::at("s3", Url::parse("https://s3.example:9000/").unwrap())
         };
         let url = |it: Account| object().url(&it).to_string();
         let key = "a%20b/%C3%BC.png";

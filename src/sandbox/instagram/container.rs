@@ -253,6 +253,7 @@ impl Instagram {
                 "media_type": new.media_type, "product_type": new.product(), "url": new.url,
                 "alt_text": new.alt, "is_carousel_item": new.is_item, "video": new.is_video,
                 "resumable": new.resumable, "children": new.children, "failed": failed,
+                "work_ms": self.settings.now().instagram_work_ms,
             }),
         };
         let act = self.acts.record(now, draft);

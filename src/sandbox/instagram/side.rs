@@ -144,6 +144,10 @@ impl Side {
         if now - container.act.at >= LIFE {
             return State::Expired;
         }
+        let work = container.act.detail["work_ms"].as_i64().unwrap_or(0);
+        if now < container.act.at + TimeDelta::milliseconds(work) {
+            return State::InProgress;
+        }
         if container.failed.is_some() {
             return State::Error;
         }

@@ -1,10 +1,13 @@
 //! OpenAI's wire format: chat completions and pictures that cost play money, their list, and the models.
 
 mod request;
+mod ask;
+mod hook;
 mod images;
 mod png;
 mod draw;
 mod story;
+mod responses;
 
 use std::sync::{Arc, Mutex};
 
@@ -12,8 +15,10 @@ use axum::http::Method;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
+use self::hook::Sent;
 use self::images::Order;
 use self::request::{Chat, Format, Invalid};
+use self::responses::{About, Responses};
 use super::{
     acts::{Act, ActLog, Draft, held},
     clock::Clock,
@@ -21,6 +26,7 @@ use super::{
     form::{self, Form},
     play::without_marks,
     rate::{Rate, Rates},
+    settings::Settings,
     text::fingerprint,
 };
 
@@ -62,6 +68,8 @@ pub(super) struct OpenAi {
     clock: Arc<Clock>,
     rates: Rates,
     stored: Mutex<Vec<Stored>>,
+    settings: Arc<Settings>,
+    responses: Responses,
     /// The sandbox's own address: its pictures are there.
     base: String,
 }
@@ -86,6 +94,7 @@ pub(super) enum Op {
         account: String,
         id: String,
     },
+    Response(About),
     Models,
     Model {
         id: String,
@@ -93,14 +102,26 @@ pub(super) enum Op {
 }
 
 impl OpenAi {
-    pub(super) fn new(acts: Arc<ActLog>, clock: Arc<Clock>, base: String) -> OpenAi {
+    pub(super) fn new(
+        acts: Arc<ActLog>,
+        clock: Arc<Clock>,
+        settings: Arc<Settings>,
+        base: String,
+    ) -> OpenAi {
         OpenAi {
             base,
+            settings,
+            responses: Responses::default(),
             acts,
             clock,
             rates: Rates::new(REQUESTS_PER_MINUTE, 60),
             stored: Mutex::default(),
         }
+    }
+
+    /// The call-backs that were sent so far.
+    pub(super) fn calls(&self) -> Vec<Sent> {
+        held(&self.responses.sent).clone()
     }
 
     fn complete(&self, account: String, chat: &Chat, key: Option<String>) -> Answer {
@@ -349,6 +370,7 @@ impl Platform for OpenAi {
         peek.account = (!account.is_empty()).then(|| account.clone());
         let parts = request.parts();
         let op = match (&request.method, &parts[..]) {
+            (_, ["v1", "responses", ..]) => responses::read(request, account, &mut peek),
             (&Method::POST, ["v1", "chat", "completions"]) => {
                 peek.op = "chat.completion";
                 peek.writes = true;
@@ -438,6 +460,7 @@ impl Platform for OpenAi {
             } => self.draw(account, &order, key).await,
             Op::List { account, query } => self.list(&account, &query),
             Op::Get { account, id } => self.get(&account, &id),
+            Op::Response(about) => self.response(about).await,
             Op::Models => {
                 let list: Vec<_> = MODELS.iter().map(|id| model(id)).collect();
                 Answer::json(200, &json!({"object": "list", "data": list}))
@@ -511,6 +534,7 @@ impl Platform for OpenAi {
     }
 
     fn replay(&self, act: &Act) {
+        self.responses.replay(act);
         if act.detail["store"] != true {
             return;
         }
@@ -526,6 +550,7 @@ impl Platform for OpenAi {
 
     fn forget(&self) {
         held(&self.stored).clear();
+        self.responses.forget();
         self.rates.forget();
     }
 }

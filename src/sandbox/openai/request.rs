@@ -134,6 +134,26 @@ pub(super) fn chat(body: &[u8]) -> Result<Chat, Invalid> {
             );
         }
     }
+    let model = model(fields)?;
+    numbers(fields)?;
+    let (prompt, question) = messages(fields.get("messages"))?;
+    let format = format(fields.get("response_format"), &prompt)?;
+    let whole = |name: &str| fields.get(name).and_then(Value::as_u64);
+    Ok(Chat {
+        model,
+        question,
+        format,
+        n: whole("n").unwrap_or(1),
+        max_tokens: whole("max_completion_tokens").or_else(|| whole("max_tokens")),
+        seed: fields.get("seed").and_then(Value::as_i64),
+        store: flag(fields, "store")?,
+        metadata: metadata(fields.get("metadata"))?,
+        prompt,
+    })
+}
+
+/// The model that a request names, which must be served here.
+pub(super) fn model(fields: &Map<String, Value>) -> Result<String, Invalid> {
     let model = match fields.get("model") {
         Some(Value::String(model)) => model.clone(),
         Some(_) => {
@@ -159,21 +179,7 @@ pub(super) fn chat(body: &[u8]) -> Result<Chat, Invalid> {
             status: 404,
         });
     }
-    numbers(fields)?;
-    let (prompt, question) = messages(fields.get("messages"))?;
-    let format = format(fields.get("response_format"), &prompt)?;
-    let whole = |name: &str| fields.get(name).and_then(Value::as_u64);
-    Ok(Chat {
-        model,
-        question,
-        format,
-        n: whole("n").unwrap_or(1),
-        max_tokens: whole("max_completion_tokens").or_else(|| whole("max_tokens")),
-        seed: fields.get("seed").and_then(Value::as_i64),
-        store: flag(fields, "store")?,
-        metadata: metadata(fields.get("metadata"))?,
-        prompt,
-    })
+    Ok(model)
 }
 
 /// Models of this world: the platform's families and the sandbox's own.
@@ -202,7 +208,7 @@ pub(super) fn known(fields: &Map<String, Value>, names: &[&str], at: &str) -> Re
     }
 }
 
-fn flag(fields: &Map<String, Value>, name: &str) -> Result<bool, Invalid> {
+pub(super) fn flag(fields: &Map<String, Value>, name: &str) -> Result<bool, Invalid> {
     match fields.get(name) {
         None | Some(Value::Null) => Ok(false),
         Some(Value::Bool(value)) => Ok(*value),
@@ -214,7 +220,7 @@ fn flag(fields: &Map<String, Value>, name: &str) -> Result<bool, Invalid> {
     }
 }
 
-fn numbers(fields: &Map<String, Value>) -> Result<(), Invalid> {
+pub(super) fn numbers(fields: &Map<String, Value>) -> Result<(), Invalid> {
     const RANGES: &[(&str, f64, f64, bool)] = &[
         ("temperature", 0.0, 2.0, false),
         ("top_p", 0.0, 1.0, false),
@@ -371,7 +377,8 @@ fn format(format: Option<&Value>, prompt: &str) -> Result<Format, Invalid> {
         }
         Some("json_schema") => {
             only(&["type", "json_schema"])?;
-            json_schema(&format["json_schema"])
+            let names = ["name", "description", "schema", "strict"];
+            schema_format(&format["json_schema"], "response_format.json_schema", &names)
         }
         _ => invalid(
             "response_format.type",
@@ -381,8 +388,8 @@ fn format(format: Option<&Value>, prompt: &str) -> Result<Format, Invalid> {
     }
 }
 
-fn json_schema(given: &Value) -> Result<Format, Invalid> {
-    let at = "response_format.json_schema";
+/// A format by a schema, whose members are `names` and stand below `at`.
+pub(super) fn schema_format(given: &Value, at: &str, names: &[&str]) -> Result<Format, Invalid> {
     let Some(fields) = given.as_object() else {
         return invalid(
             at,
@@ -390,11 +397,7 @@ fn json_schema(given: &Value) -> Result<Format, Invalid> {
             format!("Missing required parameter: '{at}'."),
         );
     };
-    known(
-        fields,
-        &["name", "description", "schema", "strict"],
-        &format!("{at}."),
-    )?;
+    known(fields, names, &format!("{at}."))?;
     let name = fields
         .get("name")
         .and_then(Value::as_str)
@@ -418,7 +421,7 @@ fn json_schema(given: &Value) -> Result<Format, Invalid> {
     if flag(fields, "strict")? {
         strict(schema, "()").map_err(|why| Invalid {
             message: format!("Invalid schema for response_format '{name}': {why}"),
-            param: Some("response_format".into()),
+            param: Some(at.split(".json_schema").next().unwrap_or(at).to_owned()),
             code: None,
             status: 400,
         })?;
@@ -457,7 +460,7 @@ fn strict(schema: &Value, at: &str) -> Result<(), String> {
         .try_for_each(|inner| strict(inner, at))
 }
 
-fn metadata(given: Option<&Value>) -> Result<Map<String, Value>, Invalid> {
+pub(super) fn metadata(given: Option<&Value>) -> Result<Map<String, Value>, Invalid> {
     let pairs = match given {
         None | Some(Value::Null) => return Ok(Map::new()),
         Some(Value::Object(pairs)) => pairs,
