@@ -10,6 +10,7 @@ use crate::clock::{Time, stamp};
 use crate::job::JobId;
 use crate::json::Digest;
 use crate::outcome::words;
+use crate::sabotaged;
 
 /// The effect's own id: the same for each re-run of the same job, step and account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -71,6 +72,29 @@ words! {
     }
 }
 
+words! {
+    /// What an operator has decided, in writing, about what was looked for in vain.
+    Resend {
+        /// A person says what happened.
+        Ask = "ask",
+        /// It is sent once more: the platform refuses a text that it has just published.
+        DuplicateFilter = "duplicate-filter",
+        /// It is sent once more, and once more again: better twice than not at all.
+        Always = "always",
+    }
+}
+
+impl Resend {
+    /// How many sends there may be without a known answer.
+    pub const fn sends_max(self) -> u32 {
+        match self {
+            Self::Ask => 1,
+            Self::DuplicateFilter => 2,
+            Self::Always => 3,
+        }
+    }
+}
+
 /// What a platform's operation needs to be repeated, or not.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rule {
@@ -96,8 +120,10 @@ pub struct Looking {
     pub first: Duration,
     /// The longest wait between two looks.
     pub longest: Duration,
-    /// So long after its last permit a person is asked.
+    /// So long after its last permit it is looked for.
     pub until: Duration,
+    /// What follows then.
+    pub resend: Resend,
 }
 
 impl Looking {
@@ -107,6 +133,7 @@ impl Looking {
         first: Duration::from_secs(5),
         longest: Duration::from_secs(60),
         until: Duration::from_secs(900),
+        resend: Resend::Ask,
     };
 
     /// The wait before the next look, after `looks` of them.
@@ -392,7 +419,7 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
     if let (EffectState::Confirmed, Some(receipt)) = (effect.state, &effect.receipt) {
         return Next::Done(Box::new(receipt.clone()));
     }
-    if effect.intent != intent {
+    if effect.intent != intent && !sabotaged!("effect.intent") {
         return Next::Nondeterministic;
     }
     match effect.state {
@@ -403,7 +430,7 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
             Next::Ask(effect.doubt(usual.to_owned()))
         }
         EffectState::Sending => match effect.permit_at.map(|it| it + chrono_of(patience)) {
-            Some(until) if now < until => Next::Wait(until),
+            Some(until) if now < until && !sabotaged!("effect.in_flight") => Next::Wait(until),
             _ => unknown(effect, rule, now),
         },
         EffectState::Unknown => unknown(effect, rule, now),
@@ -413,7 +440,7 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
 fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
     // what was refused certainly didn't happen: it doesn't use up a repeat
     let lost = effect.lost();
-    if rule.sends_max <= lost {
+    if rule.sends_max <= lost && !sabotaged!("effect.sends_max") {
         let usual = format!("it was sent {lost} times and no answer could be read");
         return Next::Ask(effect.doubt(usual));
     }
@@ -424,6 +451,7 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
         }
         EffectClass::A => match (rule.key_life, effect.first_at()) {
             (None, _) => Next::Repeat,
+            _ if sabotaged!("effect.key_life") => Next::Repeat,
             // the clock of the key runs at the platform from the first request on: keep a margin
             (Some(life), Some(first)) if now - first < chrono_of(life) * 9 / 10 => Next::Repeat,
             _ => {

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use crate::clock::Time;
-use crate::effect::{Effect, EffectClass, EffectState, Looking, REFUSED, Receipt, chrono_of};
+use crate::effect::{
+    Effect, EffectClass, EffectState, Looking, REFUSED, Receipt, Resend, chrono_of,
+};
+
+use crate::sabotaged;
 
 /// What a look-up at the platform says of an effect.
 #[derive(Clone, Debug, PartialEq)]
@@ -33,7 +37,9 @@ pub struct Judged {
 /// a person.
 ///
 /// That something isn't found proves nothing in class C, whatever an adapter says, nor while a lost
-/// request may still be under way, nor by another handle than the one that may have been used.
+/// request may still be under way, nor by another handle than the one that may have been used. Only an
+/// operator's written word ([`Looking::resend`]) has it sent again all the same, and a bounded number of
+/// times.
 pub fn judge(
     effect: &Effect,
     looking: &Looking,
@@ -43,8 +49,15 @@ pub fn judge(
 ) -> Judged {
     let number = effect.looks;
     let since = effect.permit_at.or(effect.maybe_since).map(|it| now - it);
-    let settled = since.is_none_or(|it| chrono_of(in_flight) <= it);
+    let settled =
+        since.is_none_or(|it| chrono_of(in_flight) <= it) || sabotaged!("judge.in_flight");
     let is_handle = effect.class == EffectClass::B && !effect.key_lost;
+    let (finding, is_handle) = match finding {
+        Finding::CannotTell(why) if sabotaged!("judge.not_found") => {
+            (Finding::DidNotHappen(why), true)
+        }
+        it => (it, is_handle),
+    };
     let unclear = |why: String| match since {
         Some(since) if since < chrono_of(looking.until) => Judged {
             to: EffectState::Unknown,
@@ -52,6 +65,18 @@ pub fn judge(
             seen: format!("look {number}: {why}"),
             look_in: Some(looking.wait(number)),
         },
+        _ if looking.resend != Resend::Ask && effect.lost() < looking.resend.sends_max() => {
+            Judged {
+                to: EffectState::Refused,
+                receipt: None,
+                // not in the form of a refused send, which would use up no repeat
+                seen: format!(
+                    "look {number}: {why}; it is sent again, as resend = \"{}\" says",
+                    looking.resend
+                ),
+                look_in: None,
+            }
+        }
         _ => Judged {
             to: EffectState::Unresolved,
             receipt: None,
@@ -122,6 +147,27 @@ mod tests {
             let it = judged(class, ago, finding.clone());
             assert_eq!(it.to, to, "{class} after {ago} s: {finding:?}");
             assert_eq!(it.look_in.is_some(), to == Unknown);
+        }
+        // an operator's word: so many sends without an answer, and no more
+        for (resend, sends, to) in [
+            (Resend::DuplicateFilter, 1, Refused),
+            (Resend::DuplicateFilter, 2, Unresolved),
+            (Resend::Always, 2, Refused),
+            (Resend::Always, 3, Unresolved),
+        ] {
+            let looking = Looking {
+                resend,
+                ..Looking::USUAL
+            };
+            let lost = Effect {
+                sends,
+                ..unknown(C, now - TimeDelta::seconds(901))
+            };
+            let it = judge(&lost, &looking, IN_FLIGHT, blank(), now);
+            assert_eq!(it.to, to, "{resend} after {sends}");
+            let early = unknown(C, now - TimeDelta::seconds(60));
+            let it = judge(&early, &looking, IN_FLIGHT, blank(), now);
+            assert_eq!(it.to, Unknown, "it is looked for first");
         }
         // restored since: the handle that was used then may be another one
         let restored = Effect {

@@ -200,6 +200,7 @@ pub fn looked_up(rule: Rule, said: Option<&KindSettings>) -> Rule {
     let looking = Looking {
         first: said.and_then(|it| it.look_after).unwrap_or(own.first),
         until: said.and_then(|it| it.look_for).unwrap_or(own.until),
+        resend: said.and_then(|it| it.resend).unwrap_or(own.resend),
         ..own
     };
     Rule {

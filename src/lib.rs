@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod crashpoint;
+pub mod sabotage;
 
 // what we talk about: pure, no IO
 pub mod clock;

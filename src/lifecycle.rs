@@ -9,6 +9,7 @@ use serde::Serialize;
 use crate::clock::Time;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope, words};
 use crate::retry::Policy;
+use crate::sabotaged;
 
 words! {
     /// Where a job stands.
@@ -293,7 +294,10 @@ fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
         // and what is under way is seen to at once
         Outcome::Snoozed { .. } if facts.cancel => Transition::to(facts, State::Ready).at(now),
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
-        Outcome::Released { .. } => Transition::to(facts, State::Ready).at(now + RELEASED_PAUSE),
+        Outcome::Released { .. } => Transition {
+            attempts: u32::from(sabotaged!("failed.released")),
+            ..Transition::to(facts, State::Ready).at(now + RELEASED_PAUSE)
+        },
         Outcome::Held(held, failure) => Transition {
             held: Some(held),
             ..Transition::to(facts, State::Held).with(failure)

@@ -22,6 +22,7 @@ use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
+use crate::sabotaged;
 use crate::telemetry::{metrics, redact};
 
 /// An effect that a handler wants.
@@ -217,7 +218,7 @@ impl Protocol {
             let why = format!("the send journal can't be written: {e}");
             return self.unsent(wanted, &effect, sends, now, &why).await;
         }
-        if left < asked.elapsed() {
+        if left < asked.elapsed() && !sabotaged!("permit.asleep") {
             // stopped, or starved: by now another run may be told that this one is dead
             let why = "its daemon was asleep for longer than its lease lasts";
             return self.unsent(wanted, &effect, sends, now, why).await;
@@ -308,7 +309,9 @@ impl Protocol {
     async fn note_send(&self, id: EffectId, sends: u32, now: Time) -> io::Result<()> {
         let broken = |e: LedgerError| io::Error::other(e.to_string());
         crashpoint!("journal.before_send", LedgerError::Away).map_err(broken)?;
-        if let Some(journal) = &self.journal {
+        if let Some(journal) = &self.journal
+            && !sabotaged!("permit.journal")
+        {
             journal.send(id, sends, now).await?;
         }
         crashpoint!("journal.after_send", LedgerError::Away).map_err(broken)

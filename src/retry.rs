@@ -4,6 +4,7 @@ use chrono::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Failure;
+use crate::sabotaged;
 
 /// How often, and how far apart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -43,6 +44,11 @@ impl Policy {
             }
         };
         let told = failure.retry_after_ms.unwrap_or(0);
+        let told = if sabotaged!("failed.retry_after") {
+            0
+        } else {
+            told
+        };
         let wait = told.saturating_add(if told == 0 {
             jitter.max(FLOOR_MS)
         } else {

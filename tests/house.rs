@@ -330,6 +330,24 @@ fn crashpoint_errors(sources: &[Source]) -> Vec<String> {
         .collect()
 }
 
+/// Each line that can be taken away is taken away in one place, and no test names one: what catches it
+/// must be an invariant.
+fn sabotage_errors(sources: &[Source], tests: &[Source]) -> Vec<String> {
+    const HOME: &str = "src/sabotage.rs";
+    let quoted = |source: &Source, name: &str| source.text.matches(&format!("\"{name}\"")).count();
+    let mut errors = Vec::new();
+    for (name, _) in presswork::sabotage::LINES {
+        let elsewhere = sources.iter().filter(|it| it.path != HOME);
+        let places: usize = elsewhere.map(|it| quoted(it, name)).sum();
+        if places != 1 {
+            errors.push(format!("{HOME}: `{name}` is taken away in {places} places"));
+        }
+        let named = tests.iter().filter(|it| 0 < quoted(it, name));
+        errors.extend(named.map(|it| format!("{}: names the sabotage {name}", it.path)));
+    }
+    errors
+}
+
 /// Each point of the list below `heading` ends in the name of a test that is there.
 fn promise_errors(page: &Source, heading: &str, tests: &BTreeSet<String>) -> Vec<String> {
     let Some((_, section)) = page.text.split_once(&format!("\n{heading}\n")) else {
@@ -410,6 +428,14 @@ fn every_script_says_what_it_takes_and_gives() {
 #[test]
 fn each_crashpoint_has_a_name_of_its_own() {
     check(crashpoint_errors(&files(&["src"], "rs")));
+}
+
+#[test]
+fn each_sabotage_is_in_one_place_and_in_no_test() {
+    check(sabotage_errors(
+        &files(&["src"], "rs"),
+        &files(&["tests"], "rs"),
+    ));
 }
 
 /// `## Invariants` in ARCHITECTURE.md has to be there; `## Promises` in the README, if it is.

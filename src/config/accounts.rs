@@ -7,7 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::{Host, Url};
 
-use super::keys::PLATFORMS;
+use super::keys::{PLATFORMS, POSTS};
 use super::read::{Part, Reader, Said};
 use super::secret::webhook_key;
 use super::types::{Account, Bucket};
@@ -24,9 +24,7 @@ const OF_BUCKETS: [&str; 5] = [
     "public_url",
 ];
 
-/// The platforms on which one posts.
-const POSTS: [&str; 4] = ["mastodon", "bluesky", "x", "instagram"];
-/// The keys that only their accounts have.
+/// The keys that only accounts that post have.
 const OF_POSTS: [&str; 2] = ["same_content", "same_content_within_s"];
 
 impl<'a> Reader<'a> {

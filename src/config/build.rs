@@ -279,6 +279,9 @@ impl<'a> Reader<'a> {
                 look_for: self
                     .small(&part, "look_for_s")
                     .map(|it| Duration::from_secs(it.into())),
+                resend: self
+                    .text(&part, "resend")
+                    .and_then(|it| it.value.parse().ok()),
                 cache_age_s: self.small(&part, "cache_age_s"),
                 adopt_for: self
                     .small(&part, "adopt_for_s")

@@ -4,6 +4,7 @@ use crate::json::did_you_mean;
 use crate::telemetry::redact::HIDDEN;
 
 use super::error::{ConfigError, Place};
+use super::keys::POSTS;
 use super::read::shown_key;
 use super::secret::shown;
 use super::types::{Account, Config};
@@ -37,6 +38,7 @@ impl Config {
             put("look_after_ms", after);
             let most = kind.look_for.map(|it| it.as_secs().to_string());
             put("look_for_s", most);
+            put("resend", kind.resend.map(|it| it.to_string()));
             put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
             let most = kind.adopt_for.map(|it| it.as_secs().to_string());
             put("adopt_for_s", most);
@@ -195,6 +197,11 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
             .as_ref()
             .map(|it| ("public_url", it.to_string())),
     );
+    if POSTS.contains(&it.platform.as_str()) {
+        all.push(("same_content", it.guard.reaction.to_string()));
+        let within_s = it.guard.within.as_secs().to_string();
+        all.push(("same_content_within_s", within_s));
+    }
     let secret = it.webhook_secret.as_ref();
     all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
     all

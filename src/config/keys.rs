@@ -108,8 +108,14 @@ pub const PLATFORMS: [&str; 8] = [
     "folder",
 ];
 
+/// The platforms on which one posts.
+pub const POSTS: [&str; 4] = ["mastodon", "bluesky", "x", "instagram"];
+
 /// What can be done about a post that says what its account has just said.
 pub const REACTIONS: [&str; 3] = ["refuse", "warn", "allow"];
+
+/// What can follow when a lost answer was looked for in vain.
+pub const RESENDS: [&str; 3] = ["ask", "duplicate-filter", "always"];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
@@ -425,6 +431,13 @@ pub const SECTIONS: &[Section] = &[
                 (1, ", because what is never looked for is never found"),
                 (604_800, " (a week), because a person should know by then"),
                 None,
+            ),
+            key(
+                "resend",
+                Shape::Word {
+                    of: &RESENDS,
+                    default: None,
+                },
             ),
             int(
                 "cache_age_s",

@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::content::Guard;
+use crate::effect::Resend;
 use crate::retry::Policy;
 use crate::telemetry::Format;
 
@@ -151,6 +152,8 @@ pub struct KindSettings {
     pub look_after: Option<Duration>,
     /// Classes B and C: so long after its last permit it is looked for; then a person is asked.
     pub look_for: Option<Duration>,
+    /// Classes B and C: what follows when it was looked for in vain.
+    pub resend: Option<Resend>,
     /// Kinds that generate: seconds for which the result of the same request may be taken instead of
     /// asking again. `None`: each job asks.
     pub cache_age_s: Option<u32>,

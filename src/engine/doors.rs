@@ -13,6 +13,7 @@ use crate::job::{JobId, NewJob};
 use crate::ledger::{Hint, Ledger, LedgerError, Reason};
 use crate::lifecycle::State;
 use crate::queue::{Entry, Inbox, QueueError};
+use crate::sabotaged;
 use crate::telemetry::metrics;
 
 type Accepting = Batcher<NewJob, Result<Answer, Arc<LedgerError>>>;
@@ -123,6 +124,17 @@ impl Doors {
         }
         if self.is_full() {
             return Err(Busy::Full(self.shared.config.load().backlog_max));
+        }
+        if sabotaged!("intake.commit") {
+            let (id, lane) = (job.id, job.lane.clone());
+            let accepting = self.accepting.clone();
+            tokio::spawn(async move { accepting.submit(job).await.is_some() });
+            return Ok(Answer::New {
+                id,
+                lane,
+                due: true,
+                repeats: None,
+            });
         }
         match self.accepting.submit(job).await {
             Some(Ok(answer)) => Ok(answer),
@@ -247,6 +259,9 @@ impl Doors {
             return Ok(0);
         }
         let moved = Instant::now();
+        if sabotaged!("inbox.commit") {
+            inbox.done(run, slot, &entries).await.map_err(said)?;
+        }
         crashpoint!("inbox.after_take", QueueError::Away).map_err(said)?;
         let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
         crashpoint!("inbox.after_commit", LedgerError::Away).map_err(|e| e.to_string())?;

@@ -12,7 +12,7 @@ use futures_util::future::join_all;
 use super::shared::Shared;
 use crate::context::Probe;
 use crate::crashpoint;
-use crate::effect::{Effect, EffectState, Evidence};
+use crate::effect::{Effect, EffectState, Evidence, IN_FLIGHT, Looking};
 use crate::finding::{Finding, judge};
 use crate::ledger::{Conclusion, LedgerError, Result};
 use crate::operate;
@@ -80,26 +80,29 @@ impl Reconciler {
         let Some(job) = self.shared.ledger.job(effect.job).await? else {
             return Ok(());
         };
-        let Some(kind) = self.shared.kind(&job.kind) else {
-            // another daemon knows it, or a person asks why nothing happens
-            return Ok(());
-        };
         let config = self.shared.config.load_full();
-        let Some(rule) = kind.looked_up(&config) else {
-            return Ok(());
+        let kind = self.shared.kind(&job.kind);
+        let rule = kind.and_then(|it| Some((it, it.looked_up(&config)?)));
+        let (looking, in_flight, finding) = match rule {
+            Some((kind, rule)) => {
+                let probe = Probe {
+                    job,
+                    config,
+                    http: self.shared.tools.http.clone(),
+                };
+                let looked = tokio::time::timeout(LOOK, kind.look(probe, effect.clone())).await;
+                let finding = looked.unwrap_or_else(|_| {
+                    Finding::CannotTell(format!("no answer within {} s", LOOK.as_secs()))
+                });
+                (rule.looking, rule.in_flight, finding)
+            }
+            // another daemon may know the kind; else a person is asked in the end
+            None => {
+                let why = format!("no daemon that looks knows how to look for {}", effect.op);
+                (None, IN_FLIGHT, Finding::CannotTell(why))
+            }
         };
-        let (Some(looking), in_flight) = (rule.looking, rule.in_flight) else {
-            return Ok(());
-        };
-        let probe = Probe {
-            job,
-            config,
-            http: self.shared.tools.http.clone(),
-        };
-        let looked = tokio::time::timeout(LOOK, kind.look(probe, effect.clone())).await;
-        let finding = looked.unwrap_or_else(|_| {
-            Finding::CannotTell(format!("no answer within {} s", LOOK.as_secs()))
-        });
+        let looking = looking.unwrap_or(Looking::USUAL);
         let finding = self.unless_anothers(&effect, finding).await?;
         let now = self.shared.now();
         let judged = judge(&effect, &looking, in_flight, finding, now);

@@ -14,6 +14,7 @@ use crate::crashpoint;
 use crate::job::JobId;
 use crate::ledger::Hint;
 use crate::queue::QueueError;
+use crate::sabotaged;
 use crate::telemetry::metrics;
 
 /// The loop's own memory.
@@ -356,6 +357,9 @@ impl Relay {
 
     /// The next tick mends it.
     fn distrust(&self, generation: i64, e: &QueueError) {
+        if sabotaged!("wake.generation") {
+            return;
+        }
         if matches!(e, QueueError::Away(_)) {
             tracing::warn!("{e}; dispatch goes on from the ledger");
         }

@@ -21,6 +21,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::clock::{Clock, Time};
+use crate::sabotaged;
 
 use super::body::{self, Watch};
 pub use super::body::{Body, Part};
@@ -237,9 +238,16 @@ pub(super) fn builder(idle: usize) -> ClientBuilder {
         // an error says that another thread was faster, which is as good
         let _faster = rustls::crypto::ring::default_provider().install_default();
     }
-    Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
+    let builder = Client::builder();
+    let builder = match sabotaged!("http.redirects") {
+        true => builder,
+        false => builder.redirect(reqwest::redirect::Policy::none()),
+    };
+    let builder = match sabotaged!("http.retries") {
+        true => builder,
+        false => builder.retry(reqwest::retry::never()),
+    };
+    builder
         .no_proxy()
         .referer(false)
         .connect_timeout(CONNECT)

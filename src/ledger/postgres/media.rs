@@ -11,6 +11,7 @@ use crate::json::Digest;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Fetched, Stored};
 use crate::reference::named_in;
+use crate::sabotaged;
 
 /// Holds whose job was never seen that one call looks at.
 const UNSURE: i64 = 1_000;
@@ -52,7 +53,7 @@ pub async fn hold(pools: &Pools, texts: &[(JobId, &str)]) -> Result<()> {
             digests.push(named.0.to_vec());
         }
     }
-    if jobs.is_empty() {
+    if jobs.is_empty() || sabotaged!("media.hold") {
         return Ok(());
     }
     let query = || {
