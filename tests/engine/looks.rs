@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use presswork::clock::Time;
+use presswork::config::{Config, KindSettings};
+use presswork::effect::Resend;
 use presswork::effect::{EffectState, IN_FLIGHT, Looking, Receipt};
 use presswork::finding::Finding;
 use presswork::job::JobId;
@@ -130,6 +132,53 @@ async fn what_is_never_found_is_left_to_a_person_and_never_sent() {
             .unwrap();
         let job = rig.drive(id).await;
         assert_eq!((job.state, world.sends()), (State::Completed, 2), "{job:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operators_word_sends_again_what_was_looked_for_in_vain_and_not_for_ever() {
+    for base in Base::both().await {
+        for (resend, lost, state, sends) in [
+            (Resend::DuplicateFilter, 1, State::Completed, 2),
+            (Resend::DuplicateFilter, 9, State::Unresolved, 2),
+            (Resend::Always, 2, State::Completed, 3),
+            (Resend::Always, 9, State::Unresolved, 3),
+        ] {
+            let edit = |config: &mut Config| {
+                let said = KindSettings {
+                    resend: Some(resend),
+                    ..KindSettings::default()
+                };
+                config.kinds.insert("test.probe".to_owned(), said);
+            };
+            let rig = Rig::new(&base, kinds(), edit).await;
+            let world = World::new();
+            world.answers((0..lost).map(|_| Says::Lost));
+            let id = rig.enqueue(&world.job("blind", "x")).await;
+            let job = rig.drive(id).await;
+            assert_eq!(
+                (job.state, world.sends()),
+                (state, sends),
+                "{resend}: {job:?}"
+            );
+            assert!(5 < world.looks(), "it is looked for first");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_nobody_can_look_for_is_left_to_a_person() {
+    for base in Base::both().await {
+        let (rig, world, id) = lost(&base, "blind").await;
+        rig.step(LANE).await;
+        let stranger = Rig::new(&base, presswork::kinds::all(), usual).await;
+        for _ in 0..40 {
+            stranger.reconciler.tick().await.unwrap();
+            rig.advance(Duration::from_secs(30)).await;
+        }
+        let effect = rig.effects(id).await.pop().unwrap();
+        assert_eq!(effect.state, EffectState::Unresolved, "{effect:?}");
+        assert_eq!((world.sends(), world.looks()), (1, 0));
     }
 }
 
