@@ -6,6 +6,8 @@
 mod kit;
 #[path = "storm/checker.rs"]
 mod checker;
+#[path = "crash/cuts.rs"]
+mod cuts;
 #[path = "crash/points.rs"]
 mod points;
 #[path = "storm/world.rs"]
