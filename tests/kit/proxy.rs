@@ -65,6 +65,8 @@ impl Rules {
 struct State {
     /// How many bytes may still pass before the connection is cut.
     budget: Mutex<[Option<u64>; 2]>,
+    /// The next COMMIT that passes is the last thing that passes on its connection.
+    until_commit: AtomicBool,
     bytes: [AtomicU64; 2],
     accepted: AtomicU64,
     open: AtomicU64,
@@ -132,6 +134,17 @@ impl Proxy {
     pub fn cut_after(&self, direction: Direction, bytes: u64) {
         let mut budget = self.state.budget.lock().expect("no holder panics");
         budget[direction as usize] = Some(bytes);
+    }
+
+    /// Lets the next COMMIT of a Postgres client reach the server, which acts on it; then resets its
+    /// connection instead of passing the answer. It happens once.
+    pub fn cut_after_commit(&self) {
+        self.state.until_commit.store(true, SeqCst);
+    }
+
+    /// Whether a COMMIT has passed since [`Proxy::cut_after_commit`].
+    pub fn has_cut_commit(&self) -> bool {
+        !self.state.until_commit.load(SeqCst)
     }
 
     /// Whether the last [`Proxy::cut_after`] of this direction has happened.
@@ -280,6 +293,7 @@ impl Listen {
             upstream: self.upstream.clone(),
             rules: self.rules.clone(),
             state: self.state.clone(),
+            committed: Arc::default(),
         };
         self.state.accepted.fetch_add(1, SeqCst);
         self.state.open.fetch_add(1, SeqCst);
@@ -299,6 +313,8 @@ struct Connection {
     upstream: Arc<str>,
     rules: watch::Receiver<Rules>,
     state: Arc<State>,
+    /// The COMMIT whose answer is to be lost has passed on it.
+    committed: Arc<AtomicBool>,
 }
 
 impl Connection {
@@ -413,6 +429,14 @@ impl Connection {
         bytes: &[u8],
         to: &mut WriteHalf<'_>,
     ) -> Result<(), Cut> {
+        if direction == Down && self.committed.load(SeqCst) {
+            return Err(Cut);
+        }
+        let is_commit = || bytes.windows(6).any(|it| it == b"COMMIT");
+        if direction == Up && self.state.until_commit.load(SeqCst) && is_commit() {
+            self.committed.store(true, SeqCst);
+            self.state.until_commit.store(false, SeqCst);
+        }
         let (allowed, cut) = self.spend(direction, bytes.len());
         // Counted first: who has read them may look at the count at once.
         self.state.bytes[direction as usize].fetch_add(allowed as u64, SeqCst);
