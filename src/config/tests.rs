@@ -461,3 +461,35 @@ fn what_holds_from_the_next_start_on_is_told_apart() {
         ]
     );
 }
+
+#[test]
+fn the_media_store_is_in_a_bucket_that_is_there() {
+    let bucket = "[accounts.films]\nplatform = \"s3\"\nbase_url = \"https://s3.example\"\nbucket = \"films\"\n\
+                  access_key_id = { env = \"S\" }\nsecret = { env = \"S\" }\n\
+                  [accounts.shelf]\nplatform = \"folder\"\nfolder = \"/srv\"\n";
+    let read = |more: &str, secret: &str| {
+        let env = |name: &str| (name == "S").then(|| secret.to_owned());
+        Config::parse(&format!("{bucket}{more}"), None, &env)
+    };
+    let config = read("[media]\naccount = \"films\"", "the-first-one").unwrap();
+    assert_eq!(config.media_place(), "the bucket films, below presswork/");
+    let folder = read("", "the-first-one").unwrap();
+    assert!(folder.media_account().is_none());
+    // its key was renewed, or it moved
+    let renewed = read("[media]\naccount = \"films\"", "the-second-one").unwrap();
+    assert_eq!(config.fixed_since(&renewed), ["media.account"]);
+    assert_eq!(folder.fixed_since(&config), ["media.account"]);
+    assert_eq!(folder.fixed_since(&read("", "the-second-one").unwrap()), [""; 0]);
+    for (more, place, words) in [
+        ("account = \"film\"", "11:", "did you mean `films`?"),
+        ("account = \"shelf\"", "11:", "`shelf` is one of folder"),
+        ("prefix = \"/x\"", "11:", "names with `/` between them"),
+        ("prefix = \"a/../b\"", "11:", "names with `/` between them"),
+    ] {
+        let told = read(&format!("[media]\n{more}\n"), "the-first-one")
+            .unwrap_err()
+            .to_string();
+        assert_eq!(told.lines().count(), 1, "{told}");
+        assert!(told.contains(place) && told.contains(words), "{told}");
+    }
+}
