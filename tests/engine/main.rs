@@ -8,6 +8,7 @@ mod probe;
 mod rig;
 mod wrap;
 
+mod adopt;
 mod dispatch;
 mod effects;
 mod intake;
