@@ -10,11 +10,12 @@ use std::time::Duration;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Of};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
+use serde_json::json;
 use tokio::time::Instant;
 
 use super::body;
-use super::problem::Problem;
+use super::problem::{Problem, answer};
 use super::signed::Claim;
 use super::state::Api;
 use crate::config::{Account, webhook_key};
@@ -37,7 +38,7 @@ const EVERY: Duration = Duration::from_millis(50);
 /// What is tried where there is no account, so that its absence takes as long to tell.
 const NO_KEY: [u8; 32] = [0; 32];
 
-/// `POST /v1/hooks/{account}`: 204 once it is taken, whatever it led to.
+/// `POST /v1/hooks/{account}`: 202 once it is taken, with what it led to.
 pub async fn called(
     Of(api): Of<Arc<Api>>,
     path: Result<Path<String>, PathRejection>,
@@ -49,7 +50,7 @@ pub async fn called(
         Err(it) if it.status == StatusCode::UNAUTHORIZED => "refused",
         Err(_) => "busy",
     });
-    led_to.map(|_| StatusCode::NO_CONTENT.into_response())
+    led_to.map(|word| answer(StatusCode::ACCEPTED, &json!({"led_to": word})))
 }
 
 async fn taken(

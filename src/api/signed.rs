@@ -101,7 +101,7 @@ mod tests {
     const ID: &str = "msg_p5jXN8AQM9LWM0D4loKWxJek";
     const AT: i64 = 1_614_265_330;
     const BODY: &[u8] = br#"{"test": 2432232314}"#;
-    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTt/tmKtSyEIYlFsOk5P8pQ3oJzO6jE=";
+    const SIGNATURE: &str = "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=";
 
     fn headers(id: &str, at: &str, signature: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -133,13 +133,13 @@ mod tests {
             "the bytes, not what they mean"
         );
         for wrong in [
-            "v1,g0hM9SsE+OTPJTt/tmKtSyEIYlFsOk5P8pQ3oJzO6jF=",
-            "v1,g0hM9SsE+OTPJTt/tmKtSyEIYlFsOk5P8pQ3oJzO6g==",
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OF=",
+            "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1A==",
             "v1,",
             "v1",
             "",
-            "v2,g0hM9SsE+OTPJTt/tmKtSyEIYlFsOk5P8pQ3oJzO6jE=",
-            "g0hM9SsE+OTPJTt/tmKtSyEIYlFsOk5P8pQ3oJzO6jE=",
+            "v2,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+            "g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
         ] {
             assert!(!fits(wrong, BODY), "{wrong}");
         }

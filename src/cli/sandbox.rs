@@ -20,9 +20,15 @@ times=always, delay_ms=N, lag_ms=N (with any fault), status=N, retry_after=N, da
 for that operation). Without a word in the texts:
 
   POST /_sandbox/faults    {"platform": "x", "op": "post.create", "fault": "act_hang", "times": 2}
-  POST /_sandbox/settings  {"x_duplicate_window_s": 0, "instagram_quota": 25, "instagram_looks": 3}
+  POST /_sandbox/settings  {"x_duplicate_window_s": 0, "instagram_quota": 25, "instagram_looks": 3,
+                            "instagram_work_ms": 5000, "instagram_work_fails": true,
+                            "openai_work_ms": 60000,
+                            "openai_work_ends": "completed" (failed, incomplete),
+                            "openai_hook_url": "http://127.0.0.1:8787/v1/hooks/NAME",
+                            "openai_hook_secret": "whsec_...", "openai_hook_late_ms": 0,
+                            "openai_hook": "once" (twice, late, never, forged, early)}
   POST /_sandbox/clock     {"advance_s": 86400}
-  POST /_sandbox/reset     GET /_sandbox/acts, /_sandbox/requests
+  POST /_sandbox/reset     GET /_sandbox/acts, /_sandbox/requests, /_sandbox/calls
 
 Examples:
   presswork sandbox

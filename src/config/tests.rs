@@ -31,6 +31,38 @@ fn values(config: &Config) -> Vec<(String, String)> {
     all.map(|(key, value, _)| (key, value)).collect()
 }
 
+/// A signing secret of the right form.
+const WEBHOOK: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+#[test]
+fn a_signing_secret_has_its_form_and_its_platform() {
+    let read = |platform: &str, secret: &str| {
+        let text = format!(
+            "[accounts.a]\nplatform = \"{platform}\"\nbase_url = \"https://example.com\"\n\
+             identifier = \"me\"\nsecret = {{ env = \"KEY\" }}\nwebhook_secret = {{ env = \"HOOK\" }}\n"
+        );
+        let env = |name: &str| match name {
+            "KEY" => Some("a-long-enough-key".to_owned()),
+            "HOOK" => Some(secret.to_owned()),
+            _ => None,
+        };
+        Config::parse(&text, None, &env).map_err(|e| e.to_string())
+    };
+    let good = read("openai", WEBHOOK).unwrap();
+    let shown = ("accounts.a.webhook_secret".to_owned(), "***".to_owned());
+    assert!(values(&good).contains(&shown));
+    for (secret, said) in [
+        ("sk-0123456789abcdef0123456789", "doesn't begin with whsec_"),
+        ("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaS", "isn't base64"),
+        ("whsec_MfKQ9r8GKYqrTwjU", "24 to 64 bytes"),
+    ] {
+        let e = read("openai", secret).unwrap_err();
+        assert!(e.contains(said) && !e.contains(secret), "{e}");
+    }
+    let e = read("mastodon", WEBHOOK).unwrap_err();
+    assert!(e.contains("is for openai only"), "{e}");
+}
+
 #[test]
 fn the_shipped_file_says_the_defaults() {
     let shipped = good(SHIPPED);
@@ -61,6 +93,7 @@ fn the_shipped_file_names_every_key_and_only_known_ones() {
     let overlaid = |name: &str| match name {
         name if name.starts_with("PRESSWORK_") => None,
         "CREDENTIALS_DIRECTORY" => None,
+        "OPENAI_WEBHOOK_SECRET" => Some(WEBHOOK.to_owned()),
         name => env(name),
     };
     let errors = Config::parse(&full, None, &overlaid)
@@ -479,7 +512,10 @@ fn the_media_store_is_in_a_bucket_that_is_there() {
     let renewed = read("[media]\naccount = \"films\"", "the-second-one").unwrap();
     assert_eq!(config.fixed_since(&renewed), ["media.account"]);
     assert_eq!(folder.fixed_since(&config), ["media.account"]);
-    assert_eq!(folder.fixed_since(&read("", "the-second-one").unwrap()), [""; 0]);
+    assert_eq!(
+        folder.fixed_since(&read("", "the-second-one").unwrap()),
+        [""; 0]
+    );
     for (more, place, words) in [
         ("account = \"film\"", "11:", "did you mean `films`?"),
         ("account = \"shelf\"", "11:", "`shelf` is one of folder"),

@@ -18,6 +18,8 @@ pub(super) struct Values {
     pub(super) instagram_looks: u32,
     /// How long a container of Instagram is in progress, in milliseconds.
     pub(super) instagram_work_ms: u32,
+    /// Its pictures come to nothing.
+    pub(super) instagram_work_fails: bool,
     /// How long a response of OpenAI takes in the background, in milliseconds.
     pub(super) openai_work_ms: u32,
     /// How it ends.
@@ -80,6 +82,7 @@ impl Default for Values {
             instagram_quota: 30_000,
             instagram_looks: 1,
             instagram_work_ms: 0,
+            instagram_work_fails: false,
             openai_work_ms: 2_000,
             openai_work_ends: Ends::default(),
             openai_hook_url: None,

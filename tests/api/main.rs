@@ -6,5 +6,6 @@ mod site;
 
 mod bounds;
 mod doors;
+mod hooks;
 mod looks;
 mod unresolved;

@@ -4,6 +4,7 @@ pub mod fixture;
 
 pub mod accept;
 pub mod contents;
+pub mod calls;
 pub mod dispatch;
 pub mod effects;
 pub mod histories;
@@ -131,6 +132,11 @@ macro_rules! conformance {
                 a_decision_compares_the_state,
                 a_decision_on_a_send_that_was_repeated_is_refused,
                 effects_and_steps_outlive_the_attempt_and_the_job,
+            }
+            calls {
+                a_handle_finds_its_job_until_it_is_let_go,
+                a_handle_comes_with_its_answer_however_late,
+                a_call_back_is_known_for_days_and_then_forgotten,
             }
             looking {
                 jobs_are_found_by_each_field,

@@ -10,6 +10,7 @@ mod stormy;
 mod wrap;
 
 mod contents;
+mod adopt;
 mod dispatch;
 mod effects;
 mod intake;

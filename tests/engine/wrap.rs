@@ -93,6 +93,16 @@ impl Faulty {
     }
 }
 
+/// A call that may be away, or whose answer may be lost.
+macro_rules! through {
+    ($self:ident, $name:ident($($arg:expr),*)) => {{
+        $self.gate(stringify!($name)).await?;
+        let it = $self.inner.$name($($arg),*).await;
+        $self.after(stringify!($name)).await?;
+        it
+    }};
+}
+
 #[async_trait]
 impl Ledger for Faulty {
     fn name(&self) -> &'static str {
@@ -303,18 +313,6 @@ impl Ledger for Faulty {
         self.after("permit").await?;
         it
     }
-    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
-        self.inner.job_of_handle(account, handle).await
-    }
-    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
-        self.inner.let_go(job, handle, evidence).await
-    }
-    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
-        self.inner.heard(account, id).await
-    }
-    async fn hear(&self, account: &str, id: &str) -> Result<()> {
-        self.inner.hear(account, id).await
-    }
     async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>> {
         self.inner.repeats(id, within).await
     }
@@ -358,46 +356,25 @@ impl Ledger for Faulty {
         it
     }
     async fn keep_media(&self, it: &Stored) -> Result<Stored> {
-        self.gate("keep_media").await?;
-        let it = self.inner.keep_media(it).await;
-        self.after("keep_media").await?;
-        it
+        through!(self, keep_media(it))
     }
     async fn use_media(&self, digest: Digest) -> Result<Option<Stored>> {
-        self.gate("use_media").await?;
-        let it = self.inner.use_media(digest).await;
-        self.after("use_media").await?;
-        it
+        through!(self, use_media(digest))
     }
     async fn media(&self, digests: &[Digest]) -> Result<Vec<Stored>> {
-        self.gate("media").await?;
-        let it = self.inner.media(digests).await;
-        self.after("media").await?;
-        it
+        through!(self, media(digests))
     }
     async fn held_media(&self, job: JobId) -> Result<Vec<Digest>> {
-        self.gate("held_media").await?;
-        let it = self.inner.held_media(job).await;
-        self.after("held_media").await?;
-        it
+        through!(self, held_media(job))
     }
     async fn free_media(&self, grace: Duration, limit: u32) -> Result<Vec<Stored>> {
-        self.gate("free_media").await?;
-        let it = self.inner.free_media(grace, limit).await;
-        self.after("free_media").await?;
-        it
+        through!(self, free_media(grace, limit))
     }
     async fn keep_fetched(&self, it: &Fetched) -> Result<bool> {
-        self.gate("keep_fetched").await?;
-        let it = self.inner.keep_fetched(it).await;
-        self.after("keep_fetched").await?;
-        it
+        through!(self, keep_fetched(it))
     }
     async fn fetched(&self, url: Digest) -> Result<Option<Fetched>> {
-        self.gate("fetched").await?;
-        let it = self.inner.fetched(url).await;
-        self.after("fetched").await?;
-        it
+        through!(self, fetched(url))
     }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         self.gate("job").await?;
@@ -406,10 +383,7 @@ impl Ledger for Faulty {
         it
     }
     async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
-        self.gate("job_of_key").await?;
-        let it = self.inner.job_of_key(tenant, kind, key).await;
-        self.after("job_of_key").await?;
-        it
+        through!(self, job_of_key(tenant, kind, key))
     }
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
         self.gate("attempts").await?;
@@ -454,10 +428,7 @@ impl Ledger for Faulty {
         it
     }
     async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
-        self.gate("offer_result").await?;
-        let it = self.inner.offer_result(fence, request, age).await;
-        self.after("offer_result").await?;
-        it
+        through!(self, offer_result(fence, request, age))
     }
     async fn offered_result(
         &self,
@@ -469,6 +440,18 @@ impl Ledger for Faulty {
         let it = self.inner.offered_result(tenant, request, age).await;
         self.after("offered_result").await?;
         it
+    }
+    async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
+        through!(self, job_of_handle(account, handle))
+    }
+    async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
+        through!(self, let_go(job, handle, evidence))
+    }
+    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+        through!(self, heard(account, id))
+    }
+    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+        through!(self, hear(account, id))
     }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;

@@ -8,6 +8,7 @@ mod kit;
 mod checker;
 #[path = "../storm/world.rs"]
 mod world;
+mod adopted;
 #[cfg(feature = "crashpoints")]
 mod kills;
 

@@ -9,5 +9,6 @@ mod signer;
 mod platforms;
 mod x;
 mod instagram;
+mod responses;
 mod s3;
 mod faults;

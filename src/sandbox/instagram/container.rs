@@ -159,7 +159,8 @@ impl Instagram {
 
     /// Makes a container. Nothing is visible yet.
     pub(super) async fn create(&self, account: String, new: NewContainer) -> Answer {
-        let (mut media, mut failed) = (Vec::new(), None);
+        let fails = self.settings.now().instagram_work_fails;
+        let (mut media, mut failed) = (Vec::new(), fails.then_some("2207052"));
         if let Some(url) = &new.url {
             match fetch(url, &self.spool).await {
                 Fetched::Noted => {}
