@@ -2,6 +2,8 @@
 //! drain, reload, and are told what people want.
 
 mod kit;
+#[path = "outage/clocks.rs"]
+mod clocks;
 #[path = "outage/ledger.rs"]
 mod ledger;
 #[path = "outage/people.rs"]
