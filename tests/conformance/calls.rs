@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use presswork::effect::{Effect, EffectState, Receipt, UNDER_WAY};
 use presswork::job::Job;
-use presswork::ledger::{CALLS_KEPT, Conclusion, Ledger};
+use presswork::ledger::{CALLS_KEPT, Conclusion};
 use presswork::lifecycle::Event;
 
 use super::effects::{effect, one, to};

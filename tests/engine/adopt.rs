@@ -3,6 +3,7 @@
 //! Instagram, with time in the test's hand.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::config::{Account, Config, Lane};
@@ -157,8 +158,9 @@ async fn adopted_work_leaves_its_room_to_others_and_is_begun_once() {
         while rig.job(id).await.state == State::Scheduled {
             let job = rig.job(id).await;
             let now = base.clock.now();
-            let around = Around::read(&*base.ledger, &rig.shared.config.load(), &job);
-            let said = why(&job, &around.await.unwrap(), &[]).text;
+            let config = rig.shared.config.load_full();
+            let around = Around::read(&*base.ledger, &config, &job).await.unwrap();
+            let said = why(&job, &around, &[]).text;
             let expected = format!("OpenAI works on {handle} since ");
             assert!(said.contains(&expected), "{said}");
             let wait = u32::try_from((job.run_at - now).num_seconds()).unwrap();
@@ -314,6 +316,16 @@ async fn a_job_called_off_stops_its_work_there() {
         rig.step("openai").await;
         stopped(&rig, id, "couldn't be told").await;
         assert_eq!(outside.count("acts", "response.cancel").await, 1);
+        // nor one whose account is gone by then: its receipt says that the work is under way
+        let id = rig.enqueue(&text(true)).await;
+        rig.step("openai").await;
+        let mut config = Config::clone(&rig.shared.config.load());
+        config.accounts.remove("openai");
+        rig.shared.config.store(Arc::new(config));
+        called_off(&base, id).await;
+        rig.step("openai").await;
+        rig.expect(id, State::Cancelled).await;
+        assert!(rig.effects(id).await[0].handle.is_some());
     }
 }
 
