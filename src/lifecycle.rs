@@ -291,8 +291,6 @@ fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
         Outcome::Snoozed { .. } | Outcome::Released { .. } if facts.cancel && !facts.open => {
             Transition::to(facts, State::Cancelled)
         }
-        // and what is under way is seen to at once
-        Outcome::Snoozed { .. } if facts.cancel => Transition::to(facts, State::Ready).at(now),
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
         Outcome::Released { .. } => Transition {
             attempts: u32::from(sabotaged!("failed.released")),

@@ -45,6 +45,10 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
                 shared.running.looking(job.id);
                 outcome = attempt(&shared, &job).await;
             }
+            if matches!(outcome, Outcome::Held(..)) && shared.is_only_worked_on(&job).await {
+                // nobody can be told to stop the work any more: its receipt says that it is under way
+                outcome = Outcome::Cancelled;
+            }
             let outcome = redact::outcome(outcome);
             (Event::Ended(outcome), alone)
         }

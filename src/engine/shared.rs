@@ -15,6 +15,7 @@ use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::context::{Stop, StopSign, Tools};
+use crate::effect::Effect;
 use crate::handler::Kind;
 use crate::intake::Rules;
 use crate::job::{Job, JobId, Progress};
@@ -441,7 +442,7 @@ impl Shared {
     /// for it. A ledger that can't say counts as yes: looking once more is cheap.
     pub async fn is_open(&self, job: &Job) -> bool {
         match self.ledger.effects(job.id).await {
-            Ok(effects) => effects.iter().any(crate::effect::Effect::is_unfinished),
+            Ok(effects) => effects.iter().any(Effect::is_unfinished),
             Err(_) => true,
         }
     }
@@ -450,6 +451,16 @@ impl Shared {
     pub async fn is_worked_on(&self, job: &Job) -> bool {
         let effects = self.ledger.effects(job.id).await;
         effects.is_ok_and(|it| it.iter().any(|it| it.handle.is_some()))
+    }
+
+    /// Whether a job was called off and runs only because a platform goes on working for it.
+    pub async fn is_only_worked_on(&self, job: &Job) -> bool {
+        let effects = match self.running.is_looking(job.id) {
+            true => self.ledger.effects(job.id).await.unwrap_or_default(),
+            false => vec![],
+        };
+        let open = effects.iter().any(Effect::is_open);
+        !open && effects.iter().any(|it| it.handle.is_some())
     }
 
     /// This run's id.

@@ -155,7 +155,7 @@ pub struct EffectOutlook {
     pub op: String,
     /// For which account.
     pub account: String,
-    /// `already live`, `would send`, `would be asked again with the same key`, `blocked`.
+    /// `already live`, `under way, would be asked about`, `would send`, `blocked`.
     pub outlook: &'static str,
     /// Where it can be seen.
     pub url: Option<String>,
@@ -210,6 +210,7 @@ pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Out
 
 fn effect_outlook(effect: &Effect) -> EffectOutlook {
     let outlook = match effect.state {
+        EffectState::Confirmed if effect.handle.is_some() => "under way, would be asked about",
         EffectState::Confirmed => "already live",
         EffectState::Intended | EffectState::Refused => "would send",
         EffectState::Sending | EffectState::Unknown | EffectState::Unresolved => "blocked",

@@ -3,6 +3,7 @@
 //! Instagram, with time in the test's hand.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::config::{Account, Config, Lane};
@@ -21,14 +22,14 @@ use crate::rig::{Base, Rig, somebody};
 use crate::{SOON, kit};
 
 /// OpenAI and Instagram.
-struct Outside {
-    sandbox: Sandbox,
+pub struct Outside {
+    pub sandbox: Sandbox,
     client: reqwest::Client,
     _dir: TempDir,
 }
 
 impl Outside {
-    async fn new(settings: Value) -> Self {
+    pub async fn new(settings: Value) -> Self {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let dir = tempfile::tempdir().unwrap();
         let options = Options {
@@ -58,17 +59,21 @@ impl Outside {
     }
 
     /// How often something was done (`acts`) or asked for (`requests`).
-    async fn count(&self, what: &str, op: &str) -> usize {
+    pub async fn count(&self, what: &str, op: &str) -> usize {
         let url = format!("{}/_sandbox/{what}?op={op}", self.sandbox.url());
         let text = self.client.get(url).send().await.unwrap().text().await;
         let list: Vec<Value> = serde_json::from_str(&text.unwrap()).unwrap();
         list.len()
     }
 
-    fn account(&self, platform: &str) -> Account {
+    pub fn account(&self, platform: &str) -> Account {
         let base_url = format!("{}/{platform}", self.sandbox.url());
         Account {
-            identifier: (platform == "instagram").then(|| "me".to_owned()),
+            identifier: match platform {
+                "instagram" => Some("me".to_owned()),
+                "bluesky" => Some("me.test".to_owned()),
+                _ => None,
+            },
             secret: "sandbox-me".into(),
             ..Account::at(platform, base_url.parse().unwrap())
         }
@@ -79,7 +84,7 @@ impl Outside {
         self.host_with(base, |_| {}).await
     }
 
-    async fn host_with(&self, base: &Base, edit: impl Fn(&mut Config)) -> Rig {
+    pub async fn host_with(&self, base: &Base, edit: impl Fn(&mut Config)) -> Rig {
         let edited = |config: &mut Config| {
             for platform in ["openai", "instagram"] {
                 let account = self.account(platform);
@@ -152,7 +157,7 @@ async fn adopted_work_leaves_its_room_to_others_and_is_begun_once() {
         while rig.job(id).await.state == State::Scheduled {
             let job = rig.job(id).await;
             let now = base.clock.now();
-            let config = rig.shared.config.load();
+            let config = rig.shared.config.load_full();
             let around = Around::read(&*base.ledger, &config, &job).await.unwrap();
             let said = why(&job, &around, &[]).text;
             let expected = format!("OpenAI works on {handle} since ");
@@ -310,6 +315,16 @@ async fn a_job_called_off_stops_its_work_there() {
         rig.step("openai").await;
         stopped(&rig, id, "couldn't be told").await;
         assert_eq!(outside.count("acts", "response.cancel").await, 1);
+        // nor one whose account is gone by then: its receipt says that the work is under way
+        let id = rig.enqueue(&text(true)).await;
+        rig.step("openai").await;
+        let mut config = Config::clone(&rig.shared.config.load());
+        config.accounts.remove("openai");
+        rig.shared.config.store(Arc::new(config));
+        called_off(&base, id).await;
+        rig.step("openai").await;
+        rig.expect(id, State::Cancelled).await;
+        assert!(rig.effects(id).await[0].handle.is_some());
     }
 }
 

@@ -20,6 +20,7 @@ mod looks;
 mod poison;
 mod quarantine;
 mod retry;
+mod passes;
 mod runner;
 
 use std::time::Duration;

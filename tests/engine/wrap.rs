@@ -24,6 +24,8 @@ pub struct Faulty {
     unsettled: Mutex<Option<JobId>>,
     /// A call of this name panics.
     panics: Mutex<Option<&'static str>>,
+    /// Of calls of these names, the answer of the n-th from now on is lost.
+    nth: Mutex<(&'static [&'static str], u32)>,
 }
 
 impl Faulty {
@@ -36,6 +38,7 @@ impl Faulty {
             poison: Mutex::default(),
             unsettled: Mutex::default(),
             panics: Mutex::default(),
+            nth: Mutex::default(),
         })
     }
 
@@ -47,6 +50,16 @@ impl Faulty {
     /// Calls of this name are made, and their answers lost, until [`Faulty::back`].
     pub fn lose(&self, name: &'static str) {
         self.lost.lock().unwrap().insert(name);
+    }
+
+    /// Of calls of these names, the `n`-th from now on (from 1) is made, and its answer is lost.
+    pub fn lose_nth(&self, names: &'static [&'static str], n: u32) {
+        *self.nth.lock().unwrap() = (names, n);
+    }
+
+    /// Whether the answer of [`Faulty::lose_nth`] was lost.
+    pub fn has_lost(&self) -> bool {
+        self.nth.lock().unwrap().1 == 0
     }
 
     pub fn back(&self) {
@@ -86,7 +99,11 @@ impl Faulty {
     }
 
     async fn after(&self, name: &'static str) -> Result<()> {
-        match self.lost.lock().unwrap().contains(name) {
+        let mut nth = self.nth.lock().unwrap();
+        let is_next = 0 < nth.1 && nth.0.contains(&name);
+        nth.1 -= u32::from(is_next);
+        let is_lost = is_next && nth.1 == 0;
+        match is_lost || self.lost.lock().unwrap().contains(name) {
             true => Err(LedgerError::Away("the test lost the answer".to_owned())),
             false => Ok(()),
         }
