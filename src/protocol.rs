@@ -545,3 +545,6 @@ pub(crate) fn away(error: LedgerError) -> Outcome {
         reason: error.to_string(),
     }
 }
+
+#[cfg(test)]
+mod model;
