@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Made, paid, sends};
 use crate::adopt::{self, Work};
 use crate::config::Account;
 use crate::context::{Context, Permit, Wanted};
@@ -12,6 +11,9 @@ use crate::effect::Receipt;
 use crate::outcome::Outcome;
 use crate::platform::openai::Chat;
 use crate::platform::openai_responses::{self, Ended};
+
+use super::super::paid;
+use super::made::{Made, sends};
 
 /// What beginning may take: OpenAI answers before the model does.
 const BEGIN: Duration = Duration::from_secs(60);

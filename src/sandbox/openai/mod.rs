@@ -7,6 +7,7 @@ mod images;
 mod png;
 mod draw;
 mod story;
+mod said;
 mod responses;
 
 use std::sync::{Arc, Mutex};
@@ -17,22 +18,18 @@ use serde_json::{Value, json};
 
 use self::hook::Sent;
 use self::images::Order;
-use self::request::{Chat, Format, Invalid};
+use self::request::{Chat, Invalid};
 use self::responses::{About, Responses};
+use self::said::{COMPLETION_USD, PROMPT_USD, refusal, refuse, tokens, write};
 use super::{
     acts::{Act, ActLog, Draft, held},
     clock::Clock,
     exchange::{Answer, Peek, Platform, Request, Token, token},
     form::{self, Form},
-    play::without_marks,
     rate::{Rate, Rates},
     settings::Settings,
-    text::fingerprint,
 };
 
-/// Play-money prices in USD per token, those of a small model.
-const PROMPT_USD: f64 = 0.15e-6;
-const COMPLETION_USD: f64 = 0.6e-6;
 /// Requests and tokens a minute that the rate headers speak of; the first is enforced.
 const REQUESTS_PER_MINUTE: u32 = 10_000;
 const TOKENS_PER_MINUTE: u32 = 2_000_000;
@@ -68,7 +65,6 @@ pub(super) struct OpenAi {
     clock: Arc<Clock>,
     rates: Rates,
     stored: Mutex<Vec<Stored>>,
-    settings: Arc<Settings>,
     responses: Responses,
     /// The sandbox's own address: its pictures are there.
     base: String,
@@ -110,8 +106,7 @@ impl OpenAi {
     ) -> OpenAi {
         OpenAi {
             base,
-            settings,
-            responses: Responses::default(),
+            responses: Responses::new(Arc::clone(&acts), Arc::clone(&clock), settings),
             acts,
             clock,
             rates: Rates::new(REQUESTS_PER_MINUTE, 60),
@@ -121,7 +116,7 @@ impl OpenAi {
 
     /// The call-backs that were sent so far.
     pub(super) fn calls(&self) -> Vec<Sent> {
-        held(&self.responses.sent).clone()
+        self.responses.sent()
     }
 
     fn complete(&self, account: String, chat: &Chat, key: Option<String>) -> Answer {
@@ -288,10 +283,6 @@ impl OpenAi {
     }
 }
 
-fn refusal(it: Invalid) -> Answer {
-    refuse(it.status, &it.message, it.param.as_deref(), it.code)
-}
-
 fn ordered(account: String, peek: &Peek, order: Result<Order, Invalid>) -> Result<Op, Answer> {
     let key = peek.key.clone();
     let draw = |order| Op::Draw {
@@ -310,49 +301,9 @@ fn model(id: &str) -> Value {
     json!({"id": id, "object": "model", "created": MODELS_CREATED, "owned_by": "sandbox"})
 }
 
-/// The text of one choice, and whether it was written to its end.
-fn write(chat: &Chat, index: u64) -> (String, bool) {
-    let words = [
-        chat.prompt.as_str(),
-        &chat.seed.unwrap_or(0).to_string(),
-        &index.to_string(),
-    ];
-    let seed = fingerprint(&words);
-    let subject = story::subject(&without_marks(&chat.question));
-    let text = match &chat.format {
-        Format::Text => story::story(&subject, seed),
-        Format::JsonObject => json!({"title": format!("The story of {subject}"), "text": story::story(&subject, seed)}).to_string(),
-        Format::JsonSchema(schema) => story::document(schema, &subject, seed).to_string(),
-    };
-    let most = chat
-        .max_tokens
-        .and_then(|most| usize::try_from(most).ok())
-        .map_or(usize::MAX, |most| most.saturating_mul(4));
-    let cut: String = text.chars().take(most).collect();
-    let whole = cut.len() == text.len();
-    (cut, whole)
-}
-
-/// About four characters make a token.
-fn tokens(text: &str) -> u64 {
-    text.chars().count().div_ceil(4) as u64
-}
-
-fn refuse(status: u16, message: &str, param: Option<&str>, code: Option<&str>) -> Answer {
-    let kind = match status {
-        429 => "requests",
-        500.. => "server_error",
-        _ => "invalid_request_error",
-    };
-    Answer::json(
-        status,
-        &json!({"error": {"message": message, "type": kind, "param": param, "code": code}}),
-    )
-}
-
 impl Platform for OpenAi {
     type Op = Op;
-    const NAME: &'static str = "openai";
+    const NAME: &'static str = said::NAME;
     const PREFIX: &'static str = "/openai";
     const REFUSAL: u16 = 400;
 
@@ -370,7 +321,9 @@ impl Platform for OpenAi {
         peek.account = (!account.is_empty()).then(|| account.clone());
         let parts = request.parts();
         let op = match (&request.method, &parts[..]) {
-            (_, ["v1", "responses", ..]) => responses::read(request, account, &mut peek),
+            (_, ["v1", "responses", ..]) => {
+                responses::read(request, account, &mut peek).map(Op::Response)
+            }
             (&Method::POST, ["v1", "chat", "completions"]) => {
                 peek.op = "chat.completion";
                 peek.writes = true;
@@ -460,7 +413,7 @@ impl Platform for OpenAi {
             } => self.draw(account, &order, key).await,
             Op::List { account, query } => self.list(&account, &query),
             Op::Get { account, id } => self.get(&account, &id),
-            Op::Response(about) => self.response(about).await,
+            Op::Response(about) => self.responses.response(about).await,
             Op::Models => {
                 let list: Vec<_> = MODELS.iter().map(|id| model(id)).collect();
                 Answer::json(200, &json!({"object": "list", "data": list}))

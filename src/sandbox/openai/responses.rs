@@ -12,13 +12,14 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::super::{
-    acts::{Act, Draft, held},
-    exchange::{Answer, Peek, Platform, Request},
-    settings::{Ends, Hook, Values},
+    acts::{Act, ActLog, Draft, held},
+    clock::Clock,
+    exchange::{Answer, Peek, Request},
+    settings::{Ends, Hook, Settings, Values},
 };
 use super::ask::{self, Ask};
 use super::hook::{Letter, Sent};
-use super::{COMPLETION_USD, Op, OpenAi, PROMPT_USD, refusal, refuse, tokens, write};
+use super::said::{COMPLETION_USD, NAME, PROMPT_USD, refusal, refuse, tokens, write};
 
 /// A response, by what was recorded of it.
 #[derive(Debug)]
@@ -29,13 +30,16 @@ struct Work {
 }
 
 /// The responses, and the call-backs about them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Responses {
+    acts: Arc<ActLog>,
+    clock: Arc<Clock>,
+    settings: Arc<Settings>,
     works: Arc<Mutex<HashMap<String, Work>>>,
     /// Call-backs that are still to be sent; they end with the sandbox.
-    pub(super) letters: Mutex<JoinSet<()>>,
+    letters: Mutex<JoinSet<()>>,
     /// Those that were sent, and how they were answered.
-    pub(super) sent: Arc<Mutex<Vec<Sent>>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
 }
 
 /// A request about responses that was understood.
@@ -46,6 +50,22 @@ pub(in super::super) enum About {
 }
 
 impl Responses {
+    pub(super) fn new(acts: Arc<ActLog>, clock: Arc<Clock>, settings: Arc<Settings>) -> Responses {
+        Responses {
+            acts,
+            clock,
+            settings,
+            works: Arc::default(),
+            letters: Mutex::default(),
+            sent: Arc::default(),
+        }
+    }
+
+    /// The call-backs that were sent so far.
+    pub(super) fn sent(&self) -> Vec<Sent> {
+        held(&self.sent).clone()
+    }
+
     pub(super) fn replay(&self, act: &Act) {
         let mut works = held(&self.works);
         match act.op.as_str() {
@@ -74,9 +94,9 @@ impl Responses {
 ///
 /// # Errors
 /// The refusal.
-pub(super) fn read(request: &Request, account: String, peek: &mut Peek) -> Result<Op, Answer> {
+pub(super) fn read(request: &Request, account: String, peek: &mut Peek) -> Result<About, Answer> {
     let parts = request.parts();
-    let about = match (&request.method, &parts[2..]) {
+    Ok(match (&request.method, &parts[2..]) {
         (&Method::POST, []) => {
             (peek.op, peek.writes) = ("response.create", true);
             peek.text = ask::text_of(&request.body);
@@ -100,8 +120,7 @@ pub(super) fn read(request: &Request, account: String, peek: &mut Peek) -> Resul
             let said = format!("Invalid URL ({method} {})", request.path);
             return Err(refuse(404, &said, None, None));
         }
-    };
-    Ok(Op::Response(about))
+    })
 }
 
 impl Work {
@@ -158,7 +177,7 @@ impl Work {
     }
 }
 
-impl OpenAi {
+impl Responses {
     pub(super) async fn response(&self, about: About) -> Answer {
         match about {
             About::Begin(account, ask, key) => self.begin(account, &ask, key).await,
@@ -170,7 +189,7 @@ impl OpenAi {
     }
 
     fn of(&self, account: &str, id: &str, then: impl FnOnce(&Work) -> Answer) -> Answer {
-        match held(&self.responses.works).get(id) {
+        match held(&self.works).get(id) {
             Some(work) if work.act.account == account => then(work),
             _ => {
                 let said = format!("Response with id '{id}' not found.");
@@ -199,7 +218,7 @@ impl OpenAi {
             "content": [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}],
         });
         let act = self.acts.record(now, Draft {
-            platform: OpenAi::NAME,
+            platform: NAME,
             op: "response.create",
             account,
             key,
@@ -221,7 +240,7 @@ impl OpenAi {
                 },
             }),
         });
-        self.responses.replay(&act);
+        self.replay(&act);
         if ask.background {
             self.call_back(&act.id, &values, Duration::from_millis(work_ms.into()))
                 .await;
@@ -253,7 +272,7 @@ impl OpenAi {
         let act = self.acts.record(
             now,
             Draft {
-                platform: OpenAi::NAME,
+                platform: NAME,
                 op: "response.cancel",
                 account: account.to_owned(),
                 key: None,
@@ -264,7 +283,7 @@ impl OpenAi {
                 detail: Value::Null,
             },
         );
-        self.responses.replay(&act);
+        self.replay(&act);
         self.of(account, id, |work| Answer::json(200, &work.told(now)))
     }
 
@@ -273,8 +292,8 @@ impl OpenAi {
         let Some(letter) = Letter::of(values) else {
             return;
         };
-        let (works, clock) = (Arc::clone(&self.responses.works), Arc::clone(&self.clock));
-        let (id, sent) = (id.to_owned(), Arc::clone(&self.responses.sent));
+        let (works, clock) = (Arc::clone(&self.works), Arc::clone(&self.clock));
+        let (id, sent) = (id.to_owned(), Arc::clone(&self.sent));
         let plan = values.openai_hook;
         let late = Duration::from_millis(values.openai_hook_late_ms.into());
         let wait = match plan {
@@ -294,7 +313,7 @@ impl OpenAi {
         match plan {
             Hook::Early => post.await,
             _ => {
-                let mut letters = held(&self.responses.letters);
+                let mut letters = held(&self.letters);
                 while letters.try_join_next().is_some() {}
                 letters.spawn(post);
             }
