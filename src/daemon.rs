@@ -26,7 +26,7 @@ use crate::handler::Kind;
 use crate::journal::{self, Journal};
 use crate::ledger::{Ledger, Run};
 use crate::recovery::{self, Recovered};
-use crate::sabotaged;
+use crate::sabotage;
 use crate::stores::{self, Role};
 use crate::telemetry::metrics;
 use crate::{api, kinds, service};
@@ -234,7 +234,7 @@ impl Daemon {
             lock.hold(&run).context("can't write to the lock file")?;
         }
         let (queue, inbox) = stores::queue(&config).await?;
-        let lease = match sabotaged!("lease.connections") {
+        let lease = match sabotage!("lease.connections") {
             true => ledger.clone(),
             false => stores::ledger(&config, &clock, Role::Lease).await?,
         };

@@ -10,7 +10,7 @@ use crate::clock::{Time, stamp};
 use crate::job::JobId;
 use crate::json::Digest;
 use crate::outcome::words;
-use crate::sabotaged;
+use crate::sabotage;
 
 /// The effect's own id: the same for each re-run of the same job, step and account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -419,7 +419,7 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
     if let (EffectState::Confirmed, Some(receipt)) = (effect.state, &effect.receipt) {
         return Next::Done(Box::new(receipt.clone()));
     }
-    if effect.intent != intent && !sabotaged!("effect.intent") {
+    if effect.intent != intent && !sabotage!("effect.intent") {
         return Next::Nondeterministic;
     }
     match effect.state {
@@ -430,7 +430,7 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
             Next::Ask(effect.doubt(usual.to_owned()))
         }
         EffectState::Sending => match effect.permit_at.map(|it| it + chrono_of(patience)) {
-            Some(until) if now < until && !sabotaged!("effect.in_flight") => Next::Wait(until),
+            Some(until) if now < until && !sabotage!("effect.in_flight") => Next::Wait(until),
             _ => unknown(effect, rule, now),
         },
         EffectState::Unknown => unknown(effect, rule, now),
@@ -440,7 +440,7 @@ pub fn next(effect: &Effect, rule: &Rule, intent: &str, patience: Duration, now:
 fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
     // what was refused certainly didn't happen: it doesn't use up a repeat
     let lost = effect.lost();
-    if rule.sends_max <= lost && !sabotaged!("effect.sends_max") {
+    if rule.sends_max <= lost && !sabotage!("effect.sends_max") {
         let usual = format!("it was sent {lost} times and no answer could be read");
         return Next::Ask(effect.doubt(usual));
     }
@@ -451,7 +451,7 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
         }
         EffectClass::A => match (rule.key_life, effect.first_at()) {
             (None, _) => Next::Repeat,
-            _ if sabotaged!("effect.key_life") => Next::Repeat,
+            _ if sabotage!("effect.key_life") => Next::Repeat,
             // the clock of the key runs at the platform from the first request on: keep a margin
             (Some(life), Some(first)) if now - first < chrono_of(life) * 9 / 10 => Next::Repeat,
             _ => {

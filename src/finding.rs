@@ -7,7 +7,7 @@ use crate::effect::{
     Effect, EffectClass, EffectState, Looking, REFUSED, Receipt, Resend, chrono_of,
 };
 
-use crate::sabotaged;
+use crate::sabotage;
 
 /// What a look-up at the platform says of an effect.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,11 +49,10 @@ pub fn judge(
 ) -> Judged {
     let number = effect.looks;
     let since = effect.permit_at.or(effect.maybe_since).map(|it| now - it);
-    let settled =
-        since.is_none_or(|it| chrono_of(in_flight) <= it) || sabotaged!("judge.in_flight");
+    let settled = since.is_none_or(|it| chrono_of(in_flight) <= it) || sabotage!("judge.in_flight");
     let is_handle = effect.class == EffectClass::B && !effect.key_lost;
     let (finding, is_handle) = match finding {
-        Finding::CannotTell(why) if sabotaged!("judge.not_found") => {
+        Finding::CannotTell(why) if sabotage!("judge.not_found") => {
             (Finding::DidNotHappen(why), true)
         }
         it => (it, is_handle),

@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::clock::Time;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope, words};
 use crate::retry::Policy;
-use crate::sabotaged;
+use crate::sabotage;
 
 words! {
     /// Where a job stands.
@@ -293,7 +293,7 @@ fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
         }
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
         Outcome::Released { .. } => Transition {
-            attempts: u32::from(sabotaged!("failed.released")),
+            attempts: u32::from(sabotage!("failed.released")),
             ..Transition::to(facts, State::Ready).at(now + RELEASED_PAUSE)
         },
         Outcome::Held(held, failure) => Transition {

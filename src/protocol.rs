@@ -22,7 +22,7 @@ use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
-use crate::sabotaged;
+use crate::sabotage;
 use crate::telemetry::{metrics, redact};
 
 /// An effect that a handler wants.
@@ -218,7 +218,7 @@ impl Protocol {
             let why = format!("the send journal can't be written: {e}");
             return self.unsent(wanted, &effect, sends, now, &why).await;
         }
-        if left < asked.elapsed() && !sabotaged!("permit.asleep") {
+        if left < asked.elapsed() && !sabotage!("permit.asleep") {
             // stopped, or starved: by now another run may be told that this one is dead
             let why = "its daemon was asleep for longer than its lease lasts";
             return self.unsent(wanted, &effect, sends, now, why).await;
@@ -310,7 +310,7 @@ impl Protocol {
         let broken = |e: LedgerError| io::Error::other(e.to_string());
         crashpoint!("journal.before_send", LedgerError::Away).map_err(broken)?;
         if let Some(journal) = &self.journal
-            && !sabotaged!("permit.journal")
+            && !sabotage!("permit.journal")
         {
             journal.send(id, sends, now).await?;
         }
@@ -547,4 +547,4 @@ pub(crate) fn away(error: LedgerError) -> Outcome {
 }
 
 #[cfg(test)]
-mod model;
+mod tests;

@@ -4,7 +4,7 @@ use chrono::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::Failure;
-use crate::sabotaged;
+use crate::sabotage;
 
 /// How often, and how far apart.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ impl Policy {
             }
         };
         let told = failure.retry_after_ms.unwrap_or(0);
-        let told = if sabotaged!("failed.retry_after") {
+        let told = if sabotage!("failed.retry_after") {
             0
         } else {
             told

@@ -4,9 +4,11 @@
 //! `PRESSWORK_SABOTAGE=name` chooses the line, in builds with the feature `sabotage`. Without the
 //! feature nothing of this exists, and no test names a sabotage.
 
-/// Whether the line of this name is taken away. It must be one of [`LINES`].
+/// Takes a safety line away where that was asked for. `sabotage!("name")`: whether the line of this name
+/// (one of [`LINES`]) is gone. `sabotage!(SQL, "name": "line" => "instead", ..)`: a statement, or what is
+/// left of it when a line is replaced (by what uses the same parameters: the server wants their types).
 #[macro_export]
-macro_rules! sabotaged {
+macro_rules! sabotage {
     ($name:literal) => {{
         #[cfg(feature = "sabotage")]
         {
@@ -17,12 +19,6 @@ macro_rules! sabotaged {
             false
         }
     }};
-}
-
-/// A statement, or what is left of it when `$line` is replaced by `$instead` (which must use the same
-/// parameters: the server wants to know their types).
-#[macro_export]
-macro_rules! statement {
     ($sql:expr, $($name:literal: $line:literal => $instead:literal),+ $(,)?) => {{
         let sql: &'static str = $sql;
         #[cfg(feature = "sabotage")]
@@ -148,57 +144,49 @@ pub const LINES: &[(&str, &str)] = &[
 ];
 
 #[cfg(feature = "sabotage")]
-mod chosen {
-    use std::collections::HashMap;
-    use std::sync::{LazyLock, Mutex};
-
-    use super::LINES;
-
-    static CHOSEN: LazyLock<Option<String>> = LazyLock::new(|| {
-        let name = std::env::var("PRESSWORK_SABOTAGE").ok();
-        let name = name.filter(|it| !it.is_empty());
-        if let Some(name) = &name {
-            assert!(
-                listed(name),
-                "PRESSWORK_SABOTAGE={name} names no line of src/sabotage.rs"
-            );
-        }
-        name
-    });
-
-    fn listed(name: &str) -> bool {
-        LINES.iter().any(|(it, _)| *it == name)
+static CHOSEN: std::sync::LazyLock<Option<String>> = std::sync::LazyLock::new(|| {
+    let name = std::env::var("PRESSWORK_SABOTAGE").ok();
+    let name = name.filter(|it| !it.is_empty());
+    if let Some(name) = &name {
+        let told = format!("PRESSWORK_SABOTAGE={name} names no line of src/sabotage.rs");
+        assert!(is_listed(name), "{told}");
     }
-
-    /// Whether the line is taken away.
-    ///
-    /// # Panics
-    /// Where it isn't listed.
-    pub fn is_on(name: &str) -> bool {
-        assert!(listed(name), "{name} is no line of src/sabotage.rs");
-        CHOSEN.as_deref() == Some(name)
-    }
-
-    /// A statement without the line. Each is made once, and kept for the life of the process.
-    ///
-    /// # Panics
-    /// Where the line isn't in the statement: then nothing would be sabotaged.
-    pub fn without(name: &str, sql: &'static str, line: &str, instead: &str) -> &'static str {
-        static MADE: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
-        assert!(
-            sql.contains(line),
-            "{name}: the statement has no line `{line}`"
-        );
-        if !is_on(name) {
-            return sql;
-        }
-        let mut made = MADE
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        made.entry(format!("{name}:{sql}"))
-            .or_insert_with(|| Box::leak(sql.replace(line, instead).into_boxed_str()))
-    }
-}
+    name
+});
 
 #[cfg(feature = "sabotage")]
-pub use chosen::{is_on, without};
+fn is_listed(name: &str) -> bool {
+    LINES.iter().any(|(it, _)| *it == name)
+}
+
+/// Whether the line is taken away.
+///
+/// # Panics
+/// Where it isn't listed.
+#[cfg(feature = "sabotage")]
+pub fn is_on(name: &str) -> bool {
+    assert!(is_listed(name), "{name} is no line of src/sabotage.rs");
+    CHOSEN.as_deref() == Some(name)
+}
+
+/// A statement without the line. Each is made once, and kept for the life of the process.
+///
+/// # Panics
+/// Where the line isn't in the statement: then nothing would be sabotaged.
+#[cfg(feature = "sabotage")]
+pub fn without(name: &str, sql: &'static str, line: &str, instead: &str) -> &'static str {
+    use std::collections::HashMap;
+    use std::sync::{LazyLock, Mutex, PoisonError};
+
+    static MADE: LazyLock<Mutex<HashMap<String, &'static str>>> = LazyLock::new(Mutex::default);
+    assert!(
+        sql.contains(line),
+        "{name}: the statement has no line `{line}`"
+    );
+    if !is_on(name) {
+        return sql;
+    }
+    let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
+    made.entry(format!("{name}:{sql}"))
+        .or_insert_with(|| Box::leak(sql.replace(line, instead).into_boxed_str()))
+}

@@ -7,10 +7,10 @@ use std::time::Duration;
 use secrecy::SecretString;
 use url::{Host, Url};
 
-use super::keys::{PLATFORMS, POSTS};
 use super::read::{Part, Reader, Said};
 use super::secret::webhook_key;
 use super::types::{Account, Bucket};
+use super::words::{PLATFORMS, POSTS};
 use crate::content::{Guard, Reaction};
 
 /// The platforms whose accounts are buckets.

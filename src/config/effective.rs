@@ -4,10 +4,10 @@ use crate::json::did_you_mean;
 use crate::telemetry::redact::HIDDEN;
 
 use super::error::{ConfigError, Place};
-use super::keys::POSTS;
 use super::read::shown_key;
 use super::secret::shown;
 use super::types::{Account, Config};
+use super::words::POSTS;
 
 impl Config {
     /// Every key that holds: its path, its value (secrets as `***`), and where it was said

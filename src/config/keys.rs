@@ -3,6 +3,7 @@
 //! Scalars of the fixed sections can be said by the environment too, which then holds over the
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
+use super::words::{PLATFORMS, REACTIONS, RESENDS};
 use crate::content::Guard;
 
 /// What a key takes.
@@ -95,27 +96,6 @@ pub const OTHER_VARIABLES: [&str; 5] = [
     "PRESSWORK_LOG",
     "PRESSWORK_SPECS",
 ];
-
-/// The platforms that accounts can be of.
-pub const PLATFORMS: [&str; 8] = [
-    "openai",
-    "mastodon",
-    "bluesky",
-    "x",
-    "instagram",
-    "s3",
-    "gcs",
-    "folder",
-];
-
-/// The platforms on which one posts.
-pub const POSTS: [&str; 4] = ["mastodon", "bluesky", "x", "instagram"];
-
-/// What can be done about a post that says what its account has just said.
-pub const REACTIONS: [&str; 3] = ["refuse", "warn", "allow"];
-
-/// What can follow when a lost answer was looked for in vain.
-pub const RESENDS: [&str; 3] = ["ask", "duplicate-filter", "always"];
 
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;

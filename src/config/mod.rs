@@ -5,6 +5,7 @@
 //! line, column, key, and what to write instead. `keys` is the one table of what may be said.
 
 mod error;
+pub mod words;
 pub mod keys;
 mod types;
 mod read;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use secrecy::ExposeSecret as _;
 
-use super::keys::{OTHER_VARIABLES, PLATFORMS, SECTIONS, Shape, section};
+use super::keys::{OTHER_VARIABLES, SECTIONS, Shape, section};
+use super::words::PLATFORMS;
 use super::*;
 use crate::retry::Policy;
 use crate::telemetry::Format;

@@ -164,7 +164,7 @@ pub struct KindSettings {
 /// An account of a platform.
 #[derive(Clone, Debug)]
 pub struct Account {
-    /// One of [`PLATFORMS`](super::keys::PLATFORMS).
+    /// One of [`PLATFORMS`](super::words::PLATFORMS).
     pub platform: String,
     /// Where it is reached; of a folder its path, as `file:///...`.
     pub base_url: Url,

@@ -13,7 +13,7 @@ use crate::job::{JobId, NewJob};
 use crate::ledger::{Hint, Ledger, LedgerError, Reason};
 use crate::lifecycle::State;
 use crate::queue::{Entry, Inbox, QueueError};
-use crate::sabotaged;
+use crate::sabotage;
 use crate::telemetry::metrics;
 
 type Accepting = Batcher<NewJob, Result<Answer, Arc<LedgerError>>>;
@@ -125,7 +125,7 @@ impl Doors {
         if self.is_full() {
             return Err(Busy::Full(self.shared.config.load().backlog_max));
         }
-        if sabotaged!("intake.commit") {
+        if sabotage!("intake.commit") {
             let (id, lane) = (job.id, job.lane.clone());
             let accepting = self.accepting.clone();
             tokio::spawn(async move { accepting.submit(job).await.is_some() });
@@ -259,7 +259,7 @@ impl Doors {
             return Ok(0);
         }
         let moved = Instant::now();
-        if sabotaged!("inbox.commit") {
+        if sabotage!("inbox.commit") {
             inbox.done(run, slot, &entries).await.map_err(said)?;
         }
         crashpoint!("inbox.after_take", QueueError::Away).map_err(said)?;

@@ -14,7 +14,7 @@ use crate::crashpoint;
 use crate::job::JobId;
 use crate::ledger::Hint;
 use crate::queue::QueueError;
-use crate::sabotaged;
+use crate::sabotage;
 use crate::telemetry::metrics;
 
 /// The loop's own memory.
@@ -357,7 +357,7 @@ impl Relay {
 
     /// The next tick mends it.
     fn distrust(&self, generation: i64, e: &QueueError) {
-        if sabotaged!("wake.generation") {
+        if sabotage!("wake.generation") {
             return;
         }
         if matches!(e, QueueError::Away(_)) {

@@ -17,7 +17,7 @@ use crate::job::Job;
 use crate::ledger::{Fence, Settled};
 use crate::lifecycle::{Event, is_suspect};
 use crate::outcome::{Class, Failure, Outcome, Scope};
-use crate::sabotaged;
+use crate::sabotage;
 use crate::telemetry::{metrics, redact};
 
 /// How long a handler that was told to stop may take to do so.
@@ -84,7 +84,7 @@ async fn turn(shared: &Shared, job: &Job) -> Result<Option<OwnedSemaphorePermit>
         if let Some(event) = before(shared, job, shared.now()).await {
             return Err(event);
         }
-        let alone_at_all = is_suspect(job.crashes) && !sabotaged!("runner.suspects");
+        let alone_at_all = is_suspect(job.crashes) && !sabotage!("runner.suspects");
         let Some(token) = job.token.filter(|_| alone_at_all) else {
             return Ok(None);
         };

@@ -12,7 +12,7 @@ use super::record::SendId;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId};
 use crate::ledger::{Conclusion, Run};
-use crate::sabotaged;
+use crate::sabotage;
 
 /// A send is written down with a time that was read at most so long before its permit was given.
 pub const PERMIT_LAG: chrono::Duration = chrono::Duration::minutes(5);
@@ -148,7 +148,7 @@ pub fn proves(past: &Past, here: &Run, asked: &Asked) -> Proof {
         ) => Proof::Answered(Box::new(it.clone())),
         (Some(Seen { answer: None, .. }), _, _, _) => Proof::Sent,
         (None, true, true, true) => Proof::NotSent,
-        (None, _, _, _) if sabotaged!("journal.absence") => Proof::NotSent,
+        (None, _, _, _) if sabotage!("journal.absence") => Proof::NotSent,
         (None, _, _, _) => Proof::Nothing,
     }
 }

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::effect::EffectId;
-use crate::sabotaged;
+use crate::sabotage;
 
 /// What a file begins with; the number is the format's version.
 pub const MAGIC: &[u8] = b"presswork journal 1\n";
@@ -271,7 +271,7 @@ impl Found {
         }
         let sum = salt.sum(&bytes[..HEAD + len]);
         match Record::parse(kind, &rest[..len]) {
-            Some(record) if sum == rest[len..len + SUM] || sabotaged!("journal.checksum") => {
+            Some(record) if sum == rest[len..len + SUM] || sabotage!("journal.checksum") => {
                 Self::Whole { record, seq, size }
             }
             _ => Self::Spoilt { seq, size },

@@ -25,7 +25,7 @@ use crate::platform::x::{
 };
 use crate::platform::x_words::{Found, WEIGHT_MAX, plain, weight};
 use crate::retry::Policy;
-use crate::sabotaged;
+use crate::sabotage;
 
 use super::media::{Loaded, Media, Polled, Takes, Uploaded, awaited, check, uploaded};
 use super::paid::out_of_money;
@@ -297,7 +297,7 @@ fn happened(kept: &Kept, it: &Found, now: Time) -> Finding {
 impl Kept {
     /// Whether a post is the one that was sent.
     fn is(&self, it: &Found) -> bool {
-        if sabotaged!("look.by_text") {
+        if sabotage!("look.by_text") {
             return it.texts.iter().any(|it| digest(it, false) == self.text);
         }
         if !self.media.is_empty() {

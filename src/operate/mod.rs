@@ -19,7 +19,7 @@ use crate::ledger::{
 use crate::lifecycle::{Event, State, advance};
 use crate::outcome::Class;
 use crate::retry::Policy;
-use crate::sabotaged;
+use crate::sabotage;
 
 /// Why a person's change wasn't made.
 #[derive(Debug, thiserror::Error)]
@@ -189,7 +189,7 @@ pub async fn outlook(ledger: &dyn Ledger, id: JobId, edited: bool) -> Result<Out
         blocked = discarded(ledger, id).await?.map(|it| format!("it {it}"));
     }
     let unknown = effects.iter().find(|it| it.is_open());
-    let unknown = unknown.filter(|_| !sabotaged!("revive.unknown"));
+    let unknown = unknown.filter(|_| !sabotage!("revive.unknown"));
     if let (None, Some(effect)) = (&blocked, unknown) {
         blocked = Some(format!(
             "its {} may or may not have happened: `presswork unresolved resolve {id}` first",

@@ -4,7 +4,7 @@
 //! A URL is read once, by the parser that the client uses, too: the many spellings of one address
 //! (decimal, octal, hexadecimal, shortened, mapped, full-width) are one there.
 
-use crate::sabotaged;
+use crate::sabotage;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use url::{Host, Url};
@@ -118,7 +118,7 @@ const CLOSED6: [(Ipv6Addr, u32); 5] = [
 
 /// Whether an address is one of the public internet.
 pub fn is_public(ip: IpAddr) -> bool {
-    if sabotaged!("fetch.addresses") {
+    if sabotage!("fetch.addresses") {
         return true;
     }
     match ip.to_canonical() {

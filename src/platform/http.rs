@@ -21,7 +21,7 @@ use serde::Deserialize;
 use url::Url;
 
 use crate::clock::{Clock, Time};
-use crate::sabotaged;
+use crate::sabotage;
 
 use super::body::{self, Watch};
 pub use super::body::{Body, Part};
@@ -239,11 +239,11 @@ pub(super) fn builder(idle: usize) -> ClientBuilder {
         let _faster = rustls::crypto::ring::default_provider().install_default();
     }
     let builder = Client::builder();
-    let builder = match sabotaged!("http.redirects") {
+    let builder = match sabotage!("http.redirects") {
         true => builder,
         false => builder.redirect(reqwest::redirect::Policy::none()),
     };
-    let builder = match sabotaged!("http.retries") {
+    let builder = match sabotage!("http.retries") {
         true => builder,
         false => builder.retry(reqwest::retry::never()),
     };

@@ -21,7 +21,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 
 use crate::outcome::{Failure, Outcome};
-use crate::sabotaged;
+use crate::sabotage;
 
 /// What stands where a secret was.
 pub const HIDDEN: &str = "***";
@@ -167,7 +167,7 @@ impl Redactor {
     fn values<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut text = Cow::Borrowed(text);
         for value in &self.values {
-            if text.contains(value.as_str()) && !sabotaged!("redact.values") {
+            if text.contains(value.as_str()) && !sabotage!("redact.values") {
                 text = Cow::Owned(text.replace(value.as_str(), HIDDEN));
             }
         }

@@ -11,7 +11,7 @@ use super::pool::{Pools, explain};
 use crate::job::{Job, JobId, Priority, Progress};
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Claim, Hint};
-use crate::{sabotaged, statement};
+use crate::sabotage;
 
 /// The predicate of the index `jobs_due`, word for word.
 macro_rules! claimable {
@@ -104,7 +104,7 @@ fn due_query<'q>(lane: &'q str, kinds: &'q [String], limit: u32) -> Query<'q> {
 /// At most `limit`; `None`: as many as there are.
 fn claim_query<'q>(claim: &'q Claim, ids: &[Uuid], limit: Option<u32>) -> Query<'q> {
     let tokens: Vec<Uuid> = ids.iter().map(|_| Uuid::new_v4()).collect();
-    sqlx::query(statement!(CLAIM, "claim.generation": "(SELECT generation FROM presswork.meta) <= $4" => "true"))
+    sqlx::query(sabotage!(CLAIM, "claim.generation": "(SELECT generation FROM presswork.meta) <= $4" => "true"))
         .bind(ids.to_vec())
         .bind(tokens)
         .bind(claim.run)
@@ -262,7 +262,7 @@ async fn room(connection: &mut PgConnection, lane: &str, concurrency: u32) -> sq
         .fetch_one(connection)
         .await?;
     let running = u32::try_from(running).unwrap_or(u32::MAX);
-    if sabotaged!("claim.room") {
+    if sabotage!("claim.room") {
         return Ok(concurrency);
     }
     Ok(concurrency.saturating_sub(running))
@@ -286,7 +286,7 @@ const LOST: &str = concat!(
 
 /// Running jobs that nobody runs any more.
 pub async fn lost(pools: &Pools, limit: u32) -> Result<Vec<Job>> {
-    let sql = statement!(LOST, "lost.lease": "w.lease_until < (SELECT now FROM clock)" => "true");
+    let sql = sabotage!(LOST, "lost.lease": "w.lease_until < (SELECT now FROM clock)" => "true");
     let query = sqlx::query(sql).bind(i64::from(limit));
     jobs(&pools.call(query.fetch_all(pools.main())).await?)
 }

@@ -15,7 +15,7 @@ use crate::effect::{Effect, EffectId, EffectState, Evidence, Receipt};
 use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Audit, Conclusion, Fence};
-use crate::{sabotaged, statement};
+use crate::sabotage;
 
 /// The recorded value of a step.
 pub async fn step(pools: &Pools, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
@@ -144,7 +144,7 @@ pub async fn permit(
     budget: Duration,
 ) -> Result<bool> {
     // not made again by itself: whoever asks must look at the effect first
-    let sql = statement!(PERMIT,
+    let sql = sabotage!(PERMIT,
         "permit.compare": "AND e.state = $4 AND e.sends = $5" => "AND $4::text <> '' AND 0 <= $5::int4",
         "permit.lease": "WHERE id = $1 AND token = $2 FOR SHARE" => "WHERE id = $1 AND $2::uuid IS NOT NULL FOR SHARE",
         "permit.time": "clock.now + $6 * interval '1 second' < w.lease_until" => "0 <= $6::float8",
@@ -190,7 +190,7 @@ pub async fn conclude(
     conclusion: &Conclusion,
 ) -> Result<bool> {
     let query = || {
-        sqlx::query(statement!(CONCLUDE, "conclude.send": "AND sends = $2" => "AND 0 <= $2::int4"))
+        sqlx::query(sabotage!(CONCLUDE, "conclude.send": "AND sends = $2" => "AND 0 <= $2::int4"))
             .bind(id.0)
             .bind(codec::int(sends))
             .bind(conclusion.to.as_str())
@@ -345,7 +345,7 @@ pub async fn is_anothers(
         .bind(effect.id.0)
         .bind(Receipt::naming(remote_id));
     let found = pools.call(query.fetch_one(pools.main())).await?;
-    Ok(found && !sabotaged!("judge.anothers"))
+    Ok(found && !sabotage!("judge.anothers"))
 }
 
 /// The effects of which a run holds the last permit without a known answer.

@@ -14,7 +14,7 @@ use crate::job::{JobId, NewJob};
 use crate::json::Digest;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
-use crate::sabotaged;
+use crate::sabotage;
 
 /// Keys first, in one order in every batch, so that two batches can't wait for each other; then the
 /// jobs whose key is new. A job without a key is known by its id: in `jobs`, or, as its id says when
@@ -294,7 +294,7 @@ async fn known(
     for row in &rows {
         let (at, digest, id, options) = key_row(row).map_err(explain)?;
         let answer = match jobs.get(at) {
-            Some(job) if job.digest == digest || sabotaged!("intake.digest") => {
+            Some(job) if job.digest == digest || sabotage!("intake.digest") => {
                 Acceptance::Same { id, options }
             }
             _ => Acceptance::Conflict { id },

@@ -11,7 +11,7 @@ use crate::json::Digest;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Fetched, Stored};
 use crate::reference::named_in;
-use crate::sabotaged;
+use crate::sabotage;
 
 /// Holds whose job was never seen that one call looks at.
 const UNSURE: i64 = 1_000;
@@ -53,7 +53,7 @@ pub async fn hold(pools: &Pools, texts: &[(JobId, &str)]) -> Result<()> {
             digests.push(named.0.to_vec());
         }
     }
-    if jobs.is_empty() || sabotaged!("media.hold") {
+    if jobs.is_empty() || sabotage!("media.hold") {
         return Ok(());
     }
     let query = || {

@@ -11,7 +11,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection, Executor};
 
 use crate::ledger::door::{LedgerError, Result};
-use crate::sabotaged;
+use crate::sabotage;
 
 /// What a pool is for. Each has its own connections, so that none can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -318,7 +318,7 @@ pub fn hooked(pool: PgPoolOptions) -> PgPoolOptions {
         })
         .after_release(|connection, _| {
             Box::pin(async move {
-                if sabotaged!("pool.rollback") {
+                if sabotage!("pool.rollback") {
                     return Ok(true);
                 }
                 // after a BEGIN, as a ROLLBACK without a transaction is a line in the server's log;

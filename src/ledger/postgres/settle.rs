@@ -11,7 +11,7 @@ use super::pool::{Pools, explain};
 use crate::clock::Time;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Guard, Settled, Settlement};
-use crate::statement;
+use crate::sabotage;
 
 /// The guard. Not the state: with stale statistics the planner took the partial index of running
 /// jobs for it, and was thirty times slower.
@@ -215,7 +215,7 @@ impl Columns {
     }
 
     fn query(&self) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
-        sqlx::query(statement!(SETTLE, "settle.fence": "(j.token = w.token OR j.version = w.version)" => "(j.token = w.token OR j.version = w.version OR true)"))
+        sqlx::query(sabotage!(SETTLE, "settle.fence": "(j.token = w.token OR j.version = w.version)" => "(j.token = w.token OR j.version = w.version OR true)"))
             .bind(&self.n)
             .bind(&self.id)
             .bind(&self.token)

@@ -1,0 +1,22 @@
+//! Words that keys of `jobs.toml` take.
+
+/// The platforms that accounts can be of.
+pub const PLATFORMS: [&str; 8] = [
+    "openai",
+    "mastodon",
+    "bluesky",
+    "x",
+    "instagram",
+    "s3",
+    "gcs",
+    "folder",
+];
+
+/// The platforms on which one posts.
+pub const POSTS: [&str; 4] = ["mastodon", "bluesky", "x", "instagram"];
+
+/// What can be done about a post that says what its account has just said.
+pub const REACTIONS: [&str; 3] = ["refuse", "warn", "allow"];
+
+/// What can follow when a lost answer was looked for in vain.
+pub const RESENDS: [&str; 3] = ["ask", "duplicate-filter", "always"];
