@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 /// Crates that only some places may name.
 const CRATES: [(&str, &[&str]); 7] = [
     ("redis", &["src/queue/"]),
-    ("sqlx", &["src/ledger/"]),
+    // the judge reads the ledger by itself: the engine's own door might believe what it wrote
+    ("sqlx", &["src/ledger/", "src/prove/books.rs"]),
     ("reqwest", &["src/platform/"]),
     ("axum", &["src/api/", "src/sandbox/"]),
     ("clap", &["src/cli/"]),
