@@ -380,6 +380,33 @@ fn layers_point_down() {
     check(layer_errors(&files(&["src"], "rs")));
 }
 
+/// Files that may name nothing of the engine, or it and they could be wrong together.
+fn stranger_errors(sources: &[Source]) -> Vec<String> {
+    const STRANGERS: [&str; 4] = [
+        "src/sandbox/",
+        "src/prove/check",
+        "src/prove/outside.rs",
+        "src/prove/books.rs",
+    ];
+    let strange = |it: &&Source| STRANGERS.iter().any(|at| it.path.starts_with(at));
+    let mut errors = Vec::new();
+    for source in sources.iter().filter(strange) {
+        for (line, to) in names(source) {
+            let home = &source.module()[0];
+            if to.first() != Some(home) {
+                let (path, to) = (&source.path, to.join("::"));
+                errors.push(format!("{path}:{line}: names `{to}`"));
+            }
+        }
+    }
+    errors
+}
+
+#[test]
+fn the_judge_and_the_outside_are_strangers() {
+    check(stranger_errors(&files(&["src"], "rs")));
+}
+
 #[test]
 fn each_door_has_its_keeper() {
     check(door_errors(&files(&["src"], "rs")));

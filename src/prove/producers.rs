@@ -138,7 +138,7 @@ pub async fn by_http(world: &World, notes: &Notes, jobs: &[&Job]) -> anyhow::Res
 }
 
 async fn by_inbox(world: &World, notes: &Notes, jobs: &[&Job]) -> anyhow::Result<()> {
-    let Some(redis) = &world.redis else {
+    let Some(port) = world.redis_port else {
         bail!("there is no Redis, and a job of the plan comes in by its inbox");
     };
     notes.sent(jobs);
@@ -146,8 +146,6 @@ async fn by_inbox(world: &World, notes: &Notes, jobs: &[&Job]) -> anyhow::Result
     let mut words: Vec<&[u8]> = vec![b"RPUSH", b"presswork:inbox"];
     words.extend(envelopes.iter().map(String::as_bytes));
     loop {
-        // not held while it is talked to: it may be about to be killed
-        let port = redis.lock().await.port;
         if talk::redis(port, &words).await.is_ok() {
             break;
         }

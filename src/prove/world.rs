@@ -110,6 +110,8 @@ pub struct World {
     pub outside: Outside,
     /// The queue's server.
     pub redis: Option<Mutex<Server>>,
+    /// Where it listens, also while it is down.
+    pub redis_port: Option<u16>,
     /// The ledger's server.
     pub postgres: Option<Mutex<Server>>,
     /// The ledger, read straight.
@@ -187,6 +189,7 @@ impl World {
         let world = Self {
             hosts,
             outside,
+            redis_port: redis.as_ref().map(|it| it.port),
             redis: redis.map(Mutex::new),
             postgres: postgres.map(Mutex::new),
             books: Books::of(place.clone()),
@@ -303,10 +306,9 @@ impl World {
 
     /// Nothing is in the inbox, nor on its way from there to the ledger.
     pub async fn inbox_is_empty(&self) -> bool {
-        let Some(redis) = &self.redis else {
+        let Some(port) = self.redis_port else {
             return true;
         };
-        let port = redis.lock().await.port;
         let keys = talk::redis(port, &[b"KEYS", b"*presswork:inbox*"]).await;
         keys.is_ok_and(|it| it == "*0")
     }
