@@ -113,12 +113,6 @@ const QUARANTINE: Question = Question {
     postgres: "SELECT reason || ': ' || message FROM presswork.quarantine",
     sqlite: "SELECT reason || ': ' || message FROM quarantine",
 };
-/// The schema of the ledger is there.
-const SCHEMA: Question = Question {
-    postgres: "SELECT to_regclass('presswork.effects')::text",
-    sqlite: "SELECT name FROM sqlite_schema WHERE name = 'effects'",
-};
-
 type Answer = Vec<Vec<Option<String>>>;
 
 impl Books {
@@ -141,16 +135,18 @@ impl Books {
         })
     }
 
-    /// Asks; a connection that broke is opened anew the next time.
+    /// Asks; where a connection that was open already turns out to be broken, once more by a new one.
     async fn ask(&self, question: &Question) -> anyhow::Result<Answer> {
         let mut held = self.connection.lock().await;
-        let mut connection = match held.take() {
-            Some(connection) => connection,
-            None => self.open().await.context("the ledger can't be opened")?,
-        };
-        let asked = tokio::time::timeout(ANSWERED, answer(&mut connection, question)).await;
-        let answer = asked.context("the ledger doesn't answer")?;
-        let answer = answer.context("the ledger can't be read")?;
+        if let Some(mut connection) = held.take()
+            && let Ok(answer) = asked(&mut connection, question).await
+        {
+            *held = Some(connection);
+            return Ok(answer);
+        }
+        let opened = self.open().await;
+        let mut connection = opened.context("the ledger can't be opened")?;
+        let answer = asked(&mut connection, question).await?;
         *held = Some(connection);
         Ok(answer)
     }
@@ -159,16 +155,6 @@ impl Books {
         let answer = self.ask(question).await?;
         let number = answer.first().and_then(|it| it.first()?.as_deref());
         Ok(number.context("no number")?.parse()?)
-    }
-
-    /// Whether the ledger is ready to be asked.
-    pub async fn there(&self) -> bool {
-        let there = match &self.place {
-            Place::Sqlite(path) => path.exists(),
-            Place::Postgres(_) => true,
-        };
-        let there = there && self.ask(&SCHEMA).await.is_ok_and(|it| is_some(&it));
-        there
     }
 
     /// Jobs that have ended, or wait for a person.
@@ -288,6 +274,12 @@ impl Books {
     }
 }
 
+async fn asked(connection: &mut Connection, question: &Question) -> anyhow::Result<Answer> {
+    let asked = tokio::time::timeout(ANSWERED, answer(connection, question)).await;
+    let answer = asked.context("the ledger doesn't answer")?;
+    answer.context("the ledger can't be read")
+}
+
 async fn answer(connection: &mut Connection, question: &Question) -> sqlx::Result<Answer> {
     match connection {
         Connection::Postgres(it) => {
@@ -301,10 +293,6 @@ async fn answer(connection: &mut Connection, question: &Question) -> sqlx::Resul
             rows.iter().map(row).collect()
         }
     }
-}
-
-fn is_some(answer: &Answer) -> bool {
-    answer.iter().flatten().any(Option::is_some)
 }
 
 fn text(row: &[Option<String>], at: usize) -> String {

@@ -18,6 +18,8 @@ use super::world::{Host, World, now};
 
 /// How long the sandbox holds the sends that a blow is aimed at: until well behind the blow.
 const HOLD_MS: u64 = 3_000;
+/// The last jump of the ledger's clock, where somebody waits.
+const HURRY_MS: i64 = 61_000;
 /// How long sends may take to be under way, before the blow falls on what there is.
 const AIM: Duration = Duration::from_secs(5);
 /// How long what died alone may take to come to an end.
@@ -88,6 +90,29 @@ impl<'a> Nemesis<'a> {
             shift_ms: self.shift_ms,
         });
         self.strikes.last().context("it has just been noted")
+    }
+
+    /// Sets the ledger's clock forward by so much that nobody waits any more for a look that a dead daemon
+    /// had taken up, nor for the deadline of a send whose daemon is gone.
+    ///
+    /// # Errors
+    /// When the ledger doesn't answer.
+    pub async fn hurry(&mut self) -> anyhow::Result<()> {
+        let at = now();
+        self.world.books.shift(HURRY_MS).await?;
+        self.shift_ms += HURRY_MS;
+        self.strikes.push(Strike {
+            n: self.strikes.len() + 1,
+            what: format!(
+                "the ledger's clock jumps by {} s, so that nobody waits",
+                HURRY_MS / 1_000
+            ),
+            sort: Sort::Skew,
+            at,
+            until: now(),
+            shift_ms: self.shift_ms,
+        });
+        Ok(())
     }
 
     /// Waits until no job is there that was the one suspect of a daemon that died.

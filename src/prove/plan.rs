@@ -142,8 +142,9 @@ pub fn blows(wishes: &Wishes) -> Vec<Blow> {
                 sort,
                 hosts: vec![host(&mut draw, wishes)],
                 ledger: n % 2 == 0,
-                // back and forth, further than any lease
-                shift_ms: if n % 2 == 0 { 7_000 } else { -3_000 },
+                // back and forth: further than the lease, and within what clocks may be apart when posts
+                // are looked for by their time
+                shift_ms: if n % 2 == 0 { 4_000 } else { -4_000 },
                 aimed: !sort.wipes(),
                 acted: 10,
             });
