@@ -45,8 +45,21 @@ pub struct Evidence {
     pub lives: Vec<Life>,
     /// From a kill to the first of its jobs at work again.
     pub recoveries: Vec<Recovery>,
+    /// How far it was, from time to time.
+    pub progress: Vec<Progress>,
     /// What was not tried, and why.
     pub left_out: Vec<String>,
+}
+
+/// How far it was.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Progress {
+    /// When.
+    pub at: Ms,
+    /// Jobs that were acknowledged by then.
+    pub accepted: usize,
+    /// Jobs that had ended.
+    pub ended: usize,
 }
 
 /// The way by which a job came in.

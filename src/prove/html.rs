@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 
 use super::check::{Verdict, hit};
-use super::evidence::{Evidence, Life, Ms, Sort, Strike};
+use super::evidence::{Evidence, Life, Ms, Progress, Sort, Strike};
 use super::outside::{Class, Request, class};
 use super::{Proof, report};
 
@@ -68,9 +68,12 @@ pub fn page(proof: &Proof) -> String {
         "</div>\n<div class=\"legend\">\
          <span><i class=\"life\"></i>a daemon lives</span>\
          <span><i class=\"down\"></i>down, stopped or not heard</span>\
+         <span><i class=\"end\"></i>killed, or ended by itself</span>\
          <span><i class=\"answered\"></i>a send, answered</span>\
          <span><i class=\"acted\"></i>acted, and nobody heard the answer</span>\
-         <span><i class=\"nothing\"></i>did nothing, and nobody heard of that</span></div>\n\
+         <span><i class=\"nothing\"></i>did nothing, and nobody heard of that</span>\
+         <span><i class=\"accepted\"></i>jobs acknowledged</span>\
+         <span><i class=\"ended\"></i>jobs ended</span></div>\n\
          <h2>What was broken</h2>\n<table>\n\
          <tr><th class=\"n\">#<th class=\"n\">at<th class=\"n\">took<th>what\
          <th class=\"n\">B in flight<th class=\"n\">C in flight\n",
@@ -160,10 +163,41 @@ impl Drawing<'_> {
         for it in lives {
             self.bar((it.from, it.until), 14.0, "life", &it.end);
         }
+        let ends = lives.iter().filter(|it| it.until < self.evidence.calm);
+        for it in ends {
+            // too short to be seen as a gap
+            self.bar((it.until, it.until), 14.0, "end", &it.end);
+        }
         for (it, _) in downs.iter().filter(|it| it.1) {
             self.bar((it.at, it.until), 14.0, "down", &it.what);
         }
         self.y += ROW;
+    }
+
+    /// Jobs that were acknowledged, and those that had ended.
+    fn progress(&mut self) {
+        self.name("jobs");
+        let all = &self.evidence.progress;
+        let most = all.iter().map(|it| it.accepted.max(it.ended)).max();
+        let most = most.unwrap_or_default().max(1);
+        let (top, high) = (self.y, 2.0 * ROW);
+        for (tone, of) in [
+            ("accepted", (|it| it.accepted) as fn(&Progress) -> usize),
+            ("ended", |it| it.ended),
+        ] {
+            let mut points = String::new();
+            for it in all {
+                let y = top + high * (1.0 - of(it) as f64 / most as f64);
+                let _ = write!(points, "{:.1},{y:.1} ", self.x(it.at));
+            }
+            let _ = writeln!(self.svg, "<polyline class=\"{tone}\" points=\"{points}\"/>");
+        }
+        let _ = writeln!(
+            self.svg,
+            "<text class=\"faint\" x=\"0\" y=\"{:.1}\">{most} at most</text>",
+            top + 28.0
+        );
+        self.y = top + high + 8.0;
     }
 
     /// The sends of a class, each below the one that is still under way.
@@ -218,7 +252,7 @@ fn timeline(page: &mut String, proof: &Proof) {
     if !evidence.embedded {
         for (name, sorts) in [
             ("Redis", [Sort::Redis, Sort::Flush]),
-            ("PostgreSQL", [Sort::Postgres, Sort::Skew]),
+            ("PostgreSQL", [Sort::Postgres, Sort::Postgres]),
         ] {
             let life = Life {
                 who: name.to_owned(),
@@ -247,6 +281,7 @@ fn timeline(page: &mut String, proof: &Proof) {
             .collect();
         drawing.sends(name, &sends);
     }
+    drawing.progress();
     let height = drawing.y;
     let mut over = String::new();
     grid(&mut over, &drawing, seconds, height);

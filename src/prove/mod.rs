@@ -17,14 +17,16 @@ pub mod report;
 pub mod html;
 
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use tokio::sync::watch;
 
 use crate::servers::Programs;
+use books::Books;
 use check::{Verdict, hit};
-use evidence::{Door, Evidence, Ms, Sort};
+use evidence::{Door, Evidence, Ms, Progress, Sort};
 use nemesis::Nemesis;
 use outside::{Act, Class, Request, Requests, class};
 use plan::{Wishes, blows, one_more};
@@ -38,6 +40,7 @@ const MORE_MAX: usize = 60;
 /// How long they may take before the ledger's clock is set forward, of a proof that is to be quick.
 const PATIENCE: Duration = Duration::from_secs(12);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+const WATCH_EVERY: Duration = Duration::from_millis(500);
 /// The file of the evidence, in the folder where it is kept.
 const EVIDENCE: &str = "evidence.json";
 
@@ -140,10 +143,48 @@ async fn break_it(
     };
     let least = if options.quick { 5 } else { 50 };
     let notes = Notes::default();
+    let progress = Mutex::default();
+    let watched = watch_it(world, &notes, &progress);
+    let broken = all_of_it(&wishes, least, world, &notes, began, say);
+    let mut evidence = tokio::select! {
+        evidence = broken => evidence?,
+        () = watched => anyhow::bail!("nobody watches any more"),
+    };
+    evidence.progress = progress
+        .into_inner()
+        .unwrap_or_else(PoisonError::into_inner);
+    Ok(evidence)
+}
+
+/// Notes how far it is, from time to time. Never returns.
+async fn watch_it(world: &World, notes: &Notes, progress: &Mutex<Vec<Progress>>) {
+    let books = Books::of(world.place.clone());
+    loop {
+        // a ledger that is down can't say
+        if let Ok(ended) = books.ended().await {
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            progress.push(Progress {
+                at: now(),
+                accepted: notes.accepted_by(None),
+                ended,
+            });
+        }
+        tokio::time::sleep(WATCH_EVERY).await;
+    }
+}
+
+async fn all_of_it(
+    wishes: &Wishes,
+    least: usize,
+    world: &World,
+    notes: &Notes,
+    began: Ms,
+    say: Say<'_>,
+) -> anyhow::Result<Evidence> {
     let (release, released) = watch::channel(0);
-    let mut nemesis = Nemesis::new(world, &wishes, &notes);
+    let mut nemesis = Nemesis::new(world, wishes, notes);
     let strikes = async {
-        let planned = blows(&wishes);
+        let planned = blows(wishes);
         say(&format!(
             "{} jobs, {} blows, seed {}",
             wishes.jobs,
@@ -158,7 +199,7 @@ async fn break_it(
         }
         let mut more = 0;
         while more < MORE_MAX && !enough(&nemesis, least) {
-            let blow = one_more(&wishes, more);
+            let blow = one_more(wishes, more);
             one(&mut nemesis, &blow, began, say).await?;
             more += 1;
         }
@@ -166,23 +207,23 @@ async fn break_it(
     };
     tokio::try_join!(
         strikes,
-        bring(world, &wishes, &notes, Door::Http, released.clone()),
-        bring(world, &wishes, &notes, Door::Inbox, released.clone()),
+        bring(world, wishes, notes, Door::Http, released.clone()),
+        bring(world, wishes, notes, Door::Inbox, released.clone()),
     )?;
     let calm = now();
     say("nothing is broken any more; waiting for the jobs to end ...");
-    if !ended(world, &notes, if options.quick { PATIENCE } else { ENDED }).await? {
-        if options.quick && wishes.servers {
+    if !ended(world, notes, if wishes.quick { PATIENCE } else { ENDED }).await? {
+        if wishes.quick && wishes.servers {
             nemesis.hurry().await?;
         }
         // what has not ended by then never will: the judge says so
-        ended(world, &notes, ENDED).await?;
+        ended(world, notes, ENDED).await?;
     }
     let (strikes, recoveries) = nemesis.done().await;
     let (jobs, quarantined) = world.books.all().await?;
     let lives = world.end().await;
     let mut left_out = world.furnished.left_out.clone();
-    left_out.extend(not_broken(&wishes));
+    left_out.extend(not_broken(wishes));
     Ok(Evidence {
         seed: wishes.seed,
         embedded: !wishes.servers,
@@ -200,6 +241,7 @@ async fn break_it(
         strikes,
         lives,
         recoveries,
+        progress: Vec::new(),
         left_out,
     })
 }
@@ -264,7 +306,7 @@ async fn ended(world: &World, notes: &Notes, within: Duration) -> anyhow::Result
     while Instant::now() < until {
         let empty = world.inbox_is_empty().await;
         let (count, ended) = (world.books.count().await?, world.books.ended().await?);
-        let all = notes.accepted_by(Door::Http) <= count && count == ended && empty;
+        let all = notes.accepted_by(Some(Door::Http)) <= count && count == ended && empty;
         // what was taken from the inbox may not be in the ledger yet: the second look counts
         if all && last == Some(count) {
             return Ok(true);
@@ -279,7 +321,7 @@ async fn ended(world: &World, notes: &Notes, within: Duration) -> anyhow::Result
 pub fn word(sort: Sort) -> &'static str {
     match sort {
         Sort::Kill => "daemons killed",
-        Sort::Freeze => "daemons stopped beyond their lease",
+        Sort::Freeze => "stopped beyond their lease",
         Sort::Flush => "FLUSHALL",
         Sort::Redis => "Redis killed",
         Sort::Postgres => "PostgreSQL killed",

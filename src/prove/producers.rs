@@ -55,10 +55,12 @@ impl Notes {
         self.held().values().cloned().collect()
     }
 
-    /// Jobs that were acknowledged by a door.
-    pub fn accepted_by(&self, door: Door) -> usize {
+    /// Jobs that were acknowledged: by a door, or by any.
+    pub fn accepted_by(&self, door: Option<Door>) -> usize {
         let notes = self.held();
-        let by = notes.values().filter(|it| it.door == door);
+        let by = notes
+            .values()
+            .filter(|it| door.is_none_or(|door| it.door == door));
         by.filter(|it| it.accepted.is_some()).count()
     }
 }

@@ -157,7 +157,7 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
 /// What was broken, in a line.
 pub fn broken(it: &Verdict) -> String {
     let sorts = it.strikes.iter();
-    let sorts = sorts.map(|(sort, n)| format!("{n} {}", word(*sort)));
+    let sorts = sorts.map(|(sort, n)| format!("{} {n}", word(*sort)));
     sorts.collect::<Vec<_>>().join(", ")
 }
 
