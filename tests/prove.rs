@@ -190,7 +190,10 @@ async fn at_work(home: &Home) -> (Daemon, Vec<u32>) {
     let tmp = home.path().join("tmp");
     std::fs::create_dir_all(&tmp).expect("a folder can be made");
     let tmp = tmp.to_str().expect("a path of ours").to_owned();
-    let process = home.start_with(&["prove", "--embedded", "--quick"], &[("TMPDIR", tmp.as_str())]);
+    let process = home.start_with(
+        &["prove", "--embedded", "--quick"],
+        &[("TMPDIR", tmp.as_str())],
+    );
     wait::until("it is at work", SOON, async || {
         process.stderr().contains("blows, seed")
     })

@@ -17,6 +17,8 @@ const SLACK: Ms = 500;
 /// So many deaths of owners in a row are charged to a job in any case; those after that only where it was
 /// the one that could have caused them.
 const SUSPECT: usize = 2;
+/// So many in a row bury it, at least.
+const POISON: usize = 5;
 /// What is told of what is wrong.
 const TOLD: usize = 40;
 
@@ -63,6 +65,8 @@ pub struct Verdict {
     pub histories_wrong: usize,
     /// Jobs that were given up for no reason of their own.
     pub buried_wrongly: usize,
+    /// Jobs that were given up because daemon after daemon died, or lost its lease, under them.
+    pub poisoned: usize,
     /// Envelopes that were acknowledged and then kept as not acceptable.
     pub quarantined: usize,
     /// Sends of class B that were in flight at a fault.
@@ -240,13 +244,7 @@ impl<'a> Judge<'a> {
                 "{charged} attempts failed, {is} of {most} are charged"
             ));
         }
-        // what interrupts nothing of a job's own: such an end tells nothing about it
-        let told = row
-            .history
-            .iter()
-            .rev()
-            .filter(|it| !matches!(it.outcome.as_str(), "released" | "expired"));
-        let dead = told.take_while(|it| it.outcome == "reclaimed").count();
+        let dead = died(row);
         let least = dead.min(SUSPECT);
         if !(least..=dead).contains(&(row.crashes as usize)) {
             let is = row.crashes;
@@ -270,7 +268,10 @@ impl<'a> Judge<'a> {
         }
         let code = row.code.as_deref();
         let meant = told.meant.is_some() && code == told.meant.as_deref();
-        if !meant && row.attempts < row.attempts_max {
+        // so many daemons died under it, one after the other, that it must be what kills them
+        let poison = code == Some("poison") && POISON <= died(row);
+        self.verdict.poisoned += usize::from(poison);
+        if !meant && !poison && row.attempts < row.attempts_max {
             let code = code.unwrap_or("no code").to_owned();
             self.verdict.buried_wrongly += 1;
             self.wrong(
@@ -476,6 +477,14 @@ impl<'a> Judge<'a> {
         verdict.proven = verdict.violations.is_empty() && verdict.missing.is_empty();
         verdict
     }
+}
+
+/// How many owners of a job died in a row, at the end of its history. A run that was given back, or
+/// expired before it began, tells nothing about them.
+fn died(row: &Row) -> usize {
+    let told = row.history.iter().rev().map(|it| it.outcome.as_str());
+    let told = told.filter(|it| !matches!(*it, "released" | "expired"));
+    told.take_while(|it| *it == "reclaimed").count()
 }
 
 /// The sends of class B and C that were in flight at a fault.

@@ -127,6 +127,11 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
             it.buried_wrongly,
             "jobs given up for no reason of their own",
         ),
+        line(
+            "poisoned",
+            it.poisoned,
+            "jobs given up since daemon after daemon died under them",
+        ),
         Line {
             good: hit(it.in_flight_b),
             ..line(
