@@ -50,4 +50,6 @@ pub mod api;
 pub mod service;
 pub mod daemon;
 pub mod sandbox;
+pub mod servers;
+pub mod prove;
 pub mod cli;

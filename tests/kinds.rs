@@ -50,6 +50,7 @@ impl Press {
             dir: dir.path().join("sandbox"),
             seed: None,
             fault_rate: 0.0,
+            requests: false,
         };
         let sandbox = Sandbox::start(options).await.unwrap();
         let base = Url::parse(&sandbox.url()).unwrap();

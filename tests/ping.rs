@@ -15,6 +15,7 @@ async fn sandbox(folder: &std::path::Path) -> Sandbox {
         dir: folder.to_owned(),
         seed: None,
         fault_rate: 0.0,
+        requests: false,
     };
     Sandbox::start(options).await.expect("the sandbox starts")
 }

@@ -234,6 +234,7 @@ impl Held {
             dir: home.path().join("sandbox"),
             seed: None,
             fault_rate: 0.0,
+            requests: false,
         });
         let sandbox = sandbox.await.expect("the sandbox starts");
         let mut home = home.env("PRESSWORK_LEDGER_URL", ledger);

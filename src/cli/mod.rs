@@ -24,6 +24,7 @@ pub mod backup;
 pub mod restore;
 pub mod completions;
 pub mod bench;
+pub mod prove;
 
 use std::ffi::OsString;
 
@@ -85,6 +86,7 @@ enum Command {
     Restore(restore::Args),
     Sandbox(sandbox::Args),
     Bench(bench::Args),
+    Prove(prove::Args),
     Completions(completions::Args),
     Man(completions::ManArgs),
 }
@@ -156,9 +158,11 @@ fn misunderstood(e: &clap::Error, json: bool) -> Exit {
 async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
     let cx = || Cx::new(&cli.globals, out);
     match cli.command {
-        // these need no configuration: one brings its own, one is the outside, two are about the command
+        // these need no configuration: one brings its own, one is the outside, one makes its own of what
+        // the user's file says, two are about the command
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
+        Command::Prove(args) => prove::run(&cli.globals, out, args).await,
         Command::Completions(args) => completions::run(out, commands(), &args),
         Command::Man(args) => completions::man(out, commands(), &args),
         Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,

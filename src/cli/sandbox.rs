@@ -13,8 +13,8 @@ bucket exists but those named missing-..., and those named public-... may be rea
 
 A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]] (`presswork
 dev` does so); of Instagram it is the caption, played when it is published, and of S3 the key. The
-faults: refuse, 401, 403, 404, 429, 500, 503, hang, reset, truncate, lie, slow, drip, huge, redirect,
-empty; those that act first: act_500, act_503, act_504, act_hang, act_reset, act_truncate, act_lie,
+faults: refuse, 401, 403, 404, 429, 500, 503, hang, drop, reset, truncate, lie, slow, drip, huge,
+redirect, empty; those that act first: act_500, act_503, act_504, act_hang, act_reset, act_truncate, act_lie,
 act_late, act_refuse; and lag, by which a post shows in lists later. More words: times=N or
 times=always, delay_ms=N, lag_ms=N (with any fault), status=N, retry_after=N, date, op=NAME (only
 for that operation). Without a word in the texts:
@@ -53,6 +53,9 @@ pub struct Args {
     /// The share of requests that are bent, 0 to 1
     #[arg(long, value_name = "RATE", default_value_t = 0.0, requires = "seed")]
     fault_rate: f64,
+    /// Write DIR/requests.jsonl, too: when each request came, and when it ended
+    #[arg(long)]
+    requests: bool,
 }
 
 /// Serves until it is stopped.
@@ -72,6 +75,7 @@ pub async fn run(out: Out, args: Args) -> Result<(), CliError> {
         dir: args.dir,
         seed: args.seed,
         fault_rate: args.fault_rate,
+        requests: args.requests,
     };
     let started = Sandbox::start(options).await;
     let sandbox = started.map_err(|e| CliError::new(Exit::Failed, format!("{e:#}")))?;

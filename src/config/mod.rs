@@ -42,20 +42,34 @@ impl Config {
         path: Option<&Path>,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigErrors> {
+        match Self::find(path, env)? {
+            Some((path, text)) => Self::parse(&text, Some(&path), env),
+            None => Self::parse("", None, env),
+        }
+    }
+
+    /// The file that [`Config::load`] reads, and what it says.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn find(
+        path: Option<&Path>,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Option<(PathBuf, String)>, ConfigErrors> {
         let named = env("PRESSWORK_CONFIG").filter(|it| !it.is_empty());
         let named = path.map(Path::to_owned).or(named.map(PathBuf::from));
         if let Some(path) = named {
             let text = file(&path).map_err(|e| unreadable(&path, &e))?;
-            return Self::parse(&text, Some(&path), env);
+            return Ok(Some((path, text)));
         }
         for path in ["jobs.toml", "/etc/presswork/jobs.toml"].map(Path::new) {
             match file(path) {
-                Ok(text) => return Self::parse(&text, Some(path), env),
+                Ok(text) => return Ok(Some((path.to_owned(), text))),
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(unreadable(path, &e)),
             }
         }
-        Self::parse("", None, env)
+        Ok(None)
     }
 
     /// Reads a configuration from text; `origin` is its file, for people.

@@ -1,14 +1,23 @@
-//! The list of requests that were seen, acted on or not; it never holds a secret or a body.
+//! The list of requests that were seen, acted on or not; it never holds a secret or a body. On request
+//! a file has them all, each with the times of its coming and its end.
 
-use std::{collections::VecDeque, sync::Mutex};
+use std::{
+    collections::VecDeque,
+    fs::File,
+    io::{self, Write},
+    path::Path,
+    sync::{Arc, Mutex},
+};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use super::{acts::held, exchange::Peek};
+use super::{acts::held, clock::Clock, exchange::Peek};
 
 /// Requests that are kept; the oldest go first.
 const MAX_KEPT: usize = 100_000;
+/// Characters of a text that the file has: enough to tell whose it is.
+const TEXT_MAX: usize = 120;
 
 /// A request that was seen.
 #[derive(Clone, Debug)]
@@ -30,7 +39,7 @@ impl Seen {
     pub(super) fn to_json(&self) -> Value {
         json!({
             "n": self.n,
-            "at": self.at.to_rfc3339_opts(SecondsFormat::Millis, true),
+            "at": stamp(self.at),
             "platform": self.platform,
             "method": self.method,
             "path": self.path,
@@ -47,9 +56,63 @@ impl Seen {
 #[derive(Debug, Default)]
 pub(super) struct Journal {
     kept: Mutex<(u64, VecDeque<Seen>)>,
+    /// Two lines a request: its coming and its end.
+    file: Option<Mutex<File>>,
+}
+
+/// A request that goes on for as long as this value lives: until it is answered, or its connection ends.
+pub(super) struct Underway {
+    journal: Arc<Journal>,
+    clock: Arc<Clock>,
+    n: u64,
+}
+
+impl Drop for Underway {
+    fn drop(&mut self) {
+        let mut ended = None;
+        self.journal
+            .change(self.n, |seen| ended = Some((seen.status, seen.fault)));
+        let (status, fault) = ended.unwrap_or_default();
+        let end = stamp(self.clock.now());
+        self.journal
+            .write(&json!({"n": self.n, "end": end, "status": status, "fault": fault}));
+    }
+}
+
+fn stamp(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 
 impl Journal {
+    /// One that writes to a file, too: `requests.jsonl`, begun anew.
+    ///
+    /// # Errors
+    /// When the file can't be made.
+    pub(super) fn to_file(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            kept: Mutex::default(),
+            file: Some(Mutex::new(File::create(path)?)),
+        })
+    }
+
+    /// Notes in the file when a request ends.
+    pub(super) fn watch(self: &Arc<Self>, clock: &Arc<Clock>, n: u64) -> Option<Underway> {
+        self.file.as_ref().map(|_| Underway {
+            journal: Arc::clone(self),
+            clock: Arc::clone(clock),
+            n,
+        })
+    }
+
+    /// One write a line: what was written is there whatever becomes of this process.
+    fn write(&self, line: &Value) {
+        let Some(file) = &self.file else { return };
+        let wrote = held(file).write_all(format!("{line}\n").as_bytes());
+        if let Err(error) = wrote {
+            tracing::error!(%error, "a request could not be written down");
+        }
+    }
+
     /// Notes a request that has arrived; answers its number.
     pub(super) fn arrived(
         &self,
@@ -61,6 +124,12 @@ impl Journal {
         let mut kept = held(&self.kept);
         kept.0 += 1;
         let n = kept.0;
+        let text = peek.text.as_deref().unwrap_or_default();
+        let text: String = text.chars().take(TEXT_MAX).collect();
+        self.write(&json!({
+            "n": n, "at": stamp(at), "platform": platform, "op": peek.op, "key": peek.key,
+            "text": text, "writes": peek.writes,
+        }));
         if kept.1.len() >= MAX_KEPT {
             kept.1.pop_front();
         }
@@ -128,6 +197,37 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_file_has_the_coming_and_the_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("requests.jsonl");
+        let (journal, clock) = (Journal::to_file(&path), Arc::default());
+        let journal = Arc::new(journal.expect("made"));
+        let peek = Peek {
+            op: "post.create",
+            text: Some("x".repeat(500)),
+            ..Peek::default()
+        };
+        let n = journal.arrived(Utc::now(), "x", ("POST", "/2/tweets"), &peek);
+        let underway = journal.watch(&clock, n);
+        let lines = || {
+            let text = std::fs::read_to_string(&path).expect("there");
+            let lines = text
+                .lines()
+                .map(|it| serde_json::from_str(it).expect("JSON"));
+            lines.collect::<Vec<Value>>()
+        };
+        assert_eq!(lines().len(), 1);
+        assert_eq!(lines()[0]["text"].as_str().map(str::len), Some(TEXT_MAX));
+        journal.answered(n, 201);
+        drop(underway);
+        assert_eq!(
+            (&lines()[1]["n"], &lines()[1]["status"]),
+            (&json!(n), &json!(201))
+        );
+        assert!(Arc::new(Journal::default()).watch(&clock, n).is_none());
+    }
 
     #[test]
     fn the_oldest_go_first_and_late_answers_find_their_request() {

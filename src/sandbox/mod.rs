@@ -46,6 +46,7 @@ use self::{
     exchange::Platform,
     faults::FaultBook,
     instagram::Instagram,
+    journal::Journal,
     mastodon::Mastodon,
     openai::OpenAi,
     s3::S3,
@@ -68,6 +69,8 @@ pub struct Options {
     pub seed: Option<u64>,
     /// The share of requests, 0 to 1, that a drawn fault bends; needs a seed.
     pub fault_rate: f64,
+    /// Writes `requests.jsonl` beside the acts: when each request came, and when it ended.
+    pub requests: bool,
 }
 
 /// A running sandbox. Dropping it ends it, without waiting for the last act.
@@ -98,19 +101,24 @@ impl Sandbox {
         let addr = listener
             .local_addr()
             .context("asking for the sandbox's own address")?;
-        let dir = options.dir.clone();
+        let (dir, requests) = (options.dir.clone(), options.requests);
         let opened = tokio::task::spawn_blocking(move || {
             // the log first: it knows whether another sandbox uses the directory
             let acts = ActLog::open(&dir)?;
             let spool = Spool::open(&dir).context("preparing the folder of large bodies")?;
-            anyhow::Ok((acts, spool))
+            let journal = match requests {
+                true => Journal::to_file(&dir.join("requests.jsonl"))
+                    .context("making requests.jsonl")?,
+                false => Journal::default(),
+            };
+            anyhow::Ok((acts, spool, journal))
         });
-        let (acts, spool) = opened.await.context("opening the act log")??;
+        let (acts, spool, journal) = opened.await.context("opening the act log")??;
         let shared = Arc::new(Shared {
             clock: Arc::new(Clock::default()),
             acts: Arc::new(acts),
             faults: FaultBook::new(options.seed, options.fault_rate),
-            journal: Default::default(),
+            journal: Arc::new(journal),
             settings: Default::default(),
             spool: Arc::new(spool),
             late: Default::default(),
@@ -296,6 +304,7 @@ mod tests {
             dir: dir.path().to_owned(),
             seed,
             fault_rate,
+            requests: false,
         };
         assert!(Sandbox::start(options(None, 0.5)).await.is_err());
         assert!(Sandbox::start(options(Some(1), 1.5)).await.is_err());
@@ -323,6 +332,7 @@ mod tests {
             dir: dir.path().to_owned(),
             seed: None,
             fault_rate: 0.0,
+            requests: false,
         };
         let sandbox = Sandbox::start(options).await.expect("starts");
         sandbox.shared.acts.close();

@@ -43,6 +43,7 @@ faults! {
     ActHang "act_hang" true "Acted, never answers.";
     Reset "reset" false "Did nothing, resets the connection.";
     ActReset "act_reset" true "Acted, resets the connection.";
+    Drop "drop" false "Did nothing, closes the connection `delay_ms` later.";
     Truncate "truncate" false "Did nothing, answers 200 and ends amid the body.";
     ActTruncate "act_truncate" true "Acted, ends amid the body.";
     Lie "lie" false "Did nothing, answers 200 with a page of some proxy.";

@@ -34,7 +34,7 @@ pub(super) struct Shared {
     pub(super) clock: Arc<Clock>,
     pub(super) acts: Arc<ActLog>,
     pub(super) faults: FaultBook,
-    pub(super) journal: Journal,
+    pub(super) journal: Arc<Journal>,
     pub(super) settings: Arc<Settings>,
     pub(super) spool: Arc<Spool>,
     /// Acts that are still to come; they end with the sandbox.
@@ -90,6 +90,7 @@ pub(super) async fn serve<P: Platform>(
         .shared
         .journal
         .arrived(stage.shared.clock.now(), P::NAME, call, &peek);
+    let _underway = stage.shared.journal.watch(&stage.shared.clock, n);
     let running = Running { n, wire };
     match stage.shared.faults.choose(P::NAME, &peek) {
         Err(why) => stage.send(
@@ -165,6 +166,11 @@ async fn misbehave<P: Platform>(
         (Fault::Hang | Fault::ActHang, _) => std::future::pending().await,
         (Fault::Reset | Fault::ActReset, _) => {
             running.wire.reset();
+            return unanswered();
+        }
+        (Fault::Drop, _) => {
+            tokio::time::sleep(Duration::from_millis(u64::from(play.delay_ms))).await;
+            running.wire.close();
             return unanswered();
         }
         // What was refused for good was not acted on: say so, or the fault would tell a lie about the act.

@@ -91,6 +91,7 @@ impl World {
             dir: dir.path().to_owned(),
             seed: None,
             fault_rate: 0.0,
+            requests: false,
         };
         let sandbox = Sandbox::start(options).await.unwrap();
         let base = Url::parse(&sandbox.url()).unwrap();

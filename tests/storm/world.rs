@@ -93,6 +93,7 @@ impl Outside {
             dir: dir.path().to_owned(),
             seed: None,
             fault_rate: 0.0,
+            requests: false,
         };
         let sandbox = Sandbox::start(options).await.expect("the sandbox starts");
         Self {

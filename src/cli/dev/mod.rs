@@ -175,6 +175,7 @@ async fn sandbox(args: &Args) -> Result<Sandbox, CliError> {
         dir: args.dir.join("sandbox"),
         seed: None,
         fault_rate: 0.0,
+        requests: false,
     };
     let started = Sandbox::start(options).await;
     started.map_err(|e| {
@@ -204,7 +205,7 @@ fn free(out: &Out, wanted: SocketAddr) -> Result<SocketAddr, CliError> {
 }
 
 /// INT and TERM, as they come; a second one ends the process even with a stuck runtime.
-fn signals() -> Result<mpsc::UnboundedReceiver<()>, CliError> {
+pub(super) fn signals() -> Result<mpsc::UnboundedReceiver<()>, CliError> {
     let again = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         // in this order: the first sets the flag, the second finds it set and ends the process

@@ -3,10 +3,8 @@
 //! The daemon, the servers and the producers are processes of their own; fsync is on; claims and
 //! outcomes are in the ledger, and at the end every job must have its attempt there.
 
-pub mod servers;
-
 use std::io::BufRead as _;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -23,8 +21,9 @@ use crate::job::Job;
 use crate::ledger::{Attempt, Audit, Filter, Ledger, Pause};
 use crate::lifecycle::State;
 use crate::queue::redis::{RedisOptions, RedisQueue};
+use crate::servers::process::{Folder, Process};
+use crate::servers::{self, Programs, Server, cpu_seconds};
 use crate::stores::{self, Role};
-use servers::{Folder, Server, cpu_seconds};
 
 const AFTER: &str = "\
 drain_per_s       no-op jobs a second, from ready to their settled outcome
@@ -112,55 +111,42 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A process that ends with this value.
-struct Ends(Child);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 struct Bench {
     // in the order in which they end: the daemon before its servers
-    daemon: Ends,
+    daemon: Process,
     ledger: Arc<dyn Ledger>,
     postgres: Server,
     redis: Server,
-    _folder: Folder,
+    folder: Folder,
 }
 
 const LANE: &str = "default";
 
 impl Bench {
     async fn start() -> anyhow::Result<Self> {
-        let folder = Folder::make()?;
-        let (postgres, redis) = (servers::postgres(&folder)?, servers::redis(&folder)?);
+        let (folder, programs) = (Folder::make("bench")?, Programs::default());
+        let postgres = servers::postgres(&folder, &programs)?;
+        let redis = servers::redis(&folder, &programs)?;
         let text = format!(
             "[daemon]\nstate_dir = {:?}\nlog = \"warn\"\n[ledger]\nurl = {:?}\n[queue]\nurl = {:?}\n[api]\nlisten = \"off\"\n[lanes.{LANE}]\nroom = 4000\n",
-            folder.0.join("state"),
+            folder.path.join("state"),
             postgres.url,
             redis.url
         );
-        let file = folder.0.join("jobs.toml");
+        let file = folder.path.join("jobs.toml");
         std::fs::write(&file, &text)?;
         let config = Config::parse(&text, Some(&file), &|_| None)?;
         let ledger = stores::ledger(&config, &Clock::System, Role::Command).await?;
         ledger.migrate().await?;
-        let daemon = Command::new(std::env::current_exe()?)
-            .arg("--config")
-            .arg(&file)
-            .arg("run")
-            .stdin(Stdio::null())
-            .spawn()
-            .context("the daemon can't be started")?;
+        let mut daemon = Command::new(std::env::current_exe()?);
+        daemon.arg("--config").arg(&file).arg("run");
+        let daemon = folder.spawn(daemon)?;
         let bench = Self {
             ledger,
             postgres,
             redis,
-            daemon: Ends(daemon),
-            _folder: folder,
+            daemon,
+            folder,
         };
         let until = Instant::now() + Duration::from_secs(30);
         while bench.ledger.live_runs().await?.is_empty() {
@@ -171,7 +157,7 @@ impl Bench {
     }
 
     fn cpu(&self) -> f64 {
-        [self.postgres.pid(), self.redis.pid(), self.daemon.0.id()]
+        [self.postgres.pid(), self.redis.pid(), self.daemon.pid()]
             .into_iter()
             .map(cpu_seconds)
             .sum()
@@ -187,15 +173,20 @@ impl Bench {
             &count.to_string(),
             &rate.to_string(),
         ]);
-        let mut child = Ends(command.stdout(Stdio::piped()).spawn()?);
-        let out = child.0.stdout.take().context("the producers' output")?;
+        command.stdout(Stdio::piped());
+        let mut child = self.folder.spawn(command)?;
+        let out = child.stdout().context("the producers' output")?;
         let (line, status) = tokio::task::spawn_blocking(move || {
             let mut line = String::new();
             let read = std::io::BufReader::new(out).read_line(&mut line);
-            (read.map(|_| line), child.0.wait())
+            child.wait();
+            (read.map(|_| line), child.ended())
         })
         .await?;
-        ensure!(status?.success(), "the producers failed");
+        ensure!(
+            status.is_some_and(|it| it.success()),
+            "the producers failed"
+        );
         Ok(line?.trim().parse().unwrap_or(0.0))
     }
 
