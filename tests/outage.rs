@@ -4,6 +4,8 @@
 mod kit;
 #[path = "outage/people.rs"]
 mod people;
+#[path = "outage/promotion.rs"]
+mod promotion;
 #[path = "storm/checker.rs"]
 mod checker;
 #[path = "storm/world.rs"]
