@@ -19,9 +19,9 @@ use crate::clock::{Clock, Time};
 use crate::config::{Config, Store};
 use crate::context::Tools;
 use crate::engine::Engine;
-use crate::engine::guard;
 use crate::engine::pressure::Pressure;
 use crate::engine::shared::Parts;
+use crate::engine::{failover, guard};
 use crate::handler::Kind;
 use crate::journal::{self, Journal};
 use crate::ledger::{Ledger, Run};
@@ -29,7 +29,7 @@ use crate::recovery::{self, Recovered};
 use crate::sabotage;
 use crate::stores::{self, Role};
 use crate::telemetry::metrics;
-use crate::{api, kinds, service};
+use crate::{api, kinds, service, testimony};
 
 /// The proof that no other daemon uses the same state: the kernel frees it when the process dies.
 struct Lock {
@@ -229,6 +229,7 @@ impl Daemon {
         prepare(&*ledger).await?;
         let embedded = matches!(config.ledger, Store::Sqlite(_));
         recover(&*ledger, &run, &locks[0], &config.state_dir).await?;
+        testify(&*ledger, &run, &locks[0], &config.state_dir).await?;
         reclaim_predecessors(&*ledger, &locks, embedded).await?;
         for lock in &mut locks {
             lock.hold(&run).context("can't write to the lock file")?;
@@ -441,6 +442,29 @@ async fn recover(
             answered,
             sent,
             "the send journals told what dead runs of this host were sending"
+        );
+    }
+    Ok(())
+}
+
+/// A ledger that was taken over by a standby is told what the dead runs of this host sent.
+async fn testify(
+    ledger: &dyn Ledger,
+    run: &Run,
+    lock: &Lock,
+    state_dir: &Path,
+) -> anyhow::Result<()> {
+    let Some(history) = ledger.history().await?.filter(|_| lock.here) else {
+        return Ok(());
+    };
+    let folder = state_dir.join(JOURNALS);
+    let mended = testimony::of_the_dead(ledger, run, &history, &folder).await?;
+    failover::call(ledger, &mended).await?;
+    if 0 < mended.forward + mended.kept {
+        let told = mended.forward + mended.kept;
+        tracing::warn!(
+            told,
+            "the send journals told what the ledger had lost when another server took it over"
         );
     }
     Ok(())

@@ -238,8 +238,9 @@ pub struct Effect {
     pub permit_at: Option<Time>,
     /// The run that held the last permit.
     pub permit_run: Option<Uuid>,
-    /// The time of the backup that the ledger was restored from while this wasn't confirmed: it may
-    /// have been sent since without a trace here.
+    /// The time of the backup that the ledger was restored from (or at which a host that didn't tell was
+    /// heard of last before a standby took over) while this wasn't confirmed: it may have been sent
+    /// since without a trace here.
     pub maybe_since: Option<Time>,
     /// `keep` was minted after that, or (a handle, class B) may have been replaced since: what may have
     /// been sent had another.
@@ -341,11 +342,14 @@ impl Effect {
     }
 }
 
-/// Why an effect may have been sent although the ledger, restored from a backup of that time, knows
-/// nothing of it.
+/// Why an effect may have been sent although the ledger knows nothing of it: it was restored from a
+/// backup of that time, or a standby took over and a host that was heard of last at that time says
+/// nothing of what it sent.
 pub fn restored(backup: Time) -> String {
     let at = stamp(backup);
-    format!("the ledger was restored from a backup of {at}: it may have been sent since")
+    format!(
+        "the ledger was restored from a backup of {at}, or taken over by a server that knows no more: it may have been sent since"
+    )
 }
 
 /// The member of a receipt's detail that names the person on whose word it rests: there is nothing

@@ -33,6 +33,7 @@ pub mod fetch;
 
 // what work means
 pub mod recovery;
+pub mod testimony;
 pub mod protocol;
 pub mod results;
 pub mod context;

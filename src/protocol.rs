@@ -124,7 +124,7 @@ impl Protocol {
         let row = self.intended(&wanted, &intent);
         let found = self.ledger.intend(&self.fence, &row).await.map_err(away)?;
         let Some((effect, now)) = found else {
-            return Err(lease_lost());
+            return Err(self.held_or_lost().await);
         };
         crashpoint!("effect.after_intent", LedgerError::Away).map_err(away)?;
         let patience = self.patience(&wanted, &effect).await?;
@@ -203,6 +203,7 @@ impl Protocol {
         let left = wanted.budget.min(self.lease / 2);
         self.warn(&effect, now).await?;
         let asked = Instant::now();
+        let turns = self.journal.as_ref().map(Journal::turns);
         let permitted = self.permit(effect.id, from, left).await;
         if !permitted.map_err(away)? {
             return Err(self.denied(&effect, now).await);
@@ -217,6 +218,10 @@ impl Protocol {
         if let Err(e) = self.note_send(effect.id, sends, now).await {
             let why = format!("the send journal can't be written: {e}");
             return self.unsent(wanted, &effect, sends, now, &why).await;
+        }
+        if turns != self.journal.as_ref().map(Journal::turns) {
+            let why = "another server has taken the ledger over since this was permitted";
+            return self.unsent(wanted, &effect, sends, now, why).await;
         }
         if left < asked.elapsed() && !sabotage!("permit.asleep") {
             // stopped, or starved: by now another run may be told that this one is dead
@@ -286,12 +291,12 @@ impl Protocol {
     /// Why there was no permit: the account said the same, or the lease is lost.
     async fn denied(&self, effect: &Effect, now: Time) -> Outcome {
         let Some(within_s) = effect.guard_s else {
-            return lease_lost();
+            return self.held_or_lost().await;
         };
         let within = Duration::from_secs(within_s.into());
         match self.ledger.repeats(effect.id, within).await {
             Err(e) => away(e),
-            Ok(None) => lease_lost(),
+            Ok(None) => self.held_or_lost().await,
             Ok(Some(other)) => {
                 let said = repeats(&other);
                 let until = other.permit_at.unwrap_or(now) + chrono_of(within);
@@ -301,6 +306,20 @@ impl Protocol {
                 );
                 Failure::permanent("same_content", message).into()
             }
+        }
+    }
+
+    /// Why the ledger didn't take it: another server took the ledger's place and isn't told everything
+    /// yet, or the lease is lost.
+    async fn held_or_lost(&self) -> Outcome {
+        match self.ledger.history().await {
+            Err(e) => away(e),
+            Ok(Some(history)) if history.is_held() => {
+                let message = "nothing was sent: another server took the ledger over, and hosts are still telling it what they sent";
+                let failure = Failure::new(Class::Throttled, Scope::Handler, "taken_over", message);
+                failure.after(Some(chrono_of(UNSENT))).into()
+            }
+            Ok(_) => lease_lost(),
         }
     }
 
@@ -342,6 +361,8 @@ impl Protocol {
             .after(Some(chrono_of(UNSENT)));
         let refused = Err(CallError::Refused(failure));
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, refused);
+        // where the send itself stands there, a server that lost the ledger's word must not doubt it
+        self.note_answer(effect.id, sends, now, &conclusion).await;
         self.conclude(effect.id, sends, &conclusion).await?;
         result
     }

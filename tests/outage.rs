@@ -8,6 +8,8 @@ mod clocks;
 mod ledger;
 #[path = "outage/people.rs"]
 mod people;
+#[path = "outage/promotion.rs"]
+mod promotion;
 #[path = "storm/checker.rs"]
 mod checker;
 #[path = "storm/world.rs"]

@@ -12,6 +12,8 @@ mod schema;
 mod walk;
 #[path = "postgres/races.rs"]
 mod races;
+#[path = "postgres/promotion.rs"]
+mod promotion;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;

@@ -4,7 +4,9 @@
 -- One row: the queue's generation, by how much a test has moved the clock, how far the keys of
 -- finished jobs are swept, how many pages of the oldest partition `drop_partition` is done with; and,
 -- of a ledger that was restored, when, and when its backup began: what jobs from before the restore did
--- after the backup is unknown to it.
+-- after the backup is unknown to it. And of the server: on which timeline effects are permitted, on
+-- which other one the ledger was found last (a standby was promoted), when, where that began, the last
+-- beat of anybody that came along, and how much of the old server's log certainly didn't.
 CREATE TABLE presswork.meta (
     one               boolean PRIMARY KEY DEFAULT true CHECK (one),
     generation        bigint NOT NULL DEFAULT 0,
@@ -14,9 +16,37 @@ CREATE TABLE presswork.meta (
     pages_dropped     bigint NOT NULL DEFAULT 0,
     restored_at       timestamptz,
     backup_at         timestamptz,
+    timeline          text NOT NULL,
+    found_on          text,
+    found_at          timestamptz,
+    found_wal         pg_lsn,
+    known_until       timestamptz,
+    lost_wal          bigint,
     CONSTRAINT meta_restored CHECK ((restored_at IS NULL) = (backup_at IS NULL))
 );
-INSERT INTO presswork.meta DEFAULT VALUES;
+
+-- Which server this is, and on which timeline of its history: another one after a standby was promoted,
+-- a base backup was brought back to a point in time, or a dump was moved. Null on a standby. Not of the
+-- last checkpoint (`pg_control_checkpoint`), which comes some time after a promotion.
+CREATE FUNCTION presswork.timeline() RETURNS text
+    LANGUAGE plpgsql STABLE
+    AS $$
+DECLARE
+    server text := '-';
+BEGIN
+    IF pg_catalog.pg_is_in_recovery() THEN
+        RETURN NULL;
+    END IF;
+    BEGIN
+        SELECT system_identifier INTO server FROM pg_catalog.pg_control_system();
+    EXCEPTION WHEN insufficient_privilege THEN
+        -- where only administrators may ask, the timeline alone has to do
+        server := '-';
+    END;
+    RETURN server || '/' || pg_catalog.left(
+        pg_catalog.pg_walfile_name(pg_catalog.pg_current_wal_lsn()), 8);
+END $$;
+INSERT INTO presswork.meta (timeline) VALUES (presswork.timeline());
 
 -- The ledger's clock. STABLE, although it moves within a statement, so that indexes can be searched
 -- by it; a statement that needs one time for all its rows reads it once.

@@ -71,6 +71,20 @@ BEGIN
           AND presswork.now() - within_s * interval '1 second' < e.permit_at);
 END $$;
 
+-- What the send journals of hosts told, after a standby was promoted with a lost tail, of effects that the
+-- ledger didn't know: the last send of each. A job that comes to such an effect begins from here.
+CREATE TABLE presswork.testimony (
+    effect   uuid PRIMARY KEY,
+    send     integer NOT NULL CHECK (0 < send),
+    run      uuid NOT NULL,
+    first_at timestamptz NOT NULL,
+    at       timestamptz NOT NULL,
+    state    text NOT NULL CHECK (state IN ('sending', 'confirmed', 'refused', 'unknown')),
+    receipt  text,
+    evidence text[] NOT NULL
+);
+CREATE INDEX testimony_at ON presswork.testimony (at);
+
 -- What accepted jobs are going to say, for the guards of their accounts.
 CREATE TABLE presswork.contents (
     account text NOT NULL,
@@ -110,7 +124,11 @@ CREATE TABLE presswork.workers (
     -- The jobs that it named in its last beat, when that was, and the beat before.
     jobs        uuid[] NOT NULL DEFAULT '{}',
     beat_at     timestamptz,
-    before_at   timestamptz
+    before_at   timestamptz,
+    -- The timeline on which it began, or since which its send journal has told all that it knows.
+    heard       text,
+    -- The timeline on which it ended.
+    ended_on    text
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 50, autovacuum_vacuum_scale_factor = 0.1);
 
 -- A lane stands here while it is paused.

@@ -81,7 +81,7 @@ async fn taken(
         return Err(unproven());
     };
     let ledger = &*api.given.ledger;
-    if ledger.heard(&name, &claim.id).await? {
+    if ledger.was_called(&name, &claim.id).await? {
         return Ok("repeated");
     }
     let led_to = match told_of(account, &read.bytes) {
@@ -89,7 +89,7 @@ async fn taken(
         None => "nobody",
     };
     // after that: a call-back that couldn't be taken is sent again
-    ledger.hear(&name, &claim.id).await?;
+    ledger.note_call(&name, &claim.id).await?;
     Ok(led_to)
 }
 

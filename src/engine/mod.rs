@@ -17,6 +17,7 @@ pub mod lease;
 pub mod sweeper;
 pub mod reconciler;
 pub mod control;
+pub mod failover;
 pub mod guard;
 pub mod doors;
 pub mod quarantine;
@@ -89,6 +90,7 @@ pub struct Engine {
     /// Fires when the daemon can't go on: a loop won't live, or the run was declared dead.
     pub failed: CancellationToken,
     lanes: Lanes,
+    failover: Arc<failover::Failover>,
     supervisor: Supervisor,
     ended: CancellationToken,
     lease: std::thread::JoinHandle<()>,
@@ -105,6 +107,7 @@ impl Engine {
         let (ended, failed) = (CancellationToken::new(), CancellationToken::new());
         let began = Instant::now();
         let length = shared.config.load().lease;
+        let failover = Arc::new(failover::Failover::begin(shared.clone()).await?);
         shared.ledger.begin_run(&shared.run, length).await?;
         let lease = lease::Lease::new(shared.clone(), lease_ledger, began)
             .start(ended.clone(), failed.clone())?;
@@ -117,6 +120,7 @@ impl Engine {
             ),
             shared,
             failed,
+            failover,
             supervisor,
             ended,
             lease,
@@ -149,6 +153,8 @@ impl Engine {
         let reconciler = Arc::new(reconciler::Reconciler::new(self.shared.clone()));
         keep!("reconciler", reconciler, run);
         keep!("control", control, run);
+        let failover = &self.failover;
+        keep!("failover", failover, run);
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let guard = Arc::new(guard::Guard::new(self.shared.clone()));
@@ -211,6 +217,8 @@ impl Engine {
             self.shared.running.stop_all(Stop::Drain);
             let _ = tokio::time::timeout(STOPPING, self.lanes.ended()).await;
         }
+        // a server that lost this run's entry must still be told what it sent
+        let _ = tokio::time::timeout(TELLING, self.failover.tick()).await;
         self.ended.cancel();
         self.supervisor.abort().await;
         if let Err(e) = self.shared.ledger.end_run(self.shared.run_id()).await {
@@ -242,6 +250,8 @@ impl Engine {
     }
 }
 
+/// A last look at the ledger's server may take so long.
+const TELLING: Duration = Duration::from_secs(5);
 /// Lists that one daemon moves inbox entries to at once.
 const INBOX_SLOTS: u32 = 2;
 /// How long jobs that were told to stop may take to settle: a call under way is waited for.

@@ -11,16 +11,17 @@
 
 pub mod record;
 pub mod disk;
-mod writer;
-mod thread;
 mod past;
 mod replay;
+mod writer;
+mod thread;
 #[cfg(test)]
 mod tests;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 
 use tokio::sync::oneshot;
@@ -44,6 +45,7 @@ const ANSWER_MAX: usize = PAYLOAD_MAX - 64;
 #[derive(Clone)]
 pub struct Journal {
     asks: Sender<Ask>,
+    turns: Arc<AtomicU64>,
 }
 
 impl Journal {
@@ -68,7 +70,8 @@ impl Journal {
         std::thread::Builder::new()
             .name("journal".to_owned())
             .spawn(move || thread::run(writer, &asked))?;
-        Ok(Self { asks })
+        let turns = Arc::default();
+        Ok(Self { asks, turns })
     }
 
     /// Writes down that send number `send` (from 1) of an effect goes out now. When it returns, the
@@ -118,6 +121,29 @@ impl Journal {
         self.asks.send(Ask::Heard(id, done)).ok()?;
         let json: Arc<[u8]> = answer.await.ok()??;
         serde_json::from_slice(&json).ok()
+    }
+
+    /// How often the ledger's server was replaced, as far as this daemon has noticed. A permit that was
+    /// asked for before the number changed is void once its send is written down: see [`Journal::turn`].
+    pub fn turns(&self) -> u64 {
+        self.turns.load(Ordering::SeqCst)
+    }
+
+    /// Voids what was permitted until now and isn't sent yet. Whoever compares [`Journal::turns`] after
+    /// [`Journal::send`] either sees the change, or what it wrote is in the next [`Journal::told`].
+    pub fn turn(&self) {
+        self.turns.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// All that this run has written down so far and still keeps.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub async fn told(&self) -> io::Result<Past> {
+        let gone = || io::Error::other("the send journal has ended");
+        let (done, answer) = oneshot::channel();
+        self.asks.send(Ask::Tell(done)).map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
     }
 
     /// Writes the end of a clean stop and makes everything durable; whatever is sent afterwards is

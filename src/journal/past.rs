@@ -131,9 +131,7 @@ pub fn proves(past: &Past, here: &Run, asked: &Asked) -> Proof {
         effect: asked.effect,
         send: asked.send,
     };
-    let same_host = past.host.as_deref() == Some(&*here.host);
-    let same_boot = past.boot.is_some() && past.boot == here.boot;
-    let has_its_tail = same_host && (same_boot || past.fsync || past.ended);
+    let has_its_tail = past.has_its_tail(here);
     let is_kept = past
         .dropped_until
         .is_none_or(|it| it + PERMIT_LAG < asked.permit_at);
@@ -154,6 +152,13 @@ pub fn proves(past: &Past, here: &Run, asked: &Asked) -> Proof {
 }
 
 impl Past {
+    /// Whether its end can't have been lost with the kernel's memory, seen from a later run on its host.
+    pub fn has_its_tail(&self, here: &Run) -> bool {
+        let same_host = self.host.as_deref() == Some(&*here.host);
+        let same_boot = self.boot.is_some() && self.boot == here.boot;
+        same_host && (same_boot || self.fsync || self.ended)
+    }
+
     /// Removes its files: the ledger has all that they prove. What a crash leaves of them can't be
     /// taken for the whole: the first one goes first, for good.
     ///

@@ -19,8 +19,23 @@ const FILE_MAX: u64 = 256 << 20;
 /// # Errors
 /// When the folder can't be read. A file that can't be read is damage of its run.
 pub fn replay(folder: &Path) -> io::Result<Vec<Past>> {
+    let runs = files(folder)?;
+    Ok(runs.into_iter().map(read_files).collect())
+}
+
+/// Reads the journal of one run in `folder`; nothing where it has no file there.
+///
+/// # Errors
+/// As [`replay`].
+pub fn replay_run(folder: &Path, run: Uuid) -> io::Result<Option<Past>> {
+    let mut runs = files(folder)?;
+    Ok(runs.remove(&run).map(|files| read_files((run, files))))
+}
+
+/// The files of each run, by their numbers.
+fn files(folder: &Path) -> io::Result<BTreeMap<Uuid, BTreeMap<u32, PathBuf>>> {
     let entries = match std::fs::read_dir(folder) {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
         it => it?,
     };
     let mut runs: BTreeMap<Uuid, BTreeMap<u32, PathBuf>> = BTreeMap::new();
@@ -30,16 +45,16 @@ pub fn replay(folder: &Path) -> io::Result<Vec<Past>> {
             runs.entry(run).or_default().insert(number, path);
         }
     }
+    Ok(runs)
+}
+
+fn read_files((run, files): (Uuid, BTreeMap<u32, PathBuf>)) -> Past {
     let read = |(number, path): (u32, PathBuf)| Page {
         number,
         bytes: load(&path),
         path,
     };
-    let past = |(run, files): (Uuid, BTreeMap<u32, PathBuf>)| {
-        let pages = files.into_iter().map(read).collect();
-        read_run(run, pages)
-    };
-    Ok(runs.into_iter().map(past).collect())
+    read_run(run, files.into_iter().map(read).collect())
 }
 
 fn load(path: &Path) -> io::Result<Vec<u8>> {

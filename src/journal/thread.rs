@@ -7,6 +7,7 @@ use std::sync::mpsc::Receiver;
 
 use tokio::sync::oneshot;
 
+use super::past::Past;
 use super::record::{Record, SendId};
 use super::writer::Writer;
 
@@ -24,6 +25,8 @@ pub enum Ask {
     Write(Record, Option<Done<io::Result<()>>>),
     /// What was heard of a send that isn't concluded.
     Heard(SendId, Done<Json>),
+    /// All that is written down.
+    Tell(Done<io::Result<Past>>),
 }
 
 /// Writes until nobody is left who could ask, or the run ended.
@@ -41,6 +44,9 @@ pub fn run(mut writer: Writer, asks: &Receiver<Ask>) {
         }
         for (id, done) in batch.heard {
             let _ = done.send(writer.heard(id));
+        }
+        for done in batch.tell {
+            let _ = done.send(writer.told());
         }
         if let Some(Record::End) = batch.records.last() {
             return;
@@ -68,6 +74,7 @@ struct Batch {
     waiting: Vec<Done<io::Result<()>>>,
     /// Answered after the write: what was asked before them counts.
     heard: Vec<(SendId, Done<Json>)>,
+    tell: Vec<Done<io::Result<Past>>>,
 }
 
 impl Batch {
@@ -86,6 +93,7 @@ impl Batch {
                     }
                 }
                 Ask::Heard(id, done) => it.heard.push((id, done)),
+                Ask::Tell(done) => it.tell.push(done),
             }
             next = asks.try_recv().ok();
         }

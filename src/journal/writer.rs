@@ -13,7 +13,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::disk::{Disk, Sheet};
+use super::past::Past;
 use super::record::{Dropped, Header, MAGIC, PAYLOAD_MAX, Record, Salt, SendId};
+use super::replay::replay_run;
 use crate::clock::Time;
 use crate::effect::EffectId;
 
@@ -134,6 +136,15 @@ impl Writer {
         let open = self.open.get(&id.effect)?;
         let (_, conclusion) = open.answer.as_ref()?;
         (open.send == id.send).then(|| conclusion.clone())
+    }
+
+    /// All that is written and kept.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn told(&self) -> io::Result<Past> {
+        let past = replay_run(&self.folder, self.author.run)?;
+        past.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "its files are gone"))
     }
 
     /// Where it writes.

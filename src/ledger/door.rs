@@ -136,6 +136,38 @@ pub trait Ledger: Send + Sync + 'static {
     /// Counts the generation on from `from`, naming the queue's server: `None` when somebody else did.
     async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>>;
 
+    // ---- a server that took another one's place. It may have lost the newest commits, and nothing is
+    // permitted on it until the send journals of those that sent have told. A file has no standby: what
+    // a ledger doesn't say otherwise is that nothing of this ever happens.
+
+    /// Where the server stands in its own history. `None`: nobody can take its place.
+    async fn history(&self) -> Result<Option<History>> {
+        Ok(None)
+    }
+    /// From now on this door permits on no other timeline than this one.
+    fn follow(&self, _timeline: &str) {}
+    /// Takes over what a run's send journal tells, if the server is on `timeline`: effects go forward to
+    /// it, never back; what isn't known is kept until a job comes to it. An effect is told of once in a
+    /// batch, its earlier sends in batches before. Told twice it changes nothing.
+    async fn testify(&self, _timeline: &str, _run: Uuid, _told: &[Told]) -> Result<Mended> {
+        Ok(Mended::default())
+    }
+    /// A run has told all that may have been lost; and how much of the old server's log, in bytes, it
+    /// knows to be lost. Whether the run is known.
+    async fn heard(&self, _timeline: &str, _run: Uuid, _lost_wal: Option<u64>) -> Result<bool> {
+        Ok(false)
+    }
+    /// Permits effects on the current timeline again: `wait.0` after it was found, if all who may have sent
+    /// what was lost have told; else `wait.1` after it, and what the silent ones may have sent is doubted.
+    /// `None`: it isn't time, or somebody else did.
+    async fn lift(
+        &self,
+        _history: &History,
+        _wait: (Duration, Duration),
+    ) -> Result<Option<Lifted>> {
+        Ok(None)
+    }
+
     // ---- steps and effects
 
     /// The recorded value of a step (JSON text).
@@ -149,7 +181,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>>;
     /// The single-use permit: to `sending` for the current lease, if the effect still is in state
     /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
-    /// lasts for `budget` more, and its guard knows no other that says the same. `sends + 1`; its looks
+    /// lasts for `budget` more, its guard knows no other that says the same, and the server hasn't taken
+    /// another one's place since ([`Ledger::history`]). `sends + 1`; its looks
     /// are counted anew. Durable when it returns.
     async fn permit(
         &self,
@@ -196,9 +229,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// evidence. Of a handle that is gone already it changes nothing.
     async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()>;
     /// Whether a call-back of this id was taken before, within [`CALLS_KEPT`].
-    async fn heard(&self, account: &str, id: &str) -> Result<bool>;
+    async fn was_called(&self, account: &str, id: &str) -> Result<bool>;
     /// Writes down that a call-back was taken.
-    async fn hear(&self, account: &str, id: &str) -> Result<()>;
+    async fn note_call(&self, account: &str, id: &str) -> Result<()>;
 
     // ---- results of the same request
 

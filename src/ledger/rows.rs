@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::{Time, stamp};
-use crate::effect::{EffectState, Evidence, Receipt};
+use crate::effect::{EffectId, EffectState, Evidence, Receipt};
 use crate::job::{JobId, Priority};
 use crate::json::Digest;
 use crate::lifecycle::{State, Transition};
@@ -272,6 +272,104 @@ pub struct Generation {
     pub number: i64,
     /// The queue's server that it was counted for.
     pub server: Option<String>,
+}
+
+/// Where the ledger's server stands in its own history. A timeline names the server and a branch of its
+/// history: another one after a standby was promoted.
+#[derive(Clone, Debug, PartialEq)]
+pub struct History {
+    /// The timeline on which effects are permitted.
+    pub permitted: String,
+    /// The one that the server which answered is on.
+    pub current: String,
+    /// How far its log is, in bytes from its beginning.
+    pub wal: u64,
+    /// Where the current timeline began, if the ledger was found on it after another one.
+    pub fork: Option<Fork>,
+    /// The runs that began on the current timeline, or have told all since.
+    pub heard: Vec<Uuid>,
+    /// The runs that must tell before effects are permitted.
+    pub silent: Vec<Silent>,
+}
+
+impl History {
+    /// Whether effects are held back: the newest commits of another server may be missing.
+    pub fn is_held(&self) -> bool {
+        self.permitted != self.current
+    }
+
+    /// Whether `current` is an earlier branch of the history that `follows` names: an old primary that
+    /// still answers.
+    pub fn is_before(current: &str, follows: &str) -> bool {
+        match (current.split_once('/'), follows.split_once('/')) {
+            // hexadecimal, of one length
+            (Some((server, at)), Some((other, then))) => server == other && at < then,
+            _ => false,
+        }
+    }
+}
+
+/// Where a timeline began.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fork {
+    /// When it was found: what was accepted later was sent by nobody before.
+    pub found_at: Time,
+    /// The last beat of anybody that came along: all that was written before is known.
+    pub known_until: Time,
+    /// How far its log was then.
+    pub wal: u64,
+    /// How much of the old server's log certainly didn't come along, in bytes, as far as daemons told.
+    pub lost_wal: Option<u64>,
+}
+
+/// A run that may have sent what the ledger lost, and hasn't told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Silent {
+    /// The run.
+    pub run: Uuid,
+    /// Its host.
+    pub host: String,
+    /// When it was heard of last.
+    pub last_at: Time,
+}
+
+/// What a send journal tells of a send.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Told {
+    /// The effect.
+    pub effect: EffectId,
+    /// The number of the send, from 1.
+    pub send: u32,
+    /// When it was permitted, by the ledger's clock.
+    pub at: Time,
+    /// What it led to; `sending`: no answer was heard.
+    pub state: EffectState,
+    /// Proof, when confirmed.
+    pub receipt: Option<Receipt>,
+    /// What was seen.
+    pub evidence: Evidence,
+}
+
+/// What a testimony changed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mended {
+    /// Effects that the ledger knew, and that went forward.
+    pub forward: usize,
+    /// Sends of effects that the ledger doesn't know, kept for whoever comes to them.
+    pub kept: usize,
+    /// The jobs of those that went forward and are confirmed or refused now.
+    pub jobs: Vec<JobId>,
+}
+
+/// What is known of a promotion when effects are permitted again.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lifted {
+    /// Effects that runs which didn't tell may have sent.
+    pub doubted: u64,
+    /// Sends that were told of which the ledger has no effect: their jobs are lost, or come to them yet.
+    pub strange: u64,
+    /// How much of the old server's log is certainly lost, in bytes. `None`: no daemon could tell.
+    pub lost_wal: Option<u64>,
 }
 
 /// How an effect's permit ended, or what was decided of it.

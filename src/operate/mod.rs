@@ -393,6 +393,19 @@ pub async fn called(
     }
 }
 
+/// A send journal told what became of an effect that the ledger had lost: the job that waits for that,
+/// or for a person's word, goes on.
+///
+/// # Errors
+/// When it waits for something else.
+pub async fn told(ledger: &dyn Ledger, id: JobId) -> Result<State, Refused> {
+    match job(ledger, id).await?.state {
+        // what still isn't known is asked again
+        State::Unresolved => happen(ledger, id, &Event::Resolved, None, None).await,
+        _ => looked(ledger, id).await,
+    }
+}
+
 fn verdict_on(verdict: &Verdict, by: &By, now: Time) -> Conclusion {
     let (to, receipt, seen) = match verdict {
         Verdict::Happened { url } => {

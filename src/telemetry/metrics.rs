@@ -59,6 +59,8 @@ table! {
     RECLAIMED = "presswork_reclaimed_total", Shape::Counter, "Expired leases taken back.";
     EFFECTS = "presswork_effects_total", Shape::Counter, "Effects that reached a state, by operation and state.";
     CALLS = "presswork_calls_total", Shape::Counter, "Call-backs of platforms that came in, by what they led to.";
+    PROMOTED = "presswork_ledger_takeovers_total", Shape::Counter, "Times this daemon permitted effects again after another server took the ledger over.";
+    TESTIFIED = "presswork_sends_testified_total", Shape::Counter, "Sends that the send journals here told a ledger that had lost them.";
     EXPOSURE = "presswork_inbox_exposure_seconds", Shape::Histogram(SHORT), "How long an envelope was in Redis only, before intake committed it.";
     INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait in the Redis inbox.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
@@ -194,6 +196,16 @@ pub fn call(led_to: &'static str) {
     counter!(CALLS, "led_to" => led_to).increment(1);
 }
 
+/// Effects are permitted again after another server took the ledger over.
+pub fn promoted() {
+    counter!(PROMOTED).increment(1);
+}
+
+/// Sends that a ledger which had lost them was told.
+pub fn testified(sends: u64) {
+    counter!(TESTIFIED).increment(sends);
+}
+
 /// How long an envelope was in Redis only.
 pub fn inbox_exposure(exposed: Duration) {
     histogram!(EXPOSURE).record(exposed);
@@ -246,6 +258,8 @@ mod tests {
         reclaimed(6);
         effect("mastodon.status", "confirmed");
         call("woken");
+        promoted();
+        testified(3);
         inbox_exposure(Duration::from_millis(4));
         inbox_waiting(8);
         ledger_up(true);
@@ -268,6 +282,8 @@ mod tests {
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
+            "presswork_ledger_takeovers_total 1",
+            "presswork_sends_testified_total 3",
             "presswork_running{lane=\"default\"} 1",
             "presswork_queue_rebuilds_total 1",
             "presswork_ledger_up 1",

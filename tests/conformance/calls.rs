@@ -92,10 +92,10 @@ pub async fn a_handle_comes_with_its_answer_however_late(f: Fixture) {
 }
 
 pub async fn a_call_back_is_known_for_days_and_then_forgotten(f: Fixture) {
-    let heard = async |account: &str, id: &str| f.heard(account, id).await.unwrap();
+    let heard = async |account: &str, id: &str| f.was_called(account, id).await.unwrap();
     assert!(!heard("press", "wh_1").await);
-    f.hear("press", "wh_1").await.unwrap();
-    f.hear("press", "wh_1").await.unwrap();
+    f.note_call("press", "wh_1").await.unwrap();
+    f.note_call("press", "wh_1").await.unwrap();
     assert!(heard("press", "wh_1").await);
     assert!(!heard("other", "wh_1").await && !heard("press", "wh_2").await);
     f.shift(3 * 86_400).await;
@@ -104,7 +104,7 @@ pub async fn a_call_back_is_known_for_days_and_then_forgotten(f: Fixture) {
         heard("press", "wh_1").await,
         "platforms repeat for three days"
     );
-    f.hear("press", "wh_2").await.unwrap();
+    f.note_call("press", "wh_2").await.unwrap();
     let kept = i64::try_from(CALLS_KEPT.as_secs()).unwrap();
     f.shift(kept - 3 * 86_400 + 1).await;
     f.tidy(DAY, DAY).await.unwrap();

@@ -37,6 +37,7 @@ impl Outside {
             dir: dir.path().to_owned(),
             seed: None,
             fault_rate: 0.0,
+            requests: false,
         };
         let outside = Self {
             sandbox: Sandbox::start(options).await.unwrap(),

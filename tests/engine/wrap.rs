@@ -464,11 +464,11 @@ impl Ledger for Faulty {
     async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
         through!(self, let_go(job, handle, evidence))
     }
-    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
-        through!(self, heard(account, id))
+    async fn was_called(&self, account: &str, id: &str) -> Result<bool> {
+        through!(self, was_called(account, id))
     }
-    async fn hear(&self, account: &str, id: &str) -> Result<()> {
-        through!(self, hear(account, id))
+    async fn note_call(&self, account: &str, id: &str) -> Result<()> {
+        through!(self, note_call(account, id))
     }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;

@@ -1,6 +1,7 @@
 //! A private PostgreSQL (15 or newer) in a folder of its own, for as long as a test needs it.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use tempfile::TempDir;
 
 use super::process::{dying_with_us, find_program, homebrew};
 use super::server::Server;
+use super::wait;
 
 const VERSION_MIN: u32 = 15;
 /// A start after a kill replays what was written since the last checkpoint.
@@ -64,6 +66,56 @@ impl Postgres {
     pub fn shared() -> &'static Postgres {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         SHARED.get_or_init(Postgres::start)
+    }
+
+    /// A standby that follows this server by way of `through`, a proxy in front of it.
+    ///
+    /// # Panics
+    /// Where it can't be copied, or doesn't start: with its log.
+    pub fn standby(&self, through: SocketAddr) -> Postgres {
+        let make = || Postgres {
+            server: Server::new("standby", copied_folder(through)),
+            settings: self.settings.clone(),
+        };
+        Server::first("a standby", make, Postgres::launch)
+    }
+
+    /// Waits until this standby has all that `primary` has committed by now.
+    ///
+    /// # Panics
+    /// Where it doesn't catch up within half a minute.
+    pub async fn catch_up(&self, primary: &Postgres) {
+        let asked = "SELECT pg_current_wal_lsn()::text";
+        let lsn: String = self.asked(&primary.url("postgres"), asked).await;
+        let sql =
+            format!("SELECT coalesce('{lsn}'::pg_lsn <= pg_last_wal_replay_lsn(), false)::text");
+        let here = self.url("postgres");
+        wait::until("the standby has caught up", STARTED, async || {
+            self.asked(&here, &sql).await == "true"
+        })
+        .await;
+    }
+
+    /// Makes a primary of this standby, whose old one is gone.
+    ///
+    /// # Panics
+    /// Where it doesn't take over within a minute.
+    pub async fn promote(&self) {
+        let here = self.url("postgres");
+        let done = self.asked(&here, "SELECT pg_promote(true, 60)::text").await;
+        assert_eq!(done, "true", "the standby takes over");
+    }
+
+    /// One text, asked as a superuser.
+    pub async fn asked(&self, url: &str, sql: &str) -> String {
+        let mut connection = PgConnection::connect(url)
+            .await
+            .expect("it takes connections");
+        let sql = sqlx::AssertSqlSafe(sql.to_owned());
+        sqlx::query_scalar(sql)
+            .fetch_one(&mut connection)
+            .await
+            .expect("it answers")
     }
 
     pub fn port(&self) -> u16 {
@@ -236,6 +288,27 @@ fn new_folder() -> TempDir {
         let owner = format!("{uid}:{gid}");
         run(Command::new("chown").arg("-R").arg(owner).arg(&data));
     }
+    folder
+}
+
+/// A folder with a copy of a server that runs, which goes on following it.
+fn copied_folder(through: SocketAddr) -> TempDir {
+    let folder = empty_folder();
+    let mut command = Command::new(installed().folder.join("pg_basebackup"));
+    command.args([
+        "-R",
+        "-X",
+        "stream",
+        "--checkpoint=fast",
+        "--no-sync",
+        "-U",
+        "postgres",
+    ]);
+    command.arg("-h").arg(through.ip().to_string());
+    command.arg("-p").arg(through.port().to_string());
+    command.arg("-D").arg(folder.path().join("data"));
+    as_server_user(&mut command);
+    run(&mut command);
     folder
 }
 

@@ -63,6 +63,7 @@ impl Rules {
 
 #[derive(Default)]
 struct State {
+    upstream: Mutex<Arc<str>>,
     /// How many bytes may still pass before the connection is cut.
     budget: Mutex<[Option<u64>; 2]>,
     /// The next COMMIT that passes is the last thing that passes on its connection.
@@ -84,13 +85,15 @@ pub struct Proxy {
 impl Proxy {
     /// In front of `upstream`, such as `127.0.0.1:6379`, which need not listen yet.
     pub fn to(upstream: impl Into<String>) -> Proxy {
-        let upstream = upstream.into();
+        let upstream: String = upstream.into();
         let port = Port::take();
         let (rules, seen) = watch::channel(Rules::default());
-        let state = Arc::new(State::default());
+        let state = Arc::new(State {
+            upstream: Mutex::new(upstream.into()),
+            ..State::default()
+        });
         let listen = Listen {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, port.number())),
-            upstream: upstream.into(),
             rules: seen,
             state: state.clone(),
         };
@@ -187,6 +190,12 @@ impl Proxy {
         self.wait_closed();
     }
 
+    /// Resets what is open; new connections go to another server.
+    pub fn turn(&self, upstream: impl Into<String>) {
+        *self.state.upstream.lock().expect("no holder panics") = upstream.into().into();
+        self.reset_open();
+    }
+
     /// Resets what is open, once; new connections pass.
     pub fn reset_open(&self) {
         self.change(|it| it.era += 1);
@@ -246,7 +255,6 @@ impl Drop for Proxy {
 
 struct Listen {
     address: SocketAddr,
-    upstream: Arc<str>,
     rules: watch::Receiver<Rules>,
     state: Arc<State>,
 }
@@ -290,7 +298,6 @@ impl Listen {
 
     fn accepted(&self, client: TcpStream) {
         let connection = Connection {
-            upstream: self.upstream.clone(),
             rules: self.rules.clone(),
             state: self.state.clone(),
             committed: Arc::default(),
@@ -310,7 +317,6 @@ struct Cut;
 
 #[derive(Clone)]
 struct Connection {
-    upstream: Arc<str>,
     rules: watch::Receiver<Rules>,
     state: Arc<State>,
     /// The COMMIT whose answer is to be lost has passed on it.
@@ -325,7 +331,13 @@ impl Connection {
             Mode::Pass => {}
             Mode::Reset | Mode::Refuse | Mode::End => return reset(&client),
         }
-        let Ok(mut server) = TcpStream::connect(&*self.upstream).await else {
+        let upstream = self
+            .state
+            .upstream
+            .lock()
+            .expect("no holder panics")
+            .clone();
+        let Ok(mut server) = TcpStream::connect(&*upstream).await else {
             // The nearest that can be had to a refusal, once it has been accepted.
             return reset(&client);
         };

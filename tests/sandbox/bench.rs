@@ -23,6 +23,7 @@ pub async fn start(dir: &Path, seed: Option<u64>, fault_rate: f64) -> Sandbox {
         dir: dir.to_owned(),
         seed,
         fault_rate,
+        requests: false,
     })
     .await
     .expect("starts")

@@ -56,23 +56,34 @@ pub async fn record_step(pools: &Pools, fence: &Fence, name: &str, value: &str) 
 }
 
 /// What a job from before a restore writes down for the first time may have been sent after the
-/// backup: then under a key that is lost, where one is minted.
+/// backup: then under a key that is lost, where one is minted. So is the key of what only a send journal
+/// knows; until all journals have told (the timeline), nothing is written down for the first time.
 const INTEND: &str = "
 WITH lease AS MATERIALIZED (
     SELECT id, created_at FROM presswork.jobs WHERE id = $2 AND token = $3 FOR SHARE
 ),
 since AS MATERIALIZED (
-    SELECT id, CASE WHEN created_at < restored_at THEN backup_at END AS backup_at
-    FROM lease, presswork.meta
+    SELECT lease.id, CASE WHEN created_at < restored_at THEN backup_at END AS backup_at,
+           t.send, t.first_at, t.at, t.run, t.receipt, t.evidence,
+           CASE WHEN t.state = 'refused' AND created_at < restored_at THEN 'unknown'
+                ELSE t.state END AS state
+    FROM lease CROSS JOIN presswork.meta m LEFT JOIN presswork.testimony t ON t.effect = $1
+    WHERE m.timeline = presswork.timeline()
 ),
 written AS (
     INSERT INTO presswork.effects (id, job, revision, step, account, op, class, state, intent,
-                                   keep, evidence, maybe_since, key_lost, content, guard_s)
+                                   keep, evidence, maybe_since, key_lost, content, guard_s,
+                                   sends, first_sent_at, permit_at, permit_run, receipt)
     SELECT $1, id, $4, $5, $6, $7, $8,
-           CASE WHEN backup_at IS NULL THEN 'intended' ELSE 'unknown' END, $9, $10, $11,
-           backup_at, backup_at IS NOT NULL AND $10 <> 'null', $12,
+           CASE WHEN state IS NOT NULL THEN state
+                WHEN backup_at IS NULL THEN 'intended' ELSE 'unknown' END,
+           $9, $10, coalesce(evidence, '{}') || $11,
+           CASE WHEN state IS DISTINCT FROM 'confirmed' THEN backup_at END,
+           (backup_at IS NOT NULL OR coalesce(state IN ('sending', 'unknown'), false))
+               AND $10 <> 'null', $12,
            CASE WHEN NOT EXISTS (SELECT FROM presswork.contents c WHERE c.job = since.id AND c.again)
-                THEN $13::integer END
+                THEN $13::integer END,
+           coalesce(send, 0), first_at, at, run, receipt
     FROM since
     ON CONFLICT (id) DO UPDATE SET keep = excluded.keep
         WHERE effects.class = 'B' AND effects.state IN ('intended', 'refused')
@@ -122,17 +133,20 @@ fn evidence(it: &Evidence) -> String {
 
 /// Locks the job, then the effect, in this order everywhere: under READ COMMITTED each lock is
 /// followed by another look at its condition, so of two that want the same permit one gets it.
+/// None on a server whose history isn't the one that effects are permitted on, nor on another than the
+/// one that this program follows: an old primary may still answer.
 pub const PERMIT: &str = "
 WITH lease AS MATERIALIZED (
     SELECT id, run FROM presswork.jobs WHERE id = $1 AND token = $2 FOR SHARE
 ),
-clock AS MATERIALIZED (SELECT presswork.now() AS now)
+clock AS MATERIALIZED (SELECT presswork.now() AS now, presswork.timeline() AS timeline)
 UPDATE presswork.effects e
 SET state = 'sending', sends = e.sends + 1, permit_at = clock.now, permit_run = lease.run,
     first_sent_at = coalesce(e.first_sent_at, clock.now), looks = 0, look_at = NULL
-FROM lease JOIN presswork.workers w ON w.run = lease.run CROSS JOIN clock
+FROM lease JOIN presswork.workers w ON w.run = lease.run CROSS JOIN clock CROSS JOIN presswork.meta m
 WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
   AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until
+  AND m.timeline = clock.timeline AND clock.timeline = coalesce($7, clock.timeline)
   AND (e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))";
 
 /// The single-use permit.
@@ -142,6 +156,7 @@ pub async fn permit(
     id: EffectId,
     from: (EffectState, u32),
     budget: Duration,
+    follows: Option<String>,
 ) -> Result<bool> {
     // not made again by itself: whoever asks must look at the effect first
     let sql = sabotage!(PERMIT,
@@ -156,7 +171,8 @@ pub async fn permit(
         .bind(id.0)
         .bind(from.0.as_str())
         .bind(codec::int(from.1))
-        .bind(seconds(budget));
+        .bind(seconds(budget))
+        .bind(follows);
     let done = pools.call(query.execute(pools.main())).await?;
     Ok(done.rows_affected() == 1)
 }

@@ -5,6 +5,7 @@ mod pool;
 mod codec;
 mod schema;
 mod media;
+mod promotion;
 mod intake;
 mod dispatch;
 mod settle;
@@ -16,6 +17,7 @@ mod tidy;
 mod restore;
 
 use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -38,6 +40,8 @@ pub use schema::KNOWN;
 #[derive(Debug)]
 pub struct Postgres {
     pools: pool::Pools,
+    /// The timeline on which effects are permitted; nothing: the one that the ledger names.
+    follows: RwLock<Option<String>>,
 }
 
 impl Postgres {
@@ -48,7 +52,10 @@ impl Postgres {
     /// [`LedgerError::Other`] when the URL can't be read.
     pub fn open(url: &SecretString, options: PgOptions) -> Result<Self> {
         let pools = pool::Pools::new(url, options)?;
-        Ok(Self { pools })
+        Ok(Self {
+            pools,
+            follows: RwLock::default(),
+        })
     }
 
     /// The server's major version, for whoever runs PostgreSQL's own programs against it.
@@ -64,6 +71,11 @@ impl Postgres {
         let query = sqlx::query_scalar(sql);
         let major: i32 = self.pools.call(query.fetch_one(self.pools.main())).await?;
         Ok(major.unsigned_abs())
+    }
+
+    fn followed(&self) -> Option<String> {
+        let follows = self.follows.read().unwrap_or_else(PoisonError::into_inner);
+        follows.clone()
     }
 
     /// Gives every connection back; calls after it fail as away.
@@ -192,6 +204,27 @@ impl Ledger for Postgres {
         runs::next_generation(&self.pools, from, server).await
     }
 
+    async fn history(&self) -> Result<Option<History>> {
+        promotion::history(&self.pools).await.map(Some)
+    }
+
+    fn follow(&self, timeline: &str) {
+        let mut follows = self.follows.write().unwrap_or_else(PoisonError::into_inner);
+        *follows = Some(timeline.to_owned());
+    }
+
+    async fn testify(&self, timeline: &str, run: Uuid, told: &[Told]) -> Result<Mended> {
+        promotion::testify(&self.pools, timeline, run, told).await
+    }
+
+    async fn heard(&self, timeline: &str, run: Uuid, lost_wal: Option<u64>) -> Result<bool> {
+        promotion::heard(&self.pools, timeline, run, lost_wal).await
+    }
+
+    async fn lift(&self, history: &History, wait: (Duration, Duration)) -> Result<Option<Lifted>> {
+        promotion::lift(&self.pools, history, wait).await
+    }
+
     async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
         effects::step(&self.pools, job, revision, name).await
     }
@@ -211,7 +244,8 @@ impl Ledger for Postgres {
         from: (EffectState, u32),
         budget: Duration,
     ) -> Result<bool> {
-        effects::permit(&self.pools, fence, id, from, budget).await
+        let follows = self.followed();
+        effects::permit(&self.pools, fence, id, from, budget, follows).await
     }
 
     async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>> {
@@ -260,11 +294,11 @@ impl Ledger for Postgres {
         effects::let_go(&self.pools, job, handle, evidence).await
     }
 
-    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+    async fn was_called(&self, account: &str, id: &str) -> Result<bool> {
         effects::heard(&self.pools, account, id).await
     }
 
-    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+    async fn note_call(&self, account: &str, id: &str) -> Result<()> {
         effects::hear(&self.pools, account, id).await
     }
 

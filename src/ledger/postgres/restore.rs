@@ -88,6 +88,7 @@ parked AS (
 known AS (
     UPDATE presswork.meta m
     SET generation = generation + SKIPPED, generation_server = NULL,
+        timeline = presswork.timeline(), found_on = NULL,
         restored_at = CASE WHEN NOTHING_RAN THEN m.restored_at
                       ELSE greatest(m.restored_at, presswork.now(), BACKUP_AT,
                                     (SELECT max(created_at) FROM presswork.jobs))

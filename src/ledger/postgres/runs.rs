@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use super::codec;
 use super::pool::{Pools, explain};
+use super::promotion::found;
 use crate::clock::Time;
 use crate::job::JobId;
 use crate::ledger::door::Result;
@@ -19,8 +20,8 @@ pub fn seconds(duration: Duration) -> f64 {
 }
 
 const BEGIN: &str = "
-INSERT INTO presswork.workers (run, host, boot, pid, version, began_at, lease_until)
-VALUES ($1, $2, $3, $4, $5, $6, presswork.now() + $7 * interval '1 second')
+INSERT INTO presswork.workers (run, host, boot, pid, version, began_at, lease_until, heard)
+VALUES ($1, $2, $3, $4, $5, $6, presswork.now() + $7 * interval '1 second', presswork.timeline())
 ON CONFLICT (run) DO NOTHING";
 
 /// Enters a run.
@@ -36,13 +37,18 @@ pub async fn begin_run(pools: &Pools, run: &Run, lease: Duration) -> Result<()> 
     pools.call(query.execute(pools.main())).await.map(|_| ())
 }
 
-const BEAT: &str = "
+/// Before the first beat on a promoted standby overwrites the last one that it knows of, that is noted.
+const BEAT: &str = concat!(
+    "WITH found AS (",
+    found!(),
+    ")
 UPDATE presswork.workers w
 SET lease_until = clock.now + $3 * interval '1 second', jobs = $2,
     before_at = w.beat_at, beat_at = clock.now
 FROM (SELECT presswork.now() AS now) clock
 WHERE run = $1 AND NOT ended
-RETURNING lease_until";
+RETURNING lease_until"
+);
 
 /// Renews a run's lease.
 pub async fn beat(
@@ -61,7 +67,8 @@ pub async fn beat(
 
 const END: &str = "
 UPDATE presswork.workers
-SET ended = true, lease_until = least(lease_until, presswork.now()), jobs = '{}'
+SET ended = true, lease_until = least(lease_until, presswork.now()), jobs = '{}',
+    ended_on = presswork.timeline()
 WHERE run = $1 AND NOT ended";
 
 /// Ends a run's lease at once, for good.

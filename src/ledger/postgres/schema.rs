@@ -192,6 +192,8 @@ SELECT current_setting('fsync') AS fsync,
        current_setting('synchronous_commit') AS synchronous_commit,
        current_setting('statement_timeout') AS statement_timeout,
        current_setting('server_version_num')::integer AS version,
+       current_setting('synchronous_standby_names') AS standby_names,
+       (SELECT count(*) FROM pg_stat_replication) AS standbys,
        pg_is_in_recovery() AS recovery";
 
 /// What stands against calling this Postgres durable.
@@ -242,6 +244,14 @@ pub async fn concerns(pools: &Pools) -> Result<Vec<Concern>> {
     if row.try_get("recovery").map_err(explain)? {
         let message = "this server is a standby (in recovery): it can't be written to; name the primary in the URL";
         concern("pg_is_in_recovery", true, message.to_owned());
+    }
+    // whoever may not see more still sees that they are there
+    let standbys: i64 = row.try_get("standbys").map_err(explain)?;
+    if 0 < standbys && text("standby_names")?.trim().is_empty() {
+        let message = format!(
+            "{standbys} standby(s) follow this server and none has to have what is committed: when one of them takes over, jobs that were acknowledged in the last moments may be missing, which is told (what was sent isn't sent again); name one in synchronous_standby_names where that is too much"
+        );
+        concern("synchronous_standby_names", false, message);
     }
     if text("statement_timeout")? == "0" {
         let message = "statement_timeout is 0 for this role: a statement may wait for ever (ALTER ROLE ... SET statement_timeout = '10s')";

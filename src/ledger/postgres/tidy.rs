@@ -116,6 +116,20 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone";
 
+/// What send journals told `$1` seconds ago of effects that no job has come to.
+const DROP_TESTIMONY: &str = "
+WITH gone AS (
+    DELETE FROM presswork.testimony
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.testimony
+                           WHERE at < presswork.now() - $1 * interval '1 second'
+                           ORDER BY at LIMIT $2))
+    RETURNING 1
+)
+SELECT count(*) FROM gone";
+
+/// A job that is older than that, waiting included, has been seen by a person.
+const TESTIMONY: Duration = Duration::from_secs(90 * 86_400);
+
 /// Runs that ended a week ago and hold nothing.
 const DROP_RUNS: &str = "
 WITH gone AS (
@@ -162,6 +176,7 @@ async fn work(
         (DROP_OTHERS, finished),
         (DROP_KEYS, keys),
         (DROP_RESULTS, 0.0),
+        (DROP_TESTIMONY, seconds(TESTIMONY)),
         (
             DROP_CONTENTS,
             seconds(Duration::from_secs(Guard::WITHIN_MAX_S)),

@@ -405,11 +405,11 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn heard(&self, account: &str, id: &str) -> Result<bool> {
+    async fn was_called(&self, account: &str, id: &str) -> Result<bool> {
         calls::heard(&mut *self.reader().await?, account, id).await
     }
 
-    async fn hear(&self, account: &str, id: &str) -> Result<()> {
+    async fn note_call(&self, account: &str, id: &str) -> Result<()> {
         let (account, id) = (account.to_owned(), id.to_owned());
         self.write(move |tx, now| {
             Box::pin(async move { calls::hear(tx, now, &account, &id).await })
