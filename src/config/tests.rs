@@ -479,7 +479,10 @@ fn the_media_store_is_in_a_bucket_that_is_there() {
     let renewed = read("[media]\naccount = \"films\"", "the-second-one").unwrap();
     assert_eq!(config.fixed_since(&renewed), ["media.account"]);
     assert_eq!(folder.fixed_since(&config), ["media.account"]);
-    assert_eq!(folder.fixed_since(&read("", "the-second-one").unwrap()), [""; 0]);
+    assert_eq!(
+        folder.fixed_since(&read("", "the-second-one").unwrap()),
+        [""; 0]
+    );
     for (more, place, words) in [
         ("account = \"film\"", "11:", "did you mean `films`?"),
         ("account = \"shelf\"", "11:", "`shelf` is one of folder"),
