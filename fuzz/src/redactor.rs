@@ -34,11 +34,12 @@ pub fn holds(bytes: &[u8]) {
     stays(&plain, &text);
     let at = text.floor_char_boundary(usize::from(*place).min(text.len()));
     let (before, after) = text.split_at(at);
-    for shaped in SHAPED {
+    // one that the text brings along may be glued to a word, where it looks like none: `risk-...`
+    for shaped in SHAPED.iter().filter(|it| !text.contains(**it)) {
         let told = plain
             .redact(&format!("{before}\n{shaped}\n{after}"))
             .into_owned();
-        assert!(!told.contains(shaped), "{told}");
+        assert!(!told.contains(*shaped), "{told}");
     }
     is_secret_name(&text);
     if !takes(&secret) {

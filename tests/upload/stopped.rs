@@ -9,10 +9,10 @@ use serde_json::json;
 use crate::kit::daemon::Daemon;
 use crate::kit::proxy::{Direction, Proxy};
 use crate::kit::wait;
-use crate::moto::{Moto, completed, parts};
+use crate::moto::{Asked, Moto, completed, parts};
 use crate::rig::{PART, Rig, SOON};
 
-/// An upload of three parts whose first has arrived, and whose second drips.
+/// An upload of three parts that has begun, and whose parts drip.
 struct Midway {
     rig: Rig,
     proxy: Proxy,
@@ -20,7 +20,7 @@ struct Midway {
     id: JobId,
 }
 
-/// A part that drips takes ten times as long as anybody here waits for anything else.
+/// A minute and a half for all parts: whatever is done meanwhile comes before their end.
 const DRIP: u64 = PART / 30;
 
 async fn midway(moto: &Moto, key: &str, more: &str, drip: u64) -> Midway {
@@ -30,13 +30,12 @@ async fn midway(moto: &Moto, key: &str, more: &str, drip: u64) -> Midway {
     let id = rig
         .enqueue("films", &file, key, json!({"part_bytes": PART}))
         .await;
+    proxy.drip(drip);
     let daemon = rig.run();
-    wait::until("a part", SOON, async || {
-        !parts(&moto.asked(key).await).is_empty()
+    wait::until("the upload to begin", SOON, async || {
+        moto.asked(key).await.iter().any(begins)
     })
     .await;
-    proxy.drip(drip);
-    assert_eq!(moto.uploads(key).await.len(), 1);
     Midway {
         rig,
         proxy,
@@ -45,10 +44,20 @@ async fn midway(moto: &Moto, key: &str, more: &str, drip: u64) -> Midway {
     }
 }
 
+fn begins(it: &Asked) -> bool {
+    it.query["uploads"].is_string() && it.method == "POST" && it.status == 200
+}
+
 async fn cancel(it: &Midway) {
     let id = it.id.to_string();
     let done = it.rig.home.cli(&["jobs", "cancel", &id]).await;
     assert!(done.status.success(), "{done:?}");
+}
+
+async fn is_cancelled(it: &Midway) {
+    let job = it.rig.ended(it.id).await;
+    let said = it.daemon.stderr();
+    assert_eq!(job.state, State::Cancelled, "{:?}\n{said}", job.failure);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -59,7 +68,7 @@ async fn a_cancelled_upload_leaves_nothing_in_its_bucket() {
     let key = "stopped/cancelled";
     let it = midway(moto, key, "", DRIP).await;
     cancel(&it).await;
-    assert_eq!(it.rig.ended(it.id).await.state, State::Cancelled);
+    is_cancelled(&it).await;
     // it was given up before the job was settled
     assert_eq!(moto.uploads(key).await, [] as [&str; 0]);
     assert_eq!(completed(&moto.asked(key).await), 0);
@@ -75,6 +84,7 @@ async fn an_upload_that_a_drain_stops_goes_on() {
     let key = "stopped/drained";
     let it = midway(moto, key, "", DRIP).await;
     let upload = moto.uploads(key).await;
+    assert_eq!(upload.len(), 1);
     it.daemon.signal("TERM");
     assert!(it.daemon.wait_exit(SOON).await.success());
     assert_eq!(moto.uploads(key).await, upload);
@@ -82,8 +92,7 @@ async fn an_upload_that_a_drain_stops_goes_on() {
     let _again = it.rig.run();
     it.rig.done(it.id).await;
     let asked = moto.asked(key).await;
-    let begins = |it: &&crate::moto::Asked| it.query["uploads"].is_string() && it.method == "POST";
-    assert_eq!(asked.iter().filter(begins).count(), 1, "{asked:?}");
+    assert_eq!(asked.iter().filter(|it| begins(it)).count(), 1, "{asked:?}");
     assert_eq!(parts(&asked).join(","), "1,2,3", "{asked:?}");
     assert_eq!(moto.uploads(key).await, [] as [&str; 0]);
 }
@@ -114,7 +123,7 @@ async fn what_cannot_be_given_up_is_told() {
     let it = midway(moto, key, "", DRIP).await;
     it.proxy.sever(Direction::Up);
     cancel(&it).await;
-    assert_eq!(it.rig.ended(it.id).await.state, State::Cancelled);
+    is_cancelled(&it).await;
     assert_eq!(moto.uploads(key).await.len(), 1);
     wait::until("the warning", Duration::from_secs(10), async || {
         it.daemon.stderr().contains("stays in its bucket")
