@@ -454,7 +454,7 @@ async fn testify(
     lock: &Lock,
     state_dir: &Path,
 ) -> anyhow::Result<()> {
-    let Some(history) = ledger.history().await?.filter(|_| lock.here) else {
+    let Some(history) = failover::noted(ledger).await?.filter(|_| lock.here) else {
         return Ok(());
     };
     let folder = state_dir.join(JOURNALS);

@@ -7,8 +7,10 @@ use serde::Serialize;
 
 use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Exit, Table, Tone, plain};
+use crate::clock::stamp;
 use crate::config::{Account, Store, keys, shown_key, unknown_variables};
 use crate::handler::Kind;
+use crate::ledger::Ledger;
 use crate::outcome::{Class, Failure};
 use crate::platform::{self, http::Http};
 use crate::stores;
@@ -42,6 +44,9 @@ pub struct Args {
 
 /// The longest wait for a store, and for a platform.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A takeover is told for as long as it is among so many lines of the audit.
+const AUDIT: u32 = 200;
 
 /// How one thing that was looked at is.
 #[derive(Debug, Serialize)]
@@ -243,6 +248,9 @@ async fn ledger(cx: &Cx) -> Vec<Finding> {
         })),
         Err(e) => findings.push(Finding::new("durability", Verdict::Bad, e.to_string())),
     }
+    if schema.found == schema.known {
+        findings.extend(takeover(&*ledger).await);
+    }
     if findings.iter().all(|it| it.what == "ledger") {
         findings.push(Finding::new(
             "durability",
@@ -251,6 +259,31 @@ async fn ledger(cx: &Cx) -> Vec<Finding> {
         ));
     }
     findings
+}
+
+/// That another server took the ledger over, and what is known to be lost.
+async fn takeover(ledger: &dyn Ledger) -> Option<Finding> {
+    let history = match ledger.history().await {
+        Ok(it) => it?,
+        Err(e) => return Some(Finding::new("takeover", Verdict::Bad, e.to_string())),
+    };
+    if history.is_held() {
+        let hosts: Vec<&str> = history.silent.iter().map(|it| it.host.as_str()).collect();
+        let waits = match hosts.as_slice() {
+            [] => "as soon as a daemon runs and all had time to".to_owned(),
+            hosts => format!("when {} told, or were waited for", hosts.join(", ")),
+        };
+        let message = format!(
+            "another server took the ledger over (timeline {}, before {}): nothing is sent until the hosts have told what they sent, {waits}",
+            history.current, history.permitted
+        );
+        return Some(Finding::new("takeover", Verdict::Concern, message));
+    }
+    history.fork?;
+    let audit = ledger.audit(None, AUDIT).await.ok()?;
+    let told = audit.into_iter().find(|it| it.action == "promotion")?;
+    let message = format!("{}: {}", stamp(told.at), told.detail);
+    Some(Finding::new("takeover", Verdict::Concern, message))
 }
 
 async fn queue(cx: &Cx) -> Vec<Finding> {

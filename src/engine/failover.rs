@@ -78,7 +78,7 @@ impl Failover {
         if memory.follows.is_none() {
             return Ok(());
         }
-        let Some(history) = self.shared.ledger.history().await? else {
+        let Some(history) = noted(&*self.shared.ledger).await? else {
             return Ok(());
         };
         let follows = memory.follows.clone().unwrap_or_default();
@@ -180,6 +180,21 @@ impl Failover {
         self.shared.dispatch.notify_waiters();
         self.shared.relay.notify_one();
         Ok(())
+    }
+}
+
+/// Where the ledger's server stands; that it is another one now is written down.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn noted(ledger: &dyn Ledger) -> Result<Option<History>> {
+    let history = ledger.history().await?;
+    match &history {
+        Some(it) if it.is_held() && it.fork.is_none() => {
+            ledger.found().await?;
+            ledger.history().await
+        }
+        _ => Ok(history),
     }
 }
 

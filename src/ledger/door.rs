@@ -140,9 +140,14 @@ pub trait Ledger: Send + Sync + 'static {
     // permitted on it until the send journals of those that sent have told. A file has no standby: what
     // a ledger doesn't say otherwise is that nothing of this ever happens.
 
-    /// Where the server stands in its own history. `None`: nobody can take its place.
+    /// Where the server stands in its own history. `None`: nobody can take its place. Changes nothing.
     async fn history(&self) -> Result<Option<History>> {
         Ok(None)
+    }
+    /// Notes that the server was found on another timeline than effects are permitted on, and where that
+    /// one began; once each. So does every beat.
+    async fn found(&self) -> Result<()> {
+        Ok(())
     }
     /// From now on this door permits on no other timeline than this one.
     fn follow(&self, _timeline: &str) {}

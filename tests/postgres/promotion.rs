@@ -127,6 +127,11 @@ async fn on_another_timeline_nothing_is_permitted_until_all_have_told() {
         scene.intended(&other, EffectClass::A).await.is_none(),
         "and nothing new begun"
     );
+    assert!(
+        scene.history().await.fork.is_none(),
+        "a look changes nothing"
+    );
+    scene.ledger.found().await.unwrap();
     let history = scene.history().await;
     assert!(history.is_held() && history.fork.is_some());
     assert_eq!(history.silent.len(), 1);
@@ -255,6 +260,7 @@ async fn what_a_silent_run_may_have_sent_is_doubted_until_it_tells() {
     let sending = scene.intended(&second, EffectClass::B).await.unwrap();
     assert!(scene.permit(&second, &sending).await);
     sql(&scene.url, BEFORE).await;
+    scene.ledger.found().await.unwrap();
     let history = scene.history().await;
     assert_eq!(
         scene.ledger.lift(&history, (NOW, LONG)).await.unwrap(),
@@ -351,6 +357,7 @@ async fn only_who_may_have_sent_what_was_lost_is_waited_for() {
     .await;
     // it stops before anybody has noticed
     scene.ledger.end_run(scene.claim.run).await.unwrap();
+    scene.ledger.found().await.unwrap();
     let silent: Vec<Uuid> = scene
         .history()
         .await

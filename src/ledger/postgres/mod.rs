@@ -208,6 +208,10 @@ impl Ledger for Postgres {
         promotion::history(&self.pools).await.map(Some)
     }
 
+    async fn found(&self) -> Result<()> {
+        promotion::found(&self.pools).await
+    }
+
     fn follow(&self, timeline: &str) {
         let mut follows = self.follows.write().unwrap_or_else(PoisonError::into_inner);
         *follows = Some(timeline.to_owned());

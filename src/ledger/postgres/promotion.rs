@@ -18,7 +18,7 @@ use crate::ledger::rows::{Fork, GENERATIONS_SKIPPED, History, Lifted, Mended, Si
 
 /// Notes, once a timeline, that the ledger was found on another one than effects are permitted on. The
 /// queue may know a later generation than this ledger: it is filled anew.
-macro_rules! found {
+macro_rules! note_fork {
     () => {
         "UPDATE presswork.meta
          SET found_on = presswork.timeline(), found_wal = pg_current_wal_lsn(), lost_wal = NULL,
@@ -30,10 +30,10 @@ macro_rules! found {
          WHERE timeline <> presswork.timeline() AND found_on IS DISTINCT FROM presswork.timeline()"
     };
 }
-pub(super) use found;
-const _: () = assert!(GENERATIONS_SKIPPED == 1_000_000, "as `found` says");
+pub(super) use note_fork;
+const _: () = assert!(GENERATIONS_SKIPPED == 1_000_000, "as `note_fork` says");
 
-const FOUND: &str = found!();
+const FOUND: &str = note_fork!();
 
 /// The runs whose journals have to tell before anything is sent: those that may have sent what this
 /// ledger lost. One that had ended, or whose lease was past, by the last beat that came along may not.
@@ -67,17 +67,15 @@ const HISTORY: &str = concat!(
 
 /// Where this ledger's server stands in its own history.
 pub async fn history(pools: &Pools) -> Result<History> {
-    let look = async || {
-        let row = pools.call(sqlx::query(HISTORY).fetch_one(pools.main()));
-        read(&row.await?)
-    };
-    let history = look().await?;
-    if history.permitted == history.current || history.fork.is_some() {
-        return Ok(history);
-    }
-    let found = || sqlx::query(FOUND).execute(pools.main());
-    pools.again(found).await?;
-    look().await
+    let row = pools.call(sqlx::query(HISTORY).fetch_one(pools.main()));
+    read(&row.await?)
+}
+
+/// Notes where the timeline that the server is on began, unless effects are permitted on it or somebody
+/// was quicker.
+pub async fn found(pools: &Pools) -> Result<()> {
+    let query = || sqlx::query(FOUND).execute(pools.main());
+    pools.again(query).await.map(|_| ())
 }
 
 fn read(row: &PgRow) -> Result<History> {

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::codec;
 use super::pool::{Pools, explain};
-use super::promotion::found;
+use super::promotion::note_fork;
 use crate::clock::Time;
 use crate::job::JobId;
 use crate::ledger::door::Result;
@@ -40,7 +40,7 @@ pub async fn begin_run(pools: &Pools, run: &Run, lease: Duration) -> Result<()> 
 /// Before the first beat on a promoted standby overwrites the last one that it knows of, that is noted.
 const BEAT: &str = concat!(
     "WITH found AS (",
-    found!(),
+    note_fork!(),
     ")
 UPDATE presswork.workers w
 SET lease_until = clock.now + $3 * interval '1 second', jobs = $2,
