@@ -14,10 +14,10 @@ bucket exists but those named missing-..., and those named public-... may be rea
 A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]] (`presswork
 dev` does so); of Instagram it is the caption, played when it is published, and of S3 the key. The
 faults: refuse, 401, 403, 404, 429, 500, 503, hang, drop, reset, truncate, lie, slow, drip, huge,
-redirect, empty; those that act first: act_500, act_503, act_504, act_hang, act_reset, act_truncate, act_lie,
-act_late, act_refuse; and lag, by which a post shows in lists later. More words: times=N or
-times=always, delay_ms=N, lag_ms=N (with any fault), status=N, retry_after=N, date, op=NAME (only
-for that operation). Without a word in the texts:
+redirect, empty; those that act first: act_500, act_503, act_504, act_hang, act_reset,
+act_truncate, act_lie, act_late, act_refuse; and lag, by which a post shows in lists later. More
+words: times=N or times=always, delay_ms=N, lag_ms=N (with any fault), status=N, retry_after=N,
+date, op=NAME (only for that operation). Without a word in the texts:
 
   POST /_sandbox/faults    {"platform": "x", "op": "post.create", "fault": "act_hang", "times": 2}
   POST /_sandbox/settings  {"x_duplicate_window_s": 0, "instagram_quota": 25, "instagram_looks": 3,

@@ -9,7 +9,7 @@ use super::evidence::{Door, EffectRow, Evidence, Ms, Row, Sort, Strike, Told};
 use super::outside::{Act, Class, Request, class};
 
 /// After its answer left a platform, a send is under way to the ledger for so long at most.
-const HOME: Ms = 1_000;
+const HOME: Ms = 3_000;
 /// A kill ends a connection, which its other side has seen by then.
 const SEEN: Ms = 1_000;
 /// A permit's time is the ledger's, and a strike's is ours: so far they may be apart.
