@@ -280,7 +280,7 @@ impl Protocol {
             return Ok(());
         };
         let seen = repeats(&other);
-        tracing::warn!(job = %effect.job, effect = %effect.id, account = %effect.account, "{seen}");
+        tracing::warn!(job = %effect.job, effect = %effect.id, op = effect.op, "{seen}");
         let evidence = Evidence { at: now, seen };
         self.ledger
             .witness(effect.id, &evidence)

@@ -530,7 +530,7 @@ fn the_door_rule_catches_what_it_forbids() {
         sample("src/engine/lane.rs", "use apalis_core::Worker;\n"),
     ];
     let expected = [
-        "src/queue/mod.rs:1: `sqlx` belongs in src/ledger/",
+        "src/queue/mod.rs:1: `sqlx` belongs in src/ledger/ or src/prove/books.rs",
         "src/engine/relay.rs:2: `redis` belongs in src/queue/",
         "src/engine/relay.rs:3: `Utc::now(` belongs in src/clock.rs or src/sandbox/",
     ];

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -220,6 +221,11 @@ pub fn int(count: u32) -> i32 {
 fn count(row: &PgRow, column: &str) -> sqlx::Result<u32> {
     let number: i32 = row.try_get(column)?;
     u32::try_from(number).map_err(|e| wrong(column, e))
+}
+
+/// Seconds, for `interval '1 second' * $n`.
+pub fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
 }
 
 /// A word from a text column.

@@ -7,9 +7,9 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::codec;
+use super::codec::seconds;
 use super::media;
 use super::pool::{Pools, explain};
-use super::runs::seconds;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence, Receipt};
 use crate::job::JobId;

@@ -8,8 +8,8 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::codec;
+use super::codec::seconds;
 use super::pool::{Pools, explain};
-use super::runs::seconds;
 use crate::clock::Time;
 use crate::effect::{Evidence, restored};
 use crate::job::JobId;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+use super::codec::seconds;
 use super::pool::{Pools, explain};
-use super::runs::seconds;
 use crate::job::JobId;
 use crate::json::Digest;
 use crate::ledger::door::Result;

@@ -7,17 +7,13 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::codec;
+use super::codec::seconds;
 use super::pool::{Pools, explain};
 use super::promotion::note_fork;
 use crate::clock::Time;
 use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Control, Generation, Run};
-
-/// Seconds, for `interval '1 second' * $n`.
-pub fn seconds(duration: Duration) -> f64 {
-    duration.as_secs_f64()
-}
 
 const BEGIN: &str = "
 INSERT INTO presswork.workers (run, host, boot, pid, version, began_at, lease_until, heard)

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
+use super::codec::seconds;
 use super::pool::{Pools, explain, is_cancelled};
-use super::runs::seconds;
 use crate::content::Guard;
 use crate::ledger::door::Result;
 use crate::ledger::rows::CALLS_KEPT;
