@@ -31,7 +31,9 @@ async fn midway(moto: &Moto, key: &str, more: &str, drip: u64) -> Midway {
         .enqueue("films", &file, key, json!({"part_bytes": PART}))
         .await;
     proxy.drip(drip);
-    let daemon = rig.run();
+    // a busy machine mustn't lose the lease: then nobody would be there to clear away
+    let lease = [("PRESSWORK_DAEMON_LEASE_S", "60")];
+    let daemon = rig.home.start_with(&["run"], &lease);
     wait::until("the upload to begin", SOON, async || {
         moto.asked(key).await.iter().any(begins)
     })

@@ -30,10 +30,10 @@ const SKEW: TimeDelta = TimeDelta::minutes(15);
 const PAUSE: TimeDelta = TimeDelta::seconds(2);
 
 /// Giving an upload up may take so long: a store that doesn't answer mustn't hold the attempt.
-const GIVE_UP: Duration = Duration::from_secs(5);
+const GIVE_UP: Duration = Duration::from_secs(10);
 /// What an attempt gets to clear away when it is called off: a part is dropped, a call to begin is
 /// waited for, and the upload is given up.
-const CLEAR: Duration = Duration::from_secs(8);
+const CLEAR: Duration = Duration::from_secs(15);
 
 /// An upload that was begun, as a step keeps it.
 #[derive(Debug, Serialize, Deserialize)]
