@@ -16,6 +16,9 @@ const MORE: &str = "[lanes.tail]\nconcurrency = 64\n[lanes.last]\nconcurrency = 
 const PUBLISHED: [&str; 4] = ["status.create", "putRecord", "post.create", "media.publish"];
 const POSTS: [&str; 4] = ["post.mastodon", "post.bluesky", "post.x", "post.instagram"];
 
+/// What a primary may write to its log between a look at it and its end, in bytes.
+const SLACK: u64 = 1 << 20;
+
 /// A primary with a standby, and the address under which daemons know whichever is in charge.
 struct Pair {
     primary: Postgres,
@@ -291,7 +294,7 @@ async fn a_tail_is_lost() -> Told {
     }
     let (lost_wal, detail) = told_lost(&*ledger).await;
     assert!(
-        0 < lost_wal && lost_wal <= gap,
+        0 < lost_wal && lost_wal <= gap + SLACK,
         "{lost_wal} of {gap}: {detail}"
     );
     let parked = |it: &&String| jobs[*it].state == State::Unresolved;
@@ -380,14 +383,21 @@ async fn a_tail_is_lost_with_its_host() -> Told {
 
 /// The standby has all that was acknowledged: nothing is lost, and no person is asked.
 async fn a_synchronous_standby_takes_over() -> Told {
-    const JOBS: usize = 24;
+    const JOBS: usize = 18;
     let mut pair = Pair::new().await;
     pair.synchronous().await;
     let host = pair.host();
     let daemon = host.run();
     daemon.wait_ready(host.api, READY).await;
     let mut keys = vec![];
-    for kind in POSTS.into_iter().cycle().take(JOBS) {
+    for kind in POSTS {
+        keys.push(pair.submit(&host, kind, "default", "").await);
+    }
+    let primary = pair.ledger_of(&pair.primary).await;
+    reach(&*primary, &keys, &[State::Completed]).await;
+    // these are under way; a text on X whose permit's answer is lost with the primary is asked about
+    let clear = ["post.mastodon", "post.bluesky", "post.instagram"];
+    for kind in clear.into_iter().cycle().take(JOBS) {
         keys.push(pair.submit(&host, kind, "default", "").await);
     }
     pair.fail_over().await;
