@@ -183,6 +183,20 @@ pub enum Sort {
 }
 
 impl Sort {
+    /// By what a person knows it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Kill => "daemons killed",
+            Self::Freeze => "stopped beyond their lease",
+            Self::Flush => "FLUSHALL",
+            Self::Redis => "Redis killed",
+            Self::Postgres => "PostgreSQL killed",
+            Self::Cut => "connections reset",
+            Self::Hole => "connections swallowed beyond a lease",
+            Self::Skew => "clock jumps",
+        }
+    }
+
     /// Whether Redis forgets what it had not given on yet.
     pub fn wipes(self) -> bool {
         matches!(self, Self::Flush | Self::Redis)

@@ -7,7 +7,8 @@ use std::fmt::Write as _;
 use super::check::{Verdict, hit};
 use super::evidence::{Evidence, Life, Ms, Progress, Sort, Strike};
 use super::outside::{Class, Request, class};
-use super::{Proof, report};
+use super::proof::Proof;
+use super::report;
 
 const CSS: &str = include_str!("page.css");
 /// The timeline's width, and where time begins in it, in pixels.

@@ -6,6 +6,7 @@ pub mod evidence;
 pub mod plan;
 pub mod outside;
 pub mod check;
+pub mod proof;
 pub mod books;
 pub mod talk;
 pub mod proxy;
@@ -25,12 +26,13 @@ use tokio::sync::watch;
 
 use crate::servers::Programs;
 use books::Books;
-use check::{Verdict, hit};
-use evidence::{Door, Evidence, Ms, Progress, Sort};
+use check::hit;
+use evidence::{Door, Evidence, Ms, Progress};
 use nemesis::Nemesis;
-use outside::{Act, Class, Request, Requests, class};
+use outside::{Class, Requests, class};
 use plan::{Wishes, blows, one_more};
 use producers::{Notes, bring};
+pub use proof::Proof;
 use world::{World, now};
 
 /// How long jobs may take to end once nothing is broken any more.
@@ -61,19 +63,6 @@ pub struct Options {
     pub servers: Option<Programs>,
     /// The user's configuration, as it was written.
     pub config: String,
-}
-
-/// All that a proof was judged by, and how.
-#[derive(Debug)]
-pub struct Proof {
-    /// What was done, told and written down.
-    pub evidence: Evidence,
-    /// What happened outside.
-    pub acts: Vec<Act>,
-    /// What the outside was asked.
-    pub requests: Vec<Request>,
-    /// What was found.
-    pub verdict: Verdict,
 }
 
 /// Tells a person what is going on.
@@ -315,18 +304,4 @@ async fn ended(world: &World, notes: &Notes, within: Duration) -> anyhow::Result
         tokio::time::sleep(LOOK_EVERY * if all { 10 } else { 1 }).await;
     }
     Ok(false)
-}
-
-/// The sorts of blows by which a person knows them.
-pub fn word(sort: Sort) -> &'static str {
-    match sort {
-        Sort::Kill => "daemons killed",
-        Sort::Freeze => "stopped beyond their lease",
-        Sort::Flush => "FLUSHALL",
-        Sort::Redis => "Redis killed",
-        Sort::Postgres => "PostgreSQL killed",
-        Sort::Cut => "connections reset",
-        Sort::Hole => "connections swallowed beyond a lease",
-        Sort::Skew => "clock jumps",
-    }
 }

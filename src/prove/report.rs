@@ -3,7 +3,6 @@
 use std::fmt::Write as _;
 
 use super::check::Verdict;
-use super::word;
 
 /// A line of the report: what, how much, and what that means.
 pub struct Line {
@@ -162,7 +161,7 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
 /// What was broken, in a line.
 pub fn broken(it: &Verdict) -> String {
     let sorts = it.strikes.iter();
-    let sorts = sorts.map(|(sort, n)| format!("{} {n}", word(*sort)));
+    let sorts = sorts.map(|(sort, n)| format!("{} {n}", sort.word()));
     sorts.collect::<Vec<_>>().join(", ")
 }
 

@@ -34,6 +34,7 @@ struct Pair {
 
 /// What became of a promotion.
 #[derive(Debug, Default)]
+#[expect(dead_code, reason = "it is printed")]
 struct Told {
     accepted: usize,
     lost: usize,
