@@ -204,10 +204,9 @@ pub async fn noted(ledger: &dyn Ledger) -> Result<Option<History>> {
 /// When the ledger is away; what isn't called comes back by itself, or is called by a person.
 pub async fn call(ledger: &dyn Ledger, mended: &Mended) -> Result<()> {
     for job in &mended.jobs {
-        match operate::told(ledger, *job).await {
-            Err(operate::Refused::Ledger(e)) => return Err(e),
-            // it runs, is due anyway, or is lost
-            Ok(_) | Err(_) => {}
+        // else it runs, is due anyway, or is lost
+        if let Err(operate::Refused::Ledger(e)) = operate::told(ledger, *job).await {
+            return Err(e);
         }
     }
     Ok(())

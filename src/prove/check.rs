@@ -342,7 +342,7 @@ impl<'a> Judge<'a> {
             let during = |strike: &Strike| it.at <= strike.until && strike.at <= until;
             strikes.iter().any(during)
         };
-        let explained = sends.any(|it| kept(&it) || hit(&it)) || self.permitted_at_a_strike(effect);
+        let explained = sends.any(|it| kept(it) || hit(it)) || self.permitted_at_a_strike(effect);
         self.verdict.unknown_explained += usize::from(explained);
         if !explained {
             let state = &effect.state;

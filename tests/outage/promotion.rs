@@ -116,9 +116,9 @@ impl Pair {
         }
         let knows = |it: &&Daemon| {
             let said = it.stderr();
-            let paused = said.lines().filter(|it| it.contains("lanes paused"));
+            let mut paused = said.lines().filter(|it| it.contains("lanes paused"));
             paused
-                .last()
+                .next_back()
                 .is_some_and(|it| it.contains("last") && it.contains("tail"))
         };
         wait::until("the daemons know of the pauses", READY, async || {
@@ -251,7 +251,7 @@ async fn a_tail_is_lost() -> Told {
     for kind in POSTS {
         late.push(pair.submit(&host, kind, "default", "").await);
     }
-    let all: Vec<String> = [&done[..], &tail, &late, &[repeated.clone()]].concat();
+    let all: Vec<String> = [&done[..], &tail, &late, std::slice::from_ref(&repeated)].concat();
     reach(&*primary, &all, &[State::Completed]).await;
     wait::until("what nobody hears of is published", ENDED, async || {
         let acts = pair.acts().await;
