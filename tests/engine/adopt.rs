@@ -146,14 +146,10 @@ fn result(job: &Job) -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn adopted_work_leaves_its_room_to_others_and_is_begun_once() {
     for base in Base::both().await {
-        let outside = Outside::new(minute()).await;
+        let outside = Outside::new(json!({"openai_work_ms": 200_000})).await;
         let rig = outside.host(&base).await;
         let (id, effect) = adopted(&outside, &rig).await;
         let handle = effect.handle.unwrap();
-        // room for one, and there it is
-        let other = rig.enqueue(&text(false)).await;
-        assert_eq!(rig.step("openai").await, 1);
-        rig.expect(other, State::Completed).await;
         let mut waits = vec![];
         while rig.job(id).await.state == State::Scheduled {
             let job = rig.job(id).await;
@@ -162,8 +158,18 @@ async fn adopted_work_leaves_its_room_to_others_and_is_begun_once() {
             let around = Around::read(&*base.ledger, &config, &job).await.unwrap();
             let said = why(&job, &around, &[]).text;
             let expected = format!("OpenAI works on {handle} since ");
-            assert!(said.contains(&expected), "{said}");
+            // where real time passes, too, it may be due by now
+            assert!(
+                said.contains(&expected) || around.now > job.run_at,
+                "{said}"
+            );
             let wait = u32::try_from((job.run_at - now).num_seconds()).unwrap();
+            if wait == 30 {
+                // room for one, and there it is
+                let other = rig.enqueue(&text(false)).await;
+                assert_eq!(rig.step("openai").await, 1);
+                rig.expect(other, State::Completed).await;
+            }
             waits.push(wait);
             outside.pass(&rig, wait).await;
             assert_eq!(
@@ -179,12 +185,7 @@ async fn adopted_work_leaves_its_room_to_others_and_is_begun_once() {
                 .as_str()
                 .is_some_and(|it| it.contains("fox"))
         );
-        // at most seven questions in a minute; fewer where real time passes, too
-        let most = [1, 1, 2, 4, 8, 16, 30];
-        assert!(
-            1 < waits.len() && waits[..] == most[..waits.len()],
-            "{waits:?}"
-        );
+        assert_eq!(waits[..7], [1, 1, 2, 4, 8, 16, 30], "{waits:?}");
         assert_eq!(outside.count("acts", "response.create").await, 1);
         assert_eq!(outside.count("requests", "response.get").await, waits.len());
     }
@@ -273,7 +274,8 @@ async fn another_host_goes_on_with_the_same_paid_work() {
         let heir = outside.host(&base).await;
         heir.sweeper.reclaim().await.unwrap();
         outside.pass(&heir, 60).await;
-        assert_eq!(heir.step("openai").await, 1);
+        // the place of the dead is found out by comparing
+        kit::wait::until("it goes on", SOON, async || heir.step("openai").await == 1).await;
         done(&heir, id).await;
         assert_eq!(outside.count("acts", "response.create").await, 1);
     }
@@ -495,20 +497,22 @@ fn picture() -> Value {
 #[tokio::test(flavor = "multi_thread")]
 async fn instagram_works_on_pictures_while_its_room_is_free() {
     for base in Base::both().await {
-        let outside = Outside::new(json!({"instagram_work_ms": 5_000})).await;
+        let outside = Outside::new(json!({"instagram_work_ms": 600_000})).await;
         let rig = outside.host(&base).await;
         let slow = rig.enqueue(&picture()).await;
+        for _ in 0..2 {
+            assert_eq!(rig.step("instagram").await, 1);
+            rig.expect(slow, State::Scheduled).await;
+            outside.pass(&rig, 30).await;
+        }
         assert_eq!(rig.step("instagram").await, 1);
-        rig.expect(slow, State::Scheduled).await;
         // room for one, and there it is
         outside.tell("settings", json!({})).await;
         let quick = rig.enqueue(&picture()).await;
         assert_eq!(rig.step("instagram").await, 1);
         rig.expect(quick, State::Completed).await;
-        for _ in 0..5 {
-            outside.pass(&rig, 2).await;
-            rig.step("instagram").await;
-        }
+        outside.pass(&rig, 600).await;
+        assert_eq!(rig.step("instagram").await, 1);
         let job = rig.expect(slow, State::Completed).await;
         assert_eq!(job.attempts, 0);
         assert_eq!(outside.count("acts", "container.create").await, 2);
