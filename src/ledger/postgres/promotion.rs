@@ -37,13 +37,14 @@ const FOUND: &str = note_fork!();
 
 /// The runs whose journals have to tell before anything is sent: those that may have sent what this
 /// ledger lost. One that had ended, or whose lease was past, by the last beat that came along may not.
+/// The timeline is asked for once, not for each row: the server reads a file for it.
 macro_rules! silent {
     () => {
         "SELECT w.run, w.host, coalesce(w.beat_at, w.began_at) AS last_at
          FROM presswork.workers w, presswork.meta m
-         WHERE m.timeline <> presswork.timeline() AND m.found_on = presswork.timeline()
-           AND w.heard IS DISTINCT FROM presswork.timeline()
-           AND (NOT w.ended OR w.ended_on = presswork.timeline())
+         WHERE m.timeline <> (SELECT presswork.timeline()) AND m.found_on = (SELECT presswork.timeline())
+           AND w.heard IS DISTINCT FROM (SELECT presswork.timeline())
+           AND (NOT w.ended OR w.ended_on = (SELECT presswork.timeline()))
            AND m.known_until <= w.lease_until"
     };
 }
@@ -265,7 +266,7 @@ const LIFT: &str = concat!(
         WHERE j.id = e.job AND e.state <> 'confirmed' AND due.last_at IS NOT NULL
           AND NOT (e.state = 'sending' AND EXISTS (
               SELECT FROM presswork.workers w
-              WHERE w.run = e.permit_run AND w.heard = presswork.timeline()))
+              WHERE w.run = e.permit_run AND w.heard = (SELECT presswork.timeline())))
         RETURNING 1
     ),
     parked AS (
