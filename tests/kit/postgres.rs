@@ -238,7 +238,8 @@ fn candidates() -> Vec<(u32, String, PathBuf)> {
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
         folders.extend(versions.filter_map(|it| Some(it.ok()?.path().join("bin"))));
     }
-    let in_path = find_program("postgres", &[]);
+    // where it really lies: beside it are all its programs
+    let in_path = find_program("postgres", &[]).and_then(|it| it.canonicalize().ok());
     folders.extend(in_path.and_then(|it| Some(it.parent()?.to_owned())));
     let candidate = |folder: PathBuf| {
         let server = Command::new(folder.join("postgres"))
