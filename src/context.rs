@@ -179,7 +179,11 @@ impl Context {
 
     /// The context of an attempt whose job may have been called off already: see [`Context::called_off`].
     pub fn of_called_off(self, called_off: bool) -> Self {
-        Self { called_off, ..self }
+        Self {
+            called_off,
+            protocol: self.protocol.of_called_off(called_off),
+            ..self
+        }
     }
 
     /// The media store. What is stored there lasts once a step, the result or a payload names it.

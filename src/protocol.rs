@@ -14,8 +14,8 @@ use crate::clock::{Time, stamp};
 use crate::content::{Guard, Reaction};
 use crate::crashpoint;
 use crate::effect::{
-    Effect, EffectId, EffectState, Evidence, Looking, Next, REFUSED, Receipt, Rule, chrono_of,
-    intent_digest, next,
+    Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, REFUSED, Receipt, Rule,
+    chrono_of, intent_digest, next,
 };
 use crate::journal::Journal;
 use crate::json::Digest;
@@ -72,6 +72,7 @@ pub struct Protocol {
     guard: Option<Guard>,
     lease: Duration,
     cancelled: CancellationToken,
+    called_off: bool,
     /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
     sending: RwLock<()>,
 }
@@ -95,8 +96,14 @@ impl Protocol {
             guard,
             lease,
             cancelled,
+            called_off: false,
             sending: RwLock::new(()),
         }
+    }
+
+    /// The effects of an attempt that only sees to what is under way, since its job was called off.
+    pub fn of_called_off(self, called_off: bool) -> Self {
+        Self { called_off, ..self }
     }
 
     /// Waits until no call is under way, and says whether one was.
@@ -130,6 +137,13 @@ impl Protocol {
         let patience = self.patience(&wanted, &effect).await?;
         match next(&effect, &wanted.rule, &intent, patience, now) {
             Next::Done(receipt) => Ok(*receipt),
+            // only a repeat under our key tells what became of it; else nothing more is sent, nor paid for
+            found @ (Next::Send | Next::Repeat)
+                if self.called_off
+                    && (found == Next::Send || wanted.rule.class != EffectClass::A) =>
+            {
+                Err(Outcome::Cancelled)
+            }
             Next::Send | Next::Repeat => self.send(&wanted, effect, now, send).await,
             Next::Wait(until) => {
                 let message = format!("{}: an earlier request may still be under way", wanted.op);

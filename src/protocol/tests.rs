@@ -12,7 +12,6 @@ use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
 use super::*;
-use crate::effect::EffectClass;
 use crate::finding::{Finding, judge};
 use crate::job::JobId;
 

@@ -184,7 +184,8 @@ impl Furnisher {
         let Some((_, more)) = played else {
             return Ok(None);
         };
-        let who = format!("prove{n}");
+        // a name that is also a key has 8 characters at least
+        let who = format!("prover{n:03}");
         let secret = |name: String, what: &str| -> anyhow::Result<Value> {
             let path = self.folder.join("secrets").join(name);
             std::fs::write(&path, what)?;

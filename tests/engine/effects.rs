@@ -105,6 +105,22 @@ async fn class_a_repeats_with_the_same_key_while_it_lives_and_asks_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_called_off_is_not_paid_for_again() {
+    for base in Base::both().await {
+        let (rig, world, id) = set(&base, "paid", [Says::Lost]).await;
+        rig.step(LANE).await;
+        rig.expect(id, State::Retrying).await;
+        operate::cancel(&*base.ledger, id, &somebody())
+            .await
+            .unwrap();
+        let job = rig.drive(id).await;
+        assert_eq!((job.state, world.sends()), (State::Cancelled, 1), "{job:?}");
+        let effect = rig.effects(id).await.pop().unwrap();
+        assert_eq!(effect.state, EffectState::Unknown, "nobody knows");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn class_p_repeats_once_and_then_a_person_says() {
     for base in Base::both().await {
         for (verdict, sends) in [
