@@ -21,7 +21,7 @@ use crate::world::{ENDED, Host, Outside, READY, Stores, ended, envelope};
 /// Cases that run at once.
 const AT_ONCE: usize = 4;
 /// One of so many cases is run where not all are.
-const EACH: usize = 5;
+const EACH: usize = 8;
 /// A post of class A, of class B, of class C.
 const KINDS: [&str; 3] = ["post.mastodon", "post.instagram", "post.x"];
 

@@ -63,6 +63,8 @@ impl Pair {
         let standby = primary.standby(link.addr());
         let (front, through) = Proxy::before(&url);
         let mut stores = Stores::new(&through, "memory:");
+        // two servers and a copy of one: a busy machine's permits may take a second
+        stores.lease_s = 4;
         stores.more = MORE.to_owned();
         Self {
             primary,
