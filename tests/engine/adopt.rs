@@ -185,7 +185,12 @@ async fn adopted_work_leaves_its_room_to_others_and_is_begun_once() {
                 .as_str()
                 .is_some_and(|it| it.contains("fox"))
         );
-        assert_eq!(waits[..7], [1, 1, 2, 4, 8, 16, 30], "{waits:?}");
+        match base.ledger.name() {
+            // where time stands still
+            "sqlite" => assert_eq!(waits[..7], [1, 1, 2, 4, 8, 16, 30], "{waits:?}"),
+            // where real time passes, too, the work is older than was waited for
+            _ => assert!(waits.is_sorted() && waits.ends_with(&[30]), "{waits:?}"),
+        }
         assert_eq!(outside.count("acts", "response.create").await, 1);
         assert_eq!(outside.count("requests", "response.get").await, waits.len());
     }
