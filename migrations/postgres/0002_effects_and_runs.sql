@@ -85,6 +85,15 @@ CREATE TABLE presswork.testimony (
 );
 CREATE INDEX testimony_at ON presswork.testimony (at);
 
+-- When the newest job that isn't finished was accepted. Not in SQL, which would be made a part of the
+-- statement that calls: a beat names this, and must not wait for a lock of the jobs unless it is called.
+CREATE FUNCTION presswork.newest() RETURNS timestamptz
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    RETURN (SELECT created_at FROM presswork.jobs ORDER BY id DESC LIMIT 1);
+END $$;
+
 -- What accepted jobs are going to say, for the guards of their accounts.
 CREATE TABLE presswork.contents (
     account text NOT NULL,

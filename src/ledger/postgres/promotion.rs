@@ -22,9 +22,7 @@ macro_rules! note_fork {
     () => {
         "UPDATE presswork.meta
          SET found_on = presswork.timeline(), found_wal = pg_current_wal_lsn(), lost_wal = NULL,
-             found_at = greatest(presswork.now(),
-                                 (SELECT created_at FROM presswork.jobs ORDER BY id DESC LIMIT 1))
-                        + interval '1 microsecond',
+             found_at = greatest(presswork.now(), presswork.newest()) + interval '1 microsecond',
              known_until = coalesce((SELECT max(beat_at) FROM presswork.workers), presswork.now()),
              generation = generation + 1000000, generation_server = NULL
          WHERE timeline <> presswork.timeline() AND found_on IS DISTINCT FROM presswork.timeline()"
