@@ -83,49 +83,39 @@ WITH gone AS (
 )
 SELECT count(*) FROM gone";
 
-/// Results that are offered no longer, `$1` seconds ago.
-const DROP_RESULTS: &str = "
-WITH gone AS (
-    DELETE FROM presswork.results
-    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.results
-                           WHERE until < presswork.now() - $1 * interval '1 second'
-                           ORDER BY until LIMIT $2))
+/// Rows of a table whose time is more than `$1` seconds ago, the oldest first, at most `$2`.
+macro_rules! older {
+    ($table:literal, $time:literal) => {
+        concat!(
+            "WITH gone AS (
+    DELETE FROM presswork.",
+            $table,
+            "
+    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.",
+            $table,
+            " WHERE ",
+            $time,
+            " < presswork.now() - $1 * interval '1 second' ORDER BY ",
+            $time,
+            " LIMIT $2))
     RETURNING 1
 )
-SELECT count(*) FROM gone";
+SELECT count(*) FROM gone"
+        )
+    };
+}
+
+/// Results that are offered no longer, `$1` seconds ago.
+const DROP_RESULTS: &str = older!("results", "until");
 
 /// What was said `$1` seconds ago, which no guard asks for any more.
-const DROP_CONTENTS: &str = "
-WITH gone AS (
-    DELETE FROM presswork.contents
-    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.contents
-                           WHERE at < presswork.now() - $1 * interval '1 second'
-                           ORDER BY at LIMIT $2))
-    RETURNING 1
-)
-SELECT count(*) FROM gone";
+const DROP_CONTENTS: &str = older!("contents", "at");
 
 /// Call-backs that were taken `$1` seconds ago.
-const DROP_CALLS: &str = "
-WITH gone AS (
-    DELETE FROM presswork.calls
-    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.calls
-                           WHERE at < presswork.now() - $1 * interval '1 second'
-                           ORDER BY at LIMIT $2))
-    RETURNING 1
-)
-SELECT count(*) FROM gone";
+const DROP_CALLS: &str = older!("calls", "at");
 
 /// What send journals told `$1` seconds ago of effects that no job has come to.
-const DROP_TESTIMONY: &str = "
-WITH gone AS (
-    DELETE FROM presswork.testimony
-    WHERE ctid = ANY(ARRAY(SELECT ctid FROM presswork.testimony
-                           WHERE at < presswork.now() - $1 * interval '1 second'
-                           ORDER BY at LIMIT $2))
-    RETURNING 1
-)
-SELECT count(*) FROM gone";
+const DROP_TESTIMONY: &str = older!("testimony", "at");
 
 /// A job that is older than that, waiting included, has been seen by a person.
 const TESTIMONY: Duration = Duration::from_secs(90 * 86_400);
