@@ -166,8 +166,10 @@ async fn refused(log: &Path, pid: u32) -> Vec<String> {
     .await;
     let text = read();
     let calls = text.lines().filter_map(|it| it.split_once(' '));
-    let calls = calls.map(|(_, call)| call.trim_start().to_owned());
-    calls.filter(|it| !it.starts_with("+++")).collect()
+    let calls = calls.map(|(_, call)| call.trim_start());
+    // a call that another thread's line cut in two was named by its first half
+    let calls = calls.filter(|it| !it.starts_with("+++") && !it.starts_with("<... "));
+    calls.map(ToOwned::to_owned).collect()
 }
 
 /// What the unit allows, if strace can hold a program to it here; tells why where it can't.
