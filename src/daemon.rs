@@ -235,6 +235,7 @@ impl Daemon {
             lock.hold(&run).context("can't write to the lock file")?;
         }
         let (queue, inbox) = stores::queue(&config).await?;
+        let inboxes = inbox.into_iter().chain(ledger.clone().inbox()).collect();
         let lease = match sabotage!("lease.connections") {
             true => ledger.clone(),
             false => stores::ledger(&config, &clock, Role::Lease).await?,
@@ -250,7 +251,7 @@ impl Daemon {
         let parts = Parts {
             ledger,
             queue,
-            inbox,
+            inboxes,
             config: Arc::new(config),
             kinds: kinds.into(),
             clock,

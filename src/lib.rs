@@ -20,6 +20,7 @@ pub mod telemetry;
 pub mod config;
 
 // where things are kept: one door each
+pub mod inbox;
 pub mod ledger;
 pub mod queue;
 pub mod journal;

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 
 use crate::clock::Clock;
 use crate::config::{Config, Store};
+use crate::inbox::Inbox;
 use crate::ledger::Ledger;
 use crate::ledger::postgres::{PgOptions, Postgres, Role as PgRole};
 use crate::ledger::sqlite::Sqlite;
@@ -13,9 +14,9 @@ use crate::media::Media;
 use crate::media::blobs::{Blobs, SPOOL};
 use crate::platform::http::Http;
 use crate::platform::objects::store::Store as Bucket;
+use crate::queue::Queue;
 use crate::queue::memory::MemoryQueue;
 use crate::queue::redis::{RedisOptions, RedisQueue};
-use crate::queue::{Inbox, Queue};
 
 /// The media store of a configuration, over its ledger. A bucket is connected to when first used.
 ///

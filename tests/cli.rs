@@ -3,6 +3,9 @@
 
 mod kit;
 
+#[path = "cli/files.rs"]
+mod files;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::LazyLock;
@@ -78,6 +81,8 @@ fn mask(text: &str) -> String {
                 "<id>",
             ),
             mask(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+(Z|\+00:00)", "<time>"),
+            mask(r"in \d+\.\d s \(\d+ a second\)", "in <span>"),
+            mask(r#""ms": \d+"#, "\"ms\": <ms>"),
             mask(r"(after|within) \d+(\.\d)? (ms|s)\b", "$1 <span>"),
         ]
     });

@@ -122,6 +122,22 @@ impl Cx {
         })
     }
 
+    /// The bound on unfinished jobs holds at this door, too.
+    ///
+    /// # Errors
+    /// When it is reached.
+    pub async fn room(&self, ledger: &dyn Ledger) -> Result<(), CliError> {
+        let counts = ledger.counts().await?;
+        let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
+        let most = self.config.backlog_max;
+        if unfinished.map(|(_, n)| n).sum::<u64>() < most {
+            return Ok(());
+        }
+        let told = format!("the backlog is at its bound of {most} unfinished jobs");
+        Err(CliError::conflict(told)
+            .hint("try again later, or raise inbox.backlog_max in jobs.toml"))
+    }
+
     /// What intake decides by.
     pub fn rules(&self) -> Rules {
         Rules {

@@ -1,21 +1,23 @@
-//! `presswork enqueue`: a job from the command line.
+//! `presswork enqueue`: a job from the command line, or a file of them.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::bulk::{self, Source};
 use super::cx::Cx;
 use super::follow::{end, follow};
 use super::out::{CliError, Exit, plain};
 use super::pick;
+use super::rows::Defaults;
 use crate::clock::Time;
 use crate::engine::doors::receipt;
 use crate::intake::{Answer, Refusal, accept, admit};
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{Job, JobId};
-use crate::ledger::Ledger;
 use crate::lifecycle::State;
 
 const AFTER: &str = "\
@@ -26,24 +28,47 @@ Examples:
   presswork enqueue post.mastodon --account alice --key launch-2027 \\
       --payload '{\"text\": \"We are live: https://example.com\"}' --at 2027-01-31T09:00:00Z
   presswork enqueue generate.text --account studio --payload @prompt.json --wait --json
+  presswork enqueue --jsonl jobs.jsonl            an envelope a line
+  presswork enqueue post.mastodon --csv posts.csv --key-column post_id --account alice
   echo '{\"text\": \"Hello\"}' | presswork enqueue post.bluesky --account bella --payload - --at 'in 10m'
+
+A file: columns are the payload's fields (images.0.url for one within a list), the envelope's members
+(run_at, account, labels.NAME ...), typed by the kind's schema; an empty cell says nothing. The other
+options hold for each row that doesn't say otherwise. A bad row is told with its line, written to the
+rejects file with the reason, and stops none of the others: mend that file and send it the same way.
+The same file again adds nothing: a row without a key has its own content for one (of two rows that
+are alike, the second is another job).
 
 Exit codes: 0 accepted (new, or the same again under its key), 2 refused, 4 the key is taken by
 another payload, 5 the ledger can't be reached. With --wait: 0 completed, 1 died, was cancelled,
-needs a person, or the time was up, 130 interrupted (the job goes on)";
+needs a person, or the time was up, 130 interrupted (the job goes on). Of a file: 2 when a row was
+rejected";
 
-/// Enqueue a job, and wait for its end if asked
+/// Enqueue a job, and wait for its end if asked; or a file of jobs
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
     /// Which kind; `presswork kinds` lists them
-    kind: String,
+    #[arg(required_unless_present = "jsonl")]
+    kind: Option<String>,
     /// The payload: JSON, @FILE, or - for standard input
     #[arg(long, short, value_name = "JSON", default_value = "{}")]
     payload: String,
     /// The idempotency key: the same key and payload is the same job, however often it is sent
     #[arg(long)]
     key: Option<String>,
+    /// A file of envelopes, one a line (JSON Lines); - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["csv", "payload", "key", "wait"])]
+    jsonl: Option<PathBuf>,
+    /// A file with a job a row, the columns named in its head; - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["payload", "key", "wait"])]
+    csv: Option<PathBuf>,
+    /// The column that holds the idempotency keys [else each row's own content is its key]
+    #[arg(long, value_name = "NAME", requires = "csv")]
+    key_column: Option<String>,
+    /// Where rejected rows are written [default: FILE.rejects.csv or .jsonl]
+    #[arg(long, value_name = "FILE")]
+    rejects: Option<PathBuf>,
     /// Not before: RFC 3339, or `in 10m`
     #[arg(long, value_name = "WHEN")]
     at: Option<String>,
@@ -88,7 +113,8 @@ pub struct Args {
 /// An envelope on its way out; the payload's bytes stay as they were given.
 #[derive(Serialize)]
 struct Sent<'a> {
-    kind: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<&'a str>,
     payload: &'a RawValue,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'a str>,
@@ -121,12 +147,21 @@ struct Sent<'a> {
 /// # Errors
 /// When the job isn't accepted, or its end wasn't a good one.
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
+    if let Some(path) = args.jsonl.as_ref().or(args.csv.as_ref()) {
+        let source = Source {
+            path,
+            csv: args.csv.is_some(),
+            key: args.key_column.as_deref(),
+            rejects: args.rejects.as_deref(),
+        };
+        return bulk::run(cx, &source, defaults(cx, &args)?).await;
+    }
     let payload = payload(&args.payload)?;
     // what needs no ledger is told without one
     admitted(cx, &args, &payload, cx.clock.now())?;
     let ledger = cx.ledger().await?;
     let job = admitted(cx, &args, &payload, ledger.now().await?)?;
-    room(cx, &*ledger).await?;
+    cx.room(&*ledger).await?;
     let answers = accept(&*ledger, &[job]).await?;
     let Some(answer) = answers.into_iter().next() else {
         return Err(CliError::failed("the ledger gave no answer: a defect"));
@@ -146,8 +181,28 @@ fn admitted(
     payload: &RawValue,
     now: Time,
 ) -> Result<crate::job::NewJob, CliError> {
-    let envelope = Sent {
-        kind: &args.kind,
+    let envelope = sent(args, payload, now)?;
+    let bytes = serde_json::to_vec(&envelope).map_err(std::io::Error::from)?;
+    admit(&cx.rules(), JobId::mint(), &bytes)
+        .map_err(|refusal| refused(args.kind.as_deref().unwrap_or_default(), &refusal))
+}
+
+/// What the options say of each row that doesn't say it itself.
+fn defaults(cx: &Cx, args: &Args) -> Result<Defaults, CliError> {
+    let nothing = RawValue::from_string("null".to_owned()).map_err(std::io::Error::from)?;
+    let envelope = sent(args, &nothing, cx.clock.now())?;
+    let said = serde_json::to_value(&envelope).map_err(std::io::Error::from)?;
+    let mut said = match said {
+        serde_json::Value::Object(said) => said,
+        _ => Defaults::new(),
+    };
+    said.remove("payload");
+    Ok(said)
+}
+
+fn sent<'a>(args: &'a Args, payload: &'a RawValue, now: Time) -> Result<Sent<'a>, CliError> {
+    Ok(Sent {
+        kind: args.kind.as_deref(),
         payload,
         key: args.key.as_deref(),
         tenant: args.tenant.as_deref(),
@@ -169,9 +224,7 @@ fn admitted(
         labels: labels(&args.labels)?,
         traceparent: args.traceparent.as_deref(),
         again: args.again,
-    };
-    let bytes = serde_json::to_vec(&envelope).map_err(std::io::Error::from)?;
-    admit(&cx.rules(), JobId::mint(), &bytes).map_err(|refusal| refused(&args.kind, &refusal))
+    })
 }
 
 fn refused(kind: &str, refusal: &Refusal) -> CliError {
@@ -248,20 +301,6 @@ fn labels(said: &[String]) -> Result<BTreeMap<&str, &str>, CliError> {
     Ok(labels)
 }
 
-/// The bound on unfinished jobs holds at this door, too.
-async fn room(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
-    let counts = ledger.counts().await?;
-    let unfinished = counts.iter().filter(|((_, state), _)| !state.is_terminal());
-    if unfinished.map(|(_, n)| n).sum::<u64>() < cx.config.backlog_max {
-        return Ok(());
-    }
-    Err(CliError::conflict(format!(
-        "the backlog is at its bound of {} unfinished jobs",
-        cx.config.backlog_max
-    ))
-    .hint("try again later, or raise inbox.backlog_max in jobs.toml"))
-}
-
 /// Tells the answer; the job's id where it was taken.
 fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
     let told = |id: &JobId, what: String| {
@@ -324,7 +363,7 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
                 ))
                 .with("id", id))
         }
-        Answer::Refused(refusal) => Err(refused(&args.kind, refusal)),
+        Answer::Refused(refusal) => Err(refused(args.kind.as_deref().unwrap_or_default(), refusal)),
     }
 }
 

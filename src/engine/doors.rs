@@ -8,11 +8,11 @@ use super::batcher::Batcher;
 use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
+use crate::inbox::{Entry, Inbox, InboxError};
 use crate::intake::{Answer, Refusal, accept, admit, quarantined};
 use crate::job::{JobId, NewJob};
 use crate::ledger::{Hint, Ledger, LedgerError, Reason};
 use crate::lifecycle::State;
-use crate::queue::{Entry, Inbox, QueueError};
 use crate::sabotage;
 use crate::telemetry::metrics;
 
@@ -85,9 +85,8 @@ impl Doors {
         Ok(answer)
     }
 
-    /// Counts an answer of the inbox, for the metrics and for the bound on the backlog.
-    fn counted(&self, answer: &Answer) {
-        let door = "inbox";
+    /// Counts an answer of an inbox, for the metrics and for the bound on the backlog.
+    fn counted(&self, door: &'static str, answer: &Answer) {
         match answer {
             Answer::New { .. } => {
                 self.backlog.fetch_add(1, Ordering::Relaxed);
@@ -166,17 +165,17 @@ impl Doors {
                     }
                 }
             }
-            if let Some(inbox) = &self.shared.inbox
-                && let Ok(waiting) = inbox.waiting().await
-            {
-                metrics::inbox_waiting(waiting);
+            for inbox in &self.shared.inboxes {
+                if let Ok(waiting) = inbox.waiting().await {
+                    metrics::inbox_waiting(inbox.door(), waiting);
+                }
             }
             let pause = began.elapsed() * COUNT_SHARE;
             tokio::time::sleep(pause.clamp(COUNT_EVERY, COUNT_LATEST)).await;
         }
     }
 
-    /// Moves entries of the Redis inbox until the daemon drains. Each `slot` has a list of its own.
+    /// Moves entries of an inbox until the daemon drains. Each `slot` has a list of its own.
     pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32) {
         let me = self.shared.run_id();
         let mut looked: Option<Instant> = None;
@@ -193,8 +192,8 @@ impl Doors {
                 Ok(n) => {
                     told.clear();
                     match (n, slot) {
-                        (0, 0) => Duration::from_millis(20),
-                        (0, _) => Duration::from_millis(200),
+                        (0, 0) => inbox.pause(),
+                        (0, _) => inbox.pause() * OTHERS,
                         _ => continue,
                     }
                 }
@@ -252,8 +251,8 @@ impl Doors {
             // it stays in the inbox: Redis is asked for nothing
             return Ok(0);
         }
-        let said = |e: QueueError| e.to_string();
-        crashpoint!("inbox.before_take", QueueError::Away).map_err(said)?;
+        let said = |e: InboxError| e.to_string();
+        crashpoint!("inbox.before_take", InboxError).map_err(said)?;
         let entries = inbox.take(run, slot, most).await.map_err(said)?;
         if entries.is_empty() {
             return Ok(0);
@@ -262,21 +261,27 @@ impl Doors {
         if sabotage!("inbox.commit") {
             inbox.done(run, slot, &entries).await.map_err(said)?;
         }
-        crashpoint!("inbox.after_take", QueueError::Away).map_err(said)?;
-        let answers = self.write_down(&entries).await.map_err(|e| e.to_string())?;
+        crashpoint!("inbox.after_take", InboxError).map_err(said)?;
+        let answers = self
+            .write_down(inbox.door(), &entries)
+            .await
+            .map_err(|e| e.to_string())?;
         crashpoint!("inbox.after_commit", LedgerError::Away).map_err(|e| e.to_string())?;
         for (_, answer) in &answers {
-            self.counted(answer);
+            self.counted(inbox.door(), answer);
         }
-        metrics::inbox_exposure(moved.elapsed());
+        if !inbox.is_durable() {
+            metrics::inbox_exposure(moved.elapsed());
+        }
         inbox.done(run, slot, &entries).await.map_err(said)?;
-        crashpoint!("inbox.after_done", QueueError::Away).map_err(said)?;
+        crashpoint!("inbox.after_done", InboxError).map_err(said)?;
         self.reply(inbox, &answers).await;
         Ok(entries.len())
     }
 
     async fn write_down(
         &self,
+        door: &str,
         entries: &[Entry],
     ) -> Result<Vec<(Option<String>, Answer)>, LedgerError> {
         let rules = self.shared.rules();
@@ -287,7 +292,8 @@ impl Doors {
                 Ok(mut job) => {
                     // without a key of its own, the id that it got when it was moved is its key: an
                     // entry that is taken twice is one job even when the first has ended already
-                    job.key.get_or_insert_with(|| format!("inbox:{}", entry.id));
+                    job.key
+                        .get_or_insert_with(|| format!("{door}:{}", entry.id));
                     answers.push((job.reply_to.clone(), None));
                     jobs.push(job);
                 }
@@ -312,7 +318,7 @@ impl Doors {
         let now = self.shared.clock.now();
         let kept = entries.iter().zip(&answers);
         let kept: Vec<_> = kept
-            .filter_map(|(it, (_, answer))| quarantined("inbox", it.id, now, &it.bytes, answer))
+            .filter_map(|(it, (_, answer))| quarantined(door, it.id, now, &it.bytes, answer))
             .collect();
         if !kept.is_empty() {
             tracing::warn!(
@@ -349,6 +355,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// this part of the time at most, but as often as this.
 const COUNT_SHARE: u32 = 50;
 const COUNT_LATEST: Duration = Duration::from_secs(60);
+/// The loops beside the first one look at an empty inbox this much less often.
+const OTHERS: u32 = 10;
 /// Entries that the inbox gives at once.
 const MOST: u32 = 500;
 /// How often lists of dead runs are looked for.

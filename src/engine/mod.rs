@@ -56,7 +56,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         kind_names: parts.kinds.iter().map(|it| it.name().to_owned()).collect(),
         ledger: parts.ledger,
         queue: parts.queue,
-        inbox: parts.inbox,
+        inboxes: parts.inboxes,
         config: ArcSwap::new(parts.config),
         kinds: parts.kinds,
         clock: parts.clock,
@@ -173,7 +173,7 @@ impl Engine {
                     Ok(())
                 }
             });
-        if let Some(inbox) = &self.shared.inbox {
+        for inbox in &self.shared.inboxes {
             for slot in 0..INBOX_SLOTS {
                 let (doors, inbox) = (self.doors.clone(), inbox.clone());
                 self.supervisor

@@ -17,11 +17,12 @@ use crate::config::Config;
 use crate::context::{Stop, StopSign, Tools};
 use crate::effect::Effect;
 use crate::handler::Kind;
+use crate::inbox::Inbox;
 use crate::intake::Rules;
 use crate::job::{Job, JobId, Progress};
 use crate::ledger::{Hint, Ledger, LedgerError, Run, Settled, Settlement};
 use crate::outcome::{Class, Outcome};
-use crate::queue::{Inbox, Queue};
+use crate::queue::Queue;
 use crate::retry::Policy;
 
 /// Jobs that a claim, a settle or an accept writes at once, at most.
@@ -35,8 +36,8 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// The fast lane.
     pub queue: Arc<dyn Queue>,
-    /// The Redis inbox, where there is one.
-    pub inbox: Option<Arc<dyn Inbox>>,
+    /// The inboxes that are emptied: the one of Redis, the SQL door.
+    pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration to begin with.
     pub config: Arc<Config>,
     /// The kinds that this program knows.
@@ -295,8 +296,8 @@ pub struct Shared {
     pub ledger: Arc<dyn Ledger>,
     /// The fast lane.
     pub queue: Arc<dyn Queue>,
-    /// The Redis inbox, where there is one.
-    pub inbox: Option<Arc<dyn Inbox>>,
+    /// The inboxes that are emptied: the one of Redis, the SQL door.
+    pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration; a reload swaps it whole.
     pub config: ArcSwap<Config>,
     /// The kinds that this program knows.

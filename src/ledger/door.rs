@@ -4,6 +4,7 @@
 //! are safe to drop: what they began is finished or undone, never left half-open in a pool.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -12,6 +13,7 @@ use uuid::Uuid;
 use super::rows::*;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 
@@ -61,6 +63,10 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- intake
 
+    /// The rows that producers committed to the ledger within their own transactions, where it has them.
+    fn inbox(self: Arc<Self>) -> Option<Arc<dyn Inbox>> {
+        None
+    }
     /// Writes jobs down under their idempotency keys. One answer a job, in order. All or nothing:
     /// on [`LedgerError::Row`] none was written. Two of one batch may share a key, or say the same.
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>>;

@@ -99,7 +99,7 @@ words! {
 pub struct Quarantined {
     /// The id that it would have had.
     pub id: JobId,
-    /// The door: `inbox`, `http`, `cli`.
+    /// The door: `inbox`, `sql`, `http`, `cli`.
     pub door: String,
     /// When it came.
     pub at: Time,

@@ -1,4 +1,4 @@
-//! The doors of the queue and of the inbox, the same for every store.
+//! The queue's door, the same for every store.
 
 use async_trait::async_trait;
 use uuid::Uuid;
@@ -66,31 +66,4 @@ pub trait Queue: Send + Sync + 'static {
     /// Waits until somebody calls [`Queue::wake`] (here or on another host), or the queue is away.
     /// May return without a reason; callers poll besides.
     async fn woken(&self);
-}
-
-/// An entry of the inbox, moved to this run's own list.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Entry {
-    /// Given at the move: taking the same entry twice is taking the same job twice.
-    pub id: JobId,
-    /// The bytes as they came.
-    pub bytes: Vec<u8>,
-}
-
-/// The inbox: a list to which any program may append.
-#[async_trait]
-pub trait Inbox: Send + Sync + 'static {
-    /// Moves up to `most` entries (0: none) to this run's list of `slot` and returns all that list holds: so
-    /// what an earlier take left unfinished comes first, with its ids. `slot` is a small number;
-    /// each slot is used by one loop.
-    async fn take(&self, run: Uuid, slot: u32, most: u32) -> Result<Vec<Entry>>;
-    /// Removes these entries from a run's list: the ledger has committed them. Only these: the run
-    /// may live and have taken more.
-    async fn done(&self, run: Uuid, slot: u32, entries: &[Entry]) -> Result<()>;
-    /// The runs that hold lists.
-    async fn holders(&self) -> Result<Vec<(Uuid, u32)>>;
-    /// Entries waiting in the inbox.
-    async fn waiting(&self) -> Result<u64>;
-    /// Writes a receipt (JSON text) to the reply list of `token`; kept for five minutes.
-    async fn reply(&self, token: &str, receipt: &str) -> Result<()>;
 }

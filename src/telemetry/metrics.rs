@@ -62,7 +62,7 @@ table! {
     PROMOTED = "presswork_ledger_takeovers_total", Shape::Counter, "Times this daemon permitted effects again after another server took the ledger over.";
     TESTIFIED = "presswork_sends_testified_total", Shape::Counter, "Sends that the send journals here told a ledger that had lost them.";
     EXPOSURE = "presswork_inbox_exposure_seconds", Shape::Histogram(SHORT), "How long an envelope was in Redis only, before intake committed it.";
-    INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait in the Redis inbox.";
+    INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait to be taken in, by door: in the Redis inbox, or in rows that SQL committed.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
     QUEUE_UP = "presswork_queue_up", Shape::Gauge, "1 when the queue answers, 0 when it is away.";
     MEMORY = "presswork_memory_bytes", Shape::Gauge, "Memory that the daemon holds.";
@@ -211,9 +211,9 @@ pub fn inbox_exposure(exposed: Duration) {
     histogram!(EXPOSURE).record(exposed);
 }
 
-/// Envelopes that wait in the Redis inbox.
-pub fn inbox_waiting(envelopes: u64) {
-    gauge!(INBOX_WAITING).set(envelopes as f64);
+/// Envelopes that wait in an inbox.
+pub fn inbox_waiting(door: &'static str, envelopes: u64) {
+    gauge!(INBOX_WAITING, "door" => door).set(envelopes as f64);
 }
 
 /// Whether the ledger answers.
@@ -261,7 +261,7 @@ mod tests {
         promoted();
         testified(3);
         inbox_exposure(Duration::from_millis(4));
-        inbox_waiting(8);
+        inbox_waiting("inbox", 8);
         ledger_up(true);
         queue_up(false);
         memory(4_096);

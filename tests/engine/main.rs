@@ -22,6 +22,7 @@ mod quarantine;
 mod retry;
 mod passes;
 mod runner;
+mod sql;
 
 use std::time::Duration;
 

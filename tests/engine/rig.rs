@@ -20,6 +20,7 @@ use presswork::engine::shared::{Assigned, BATCH, Parts, Shared};
 use presswork::engine::sweeper::Sweeper;
 use presswork::engine::{Engine, assemble, runner};
 use presswork::handler::Kind;
+use presswork::inbox::Inbox;
 use presswork::intake::Answer;
 use presswork::job::{Job, JobId};
 use presswork::ledger::postgres::{PgOptions, Postgres, Role};
@@ -27,9 +28,9 @@ use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Attempt, Ledger, Run};
 use presswork::lifecycle::State;
 use presswork::operate::By;
+use presswork::queue::Queue;
 use presswork::queue::memory::MemoryQueue;
 use presswork::queue::redis::{RedisOptions, RedisQueue};
-use presswork::queue::{Inbox, Queue};
 use serde_json::Value;
 use sqlx::Connection;
 use tempfile::TempDir;
@@ -44,7 +45,10 @@ use crate::kit;
 pub struct Base {
     pub ledger: Arc<dyn Ledger>,
     pub queue: Arc<dyn Queue>,
+    /// The one of Redis.
     pub inbox: Option<Arc<dyn Inbox>>,
+    /// The SQL door.
+    pub sql: Option<Arc<dyn Inbox>>,
     pub clock: Clock,
     pub dir: Arc<TempDir>,
     /// The Postgres database, where there is one.
@@ -76,6 +80,7 @@ impl Base {
             ledger: Arc::new(ledger),
             queue: Arc::new(MemoryQueue::default()),
             inbox: None,
+            sql: None,
             clock,
             dir: Arc::new(dir),
             database: None,
@@ -108,8 +113,10 @@ impl Base {
             prefix,
         };
         let queue = RedisQueue::open(&options).unwrap();
+        let ledger = Arc::new(ledger);
         Self {
-            ledger: Arc::new(ledger),
+            sql: ledger.clone().inbox(),
+            ledger,
             inbox: Some(Arc::new(queue.inbox())),
             queue: Arc::new(queue),
             clock: still(),
@@ -137,7 +144,7 @@ impl Base {
         Parts {
             ledger: self.ledger.clone(),
             queue: self.queue.clone(),
-            inbox: self.inbox.clone(),
+            inboxes: self.inbox.iter().chain(&self.sql).cloned().collect(),
             config: Arc::new(config),
             kinds: kinds.into(),
             clock: self.clock.clone(),

@@ -1,12 +1,12 @@
 //! The inbox loses nothing and doubles nothing, whoever dies in between.
 
+use presswork::inbox::{Entry, Inbox, InboxError};
 use presswork::job::JobId;
 use presswork::queue::redis::{RedisOptions, RedisQueue};
-use presswork::queue::{Entry, Inbox, QueueError};
 use redis::Commands;
 use uuid::Uuid;
 
-use super::{away, fill_up, open};
+use super::{fill_up, open};
 use crate::kit::proxy::Direction::Down;
 use crate::kit::proxy::Proxy;
 use crate::kit::redis::Redis;
@@ -16,6 +16,11 @@ const INBOX: &str = "presswork:inbox";
 const SOON: std::time::Duration = std::time::Duration::from_secs(10);
 const RUN: Uuid = Uuid::from_u128(1);
 const OTHER: Uuid = Uuid::from_u128(2);
+
+/// Why it is away.
+fn away<T: std::fmt::Debug>(answer: Result<T, InboxError>) -> String {
+    answer.expect_err("should be away").0
+}
 
 fn producer(server: &Redis) -> redis::Connection {
     let client = redis::Client::open(server.url()).unwrap();
@@ -279,7 +284,7 @@ async fn a_producer_with_rpush_alone_can_append_and_nothing_else() {
     let inbox = open(&server.url()).inbox();
     assert_eq!(bytes(&inbox.take(RUN, 0, 9).await.unwrap()), [b"one"]);
     let as_producer = format!("redis://producer:secret@127.0.0.1:{}/", server.port());
-    let refused: Result<u64, QueueError> = open(&as_producer).inbox().waiting().await;
+    let refused: Result<u64, InboxError> = open(&as_producer).inbox().waiting().await;
     let why = away(refused);
     assert!(
         why.contains("access list") && !why.contains("secret"),

@@ -7,6 +7,7 @@ mod schema;
 mod media;
 mod promotion;
 mod intake;
+mod sql_door;
 mod dispatch;
 mod settle;
 mod runs;
@@ -17,7 +18,7 @@ mod tidy;
 mod restore;
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 use crate::ledger::door::*;
@@ -105,6 +107,10 @@ impl Ledger for Postgres {
 
     async fn concerns(&self) -> Result<Vec<Concern>> {
         schema::concerns(&self.pools).await
+    }
+
+    fn inbox(self: Arc<Self>) -> Option<Arc<dyn Inbox>> {
+        Some(sql_door::inbox(self))
     }
 
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {

@@ -18,7 +18,7 @@ struct Migration {
     sql: &'static str,
 }
 
-const MIGRATIONS: [Migration; 3] = [
+const MIGRATIONS: [Migration; 4] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -33,6 +33,11 @@ const MIGRATIONS: [Migration; 3] = [
         version: 3,
         name: "media",
         sql: include_str!("../../../migrations/postgres/0003_media.sql"),
+    },
+    Migration {
+        version: 4,
+        name: "sql_door",
+        sql: include_str!("../../../migrations/postgres/0004_sql_door.sql"),
     },
 ];
 

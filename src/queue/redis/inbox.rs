@@ -1,6 +1,7 @@
 //! The inbox: a list to which any program appends, and the runs' own lists of what they took.
 
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use redis::Script;
@@ -8,8 +9,9 @@ use uuid::Uuid;
 
 use super::keys::{InboxKeys, Names};
 use super::link::Link;
+use crate::inbox::{Entry, Inbox, InboxError, Result};
 use crate::job::JobId;
-use crate::queue::door::{Entry, Inbox, QueueError, Result};
+use crate::queue::door::QueueError;
 
 static TAKE: LazyLock<Script> =
     LazyLock::new(|| Script::new(include_str!("scripts/inbox_take.lua")));
@@ -25,6 +27,9 @@ const BYTES: usize = 16 * 1024 * 1024;
 const REPLY_S: i64 = 300;
 /// An id in front of an entry's bytes, without the space between them.
 const ID_LEN: usize = 36;
+
+/// What the connection says, before it is told to whom the key belongs.
+type Told<T> = std::result::Result<T, QueueError>;
 
 /// The inbox in Redis. Entries keep their order; any bytes may be in them.
 pub struct RedisInbox {
@@ -46,24 +51,36 @@ impl RedisInbox {
     pub async fn push(&self, envelopes: &[Vec<u8>]) -> Result<()> {
         let mut command = redis::cmd("RPUSH");
         command.arg(&self.keys.inbox).arg(envelopes);
-        let length: Result<u64> = self.link.query(&command).await;
-        length.map(drop).map_err(|error| self.wrong_type(error))
+        let length: Told<u64> = self.link.query(&command).await;
+        length.map(drop).map_err(|error| self.explain(error))
     }
 
-    fn wrong_type(&self, error: QueueError) -> QueueError {
-        match error {
-            QueueError::Stale => QueueError::Away(format!(
+    fn explain(&self, error: QueueError) -> InboxError {
+        InboxError(match error {
+            QueueError::Stale => format!(
                 "`{}` or a key that belongs to it is of another type than Presswork made it: \
                  rename or delete it",
                 self.keys.inbox
-            )),
-            away => away,
-        }
+            ),
+            QueueError::Away(why) => why,
+        })
     }
 }
 
 #[async_trait]
 impl Inbox for RedisInbox {
+    fn door(&self) -> &'static str {
+        "inbox"
+    }
+
+    fn is_durable(&self) -> bool {
+        false
+    }
+
+    fn pause(&self) -> Duration {
+        Duration::from_millis(20)
+    }
+
     async fn take(&self, run: Uuid, slot: u32, most: u32) -> Result<Vec<Entry>> {
         let mut call = TAKE.key(&self.keys.inbox);
         call.key(self.keys.taken(run, slot)).key(&self.keys.holders);
@@ -71,8 +88,8 @@ impl Inbox for RedisInbox {
         for _ in 0..most.min(MOST) {
             call.arg(JobId::mint().to_string());
         }
-        let entries: Result<Vec<Vec<u8>>> = self.link.invoke(&call).await;
-        let entries = entries.map_err(|error| self.wrong_type(error))?;
+        let entries: Told<Vec<Vec<u8>>> = self.link.invoke(&call).await;
+        let entries = entries.map_err(|error| self.explain(error))?;
         Ok(entries.into_iter().filter_map(unwrap_entry).collect())
     }
 
@@ -82,16 +99,16 @@ impl Inbox for RedisInbox {
         for entry in entries {
             call.arg(entry.id.to_string());
         }
-        let removed: Result<u64> = self.link.invoke(&call).await;
-        removed.map_err(|error| self.wrong_type(error))?;
+        let removed: Told<u64> = self.link.invoke(&call).await;
+        removed.map_err(|error| self.explain(error))?;
         Ok(())
     }
 
     async fn holders(&self) -> Result<Vec<(Uuid, u32)>> {
         let mut command = redis::cmd("SMEMBERS");
         command.arg(&self.keys.holders);
-        let holders: Result<Vec<String>> = self.link.query(&command).await;
-        let holders = holders.map_err(|error| self.wrong_type(error))?;
+        let holders: Told<Vec<String>> = self.link.query(&command).await;
+        let holders = holders.map_err(|error| self.explain(error))?;
         let parse = |it: &String| {
             let (run, slot) = it.split_once(':')?;
             Some((run.parse().ok()?, slot.parse().ok()?))
@@ -104,12 +121,12 @@ impl Inbox for RedisInbox {
         let mut command = redis::cmd("LLEN");
         command.arg(&self.keys.inbox);
         let waiting = self.link.query(&command).await;
-        waiting.map_err(|error| self.wrong_type(error))
+        waiting.map_err(|error| self.explain(error))
     }
 
     async fn reply(&self, token: &str, receipt: &str) -> Result<()> {
         let Some(key) = self.names.reply(token) else {
-            return Err(QueueError::Away(
+            return Err(InboxError(
                 "the token of a reply list has 1 to 64 letters, digits, - and _ only".to_owned(),
             ));
         };
@@ -118,7 +135,7 @@ impl Inbox for RedisInbox {
         both.rpush(&key, receipt).ignore();
         both.expire(&key, REPLY_S).ignore();
         let done = self.link.pipeline(&both).await;
-        done.map_err(|error| self.wrong_type(error))
+        done.map_err(|error| self.explain(error))
     }
 }
 

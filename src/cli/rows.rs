@@ -1,0 +1,377 @@
+//! The rows of a file of jobs, one after the other: JSON Lines, or CSV with a head. A row is read whole,
+//! the file never.
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use super::columns::Columns;
+use crate::job::envelope::ENVELOPE_MAX;
+use crate::json::{Digest, Members, canonical};
+
+/// A row of a file.
+pub struct Row {
+    /// Its line in the file, from 1.
+    pub line: u64,
+    /// As it stands there: a line of JSON Lines, the cells of CSV.
+    pub raw: Raw,
+    /// The envelope, or why there is none.
+    pub envelope: Result<Vec<u8>, String>,
+}
+
+/// A row as it stands in its file.
+pub enum Raw {
+    /// A line, without its end.
+    Line(Vec<u8>),
+    /// Cells.
+    Cells(Vec<String>),
+}
+
+/// What holds for each row that doesn't say otherwise: members of the envelope.
+pub type Defaults = Map<String, Value>;
+
+/// The rows of a file.
+pub struct Rows {
+    format: Format,
+    defaults: Defaults,
+    seen: HashMap<[u8; 16], u32>,
+}
+
+enum Format {
+    Lines {
+        from: BufReader<Counted>,
+        line: u64,
+    },
+    Csv {
+        from: Box<csv::Reader<Counted>>,
+        head: Vec<String>,
+        columns: Columns,
+    },
+}
+
+/// A reader, which knows how much was read.
+struct Counted {
+    from: Box<dyn Read + Send>,
+    bytes: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n = self.from.read(into)?;
+        self.bytes += n as u64;
+        Ok(n)
+    }
+}
+
+/// A file, or standard input where it is called `-`.
+///
+/// # Errors
+/// When it can't be opened.
+pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    match path.to_str() {
+        Some("-") => Ok(Box::new(io::stdin())),
+        _ => Ok(Box::new(std::fs::File::open(path)?)),
+    }
+}
+
+impl Rows {
+    /// Those of JSON Lines: an envelope a line. Empty lines, and those that begin with `#`, are passed over.
+    pub fn lines(from: Box<dyn Read + Send>, defaults: Defaults) -> Self {
+        let from = BufReader::with_capacity(1 << 16, Counted { from, bytes: 0 });
+        Self {
+            format: Format::Lines { from, line: 0 },
+            defaults,
+            seen: HashMap::new(),
+        }
+    }
+
+    /// Those of CSV (RFC 4180) with a head, whose cells are separated by what separates the head's:
+    /// commas, semicolons or tabs.
+    ///
+    /// # Errors
+    /// When the head can't be read, or names what the schema doesn't know: all of it at once.
+    pub fn csv(
+        from: Box<dyn Read + Send>,
+        defaults: Defaults,
+        key: Option<&str>,
+        schema: &Value,
+    ) -> Result<Self, Vec<String>> {
+        let said = |e: &dyn std::fmt::Display| vec![format!("the head can't be read: {e}")];
+        let mut from = BufReader::with_capacity(1 << 16, from);
+        let start = from.fill_buf().map_err(|e| said(&e))?;
+        let head = start.split(|it| *it == b'\n').next().unwrap_or_default();
+        let count = |it: u8| head.iter().filter(|c| **c == it).count();
+        let by = [b',', b';', b'\t']
+            .into_iter()
+            .max_by_key(|it| (count(*it), *it == b','));
+        let from = Counted {
+            from: Box::new(from),
+            bytes: 0,
+        };
+        let mut from = csv::ReaderBuilder::new()
+            .delimiter(by.unwrap_or(b','))
+            .flexible(true)
+            // after CRLF, which it knows by itself, lines are counted wrongly
+            .terminator(csv::Terminator::Any(b'\n'))
+            .from_reader(from);
+        let head = from.headers().map_err(|e| said(&e))?;
+        let mut head: Vec<String> = head.iter().map(str::to_owned).collect();
+        unended(&mut head);
+        if head.iter().all(String::is_empty) {
+            return Err(vec![
+                "there is no head: the first line names the columns".to_owned(),
+            ]);
+        }
+        let columns = Columns::new(&head, key, schema)?;
+        Ok(Self {
+            format: Format::Csv {
+                from: Box::new(from),
+                head,
+                columns,
+            },
+            defaults,
+            seen: HashMap::new(),
+        })
+    }
+
+    /// The head, of CSV.
+    pub fn head(&self) -> Option<&[String]> {
+        match &self.format {
+            Format::Lines { .. } => None,
+            Format::Csv { head, .. } => Some(head),
+        }
+    }
+
+    /// How many bytes of the file were read.
+    pub fn bytes(&self) -> u64 {
+        match &self.format {
+            Format::Lines { from, .. } => from.get_ref().bytes,
+            Format::Csv { from, .. } => from.get_ref().bytes,
+        }
+    }
+
+    /// The next row; nothing at the end.
+    ///
+    /// # Errors
+    /// When the file can't be read any more.
+    pub fn next(&mut self) -> io::Result<Option<Row>> {
+        let found = match &mut self.format {
+            Format::Lines { from, line } => next_line(from, line)?,
+            Format::Csv { from, columns, .. } => next_record(from, columns)?,
+        };
+        Ok(found.map(|(line, raw, members)| Row {
+            line,
+            raw,
+            envelope: members.and_then(|it| self.finished(it)),
+        }))
+    }
+
+    /// The envelope with what holds for all rows, and with a key: a row that has none gets one of its own
+    /// content, so that a second run of the file adds nothing. The second of two rows that are the same
+    /// is meant as another job.
+    fn finished(&mut self, mut members: Members) -> Result<Vec<u8>, String> {
+        let has = |members: &Members, name: &str| {
+            let mut named = members.0.iter().filter(|it| it.0 == name);
+            named.any(|it| it.1.get() != "null")
+        };
+        let keyed = has(&members, "key");
+        let mut content = String::new();
+        if !keyed {
+            content = canonical(&written(&members)).map_err(|it| it.to_string())?;
+        }
+        for (name, value) in &self.defaults {
+            if !has(&members, name) {
+                members.0.retain(|it| it.0 != *name);
+                members.0.push((name.clone(), raw(value)));
+            }
+        }
+        if !keyed {
+            let of = ["kind", "tenant", "account"].map(|it| self.defaults.get(it));
+            let content = format!("{of:?}{content}");
+            let mut digest = [0; 16];
+            digest.copy_from_slice(&Digest::of_bytes(content.as_bytes()).0[..16]);
+            let times = self.seen.entry(digest).or_default();
+            *times += 1;
+            let hex: String = digest.iter().map(|it| format!("{it:02x}")).collect();
+            let key = match times {
+                1 => format!("row:{hex}"),
+                n => format!("row:{hex}:{n}"),
+            };
+            members.0.retain(|it| it.0 != "key");
+            members.0.push(("key".to_owned(), raw(&Value::from(key))));
+        }
+        Ok(written(&members).into_bytes())
+    }
+}
+
+fn raw(value: &Value) -> Box<RawValue> {
+    RawValue::from_string(value.to_string()).expect("a value's text is JSON")
+}
+
+/// The object of these members; their values stay as they came.
+fn written(Members(members): &Members) -> String {
+    let each = members
+        .iter()
+        .map(|(name, value)| format!("{}:{}", Value::from(name.as_str()), value.get()));
+    format!("{{{}}}", each.collect::<Vec<_>>().join(","))
+}
+
+type Found = Option<(u64, Raw, Result<Members, String>)>;
+
+fn next_line(from: &mut impl BufRead, line: &mut u64) -> io::Result<Found> {
+    loop {
+        let mut bytes = Vec::new();
+        // one byte more tells that there is too much
+        let most = ENVELOPE_MAX as u64 + 2;
+        let n = from.by_ref().take(most).read_until(b'\n', &mut bytes)?;
+        if n == 0 {
+            return Ok(None);
+        }
+        *line += 1;
+        let whole = bytes.ends_with(b"\n");
+        while bytes.last().is_some_and(|it| b"\r\n".contains(it)) {
+            bytes.pop();
+        }
+        if ENVELOPE_MAX < bytes.len() {
+            if !whole {
+                from.skip_until(b'\n')?;
+            }
+            let told =
+                format!("is longer than {ENVELOPE_MAX} bytes, the most that an envelope has");
+            return Ok(Some((*line, Raw::Line(bytes), Err(told))));
+        }
+        if *line == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
+            bytes.drain(..3);
+        }
+        if bytes.trim_ascii().is_empty() || bytes.starts_with(b"#") {
+            continue;
+        }
+        let text = std::str::from_utf8(&bytes).map_err(|e| format!("is no UTF-8: {e}"));
+        let members = text.and_then(|it| Members::parse(it, "").map_err(|e| e.to_string()));
+        return Ok(Some((*line, Raw::Line(bytes), members)));
+    }
+}
+
+/// What is left of a line's end stands in its last cell.
+fn unended(cells: &mut [String]) {
+    if let Some(last) = cells.last_mut()
+        && last.ends_with('\r')
+    {
+        last.pop();
+    }
+}
+
+fn next_record(from: &mut csv::Reader<Counted>, columns: &Columns) -> io::Result<Found> {
+    let mut record = csv::ByteRecord::new();
+    loop {
+        if !from.read_byte_record(&mut record)? {
+            return Ok(None);
+        }
+        let line = record.position().map_or(0, csv::Position::line);
+        let lossy = |it: &[u8]| String::from_utf8_lossy(it).into_owned();
+        let mut cells: Vec<String> = record.iter().map(lossy).collect();
+        unended(&mut cells);
+        if cells.len() == 1 && cells[0].is_empty() {
+            continue; // an empty line
+        }
+        let bad = record
+            .iter()
+            .position(|it| std::str::from_utf8(it).is_err());
+        let envelope = match bad {
+            Some(at) => Err(format!("cell {} is no UTF-8", at + 1)),
+            None => columns.envelope(&cells),
+        };
+        let member = |(name, value): (&String, &Value)| (name.clone(), raw(value));
+        let members = envelope.map(|it| Members(it.iter().map(member).collect()));
+        return Ok(Some((line, Raw::Cells(cells), members)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn all(mut rows: Rows) -> Vec<(u64, Result<Value, String>)> {
+        let mut found = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            let read = |it: Vec<u8>| serde_json::from_slice(&it).unwrap();
+            found.push((row.line, row.envelope.map(read)));
+        }
+        found
+    }
+
+    fn lines(text: &str, defaults: &Value) -> Vec<(u64, Result<Value, String>)> {
+        let from = Box::new(io::Cursor::new(text.to_owned()));
+        all(Rows::lines(from, defaults.as_object().unwrap().clone()))
+    }
+
+    #[test]
+    fn a_line_is_an_envelope_and_gets_what_it_leaves_out() {
+        let text = "\u{feff}{\"kind\":\"a\",\"payload\":{\"n\":1.50},\"key\":\"k\"}\r\n\n# a word\n\
+                    {\"payload\":{},\"key\":\"l\",\"account\":null}\nnonsense\n{\"a\":1,\"a\":2}";
+        let found = lines(text, &json!({"kind": "b", "account": "alice"}));
+        let numbers: Vec<u64> = found.iter().map(|it| it.0).collect();
+        assert_eq!(numbers, [1, 4, 5, 6]);
+        let first = json!({"kind": "a", "payload": {"n": 1.50}, "key": "k", "account": "alice"});
+        assert_eq!(found[0].1, Ok(first));
+        let second = json!({"kind": "b", "payload": {}, "key": "l", "account": "alice"});
+        assert_eq!(found[1].1, Ok(second));
+        assert!(found[2].1.is_err());
+        assert!(found[3].1.as_ref().unwrap_err().contains("twice"));
+    }
+
+    #[test]
+    fn a_row_without_a_key_gets_one_of_its_content() {
+        let text = "{\"payload\":{\"a\":1,\"b\":2}}\n{\"payload\": {\"b\":2,\"a\":1}}\n{\"payload\":{\"a\":2}}\n";
+        let key = |defaults: &Value, at: usize| {
+            lines(text, defaults)[at].1.as_ref().unwrap()["key"].clone()
+        };
+        let alice = json!({"kind": "k", "account": "alice"});
+        let (first, second) = (key(&alice, 0), key(&alice, 1));
+        assert_eq!(
+            format!("{}:2", first.as_str().unwrap()),
+            second,
+            "meant twice"
+        );
+        assert_ne!(first, key(&alice, 2));
+        // the same run again, at another time: the same jobs; for another account: others
+        let later = json!({"kind": "k", "account": "alice", "run_at": "2031-01-01T00:00:00Z"});
+        assert_eq!(key(&later, 0), first);
+        assert_ne!(key(&json!({"kind": "k", "account": "bob"}), 0), first);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_passed_over_whole() {
+        let text = format!(
+            "{{\"a\":\"{}\"}}\n{{\"key\":\"k\"}}\n",
+            "x".repeat(3 * ENVELOPE_MAX)
+        );
+        let found = lines(&text, &json!({}));
+        assert!(found[0].1.as_ref().unwrap_err().contains("is longer than"));
+        assert_eq!(found[1], (2, Ok(json!({"key": "k"}))));
+    }
+
+    #[test]
+    fn csv_is_read_as_spreadsheets_write_it() {
+        let schema = json!({"properties": {"text": {"type": "string"}, "n": {"type": "integer"}}});
+        let text = "\u{feff}text;n;key\r\n\"a;b\n\"\"c\"\"\";1;k\r\n\r\nd;x;l\r\ne;3\r\n";
+        let from = Box::new(io::Cursor::new(text));
+        let rows = Rows::csv(from, Map::new(), Some("key"), &schema);
+        let found = all(rows.unwrap_or_else(|it| panic!("{it:?}")));
+        let first = json!({"payload": {"text": "a;b\n\"c\"", "n": 1}, "key": "k"});
+        assert_eq!(found[0], (2, Ok(first)));
+        assert_eq!((found[1].0, found[2].0), (5, 6));
+        assert!(found[1].1.as_ref().unwrap_err().contains("column `n`"));
+        assert!(found[2].1.as_ref().unwrap_err().contains("has 2 cells"));
+        for (text, told) in [("", "no head"), ("txt\n", "did you mean `text`?")] {
+            let from = Box::new(io::Cursor::new(text));
+            let wrong = Rows::csv(from, Map::new(), None, &schema).err().unwrap();
+            assert!(wrong.join(" ").contains(told), "{wrong:?}");
+        }
+    }
+}
