@@ -16,6 +16,8 @@ use crate::sync::point;
 struct Page {
     bytes: Vec<u8>,
     safe: usize,
+    /// A sync has failed: what wasn't safe by then is gone, though a later one may say that all is well.
+    is_spoilt: bool,
 }
 
 /// The files of a run, by name.
@@ -90,13 +92,17 @@ impl Sheet for SlowPage {
         match &mut *left {
             Some(0) => {
                 *left = None;
+                let mut pages = self.0.pages.lock().unwrap();
+                pages.entry(self.1.clone()).or_default().is_spoilt = true;
                 return Err(io::Error::other("the test says so"));
             }
             Some(more) => *more -= 1,
             None => {}
         }
         let mut pages = self.0.pages.lock().unwrap();
-        if let Some(page) = pages.get_mut(&self.1) {
+        if let Some(page) = pages.get_mut(&self.1)
+            && !page.is_spoilt
+        {
             page.safe = begun;
         }
         Ok(())
