@@ -6,5 +6,5 @@ pub use std::sync::{Mutex, mpsc as threads};
 pub use std::thread;
 
 pub use tokio::spawn;
-pub use tokio::sync::{OnceCell, RwLock, Semaphore, mpsc, oneshot};
+pub use tokio::sync::{Mutex as AsyncMutex, OnceCell, RwLock, Semaphore, mpsc, oneshot};
 pub use tokio::time::timeout;

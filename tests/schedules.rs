@@ -12,6 +12,9 @@ mod sync;
 mod batcher;
 #[path = "../src/fetch/flight.rs"]
 mod flight;
+#[path = "../src/platform/session.rs"]
+#[allow(dead_code)]
+mod session;
 #[path = "../src/protocol.rs"]
 #[allow(dead_code)]
 mod protocol;
@@ -50,9 +53,8 @@ mod ledger {
         async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()>;
     }
 }
-use presswork::{
-    clock, content, crashpoint, effect, json, outcome, platform, sabotage, telemetry,
-};
+use presswork::platform::verdict;
+use presswork::{clock, content, crashpoint, effect, json, outcome, platform, sabotage, telemetry};
 
 #[path = "schedules/batches.rs"]
 mod batches;
@@ -64,6 +66,8 @@ mod flights;
 mod journals;
 #[path = "schedules/permits.rs"]
 mod permits;
+#[path = "schedules/sessions.rs"]
+mod sessions;
 
 use std::sync::Arc;
 
@@ -86,6 +90,10 @@ fn in_any_order<F: Future<Output = ()>>(case: impl Fn() -> F + Send + Sync + 'st
         // frames of an unoptimised build
         config.stack_size = 1 << 19;
         config.silence_warnings = true;
+        // what failed is told, and nothing runs on beside it
+        config
+            .ungraceful_shutdown_config
+            .immediately_return_on_panic = true;
         let case = case.clone();
         Runner::new(scheduler, config).run(move || case());
     };

@@ -47,7 +47,8 @@ impl Slow {
             let end = if safe { page.safe } else { page.bytes.len() };
             let mut at = MAGIC.len();
             while at < end {
-                let Found::Whole { record, size, .. } = Found::at(&page.bytes[at..end], salt) else {
+                let Found::Whole { record, size, .. } = Found::at(&page.bytes[at..end], salt)
+                else {
                     panic!("{name} is no journal at {at}");
                 };
                 match record {

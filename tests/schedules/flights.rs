@@ -36,7 +36,11 @@ impl Called {
             shuttle::future::yield_now().await;
         }
         self.ended.lock().unwrap().push((key, number));
-        if number < fail { Err(number) } else { Ok(number) }
+        if number < fail {
+            Err(number)
+        } else {
+            Ok(number)
+        }
     }
 
     fn has_ended(&self, key: usize) -> Vec<usize> {
@@ -55,7 +59,10 @@ async fn needs(flights: &Calls, called: &Called, key: usize, fail: usize) -> Res
     let got = flights.get(key, || called.call(key, fail)).await;
     let number = got.unwrap_or_else(|it| it);
     assert!(!old.contains(&number), "call {number} had ended before");
-    assert!(called.has_ended(key).contains(&number), "it is a call's own");
+    assert!(
+        called.has_ended(key).contains(&number),
+        "it is a call's own"
+    );
     got
 }
 

@@ -253,7 +253,10 @@ fn who_is_asked_to_stop_begins_nothing_and_is_idle_once_it_says_so() {
         let books = Arc::new(Books::default());
         let cancelled = CancellationToken::new();
         let protocol = Arc::new(attempt(&books, &journal, &cancelled));
-        let (under_way, idle) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (under_way, idle) = (
+            Arc::new(AtomicUsize::new(0)),
+            Arc::new(AtomicBool::new(false)),
+        );
         let (sends, calls, told) = (protocol.clone(), under_way.clone(), idle.clone());
         let sends = shuttle::future::spawn(async move {
             let said = says(&sends, async |_| {

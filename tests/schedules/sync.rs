@@ -4,7 +4,7 @@
 //! whoever uses them.
 
 use std::future::Future;
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -115,6 +115,37 @@ impl<T> RwLock<T> {
     }
 }
 
+/// As `tokio::sync::Mutex`.
+pub struct AsyncMutex<T>(tokio::sync::Mutex<T>);
+
+/// As `tokio::sync::MutexGuard`.
+pub struct AsyncGuard<'a, T>(Seen<tokio::sync::MutexGuard<'a, T>>);
+
+impl<T> AsyncMutex<T> {
+    pub fn new(it: T) -> Self {
+        Self(tokio::sync::Mutex::new(it))
+    }
+
+    pub async fn lock(&self) -> AsyncGuard<'_, T> {
+        point();
+        AsyncGuard(Seen(Some(self.0.lock().await)))
+    }
+}
+
+impl<T> Deref for AsyncGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for AsyncGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.inner()
+    }
+}
+
 /// As `tokio::sync::OnceCell`.
 pub struct OnceCell<T>(tokio::sync::OnceCell<T>);
 
@@ -204,8 +235,8 @@ pub mod oneshot {
 /// As `std::sync::mpsc`. (Shuttle's own keeps what is queued when its receiver goes.)
 pub mod threads {
     use std::collections::VecDeque;
-    use std::sync::Arc;
     use std::sync::mpsc::{RecvError, SendError, TryRecvError};
+    use std::sync::{Arc, PoisonError};
 
     use shuttle::sync::{Condvar, Mutex, MutexGuard};
 
@@ -222,7 +253,8 @@ pub mod threads {
 
     impl<T> Shared<T> {
         fn lock(&self) -> MutexGuard<'_, Queue<T>> {
-            self.queue.lock().expect("no holder of this lock panics")
+            // what is in it is whole, whoever panicked
+            self.queue.lock().unwrap_or_else(PoisonError::into_inner)
         }
     }
 
@@ -263,8 +295,11 @@ pub mod threads {
 
     impl<T> Drop for Sender<T> {
         fn drop(&mut self) {
-            self.0.lock().senders -= 1;
-            self.0.changed.notify_one();
+            // a case that has failed is taken down: nobody goes on
+            if !std::thread::panicking() {
+                self.0.lock().senders -= 1;
+                self.0.changed.notify_one();
+            }
         }
     }
 
@@ -279,7 +314,7 @@ pub mod threads {
                     return Err(RecvError);
                 }
                 let waited = self.0.changed.wait(queue);
-                queue = waited.expect("no holder of this lock panics");
+                queue = waited.unwrap_or_else(PoisonError::into_inner);
             }
         }
 
@@ -290,6 +325,9 @@ pub mod threads {
 
     impl<T> Drop for Receiver<T> {
         fn drop(&mut self) {
+            if std::thread::panicking() {
+                return;
+            }
             let mut queue = self.0.lock();
             queue.is_read = false;
             let left = std::mem::take(&mut queue.items);
