@@ -474,7 +474,7 @@ fn unknown(effect: &Effect, rule: &Rule, now: Time) -> Next {
 }
 
 /// A bound in the arithmetic of times; beyond what that holds: practically for ever.
-pub(crate) fn chrono_of(life: Duration) -> chrono::Duration {
+pub fn chrono_of(life: Duration) -> chrono::Duration {
     chrono::Duration::from_std(life).unwrap_or(chrono::Duration::MAX / 16)
 }
 

@@ -3,10 +3,9 @@
 //! Those that need the same URL at the same time share one request. What came is remembered in the
 //! ledger: for `media.fetch_age_s` nothing is asked, after that only whether it changed.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+mod flight;
 
-use tokio::sync::OnceCell;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::clock::Clock;
 use crate::config;
@@ -17,9 +16,7 @@ use crate::outcome::{Failure, Outcome};
 use crate::platform::address::Policy;
 use crate::platform::fetch::{Fetch, File, Got, Known, Names};
 use crate::reference::{Name, Reference};
-
-/// One fetch that some wait for. When who fetches goes away, the next of them goes on.
-type Flight = OnceCell<Result<Reference, Outcome>>;
+use flight::Flights;
 
 /// Fetches URLs into the media store.
 pub struct Fetcher {
@@ -29,7 +26,7 @@ pub struct Fetcher {
     clock: Clock,
     /// The client of the newest policy.
     client: Mutex<Option<Arc<Fetch>>>,
-    flights: Mutex<HashMap<Digest, Weak<Flight>>>,
+    flights: Flights<Digest, Result<Reference, Outcome>>,
 }
 
 impl Limits {
@@ -52,7 +49,7 @@ impl Fetcher {
             names,
             clock,
             client: Mutex::default(),
-            flights: Mutex::default(),
+            flights: Flights::default(),
         }
     }
 
@@ -65,9 +62,8 @@ impl Fetcher {
         let checked = client.policy().check(url);
         let url = checked.map_err(|e| Failure::permanent("url", e))?;
         let digest = Digest::of_bytes(url.as_str().as_bytes());
-        let flight = self.flight(digest);
         let fetch = || self.fetch(&client, url.as_str(), digest, config);
-        flight.get_or_init(fetch).await.clone()
+        self.flights.get(digest, fetch).await
     }
 
     fn client(&self, config: &config::Media) -> Result<Arc<Fetch>, Failure> {
@@ -87,17 +83,6 @@ impl Fetcher {
                 Ok(client.insert(Arc::new(made)).clone())
             }
         }
-    }
-
-    fn flight(&self, url: Digest) -> Arc<Flight> {
-        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(it) = flights.get(&url).and_then(Weak::upgrade) {
-            return it;
-        }
-        flights.retain(|_, it| 0 < it.strong_count());
-        let flight = Arc::new(Flight::new());
-        flights.insert(url, Arc::downgrade(&flight));
-        flight
     }
 
     async fn fetch(

@@ -4,6 +4,7 @@
 
 pub mod crashpoint;
 pub mod sabotage;
+pub mod sync;
 
 // what we talk about: pure, no IO
 pub mod clock;
@@ -36,6 +37,8 @@ pub mod fetch;
 pub mod recovery;
 pub mod testimony;
 pub mod protocol;
+#[cfg(test)]
+mod model;
 pub mod results;
 pub mod context;
 pub mod adopt;

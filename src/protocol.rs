@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{ExponentialBuilder, Retryable};
-use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Time, stamp};
@@ -23,6 +22,7 @@ use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::sabotage;
+use crate::sync::{RwLock, timeout};
 use crate::telemetry::{metrics, redact};
 
 /// An effect that a handler wants.
@@ -242,7 +242,7 @@ impl Protocol {
             let why = "its daemon was asleep for longer than its lease lasts";
             return self.unsent(wanted, &effect, sends, now, why).await;
         }
-        let answer = match tokio::time::timeout(wanted.budget, send(permit)).await {
+        let answer = match timeout(wanted.budget, send(permit)).await {
             Ok(it) => it,
             Err(_) => {
                 let message = format!("no answer within {} s", wanted.budget.as_secs());
@@ -485,7 +485,7 @@ const CONCLUDE: Duration = Duration::from_secs(60);
 
 /// What an answer means for the effect, of which `lost` earlier sends have no known answer, and for
 /// the handler.
-fn concluded(
+pub(crate) fn concluded(
     wanted: &Wanted<'_>,
     lost: u32,
     sends: u32,
@@ -580,6 +580,3 @@ pub(crate) fn away(error: LedgerError) -> Outcome {
         reason: error.to_string(),
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -6,6 +6,8 @@ mod kit;
 mod clocks;
 #[path = "outage/ledger.rs"]
 mod ledger;
+#[path = "outage/partition.rs"]
+mod partition;
 #[path = "outage/people.rs"]
 mod people;
 #[path = "outage/promotion.rs"]

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use crate::sync::{Semaphore, mpsc, oneshot, spawn};
 
 /// Gathers items that arrive while earlier batches are being written. Cloning shares it.
 pub struct Batcher<T, R> {
@@ -29,7 +29,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
     {
         let (sender, mut receiver) = mpsc::channel::<(T, oneshot::Sender<R>)>(most * 8);
         let turns = Arc::new(Semaphore::new(in_flight));
-        tokio::spawn(async move {
+        spawn(async move {
             let mut batch = Vec::new();
             loop {
                 // a turn first: what arrives while all turns are taken joins the next batch
@@ -41,7 +41,7 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
                 }
                 let (items, callers): (Vec<T>, Vec<_>) = batch.drain(..).unzip();
                 let written = write(items);
-                tokio::spawn(async move {
+                spawn(async move {
                     for (answer, caller) in written.await.into_iter().zip(callers) {
                         // a caller that went away needs no answer
                         let _ = caller.send(answer);
@@ -58,50 +58,5 @@ impl<T: Send + 'static, R: Send + 'static> Batcher<T, R> {
         let (caller, answer) = oneshot::channel();
         self.sender.send((item, caller)).await.ok()?;
         answer.await.ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn what_waits_together_is_written_together() {
-        let writes = Arc::new(AtomicUsize::new(0));
-        let counted = writes.clone();
-        let (gate, gated) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-        let open = gate.clone();
-        let seen = gated.clone();
-        let batcher = Batcher::start(100, 1, move |items: Vec<u32>| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            let (gate, seen) = (gate.clone(), seen.clone());
-            async move {
-                seen.add_permits(1);
-                gate.acquire().await.unwrap().forget();
-                items.into_iter().map(|it| it * 2).collect()
-            }
-        });
-        let first = tokio::spawn({
-            let it = batcher.clone();
-            async move { it.submit(0).await }
-        });
-        gated.acquire().await.unwrap().forget();
-        // while the first batch is being written, these gather
-        let rest: Vec<_> = (1..50).map(|i| (i, batcher.clone())).collect();
-        let rest: Vec<_> = rest
-            .into_iter()
-            .map(|(i, it)| tokio::spawn(async move { (i, it.submit(i).await) }))
-            .collect();
-        while batcher.sender.capacity() != batcher.sender.max_capacity() - 49 {
-            tokio::task::yield_now().await;
-        }
-        open.add_permits(2);
-        assert_eq!(first.await.unwrap(), Some(0));
-        for task in rest {
-            let (i, answer) = task.await.unwrap();
-            assert_eq!(answer, Some(i * 2));
-        }
-        assert_eq!(writes.load(Ordering::SeqCst), 2);
     }
 }

@@ -377,13 +377,13 @@ async fn an_answer_that_is_too_long_is_refused() {
     let journal = journal.unwrap();
     let mut long = conclusion(id(1, 1));
     journal.send(id(1, 1).effect, 1, at(1)).await.unwrap();
-    long.evidence.seen = "x".repeat(super::ANSWER_MAX);
+    long.evidence.seen = "x".repeat(super::front::ANSWER_MAX);
     let refused = journal
         .answer(id(1, 1).effect, 1, at(1), &long)
         .await
         .unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
-    long.evidence.seen = "x".repeat(super::ANSWER_MAX - 1_000);
+    long.evidence.seen = "x".repeat(super::front::ANSWER_MAX - 1_000);
     journal
         .answer(id(1, 1).effect, 1, at(1), &long)
         .await

@@ -3,13 +3,12 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
-
-use tokio::sync::oneshot;
 
 use super::past::Past;
 use super::record::{Record, SendId};
 use super::writer::Writer;
+use crate::sync::oneshot;
+use crate::sync::threads::Receiver;
 
 /// What is written at once, bytes, one record aside: beyond it the others wait for the next write.
 const BATCH: usize = 1 << 20;

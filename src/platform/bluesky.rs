@@ -12,7 +12,6 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::sync::Mutex;
 
 use crate::clock::Time;
 use crate::config::Account;
@@ -21,6 +20,7 @@ use crate::json::Digest;
 use crate::outcome::{Class, Failure, Scope};
 
 use super::http::{Body, Call, Http, below};
+use super::session::Sessions;
 use super::verdict::{CallError, Meaning, Rules, Said, ask, refused};
 
 /// Graphemes of a post (app.bsky.feed.post).
@@ -38,8 +38,6 @@ const POSTS: &str = "app.bsky.feed.post";
 
 /// A session is renewed when it has less than this to live.
 const RENEW_BEFORE: TimeDelta = TimeDelta::seconds(60);
-/// A refused login is not tried again within this: 30 logins in 5 minutes lock the account out.
-const REFUSED_FOR: TimeDelta = TimeDelta::seconds(60);
 
 /// A session: who it is, and the token that says so.
 #[derive(Clone)]
@@ -51,12 +49,6 @@ pub struct Session {
     access: SecretString,
     refresh: SecretString,
     expires: Option<Time>,
-}
-
-#[derive(Default)]
-struct Slot {
-    session: Option<Session>,
-    refused: Option<(Time, Failure)>,
 }
 
 /// A session as a PDS tells it.
@@ -108,56 +100,24 @@ impl Bluesky<'_> {
 
     /// A session whose token isn't `stale`.
     async fn session_but(&self, stale: Option<&SecretString>) -> Result<Session, CallError> {
-        let slot = self.slot();
-        let mut slot = slot.lock().await;
-        let now = self.http.now();
-        if let Some(session) = &slot.session {
-            let dead = session.expires.is_some_and(|it| it - now < RENEW_BEFORE)
-                || stale.is_some_and(|it| it.expose_secret() == session.access.expose_secret());
-            if !dead {
-                return Ok(session.clone());
-            }
-            match self.renew(&session.refresh).await {
-                Ok(it) => {
-                    slot.session = Some(it.clone());
-                    return Ok(it);
-                }
-                // the refresh token is too old, too: log in
-                Err(CallError::Refused(it)) if it.class == Class::Unauthorised => {
-                    slot.session = None;
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        if let Some((at, failure)) = &slot.refused
-            && now - at < REFUSED_FOR
-        {
-            return Err(CallError::Refused(failure.clone()));
-        }
-        slot.refused = None;
-        match self.login().await {
-            Ok(it) => {
-                slot.session = Some(it.clone());
-                Ok(it)
-            }
-            Err(e) => {
-                if let CallError::Refused(it) = &e
-                    && it.class == Class::Unauthorised
-                {
-                    slot.refused = Some((now, it.clone()));
-                }
-                Err(e)
-            }
-        }
+        let is_dead = |it: &Session, now: Time| {
+            it.expires.is_some_and(|at| at - now < RENEW_BEFORE)
+                || stale.is_some_and(|stale| stale.expose_secret() == it.access.expose_secret())
+        };
+        let renew = |it: Session| async move { self.renew(&it.refresh).await };
+        let sessions = self.sessions();
+        sessions
+            .get(|| self.http.now(), is_dead, renew, || self.login())
+            .await
     }
 
     /// The place of this account's session. Another password is another place.
-    fn slot(&self) -> Arc<Mutex<Slot>> {
+    fn sessions(&self) -> Arc<Sessions<Session>> {
         let who = self.account.identifier.as_deref().unwrap_or_default();
         let secret = Digest::of_bytes(self.account.secret.expose_secret().as_bytes());
         let base = &self.account.base_url;
         let key = format!("bluesky session {base} {who} {}", secret.hex());
-        self.http.kept::<Mutex<Slot>>(key)
+        self.http.kept::<Sessions<Session>>(key)
     }
 
     async fn login(&self) -> Result<Session, CallError> {

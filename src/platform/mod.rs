@@ -4,6 +4,7 @@
 mod body;
 pub mod http;
 pub mod verdict;
+mod session;
 pub mod address;
 pub mod fetch;
 pub mod text;

@@ -46,12 +46,17 @@ async fn what_the_account_has_just_said_is_not_sent_again() {
         let second = rig.enqueue(&post(&world)).await;
         rig.step(LANE).await;
         let job = rig.expect(second, State::Dead).await;
-        assert_eq!(world.sends(), 1);
         let failure = job.failure.expect("why it is dead");
         assert_eq!(failure.code, "same_content");
-        assert!(failure.message.contains("may have published"), "{failure}");
+        // a machine so slow that the first one's repeat was due, too, knows by now
+        let told = match world.sends() {
+            1 => "may have published",
+            _ => "published",
+        };
+        assert!(failure.message.contains(told), "{failure}");
         assert!(failure.message.contains(&first.to_string()), "{failure}");
-        assert_eq!(rig.effects(second).await[0].state, EffectState::Intended);
+        let unsent = &rig.effects(second).await[0];
+        assert_eq!((unsent.state, unsent.sends), (EffectState::Intended, 0));
         assert_eq!(rig.drive(first).await.state, State::Completed);
         assert_eq!(world.sends(), 2, "its own repeat is no repetition");
         // another text may be said, and so may the same when it is meant

@@ -13,6 +13,7 @@ pub mod process;
 pub mod server;
 
 pub mod daemon;
+pub mod net;
 pub mod postgres;
 pub mod proxy;
 pub mod redis;

@@ -170,6 +170,12 @@ async fn on_another_timeline_nothing_is_permitted_until_all_have_told() {
     assert_eq!(scene.testify(stranger).await, (0, 1));
     assert_eq!(scene.testify(confirmed.clone()).await, (0, 0), "told twice");
     assert_eq!(scene.testify(sent).await, (0, 0), "told twice");
+    let later = scene.told(confirmed.effect, 2, EffectState::Sending).await;
+    assert_eq!(
+        scene.testify(later).await,
+        (0, 0),
+        "it is confirmed already"
+    );
     let elsewhere = scene
         .ledger
         .testify("before/00000001", run, &[confirmed])

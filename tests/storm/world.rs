@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,9 +87,14 @@ pub struct Outside {
 
 impl Outside {
     pub async fn new() -> Self {
+        Self::on(Ipv4Addr::LOCALHOST).await
+    }
+
+    /// One that listens on an address of this host's.
+    pub async fn on(address: Ipv4Addr) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let options = Options {
-            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen: SocketAddr::from((address, 0)),
             dir: dir.path().to_owned(),
             seed: None,
             fault_rate: 0.0,

@@ -5,15 +5,23 @@
 //! random ones for more.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::TimeDelta;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
-use super::*;
+use crate::clock::Time;
+use crate::effect::{
+    Effect, EffectClass, EffectState, Evidence, Looking, Next, Receipt, Rule, chrono_of, next,
+};
 use crate::finding::{Finding, judge};
 use crate::job::JobId;
+use crate::ledger::Conclusion;
+use crate::outcome::{Class, Failure, Scope};
+use crate::platform::CallError;
+use crate::protocol::{Wanted, concluded};
 
 const IN_FLIGHT: Duration = Duration::from_secs(2);
 const BUDGET: Duration = Duration::from_secs(2);
