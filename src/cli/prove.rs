@@ -18,10 +18,18 @@ everything: at random moments, and some of it while posts are under way, which t
 that. At the end it joins what the producers were told, what the ledger says, and what the sandbox
 really did.
 
-The sorts of --blows, each with N of 0 to 5000 (usually 20 kills and 3 of each other sort, with --quick
-3 and 1): kill and freeze a daemon (-9; stopped beyond its lease), stop it (gracefully), clock (start
-it with a wrong clock; by libfaketime, where that is installed); flush and kill (redis) the Redis, kill
-PostgreSQL (postgres), cut and swallow (hole) the connections to both, let the ledger's clock jump (skew).
+Sorts of --blows, each with N from 0 to 5000 (usually 20 kills and 3 of each other sort; with --quick
+3 and 1):
+  kill      a daemon is killed (-9), and started again
+  freeze    a daemon is frozen for longer than its lease
+  stop      a daemon is told to stop, as a deploy does it
+  clock     a daemon is killed, and started with a wrong clock (where libfaketime is installed)
+  flush     everything in Redis is forgotten
+  redis     Redis is killed
+  postgres  PostgreSQL is killed
+  cut       the connections of a daemon to a store are reset
+  hole      they are swallowed for longer than a lease
+  skew      the ledger's clock jumps
 
 It fails by itself unless 50 sends of class B (Instagram) and 50 of class C (X) were in flight at a
 fault (with --quick 5 of each), some of which acted with nobody to hear it. Class A: the platform
@@ -47,7 +55,7 @@ pub struct Args {
     /// Jobs, beside those that are brought just before a blow [default: 2000, with --quick 120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=800_000))]
     jobs: Option<u32>,
-    /// How often each sort of blow is struck, such as kill=100,flush=0: of those not named, as usual
+    /// How often each sort of blow is struck, such as kill=100,flush=0; the others as usual
     #[arg(long, value_name = "SORT=N,...", value_delimiter = ',', value_parser = blow)]
     blows: Vec<(Sort, usize)>,
     /// Daemons
@@ -88,7 +96,10 @@ fn blow(text: &str) -> Result<(Sort, usize), String> {
     let sort = Sort::ALL.into_iter().find(|it| it.name() == name);
     let sort = sort.ok_or_else(|| {
         let meant = did_you_mean(name, names);
-        format!("unknown sort `{name}`{meant}; the sorts are {}", names.join(", "))
+        format!(
+            "unknown sort `{name}`{meant}; the sorts are {}",
+            names.join(", ")
+        )
     })?;
     let times = times.parse().ok().filter(|it| *it <= BLOWS_MAX);
     let times = times.ok_or_else(|| format!("`{name}` wants a number from 0 to {BLOWS_MAX}"))?;

@@ -67,12 +67,10 @@ const AT_WORK: Question = Question {
     sqlite: "SELECT CAST(r.pid AS TEXT), hex(j.id), CAST(j.epoch AS TEXT) FROM jobs j
         JOIN runs r ON r.id = j.run",
 };
-/// Jobs that have not ended, and the number of their last lease.
+/// Jobs that are held, by whomever, and the number of their lease.
 const LEASES: Question = Question {
-    postgres: "SELECT id::text, epoch::text FROM presswork.jobs
-        WHERE state NOT IN ('dead', 'unresolved')",
-    sqlite: "SELECT hex(id), CAST(epoch AS TEXT) FROM jobs
-        WHERE state NOT IN ('dead', 'unresolved')",
+    postgres: "SELECT id::text, epoch::text FROM presswork.jobs WHERE run IS NOT NULL",
+    sqlite: "SELECT hex(id), CAST(epoch AS TEXT) FROM jobs WHERE run IS NOT NULL",
 };
 /// Jobs that have not ended.
 const OPEN: Question = Question {
@@ -230,29 +228,20 @@ impl Books {
         mine.map(|it| Ok((text(it, 1), number(it, 2)?))).collect()
     }
 
-    /// The jobs that any daemon is running.
+    /// The jobs that any daemon holds, alive or dead.
     ///
     /// # Errors
     /// When the ledger doesn't answer.
-    pub async fn all_at_work(&self) -> anyhow::Result<HashSet<Held>> {
-        let all = self.ask(&AT_WORK).await?;
-        let all = all.iter().map(|it| Ok((text(it, 1), number(it, 2)?)));
+    pub async fn held(&self) -> anyhow::Result<HashSet<Held>> {
+        let all = self.ask(&LEASES).await?;
+        let all = all.iter().map(|it| Ok((text(it, 0), number(it, 1)?)));
         all.collect()
     }
 
-    /// Whether any of some jobs is at work again, or at its end.
-    pub async fn moved(&self, held: &[Held]) -> bool {
-        let Ok(now) = self.ask(&LEASES).await else {
-            return false;
-        };
-        let now: HashMap<&str, &Vec<Option<String>>> = now
-            .iter()
-            .filter_map(|it| Some((it[0].as_deref()?, it)))
-            .collect();
-        held.iter().any(|(id, epoch)| match now.get(id.as_str()) {
-            None => true,
-            Some(it) => number(it, 1).is_ok_and(|it| *epoch < it),
-        })
+    /// Whether none of some jobs is held any more as it was: each was taken back, or has ended.
+    pub async fn taken_back(&self, held: &[Held]) -> bool {
+        let now = self.held().await;
+        now.is_ok_and(|now| !held.iter().any(|it| now.contains(it)))
     }
 
     /// Makes the clock of a PostgreSQL ledger jump.

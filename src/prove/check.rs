@@ -52,7 +52,7 @@ pub struct Verdict {
     pub unknown_explained: usize,
     /// Of those, the ones that happened.
     pub unknown_happened: usize,
-    /// From the kill of a daemon to the first of its jobs at work again: the median, in ms.
+    /// From the kill of a daemon until all its jobs are taken back from it: the median, in ms.
     pub recovery_ms_p50: Option<i64>,
     /// The same: 99 of 100 are faster.
     pub recovery_ms_p99: Option<i64>,
@@ -407,7 +407,10 @@ impl<'a> Judge<'a> {
         for stop in &evidence.stops {
             let mut found = Vec::new();
             if stop.exit != Some(0) {
-                found.push(format!("strike {}: its exit code is {:?}", stop.strike, stop.exit));
+                found.push(format!(
+                    "strike {}: its exit code is {:?}",
+                    stop.strike, stop.exit
+                ));
             }
             for (id, epoch) in &stop.held {
                 let Some(row) = rows.get(id.as_str()) else {
@@ -419,7 +422,9 @@ impl<'a> Judge<'a> {
                 if left || charged {
                     let how = if left { "left behind" } else { "charged" };
                     let (strike, key) = (stop.strike, &row.key);
-                    found.push(format!("{key}: {how} by the graceful stop of strike {strike}"));
+                    found.push(format!(
+                        "{key}: {how} by the graceful stop of strike {strike}"
+                    ));
                 }
             }
             self.verdict.stops_unclean += usize::from(!found.is_empty());

@@ -46,7 +46,7 @@ pub struct Evidence {
     pub strikes: Vec<Strike>,
     /// When which process lived.
     pub lives: Vec<Life>,
-    /// From a blow until jobs were at work again.
+    /// How long it took to get over blows.
     pub recoveries: Vec<Recovery>,
     /// Graceful stops, and what their daemons were running.
     pub stops: Vec<Stop>,
@@ -282,8 +282,8 @@ pub struct Life {
     pub end: String,
 }
 
-/// How long it took from a blow until jobs were at work again: of a kill, one of those that it hit; of an
-/// outage of a store, any that was ready.
+/// How long it took to get over a blow: of a kill, until all that it hit were taken back from the dead, at
+/// work again or waiting for their turn; of an outage of a store, until the next job was dispatched.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Recovery {
     /// The strike.

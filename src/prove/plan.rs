@@ -251,7 +251,11 @@ pub fn volley(wishes: &Wishes, n: usize) -> Vec<Job> {
     for i in 0..VOLLEY {
         for (class, stock) in classes.iter().enumerate().filter(|it| !it.1.is_empty()) {
             // of their own: the others' begin with 0
-            let key = format!("job-9{n:0width$}{:02}", 2 * i + class, width = KEY_DIGITS - 3);
+            let key = format!(
+                "job-9{n:0width$}{:02}",
+                2 * i + class,
+                width = KEY_DIGITS - 3
+            );
             let stock = draw.of(stock).clone();
             jobs.push(make(wishes, &mut draw, key, &stock, Door::Http, ""));
         }

@@ -102,7 +102,7 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
             "recovery_ms_p50",
             ms(it.recovery_ms_p50),
             format!(
-                "from a kill to the first of its jobs at work again ({} kills)",
+                "from a kill until all its jobs are taken back ({} kills)",
                 it.recoveries
             ),
         ),
@@ -271,7 +271,10 @@ mod tests {
         verdict.lost = 1;
         verdict.violations = vec!["job-000001: gone".to_owned()];
         let said = text(&verdict, paint);
-        assert!(said.contains("lost                     !      1!"), "{said}");
+        assert!(
+            said.contains("lost                     !      1!"),
+            "{said}"
+        );
         assert!(said.contains("!wrong: job-000001: gone!"), "{said}");
         assert!(said.contains("NOT PROVEN"), "{said}");
     }
