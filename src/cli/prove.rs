@@ -5,16 +5,31 @@ use std::path::{Path, PathBuf};
 use super::cx::{Globals, wrong_config};
 use super::out::{CliError, Exit, Out, Tone};
 use crate::config::{Config, ConfigErrors};
+use crate::json::did_you_mean;
+use crate::prove::evidence::Sort;
 use crate::prove::{self, Options, Proof, html, report};
 use crate::servers::Programs;
 
 const AFTER: &str = "\
 Starts private servers, the sandbox and daemons, each a process of its own, and takes your jobs.toml:
 its lanes, limits, kinds and attempts hold, the sandbox stands in for the platforms, and your secrets
-are not opened. Then it brings a mix of jobs by HTTP and by the Redis inbox, and meanwhile kills the
-daemons, stops them beyond their leases, flushes and kills Redis, kills PostgreSQL, cuts and swallows
-connections and makes the ledger's clock jump: while posts are under way. At the end it joins what the
-producers were told, what the ledger says, and what the sandbox really did.
+are not opened. Then it brings a mix of jobs by HTTP and by the Redis inbox, and meanwhile breaks
+everything: at random moments, and some of it while posts are under way, which the sandbox holds for
+that. At the end it joins what the producers were told, what the ledger says, and what the sandbox
+really did.
+
+Sorts of --blows, each with N from 0 to 5000 (usually 20 kills and 3 of each other sort; with --quick
+3 and 1):
+  kill      a daemon is killed (-9), and started again
+  freeze    a daemon is frozen for longer than its lease
+  stop      a daemon is told to stop, as a deploy does it
+  clock     a daemon is killed, and started with a wrong clock (where libfaketime is installed)
+  flush     everything in Redis is forgotten
+  redis     Redis is killed
+  postgres  PostgreSQL is killed
+  cut       the connections of a daemon to a store are reset
+  hole      they are swallowed for longer than a lease
+  skew      the ledger's clock jumps
 
 It fails by itself unless 50 sends of class B (Instagram) and 50 of class C (X) were in flight at a
 fault (with --quick 5 of each), some of which acted with nobody to hear it. Class A: the platform
@@ -23,7 +38,7 @@ dedupes by a key of ours; B: it can be asked; C: neither; P: paid for, and invis
 Examples:
   presswork prove --quick
   presswork --config jobs.toml prove --html report.html
-  presswork prove --jobs 10000 --kills 100 --seed 7 --json
+  presswork prove --jobs 10000 --blows kill=100,stop=20 --seed 7 --json
   presswork prove --embedded                      on SQLite, with nothing installed
   presswork prove --check DIR                     judge again what --keep DIR has kept
 
@@ -40,9 +55,9 @@ pub struct Args {
     /// Jobs, beside those that are brought just before a blow [default: 2000, with --quick 120]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=800_000))]
     jobs: Option<u32>,
-    /// Kills of daemons [default: 20, with --quick 3]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=900))]
-    kills: Option<u32>,
+    /// How often each sort of blow is struck, such as kill=100,flush=0; the others as usual
+    #[arg(long, value_name = "SORT=N,...", value_delimiter = ',', value_parser = blow)]
+    blows: Vec<(Sort, usize)>,
     /// Daemons
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     daemons: u8,
@@ -65,11 +80,42 @@ pub struct Args {
     #[arg(long, value_name = "DIR", conflicts_with = "check")]
     keep: Option<PathBuf>,
     /// Judge again what was kept
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "jobs", "kills", "seed", "embedded"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["quick", "jobs", "blows", "seed", "embedded"])]
     check: Option<PathBuf>,
 }
 
+/// Blows of a sort, at most.
+const BLOWS_MAX: usize = 5_000;
+
+/// `SORT=N`.
+fn blow(text: &str) -> Result<(Sort, usize), String> {
+    let names = Sort::ALL.map(Sort::name);
+    let (name, times) = text
+        .split_once('=')
+        .ok_or_else(|| format!("write SORT=N, where SORT is one of {}", names.join(", ")))?;
+    let sort = Sort::ALL.into_iter().find(|it| it.name() == name);
+    let sort = sort.ok_or_else(|| {
+        let meant = did_you_mean(name, names);
+        format!(
+            "unknown sort `{name}`{meant}; the sorts are {}",
+            names.join(", ")
+        )
+    })?;
+    let times = times.parse().ok().filter(|it| *it <= BLOWS_MAX);
+    let times = times.ok_or_else(|| format!("`{name}` wants a number from 0 to {BLOWS_MAX}"))?;
+    Ok((sort, times))
+}
+
 impl Args {
+    /// What can't be asked for at once.
+    fn contradiction(&self) -> Option<CliError> {
+        let asked = |it: &&(Sort, usize)| self.embedded && it.0.needs_servers() && 0 < it.1;
+        let (sort, times) = self.blows.iter().find(asked)?;
+        let name = sort.name();
+        let wrong = format!("--blows {name}={times}: with --embedded there is no server to break");
+        Some(CliError::usage(wrong))
+    }
+
     fn options(&self, config: String) -> Options {
         let of = |said: Option<u32>, quick: usize, long: usize| match said {
             Some(said) => said as usize,
@@ -79,7 +125,7 @@ impl Args {
         Options {
             quick: self.quick,
             jobs: of(self.jobs, 120, 2_000),
-            kills: of(self.kills, 3, 20),
+            blows: self.blows.iter().copied().collect(),
             // a SQLite ledger is for exactly one daemon
             daemons: if self.embedded {
                 1
@@ -108,6 +154,9 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     let proof = match &args.check {
         Some(folder) => prove::judged(folder).map_err(failed)?,
         None => {
+            if let Some(wrong) = args.contradiction() {
+                return Err(wrong);
+            }
             let env = |name: &str| std::env::var(name).ok();
             let found = Config::find(globals.config.as_deref(), &env);
             let found = found.map_err(|e| wrong_config(&e))?;

@@ -1,7 +1,7 @@
 //! The ledger as it is: read by plain SQL over a connection of our own, not by the engine's door, which
 //! might believe what it wrote.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,6 +14,8 @@ use super::evidence::{EffectRow, Ms, Past, Row};
 
 /// How long a question may take: a server that was stopped or cut off doesn't answer.
 const ANSWERED: Duration = Duration::from_secs(20);
+/// The same of everything that the ledger knows, which may be a million jobs.
+const ALL_ANSWERED: Duration = Duration::from_secs(600);
 
 /// Where the ledger is.
 #[derive(Clone, Debug)]
@@ -65,15 +67,28 @@ const AT_WORK: Question = Question {
     sqlite: "SELECT CAST(r.pid AS TEXT), hex(j.id), CAST(j.epoch AS TEXT) FROM jobs j
         JOIN runs r ON r.id = j.run",
 };
-/// Jobs that have not ended, and the number of their last lease.
+/// Jobs that are held, by whomever, and the number of their lease.
 const LEASES: Question = Question {
-    postgres: "SELECT id::text, epoch::text, state FROM presswork.jobs",
-    sqlite: "SELECT hex(id), CAST(epoch AS TEXT), state FROM jobs",
+    postgres: "SELECT id::text, epoch::text FROM presswork.jobs WHERE run IS NOT NULL",
+    sqlite: "SELECT hex(id), CAST(epoch AS TEXT) FROM jobs WHERE run IS NOT NULL",
 };
+/// Jobs that have not ended.
+const OPEN: Question = Question {
+    postgres: "SELECT count(*)::text FROM presswork.jobs
+        WHERE state NOT IN ('dead', 'unresolved')",
+    sqlite: "SELECT CAST(count(*) AS TEXT) FROM jobs
+        WHERE state NOT IN ('dead', 'unresolved')",
+};
+/// Jobs that nobody has taken and whose time has come, of a PostgreSQL.
+const READY: &str = "SELECT count(*)::text FROM presswork.jobs
+    WHERE token IS NULL AND state IN ('scheduled', 'ready', 'retrying')
+        AND run_at <= presswork.now()";
 /// Jobs whose owners died so often that they are run alone, and have not ended.
 const SUSPECTS: Question = Question {
-    postgres: "SELECT count(*)::text FROM presswork.jobs WHERE 2 < crashes AND state <> 'dead'",
-    sqlite: "SELECT CAST(count(*) AS TEXT) FROM jobs WHERE 2 < crashes AND state <> 'dead'",
+    postgres: "SELECT count(*)::text FROM presswork.jobs
+        WHERE 2 < crashes AND state NOT IN ('dead', 'unresolved')",
+    sqlite: "SELECT CAST(count(*) AS TEXT) FROM jobs
+        WHERE 2 < crashes AND state NOT IN ('dead', 'unresolved')",
 };
 const JOBS: Question = Question {
     postgres: "SELECT id::text, coalesce(key, ''), kind, state, attempts::text,
@@ -137,16 +152,20 @@ impl Books {
 
     /// Asks; where a connection that was open already turns out to be broken, once more by a new one.
     async fn ask(&self, question: &Question) -> anyhow::Result<Answer> {
+        self.ask_for(question, ANSWERED).await
+    }
+
+    async fn ask_for(&self, question: &Question, within: Duration) -> anyhow::Result<Answer> {
         let mut held = self.connection.lock().await;
         if let Some(mut connection) = held.take()
-            && let Ok(answer) = asked(&mut connection, question).await
+            && let Ok(answer) = asked(&mut connection, question, within).await
         {
             *held = Some(connection);
             return Ok(answer);
         }
         let opened = self.open().await;
         let mut connection = opened.context("the ledger can't be opened")?;
-        let answer = asked(&mut connection, question).await?;
+        let answer = asked(&mut connection, question, within).await?;
         *held = Some(connection);
         Ok(answer)
     }
@@ -173,6 +192,26 @@ impl Books {
         self.number(&COUNT).await
     }
 
+    /// Jobs that have not ended.
+    ///
+    /// # Errors
+    /// When the ledger doesn't answer.
+    pub async fn open_jobs(&self) -> anyhow::Result<usize> {
+        self.number(&OPEN).await
+    }
+
+    /// Jobs that nobody has taken and whose time has come.
+    ///
+    /// # Errors
+    /// When the ledger doesn't answer, or is a SQLite file.
+    pub async fn ready(&self) -> anyhow::Result<usize> {
+        let question = Question {
+            postgres: READY,
+            sqlite: "",
+        };
+        self.number(&question).await
+    }
+
     /// Whether no job is run alone as what may kill its daemon: one more kill might bury it for that.
     pub async fn calm(&self) -> bool {
         self.number(&SUSPECTS).await.is_ok_and(|it| it == 0)
@@ -189,22 +228,20 @@ impl Books {
         mine.map(|it| Ok((text(it, 1), number(it, 2)?))).collect()
     }
 
-    /// Whether any of some jobs is at work again, or at its end.
-    pub async fn moved(&self, held: &[Held]) -> bool {
-        let Ok(now) = self.ask(&LEASES).await else {
-            return false;
-        };
-        let now: HashMap<&str, &Vec<Option<String>>> = now
-            .iter()
-            .filter_map(|it| Some((it[0].as_deref()?, it)))
-            .collect();
-        held.iter().any(|(id, epoch)| match now.get(id.as_str()) {
-            None => true,
-            Some(it) => {
-                number(it, 1).is_ok_and(|it| *epoch < it)
-                    || matches!(it[2].as_deref(), Some("dead" | "unresolved"))
-            }
-        })
+    /// The jobs that any daemon holds, alive or dead.
+    ///
+    /// # Errors
+    /// When the ledger doesn't answer.
+    pub async fn held(&self) -> anyhow::Result<HashSet<Held>> {
+        let all = self.ask(&LEASES).await?;
+        let all = all.iter().map(|it| Ok((text(it, 0), number(it, 1)?)));
+        all.collect()
+    }
+
+    /// Whether none of some jobs is held any more as it was: each was taken back, or has ended.
+    pub async fn taken_back(&self, held: &[Held]) -> bool {
+        let now = self.held().await;
+        now.is_ok_and(|now| !held.iter().any(|it| now.contains(it)))
     }
 
     /// Makes the clock of a PostgreSQL ledger jump.
@@ -228,7 +265,7 @@ impl Books {
     pub async fn all(&self) -> anyhow::Result<(Vec<Row>, Vec<String>)> {
         let mut rows = Vec::new();
         let mut places: HashMap<String, usize> = HashMap::new();
-        for it in self.ask(&JOBS).await? {
+        for it in self.ask_for(&JOBS, ALL_ANSWERED).await? {
             let failure = failure(it[8].as_deref());
             places.insert(text(&it, 0), rows.len());
             rows.push(Row {
@@ -245,7 +282,7 @@ impl Books {
                 effects: Vec::new(),
             });
         }
-        for it in self.ask(&ATTEMPTS).await? {
+        for it in self.ask_for(&ATTEMPTS, ALL_ANSWERED).await? {
             let failure = failure(it[3].as_deref());
             let past = Past {
                 epoch: number(&it, 1)?,
@@ -256,7 +293,7 @@ impl Books {
             let place = place.context("attempts of a job that isn't there")?;
             rows[*place].history.push(past);
         }
-        for it in self.ask(&EFFECTS).await? {
+        for it in self.ask_for(&EFFECTS, ALL_ANSWERED).await? {
             let effect = EffectRow {
                 op: text(&it, 1),
                 class: text(&it, 2),
@@ -268,14 +305,18 @@ impl Books {
             let place = place.context("an effect of a job that isn't there")?;
             rows[*place].effects.push(effect);
         }
-        let quarantined = self.ask(&QUARANTINE).await?;
+        let quarantined = self.ask_for(&QUARANTINE, ALL_ANSWERED).await?;
         let quarantined = quarantined.iter().map(|it| text(it, 0)).collect();
         Ok((rows, quarantined))
     }
 }
 
-async fn asked(connection: &mut Connection, question: &Question) -> anyhow::Result<Answer> {
-    let asked = tokio::time::timeout(ANSWERED, answer(connection, question)).await;
+async fn asked(
+    connection: &mut Connection,
+    question: &Question,
+    within: Duration,
+) -> anyhow::Result<Answer> {
+    let asked = tokio::time::timeout(within, answer(connection, question)).await;
     let answer = asked.context("the ledger doesn't answer")?;
     answer.context("the ledger can't be read")
 }

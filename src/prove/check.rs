@@ -5,13 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Door, EffectRow, Evidence, Ms, Row, Sort, Strike, Told};
+use super::evidence::{Door, EffectRow, Evidence, Ms, Past, Row, Sort, Strike, Told};
+use super::faults::{SEEN, fault_between, hit, sort_of};
 use super::outside::{Act, Class, Request, class};
 
 /// After its answer left a platform, a send is under way to the ledger for so long at most.
 const HOME: Ms = 3_000;
-/// A kill ends a connection, which its other side has seen by then.
-const SEEN: Ms = 1_000;
 /// A permit's time is the ledger's, and a strike's is ours: so far they may be apart.
 const SLACK: Ms = 500;
 /// So many deaths of owners in a row are charged to a job in any case; those after that only where it was
@@ -53,12 +52,30 @@ pub struct Verdict {
     pub unknown_explained: usize,
     /// Of those, the ones that happened.
     pub unknown_happened: usize,
-    /// From the kill of a daemon to the first of its jobs at work again: the median, in ms.
+    /// From the kill of a daemon until all its jobs are taken back from it: the median, in ms.
     pub recovery_ms_p50: Option<i64>,
     /// The same: 99 of 100 are faster.
     pub recovery_ms_p99: Option<i64>,
     /// Kills that hit jobs at work.
     pub recoveries: usize,
+    /// From a wipe or a kill of Redis to the next dispatch: the median, in ms.
+    pub flush_recovery_ms_p50: Option<i64>,
+    /// The same: 99 of 100 are faster.
+    pub flush_recovery_ms_p99: Option<i64>,
+    /// Of those, the ones at which jobs were ready.
+    pub flush_recoveries: usize,
+    /// From PostgreSQL's return after a kill to the next dispatch: the median, in ms.
+    pub postgres_recovery_ms_p50: Option<i64>,
+    /// The same: 99 of 100 are faster.
+    pub postgres_recovery_ms_p99: Option<i64>,
+    /// From a daemon's signal to stop to its end: the median, in ms.
+    pub stop_ms_p50: Option<i64>,
+    /// The same: 99 of 100 are faster.
+    pub stop_ms_p99: Option<i64>,
+    /// Graceful stops that were none: an attempt charged, or a lease left behind, or not the exit code 0.
+    pub stops_unclean: usize,
+    /// Outcomes of lost leases that the ledger refused.
+    pub late_writes_refused: usize,
     /// Times at which a lane had more requests under way than jobs it may run.
     pub limits_overstepped: usize,
     /// Jobs whose history contradicts itself: a lease that was settled twice, attempts miscounted.
@@ -104,6 +121,7 @@ pub fn check(evidence: &Evidence, acts: &[Act], requests: &[Request]) -> Verdict
     let mut judge = Judge::new(evidence, acts, requests);
     judge.jobs();
     judge.strays();
+    judge.stops();
     judge.in_flight();
     judge.limits();
     judge.done()
@@ -125,6 +143,7 @@ impl<'a> Judge<'a> {
             acts: acts.len(),
             quarantined: evidence.quarantined.len(),
             in_flight_min: evidence.in_flight_min,
+            late_writes_refused: evidence.late_writes_refused,
             seconds: (evidence.ended - evidence.began) / 1_000,
             left_out: evidence.left_out.clone(),
             ..Verdict::default()
@@ -233,11 +252,7 @@ impl<'a> Judge<'a> {
             let times = of("completed");
             found.push(format!("is {} and completed {times} times", row.state));
         }
-        let charged = row.history.iter().filter(|it| {
-            let class = it.class.as_deref();
-            it.outcome == "failed" && matches!(class, Some("transient" | "permanent"))
-        });
-        let charged = charged.count();
+        let charged = row.history.iter().filter(|it| is_charged(it)).count();
         if charged != row.attempts as usize || row.attempts_max < row.attempts {
             let (is, most) = (row.attempts, row.attempts_max);
             found.push(format!(
@@ -335,12 +350,10 @@ impl<'a> Judge<'a> {
             .into_iter()
             .flatten()
             .filter(|it| class(&it.op).is_some());
-        let strikes = &self.evidence.strikes;
         let kept = |it: &&Request| it.fault.is_some() || it.status.is_none();
         let hit = |it: &&Request| {
             let until = it.end.map_or(Ms::MAX, |end| end + HOME);
-            let during = |strike: &Strike| it.at <= strike.until && strike.at <= until;
-            strikes.iter().any(during)
+            fault_between(&self.evidence.strikes, it.at, until)
         };
         let explained = sends.any(|it| kept(it) || hit(it)) || self.permitted_at_a_strike(effect);
         self.verdict.unknown_explained += usize::from(explained);
@@ -361,11 +374,12 @@ impl<'a> Judge<'a> {
         strikes.any(|it| {
             let before = shift;
             shift = it.shift_ms;
-            [before, shift].iter().any(|shift| {
+            let near = [before, shift].iter().any(|shift| {
                 let at = permit - shift;
                 // the request would have left at once
                 it.at - HOME - SLACK <= at && at <= it.until + SLACK
-            })
+            });
+            near && it.sort.is_fault()
         })
     }
 
@@ -383,6 +397,46 @@ impl<'a> Judge<'a> {
             self.verdict.false_refusals += n;
             self.wrong(&key, "happened, and the ledger has no such job");
         }
+    }
+
+    /// A daemon that is told to stop ends its jobs or gives them back: it leaves no lease to run out, and
+    /// what fails meanwhile has a reason of its own.
+    fn stops(&mut self) {
+        let evidence = self.evidence;
+        let rows: HashMap<&str, &Row> = evidence.jobs.iter().map(|it| (&*it.id, it)).collect();
+        for stop in &evidence.stops {
+            let mut found = Vec::new();
+            if stop.exit != Some(0) {
+                found.push(format!(
+                    "strike {}: its exit code is {:?}",
+                    stop.strike, stop.exit
+                ));
+            }
+            for (id, epoch) in &stop.held {
+                let Some(row) = rows.get(id.as_str()) else {
+                    continue;
+                };
+                let past = row.history.iter().find(|it| it.epoch == *epoch);
+                let left = past.is_some_and(|it| it.outcome == "reclaimed");
+                let charged = past.is_some_and(is_charged) && !self.own_reason(row);
+                if left || charged {
+                    let how = if left { "left behind" } else { "charged" };
+                    let (strike, key) = (stop.strike, &row.key);
+                    found.push(format!(
+                        "{key}: {how} by the graceful stop of strike {strike}"
+                    ));
+                }
+            }
+            self.verdict.stops_unclean += usize::from(!found.is_empty());
+            self.wrong.append(&mut found);
+        }
+    }
+
+    /// Whether a job may fail by itself: it is asked to, or a platform refused it something.
+    fn own_reason(&self, row: &Row) -> bool {
+        let requests = self.requests.get(row.key.as_str());
+        let refused = |it: &&Request| it.fault.is_some() || it.status.is_none_or(|it| 400 <= it);
+        row.kind == "test.job" || requests.into_iter().flatten().any(refused)
     }
 
     /// Sends that a fault hit: each is counted once.
@@ -449,11 +503,27 @@ impl<'a> Judge<'a> {
 
     fn done(self) -> Verdict {
         let mut verdict = self.verdict;
-        let mut times: Vec<i64> = self.evidence.recoveries.iter().map(|it| it.ms).collect();
-        times.sort_unstable();
+        let evidence = self.evidence;
+        let after = |sorts: &[Sort]| {
+            let of = evidence.recoveries.iter().filter(|it| {
+                sort_of(&evidence.strikes, it.strike).is_some_and(|it| sorts.contains(&it))
+            });
+            sorted(of.map(|it| it.ms))
+        };
+        let times = after(&[Sort::Kill]);
         verdict.recoveries = times.len();
         verdict.recovery_ms_p50 = quantile(&times, 50);
         verdict.recovery_ms_p99 = quantile(&times, 99);
+        let times = after(&[Sort::Flush, Sort::Redis]);
+        verdict.flush_recoveries = times.len();
+        verdict.flush_recovery_ms_p50 = quantile(&times, 50);
+        verdict.flush_recovery_ms_p99 = quantile(&times, 99);
+        let times = after(&[Sort::Postgres]);
+        verdict.postgres_recovery_ms_p50 = quantile(&times, 50);
+        verdict.postgres_recovery_ms_p99 = quantile(&times, 99);
+        let times = sorted(evidence.stops.iter().map(|it| it.ms));
+        verdict.stop_ms_p50 = quantile(&times, 50);
+        verdict.stop_ms_p99 = quantile(&times, 99);
         let least = verdict.in_flight_min;
         for (class, n) in [("B", verdict.in_flight_b), ("C", verdict.in_flight_c)] {
             if n < least {
@@ -479,6 +549,12 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// Whether an attempt counts.
+fn is_charged(it: &Past) -> bool {
+    let class = it.class.as_deref();
+    it.outcome == "failed" && matches!(class, Some("transient" | "permanent"))
+}
+
 /// How many owners of a job died in a row, at the end of its history. A run that was given back, or
 /// expired before it began, tells nothing about them.
 fn died(row: &Row) -> usize {
@@ -487,31 +563,18 @@ fn died(row: &Row) -> usize {
     told.take_while(|it| *it == "reclaimed").count()
 }
 
-/// The sends of class B and C that were in flight at a fault.
-pub fn hit<'a>(
-    strikes: &'a [Strike],
-    requests: &'a [Request],
-) -> impl Iterator<Item = &'a Request> {
-    let of = |it: &&Request| matches!(class(&it.op), Some(Class::B | Class::C));
-    let hit = |it: &&Request| strikes.iter().any(|strike| hits(strike, it));
-    requests.iter().filter(of).filter(hit)
-}
-
-/// Whether a strike fell while a send was under way. A kill hits only those of the killed: their
-/// connections end with it.
-fn hits(strike: &Strike, it: &Request) -> bool {
-    let end = it.end.unwrap_or(Ms::MAX);
-    let under_way = it.at <= strike.at && strike.at <= end;
-    let cut_off = it.status.is_none() && end <= strike.at + SEEN;
-    under_way && (strike.sort != Sort::Kill || cut_off)
-}
-
 fn by_key<'a, T>(all: &'a [T], key: impl Fn(&'a T) -> &'a str) -> HashMap<&'a str, Vec<&'a T>> {
     let mut found: HashMap<&str, Vec<&T>> = HashMap::new();
     for it in all {
         found.entry(key(it)).or_default().push(it);
     }
     found
+}
+
+fn sorted(times: impl Iterator<Item = i64>) -> Vec<i64> {
+    let mut times: Vec<i64> = times.collect();
+    times.sort_unstable();
+    times
 }
 
 /// The smallest value that so many in a hundred don't exceed.

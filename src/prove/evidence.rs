@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 /// Milliseconds since 1970, by this machine's clock.
 pub type Ms = i64;
 
+/// Digits of a job's key, after `job-`: room for every job, and for what comes along with every blow.
+pub const KEY_DIGITS: usize = 8;
+
 /// Everything but the sandbox's log.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Evidence {
@@ -43,8 +46,12 @@ pub struct Evidence {
     pub strikes: Vec<Strike>,
     /// When which process lived.
     pub lives: Vec<Life>,
-    /// From a kill to the first of its jobs at work again.
+    /// How long it took to get over blows.
     pub recoveries: Vec<Recovery>,
+    /// Graceful stops, and what their daemons were running.
+    pub stops: Vec<Stop>,
+    /// Outcomes of lost leases that the ledger refused, by the daemons' own logs.
+    pub late_writes_refused: usize,
     /// How far it was, from time to time.
     pub progress: Vec<Progress>,
     /// What was not tried, and why.
@@ -180,9 +187,58 @@ pub enum Sort {
     Hole,
     /// The ledger's clock jumps.
     Skew,
+    /// A daemon is told to stop, as a deploy does it, and started again.
+    Stop,
+    /// A daemon is killed, and started again with a clock of its own that is wrong.
+    Clock,
 }
 
 impl Sort {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Kill,
+        Self::Freeze,
+        Self::Flush,
+        Self::Redis,
+        Self::Postgres,
+        Self::Cut,
+        Self::Hole,
+        Self::Skew,
+        Self::Stop,
+        Self::Clock,
+    ];
+
+    /// Its name where it is asked for, and in what is kept.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Freeze => "freeze",
+            Self::Flush => "flush",
+            Self::Redis => "redis",
+            Self::Postgres => "postgres",
+            Self::Cut => "cut",
+            Self::Hole => "hole",
+            Self::Skew => "skew",
+            Self::Stop => "stop",
+            Self::Clock => "clock",
+        }
+    }
+
+    /// Whether it breaks a server, or the way to one: where all is embedded there is none.
+    pub fn needs_servers(self) -> bool {
+        !matches!(self, Self::Kill | Self::Freeze | Self::Stop | Self::Clock)
+    }
+
+    /// Whether it ends a daemon without a word.
+    pub fn kills(self) -> bool {
+        matches!(self, Self::Kill | Self::Clock)
+    }
+
+    /// Whether it may leave it open what became of a send: a daemon that is told to stop may not.
+    pub fn is_fault(self) -> bool {
+        self != Self::Stop
+    }
+
     /// By what a person knows it.
     pub fn word(self) -> &'static str {
         match self {
@@ -194,6 +250,8 @@ impl Sort {
             Self::Cut => "connections reset",
             Self::Hole => "connections swallowed beyond a lease",
             Self::Skew => "clock jumps",
+            Self::Stop => "stopped gracefully",
+            Self::Clock => "started with a wrong clock",
         }
     }
 
@@ -224,13 +282,40 @@ pub struct Life {
     pub end: String,
 }
 
-/// A kill that hit jobs, and how long they lay.
+/// How long it took to get over a blow: of a kill, until all that it hit were taken back from the dead, at
+/// work again or waiting for their turn; of an outage of a store, until the next job was dispatched.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Recovery {
     /// The strike.
     pub strike: usize,
-    /// Jobs that the killed daemon was running.
+    /// Jobs that the killed daemon was running; of an outage, those that were ready.
     pub held: usize,
-    /// Until the first of them was at work again, or at its end.
+    /// From a kill, a flush, or the moment at which PostgreSQL was there again.
     pub ms: i64,
+}
+
+/// A daemon that was told to stop.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Stop {
+    /// The strike.
+    pub strike: usize,
+    /// What it was running, with the number of each lease.
+    pub held: Vec<(String, u32)>,
+    /// From the signal to its end.
+    pub ms: i64,
+    /// Its exit code; nothing: a signal ended it.
+    pub exit: Option<i32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_sort_is_kept_by_its_name() {
+        for it in Sort::ALL {
+            let kept = serde_json::to_value(it).unwrap();
+            assert_eq!(kept, it.name());
+        }
+    }
 }

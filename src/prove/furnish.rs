@@ -127,7 +127,8 @@ impl Furnisher {
         let daemon = section(table, "daemon")?;
         put(daemon, "state_dir", text(home.join("state")));
         put(daemon, "lease_s", LEASE_S);
-        put(daemon, "drain_s", 5);
+        // a stop is measured, and not cut short where the machine is busy
+        put(daemon, "drain_s", 60);
         put(daemon, "log", "info");
         put(daemon, "log_format", "json");
         put(section(table, "ledger")?, "url", &*stores.ledger);

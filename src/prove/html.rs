@@ -1,11 +1,12 @@
 //! The report as one page that needs nothing else: what was found, a timeline that a person can read, and
 //! what was broken.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 
-use super::check::{Verdict, hit};
+use super::check::Verdict;
 use super::evidence::{Evidence, Life, Ms, Progress, Sort, Strike};
+use super::faults::fell_on;
 use super::outside::{Class, Request, class};
 use super::proof::Proof;
 use super::report;
@@ -102,11 +103,14 @@ fn wrong(page: &mut String, it: &Verdict) {
 
 fn strikes(page: &mut String, proof: &Proof) {
     let evidence = &proof.evidence;
+    let mut hit: HashMap<(usize, Option<Class>), usize> = HashMap::new();
+    for it in &proof.requests {
+        for strike in fell_on(&evidence.strikes, it) {
+            *hit.entry((strike.n, class(&it.op))).or_default() += 1;
+        }
+    }
     for it in &evidence.strikes {
-        let of = |wanted: Class| {
-            let hit = hit(std::slice::from_ref(it), &proof.requests);
-            hit.filter(|it| class(&it.op) == Some(wanted)).count()
-        };
+        let of = |wanted: Class| hit.get(&(it.n, Some(wanted))).copied().unwrap_or_default();
         let seconds = |ms: Ms| ms as f64 / 1_000.0;
         let _ = writeln!(
             page,

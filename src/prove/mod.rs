@@ -5,6 +5,7 @@
 pub mod evidence;
 pub mod plan;
 pub mod outside;
+pub mod faults;
 pub mod check;
 pub mod proof;
 pub mod books;
@@ -17,6 +18,7 @@ pub mod nemesis;
 pub mod report;
 pub mod html;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,14 +28,14 @@ use tokio::sync::watch;
 
 use crate::servers::Programs;
 use books::Books;
-use check::hit;
-use evidence::{Door, Evidence, Ms, Progress};
+use evidence::{Door, Evidence, Ms, Progress, Sort};
+use faults::hit;
 use nemesis::Nemesis;
 use outside::{Class, Requests, class};
 use plan::{Wishes, blows, one_more};
 use producers::{Notes, bring};
 pub use proof::Proof;
-use world::{World, now};
+use world::{World, libfaketime, now};
 
 /// How long jobs may take to end once nothing is broken any more.
 const ENDED: Duration = Duration::from_secs(240);
@@ -42,7 +44,14 @@ const MORE_MAX: usize = 60;
 /// How long they may take before the ledger's clock is set forward, of a proof that is to be quick.
 const PATIENCE: Duration = Duration::from_secs(12);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// How often it is noted how far it is, and that it takes less than one part in so many of the time.
 const WATCH_EVERY: Duration = Duration::from_millis(500);
+const WATCH_PART: u32 = 20;
+/// Jobs that have not ended before more of them come, beside twice what comes with a blow: there is load
+/// at each blow, and no heap of it at the end.
+const BACKLOG: usize = 200;
+/// How long that may take, and then how long the next share of them, before a blow falls all the same.
+const PACED: Duration = Duration::from_secs(60);
 /// The file of the evidence, in the folder where it is kept.
 const EVIDENCE: &str = "evidence.json";
 
@@ -53,8 +62,8 @@ pub struct Options {
     pub quick: bool,
     /// Jobs, beside those that are brought just before a blow.
     pub jobs: usize,
-    /// Kills of daemons.
-    pub kills: usize,
+    /// Blows of some sorts, instead of the usual ones.
+    pub blows: BTreeMap<Sort, usize>,
     /// Daemons; 1 where it is embedded.
     pub daemons: usize,
     /// What repeats the order of the events.
@@ -123,7 +132,7 @@ async fn break_it(
     let wishes = Wishes {
         seed: options.seed,
         jobs: options.jobs,
-        kills: options.kills,
+        blows: possible(options),
         daemons: options.daemons,
         servers: options.servers.is_some(),
         quick: options.quick,
@@ -134,7 +143,7 @@ async fn break_it(
     let notes = Notes::default();
     let progress = Mutex::default();
     let watched = watch_it(world, &notes, &progress);
-    let broken = all_of_it(&wishes, least, world, &notes, began, say);
+    let broken = all_of_it(&wishes, least, world, &notes, &progress, began, say);
     let mut evidence = tokio::select! {
         evidence = broken => evidence?,
         () = watched => anyhow::bail!("nobody watches any more"),
@@ -145,10 +154,22 @@ async fn break_it(
     Ok(evidence)
 }
 
+/// The blows of each sort: those that can be struck here.
+fn possible(options: &Options) -> BTreeMap<Sort, usize> {
+    let mut blows = plan::usual(options.quick);
+    blows.extend(&options.blows);
+    blows.retain(|it, _| options.servers.is_some() || !it.needs_servers());
+    if libfaketime().is_none() {
+        blows.remove(&Sort::Clock);
+    }
+    blows
+}
+
 /// Notes how far it is, from time to time. Never returns.
 async fn watch_it(world: &World, notes: &Notes, progress: &Mutex<Vec<Progress>>) {
     let books = Books::of(world.place.clone());
     loop {
+        let began = Instant::now();
         // a ledger that is down can't say
         if let Ok(ended) = books.ended().await {
             let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
@@ -158,7 +179,8 @@ async fn watch_it(world: &World, notes: &Notes, progress: &Mutex<Vec<Progress>>)
                 ended,
             });
         }
-        tokio::time::sleep(WATCH_EVERY).await;
+        let counting = began.elapsed() * WATCH_PART;
+        tokio::time::sleep(WATCH_EVERY.max(counting)).await;
     }
 }
 
@@ -167,6 +189,7 @@ async fn all_of_it(
     least: usize,
     world: &World,
     notes: &Notes,
+    progress: &Mutex<Vec<Progress>>,
     began: Ms,
     say: Say<'_>,
 ) -> anyhow::Result<Evidence> {
@@ -180,16 +203,24 @@ async fn all_of_it(
             planned.len(),
             wishes.seed
         ));
+        let say = |nemesis: &Nemesis<'_>| say(&told(nemesis, progress, began));
         for (n, blow) in planned.iter().enumerate() {
             // some of the work comes with each blow
             let most = wishes.jobs * (n + 1) / planned.len();
+            let share = most - *release.borrow();
+            worked_off(world, BACKLOG + 2 * share).await?;
+            let before = notes.accepted_by(None);
             release.send_modify(|it| *it = most);
-            one(&mut nemesis, blow, began, say).await?;
+            arrived(notes, before + share / 2).await;
+            nemesis.strike(blow).await?;
+            say(&nemesis);
         }
+        // without blows there is nothing to wait for
+        release.send_modify(|it| *it = wishes.jobs);
         let mut more = 0;
         while more < MORE_MAX && !enough(&nemesis, least) {
-            let blow = one_more(wishes, more);
-            one(&mut nemesis, &blow, began, say).await?;
+            nemesis.strike(&one_more(wishes, more)).await?;
+            say(&nemesis);
             more += 1;
         }
         anyhow::Ok(())
@@ -208,9 +239,10 @@ async fn all_of_it(
         // what has not ended by then never will: the judge says so
         ended(world, notes, ENDED).await?;
     }
-    let (strikes, recoveries) = nemesis.done().await;
+    let (strikes, recoveries, stops) = nemesis.done().await;
     let (jobs, quarantined) = world.books.all().await?;
     let lives = world.end().await;
+    let late_writes_refused = world.late_writes_refused()?;
     let mut left_out = world.furnished.left_out.clone();
     left_out.extend(not_broken(wishes));
     Ok(Evidence {
@@ -230,6 +262,8 @@ async fn all_of_it(
         strikes,
         lives,
         recoveries,
+        stops,
+        late_writes_refused,
         progress: Vec::new(),
         left_out,
     })
@@ -244,31 +278,45 @@ fn not_broken(wishes: &Wishes) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if libfaketime().is_none() {
+        left_out.push("a daemon's own clock: there is no libfaketime here".to_owned());
+    }
     left_out.push(
         "rates per window: lanes have a concurrency only, which is what is measured".to_owned(),
     );
     left_out
 }
 
-async fn one(
-    nemesis: &mut Nemesis<'_>,
-    blow: &plan::Blow,
-    began: Ms,
-    say: Say<'_>,
-) -> anyhow::Result<()> {
-    let (what, took) = {
-        let strike = nemesis.strike(blow).await?;
-        (strike.what.clone(), strike.until - strike.at)
-    };
-    let (b, c) = so_far(nemesis);
-    let ended = nemesis.world.books.ended().await.unwrap_or_default();
-    let brought = nemesis.notes.all().len();
-    let at = (now() - began) as f64 / 1_000.0;
-    say(&format!(
-        "{at:6.1} s  {what} ({:.1} s); in flight so far: {b} B, {c} C; {ended} of {brought} jobs ended",
-        took as f64 / 1_000.0
-    ));
+/// Waits until not more than `most` jobs are still to be done.
+async fn worked_off(world: &World, most: usize) -> anyhow::Result<()> {
+    let until = Instant::now() + PACED;
+    while most < world.books.open_jobs().await? && Instant::now() < until {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
     Ok(())
+}
+
+/// Waits until so many jobs were acknowledged.
+async fn arrived(notes: &Notes, least: usize) {
+    let until = Instant::now() + PACED;
+    while notes.accepted_by(None) < least && Instant::now() < until {
+        tokio::time::sleep(LOOK_EVERY / 5).await;
+    }
+}
+
+/// The last blow, and how far it is, in a line.
+fn told(nemesis: &Nemesis<'_>, progress: &Mutex<Vec<Progress>>, began: Ms) -> String {
+    let last = nemesis.strikes.last();
+    let (what, took) = last.map_or(("", 0), |it| (it.what.as_str(), it.until - it.at));
+    let (b, c) = so_far(nemesis);
+    let progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+    let ended = progress.last().map_or(0, |it| it.ended);
+    format!(
+        "{:6.1} s  {what} ({:.1} s); in flight so far: {b} B, {c} C; {ended} of {} jobs ended",
+        (now() - began) as f64 / 1_000.0,
+        took as f64 / 1_000.0,
+        nemesis.notes.brought()
+    )
 }
 
 /// Sends of class B and C that were in flight at a fault, so far.

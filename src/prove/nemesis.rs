@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde_json::json;
 use tokio::task::{JoinSet, block_in_place};
 
 use super::books::Books;
-use super::evidence::{Recovery, Sort, Strike};
+use super::evidence::{Recovery, Sort, Stop, Strike};
 use super::furnish::LEASE_S;
 use super::outside::{Class, Requests};
 use super::plan::{Blow, VOLLEY, Wishes, volley};
@@ -22,10 +22,14 @@ const HOLD_MS: u64 = 3_000;
 const HURRY_MS: i64 = 61_000;
 /// How long sends may take to be under way, before the blow falls on what there is.
 const AIM: Duration = Duration::from_secs(5);
+/// How long a killed Redis stays away.
+const AWAY: Duration = Duration::from_millis(700);
 /// How long what died alone may take to come to an end.
-const CALM: Duration = Duration::from_secs(60);
-/// How long the first of a killed daemon's jobs may take to be at work again.
+const CALM: Duration = Duration::from_secs(120);
+/// How long jobs may take to be taken back, or dispatched again.
 const RECOVERED: Duration = Duration::from_secs(120);
+/// What was on its way to be dispatched when the queue was wiped is so by then, and isn't counted.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What it works with, and what it has done.
@@ -42,6 +46,7 @@ pub struct Nemesis<'a> {
     pub strikes: Vec<Strike>,
     /// How much the ledger's clock is off.
     shift_ms: i64,
+    stops: Vec<Stop>,
     recoveries: Arc<Mutex<Vec<Recovery>>>,
     watches: JoinSet<()>,
 }
@@ -56,6 +61,7 @@ impl<'a> Nemesis<'a> {
             requests: Requests::of(&world.outside.dir.join("requests.jsonl")),
             strikes: Vec::new(),
             shift_ms: 0,
+            stops: Vec::new(),
             recoveries: Arc::default(),
             watches: JoinSet::new(),
         }
@@ -65,18 +71,22 @@ impl<'a> Nemesis<'a> {
     ///
     /// # Errors
     /// When the world doesn't come up again.
-    pub async fn strike(&mut self, blow: &Blow) -> anyhow::Result<&Strike> {
+    pub async fn strike(&mut self, blow: &Blow) -> anyhow::Result<()> {
         let n = self.strikes.len() + 1;
-        if blow.sort == Sort::Kill {
+        if blow.sort.kills() {
             // one more kill might bury what died alone already
-            self.calm().await?;
+            self.calm().await;
         }
         if blow.aimed {
             self.aim(blow, n).await?;
+        } else {
+            tokio::time::sleep(Duration::from_millis(blow.wait_ms)).await;
         }
         let at = now();
         let what = self.fall(blow, n).await?;
-        self.world.outside.control("DELETE", "faults", None).await?;
+        if blow.aimed {
+            self.world.outside.control("DELETE", "faults", None).await?;
+        }
         for host in &self.world.hosts {
             self.world.ready(host).await?;
         }
@@ -89,7 +99,7 @@ impl<'a> Nemesis<'a> {
             until: now(),
             shift_ms: self.shift_ms,
         });
-        self.strikes.last().context("it has just been noted")
+        Ok(())
     }
 
     /// Sets the ledger's clock forward by so much that nobody waits any more for a look that a dead daemon
@@ -115,17 +125,13 @@ impl<'a> Nemesis<'a> {
         Ok(())
     }
 
-    /// Waits until no job is there that was the one suspect of a daemon that died.
-    async fn calm(&self) -> anyhow::Result<()> {
+    /// Waits until no job is there that was the one suspect of a daemon that died. One that never comes to
+    /// an end the judge will see.
+    async fn calm(&self) {
         let until = Instant::now() + CALM;
-        while !self.world.books.calm().await {
-            ensure!(
-                Instant::now() < until,
-                "what died alone doesn't come to an end"
-            );
+        while Instant::now() < until && !self.world.books.calm().await {
             tokio::time::sleep(LOOK_EVERY).await;
         }
-        Ok(())
     }
 
     /// Brings sends of class B and C, which the sandbox holds, and waits until they are under way.
@@ -144,7 +150,7 @@ impl<'a> Nemesis<'a> {
             }
         }
         let jobs = volley(self.wishes, n);
-        by_http(self.world, self.notes, &jobs.iter().collect::<Vec<_>>()).await?;
+        by_http(self.world, self.notes, &jobs).await?;
         let furnished = &self.world.furnished;
         let wanted = |kind: &str| {
             let lane = furnished.kinds.get(kind);
@@ -173,8 +179,21 @@ impl<'a> Nemesis<'a> {
         let lease = Duration::from_secs(LEASE_S.unsigned_abs());
         Ok(match blow.sort {
             Sort::Kill => {
-                self.kill(&hosts, n).await?;
+                self.kill(&hosts, n, None).await?;
                 format!("kill -9 of {who}")
+            }
+            Sort::Clock => {
+                self.kill(&hosts, n, Some(blow.clock)).await?;
+                format!(
+                    "kill -9 of {who}, which starts with a clock of {}",
+                    blow.clock
+                )
+            }
+            Sort::Stop => {
+                for host in &hosts {
+                    self.stop(host, n).await?;
+                }
+                format!("SIGTERM to {who}")
             }
             Sort::Freeze => {
                 for host in &hosts {
@@ -188,16 +207,16 @@ impl<'a> Nemesis<'a> {
             }
             Sort::Flush => {
                 self.redis(&[b"FLUSHALL"]).await?;
+                self.watch_dispatch(n, Instant::now());
                 "FLUSHALL".to_owned()
             }
             Sort::Redis => {
                 let redis = self.world.redis.as_ref().context("there is no Redis")?;
                 let mut redis = redis.lock().await;
-                block_in_place(|| {
-                    redis.kill9();
-                    std::thread::sleep(Duration::from_millis(700));
-                    redis.start(&self.world.folder)
-                })?;
+                block_in_place(|| redis.kill9());
+                self.watch_dispatch(n, Instant::now());
+                tokio::time::sleep(AWAY).await;
+                block_in_place(|| redis.start(&self.world.folder))?;
                 "kill -9 of Redis".to_owned()
             }
             Sort::Postgres => {
@@ -207,6 +226,7 @@ impl<'a> Nemesis<'a> {
                     postgres.kill9();
                     postgres.start(&self.world.folder)
                 })?;
+                self.watch_dispatch(n, Instant::now());
                 "kill -9 of PostgreSQL".to_owned()
             }
             Sort::Cut | Sort::Hole => {
@@ -245,8 +265,25 @@ impl<'a> Nemesis<'a> {
         talk::redis(port, words).await.map(drop)
     }
 
-    /// Kills daemons, notes what they held, and starts them again.
-    async fn kill(&mut self, hosts: &[&Host], n: usize) -> anyhow::Result<()> {
+    /// Tells a daemon to stop, notes what that cost, and starts it again.
+    async fn stop(&mut self, host: &Host, n: usize) -> anyhow::Result<()> {
+        let held = match self.world.pid(host).await {
+            Some(pid) => self.world.books.at_work(pid).await?,
+            None => Vec::new(),
+        };
+        if let Some((took, exit)) = self.world.stop(host).await? {
+            self.stops.push(Stop {
+                strike: n,
+                held,
+                ms: i64::try_from(took.as_millis()).unwrap_or(i64::MAX),
+                exit,
+            });
+        }
+        self.world.run(host).await
+    }
+
+    /// Kills daemons, notes what they held, and starts them again: by a clock of their own, if one is said.
+    async fn kill(&mut self, hosts: &[&Host], n: usize, clock: Option<&str>) -> anyhow::Result<()> {
         let mut held = Vec::new();
         let began = Instant::now();
         for host in hosts {
@@ -256,7 +293,7 @@ impl<'a> Nemesis<'a> {
             }
         }
         for host in hosts {
-            self.world.run(host).await?;
+            self.world.run_at(host, clock).await?;
         }
         if held.is_empty() {
             return Ok(());
@@ -264,27 +301,51 @@ impl<'a> Nemesis<'a> {
         let books = Books::of(self.world.place.clone());
         let recoveries = self.recoveries.clone();
         self.watches.spawn(async move {
-            while began.elapsed() < RECOVERED && !books.moved(&held).await {
+            while began.elapsed() < RECOVERED && !books.taken_back(&held).await {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            let ms = began.elapsed().as_millis();
-            let mut all = recoveries.lock().unwrap_or_else(PoisonError::into_inner);
-            all.push(Recovery {
-                strike: n,
-                held: held.len(),
-                ms: i64::try_from(ms).unwrap_or(i64::MAX),
-            });
+            note(&recoveries, n, held.len(), began);
         });
         Ok(())
     }
 
-    /// What was done, and how long the killed daemons' jobs lay; waits for the last of them.
-    pub async fn done(mut self) -> (Vec<Strike>, Vec<Recovery>) {
+    /// Notes how long after `since` the next job is dispatched, where any is ready.
+    fn watch_dispatch(&mut self, n: usize, since: Instant) {
+        let books = Books::of(self.world.place.clone());
+        let recoveries = self.recoveries.clone();
+        self.watches.spawn(async move {
+            tokio::time::sleep(ON_ITS_WAY).await;
+            let (Ok(before), Ok(ready)) = (books.held().await, books.ready().await) else {
+                return;
+            };
+            if ready == 0 {
+                return;
+            }
+            let others = async || {
+                let there = books.held().await;
+                there.is_ok_and(|it| !it.is_subset(&before))
+            };
+            while since.elapsed() < RECOVERED && !others().await {
+                tokio::time::sleep(LOOK_EVERY / 4).await;
+            }
+            note(&recoveries, n, ready, since);
+        });
+    }
+
+    /// What was done, how long the jobs lay after it, and what stops cost; waits for the last of them.
+    pub async fn done(mut self) -> (Vec<Strike>, Vec<Recovery>, Vec<Stop>) {
         while self.watches.join_next().await.is_some() {}
         let mut recoveries = self
             .recoveries
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        (self.strikes, std::mem::take(&mut *recoveries))
+        let recoveries = std::mem::take(&mut *recoveries);
+        (self.strikes, recoveries, self.stops)
     }
+}
+
+fn note(recoveries: &Mutex<Vec<Recovery>>, strike: usize, held: usize, since: Instant) {
+    let ms = i64::try_from(since.elapsed().as_millis()).unwrap_or(i64::MAX);
+    let mut all = recoveries.lock().unwrap_or_else(PoisonError::into_inner);
+    all.push(Recovery { strike, held, ms });
 }

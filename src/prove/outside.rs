@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use serde_json::Value;
 
-use super::evidence::Ms;
+use super::evidence::{KEY_DIGITS, Ms};
 
 /// Something that happened at a platform.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,7 +42,7 @@ pub struct Request {
 }
 
 /// What is written, as its job's class of effect says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Class {
     /// The platform dedupes.
     A,
@@ -65,10 +65,10 @@ pub fn class(op: &str) -> Option<Class> {
     }
 }
 
-/// The key in a text: `job-` and six digits.
+/// The key in a text: `job-` and its digits.
 fn key_in(text: &str) -> Option<&str> {
     text.match_indices("job-").find_map(|(at, word)| {
-        let key = text.get(at..at + word.len() + 6)?;
+        let key = text.get(at..at + word.len() + KEY_DIGITS)?;
         let digits = key.as_bytes()[word.len()..].iter().all(u8::is_ascii_digit);
         digits.then_some(key)
     })
@@ -194,10 +194,10 @@ mod tests {
 
     #[test]
     fn a_key_is_found_wherever_it_stands() {
-        assert_eq!(key_in("job-000012 says hello"), Some("job-000012"));
-        assert_eq!(key_in("a woodcut: job-000012."), Some("job-000012"));
-        assert_eq!(key_in("job-12, then job-000013"), Some("job-000013"));
-        assert_eq!(key_in("job-00001ü"), None);
+        assert_eq!(key_in("job-00000012 says hello"), Some("job-00000012"));
+        assert_eq!(key_in("a woodcut: job-00000012."), Some("job-00000012"));
+        assert_eq!(key_in("job-12, then job-00000013"), Some("job-00000013"));
+        assert_eq!(key_in("job-0000001ü"), None);
         assert_eq!(key_in("job-"), None);
     }
 
@@ -205,7 +205,7 @@ mod tests {
     fn requests_are_read_as_they_are_written() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("requests.jsonl");
-        let first = r#"{"n":1,"at":"2026-01-01T00:00:01.000Z","op":"post.create","key":null,"text":"job-000001 says","writes":true}"#;
+        let first = r#"{"n":1,"at":"2026-01-01T00:00:01.000Z","op":"post.create","key":null,"text":"job-00000001 says","writes":true}"#;
         let end = r#"{"n":1,"end":"2026-01-01T00:00:02.500Z","status":null,"fault":"slow"}"#;
         std::fs::write(&path, format!("{first}\n{}", &end[..20])).unwrap();
         let mut requests = Requests::of(&path);
@@ -219,7 +219,7 @@ mod tests {
         assert_eq!(one.end.unwrap() - one.at, 1_500);
         assert_eq!(
             (&*one.key, one.fault.as_deref()),
-            ("job-000001", Some("slow"))
+            ("job-00000001", Some("slow"))
         );
         std::fs::write(&path, format!("{first}\n{end}\nnonsense\n")).unwrap();
         assert!(requests.read().is_err());

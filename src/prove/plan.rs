@@ -1,15 +1,17 @@
 //! What a proof does, in order: the jobs, and what is broken between them. Pure, by a seed: the same
 //! seed and wishes give the same jobs and the same blows.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use super::evidence::{Door, Sort};
+use super::evidence::{Door, KEY_DIGITS, Sort};
 
 /// Jobs of class B, and as many of class C, that are brought just before a blow.
 pub const VOLLEY: usize = 5;
 /// What the sandbox does to some of the sends beyond the blows; after each a careful client still knows,
 /// or asks a person.
-const FAULTS: [&str; 9] = [
+const FAULTS: [&str; 10] = [
     "act_500",
     "act_503",
     "act_reset",
@@ -19,9 +21,21 @@ const FAULTS: [&str; 9] = [
     "act_truncate",
     "act_lie",
     "act_late delay_ms=300",
+    // under way for long: what falls at random falls upon some of these
+    "slow delay_ms=900",
 ];
 /// Every how many-eth job's text asks for one of them.
 const FAULT_EVERY: u64 = 12;
+/// Milliseconds of load before a blow that isn't aimed, at most: it falls at any moment of these.
+const WAIT_MS: u64 = 500;
+/// So many kills, and so many of the other blows, are aimed: with those at random enough to hit 50 sends
+/// of each class.
+const AIMED: (usize, usize) = (14, 10);
+/// The same for a quick proof.
+const AIMED_QUICK: (usize, usize) = (3, 2);
+/// How wrong a daemon's own clock is: further than the lease, and within what clocks may be apart when
+/// posts are looked for by their time; it also runs too fast, or too slow.
+const CLOCKS: [&str; 4] = ["+4s", "-4s", "+2s x1.02", "-2s x0.98"];
 
 /// A generator of numbers that is the same in each version of this program (SplitMix64).
 #[derive(Clone, Debug)]
@@ -78,13 +92,13 @@ pub struct Wishes {
     pub seed: u64,
     /// Jobs, beside those that are brought just before a blow.
     pub jobs: usize,
-    /// Kills of daemons.
-    pub kills: usize,
+    /// Blows of each sort.
+    pub blows: BTreeMap<Sort, usize>,
     /// Daemons.
     pub daemons: usize,
     /// PostgreSQL and Redis, which can be broken too.
     pub servers: bool,
-    /// Few of the other blows.
+    /// Under a minute.
     pub quick: bool,
     /// The kinds, each with its accounts.
     pub stock: Vec<Stock>,
@@ -116,65 +130,84 @@ pub struct Blow {
     pub hosts: Vec<usize>,
     /// The ledger rather than the queue, of the blows that hit a connection.
     pub ledger: bool,
-    /// By how much the clock jumps.
+    /// By how much the ledger's clock jumps.
     pub shift_ms: i64,
-    /// Sends are brought under way first.
+    /// How wrong a daemon's own clock is, as libfaketime reads it.
+    pub clock: &'static str,
+    /// Sends are brought under way first, which the sandbox holds.
     pub aimed: bool,
-    /// Of the sends that are held for it, so many in ten act before.
+    /// Of those, so many in ten act before.
     pub acted: u64,
+    /// Otherwise, how long after its share of the jobs has come it falls.
+    pub wait_ms: u64,
+}
+
+/// Blows of each sort that are struck unless others are asked for.
+pub fn usual(quick: bool) -> BTreeMap<Sort, usize> {
+    let times = |it| match (it, quick) {
+        (Sort::Kill, true) => 3,
+        (Sort::Kill, false) => 20,
+        (_, true) => 1,
+        (_, false) => 3,
+    };
+    Sort::ALL.into_iter().map(|it| (it, times(it))).collect()
 }
 
 /// The blows of the wishes, in order.
 pub fn blows(wishes: &Wishes) -> Vec<Blow> {
     let mut draw = Draw::new(wishes.seed, 1);
-    let mut blows: Vec<Blow> = (0..wishes.kills).map(|_| kill(&mut draw, wishes)).collect();
-    let often = if wishes.quick { 1 } else { 3 };
-    let mut sorts = vec![(Sort::Freeze, often)];
-    if wishes.servers {
-        let once = [Sort::Flush, Sort::Redis, Sort::Postgres, Sort::Skew];
-        sorts.extend(once.map(|it| (it, often)));
-        // of the ledger and of the queue
-        sorts.extend([(Sort::Cut, often), (Sort::Hole, often)]);
-    }
-    for (sort, often) in sorts {
-        for n in 0..often {
-            blows.push(Blow {
-                sort,
-                hosts: vec![host(&mut draw, wishes)],
-                ledger: n % 2 == 0,
-                // back and forth: further than the lease, and within what clocks may be apart when posts
-                // are looked for by their time
-                shift_ms: if n % 2 == 0 { 4_000 } else { -4_000 },
-                aimed: !sort.wipes(),
-                acted: 10,
-            });
-        }
+    let mut blows: Vec<Blow> = Vec::new();
+    for (sort, times) in &wishes.blows {
+        blows.extend((0..*times).map(|n| blow(&mut draw, wishes, *sort, n)));
     }
     draw.shuffle(&mut blows);
+    let most = if wishes.quick { AIMED_QUICK } else { AIMED };
+    aim(&mut blows, most.0, |it| it == Sort::Kill);
+    // what Redis forgets, and what a daemon does before it ends, needs no sends that are held
+    let other = |it: Sort| !it.kills() && !it.wipes() && it.is_fault();
+    aim(&mut blows, most.1, other);
     blows
+}
+
+/// Aims `most` of the blows of some sorts, evenly.
+fn aim(blows: &mut [Blow], most: usize, of: impl Fn(Sort) -> bool) {
+    let of = blows.iter_mut().filter(|it| of(it.sort));
+    let of: Vec<&mut Blow> = of.collect();
+    let all = of.len();
+    for (n, it) in of.into_iter().enumerate() {
+        it.aimed = n * most / all != (n + 1) * most / all;
+    }
 }
 
 /// One more kill, when so many blows have not hit enough.
 pub fn one_more(wishes: &Wishes, n: usize) -> Blow {
-    kill(&mut Draw::new(wishes.seed, 2 + n as u64), wishes)
-}
-
-fn host(draw: &mut Draw, wishes: &Wishes) -> usize {
-    usize::try_from(draw.below(wishes.daemons as u64)).expect("less than the daemons")
-}
-
-fn kill(draw: &mut Draw, wishes: &Wishes) -> Blow {
-    let hosts = match draw.below(4) {
-        0 => (0..wishes.daemons).collect(),
-        _ => vec![host(draw, wishes)],
-    };
+    let mut draw = Draw::new(wishes.seed, 2 + n as u64);
     Blow {
-        sort: Sort::Kill,
-        hosts,
-        ledger: true,
-        shift_ms: 0,
         aimed: true,
-        acted: 7,
+        ..blow(&mut draw, wishes, Sort::Kill, n)
+    }
+}
+
+/// The `n`th blow of a sort.
+fn blow(draw: &mut Draw, wishes: &Wishes, sort: Sort, n: usize) -> Blow {
+    let all = sort == Sort::Kill && draw.below(4) == 0;
+    let one = usize::try_from(draw.below(wishes.daemons as u64)).expect("less than the daemons");
+    Blow {
+        sort,
+        hosts: if all {
+            (0..wishes.daemons).collect()
+        } else {
+            vec![one]
+        },
+        ledger: n.is_multiple_of(2),
+        // back and forth: further than the lease, and within what clocks may be apart when posts are
+        // looked for by their time
+        shift_ms: if n.is_multiple_of(2) { 4_000 } else { -4_000 },
+        clock: draw.of::<&str>(&CLOCKS),
+        aimed: false,
+        // the sends of the killed are those that nobody can clear when they never happened
+        acted: if sort == Sort::Kill { 7 } else { 10 },
+        wait_ms: draw.below(WAIT_MS),
     }
 }
 
@@ -199,7 +232,7 @@ pub fn job(wishes: &Wishes, n: usize) -> Job {
     make(
         wishes,
         &mut draw,
-        format!("job-{n:06}"),
+        format!("job-{n:0KEY_DIGITS$}"),
         &stock,
         door,
         fault,
@@ -217,7 +250,12 @@ pub fn volley(wishes: &Wishes, n: usize) -> Vec<Job> {
     let mut jobs = Vec::new();
     for i in 0..VOLLEY {
         for (class, stock) in classes.iter().enumerate().filter(|it| !it.1.is_empty()) {
-            let key = format!("job-9{n:03}{:02}", 2 * i + class);
+            // of their own: the others' begin with 0
+            let key = format!(
+                "job-9{n:0width$}{:02}",
+                2 * i + class,
+                width = KEY_DIGITS - 3
+            );
             let stock = draw.of(stock).clone();
             jobs.push(make(wishes, &mut draw, key, &stock, Door::Http, ""));
         }
@@ -281,10 +319,12 @@ mod tests {
             kind: it.to_owned(),
             account: Some("a".to_owned()),
         });
+        let mut blows = usual(false);
+        blows.insert(Sort::Kill, 9);
         Wishes {
             seed,
             jobs: 300,
-            kills: 9,
+            blows,
             daemons: 3,
             servers: true,
             quick: false,
@@ -313,7 +353,7 @@ mod tests {
     fn every_sort_is_there_and_every_kind() {
         let (blows, jobs, volley) = planned(1);
         let kills = blows.iter().filter(|it| it.sort == Sort::Kill).count();
-        assert_eq!((kills, blows.len()), (9, 9 + 7 * 3));
+        assert_eq!((kills, blows.len()), (9, 9 + 9 * 3));
         assert!(blows.iter().any(|it| it.hosts.len() == 3));
         for kind in ["test.job", "post.x", "post.instagram", "post.mastodon"] {
             assert!(jobs.iter().any(|it| it.kind == kind), "{kind}");
@@ -324,16 +364,41 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), jobs.len() + volley.len(), "each key once");
-        assert!(keys.iter().all(|it| it.len() == "job-000000".len()));
+        assert!(keys.iter().all(|it| it.len() == "job-".len() + KEY_DIGITS));
     }
 
     #[test]
-    fn an_embedded_plan_breaks_no_servers() {
+    fn the_largest_plan_has_keys_of_its_own() {
+        let wishes = wishes(1);
+        let last = volley(&wishes, 50_060).pop().unwrap();
+        assert_eq!(last.key, "job-95006009");
+        assert_eq!(job(&wishes, 799_999).key, "job-00799999");
+    }
+
+    #[test]
+    fn some_are_aimed_and_the_others_fall_at_random() {
+        let mut wishes = wishes(1);
+        wishes.blows.insert(Sort::Kill, 1_000);
+        let planned = blows(&wishes);
+        let aimed = |of: fn(Sort) -> bool| {
+            let of = planned.iter().filter(|it| of(it.sort));
+            of.filter(|it| it.aimed).count()
+        };
+        assert_eq!(aimed(|it| it == Sort::Kill), AIMED.0);
+        assert_eq!(aimed(|it| it != Sort::Kill), AIMED.1);
+        assert_eq!(aimed(|it| it.wipes() || !it.is_fault()), 0);
+        let late = planned.iter().rev().take(200);
+        assert!(late.filter(|it| it.aimed).count() < 24, "evenly");
+        wishes.blows = usual(true);
+        let few = blows(&wishes);
+        let kills = few.iter().filter(|it| it.sort == Sort::Kill);
+        assert!(kills.map(|it| it.aimed).eq([true; 3]));
+    }
+
+    #[test]
+    fn an_embedded_plan_needs_no_door_that_isnt_there() {
         let mut wishes = wishes(1);
         (wishes.servers, wishes.daemons) = (false, 1);
-        let sorts = blows(&wishes);
-        let only = |it: &Blow| matches!(it.sort, Sort::Kill | Sort::Freeze);
-        assert!(sorts.iter().all(only));
         assert!((0..50).all(|n| job(&wishes, n).door == Door::Http));
     }
 }

@@ -20,20 +20,27 @@ const CHUNK: usize = 10;
 /// The wait before something is asked again.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What producers were told, by key.
+/// What producers were told.
 #[derive(Debug, Default)]
-pub struct Notes(Mutex<BTreeMap<String, Told>>);
+pub struct Notes(Mutex<Noted>);
+
+#[derive(Debug, Default)]
+struct Noted {
+    by_key: BTreeMap<String, Told>,
+    /// How many were acknowledged, by door.
+    accepted: BTreeMap<Door, usize>,
+}
 
 impl Notes {
-    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Told>> {
+    fn held(&self) -> MutexGuard<'_, Noted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn sent(&self, jobs: &[&Job]) {
+    fn sent(&self, jobs: &[Job]) {
         let at = now();
         let mut notes = self.held();
         for it in jobs {
-            notes.entry(it.key.clone()).or_insert_with(|| Told {
+            notes.by_key.entry(it.key.clone()).or_insert_with(|| Told {
                 key: it.key.clone(),
                 kind: it.kind.clone(),
                 door: it.door,
@@ -45,23 +52,34 @@ impl Notes {
     }
 
     fn accepted(&self, key: &str) {
-        if let Some(told) = self.held().get_mut(key) {
-            told.accepted.get_or_insert_with(now);
+        let mut notes = self.held();
+        let Some(told) = notes.by_key.get_mut(key) else {
+            return;
+        };
+        if told.accepted.is_none() {
+            told.accepted = Some(now());
+            let door = told.door;
+            *notes.accepted.entry(door).or_default() += 1;
         }
     }
 
     /// All of them.
     pub fn all(&self) -> Vec<Told> {
-        self.held().values().cloned().collect()
+        self.held().by_key.values().cloned().collect()
+    }
+
+    /// How many were asked for.
+    pub fn brought(&self) -> usize {
+        self.held().by_key.len()
     }
 
     /// Jobs that were acknowledged: by a door, or by any.
     pub fn accepted_by(&self, door: Option<Door>) -> usize {
         let notes = self.held();
-        let by = notes
-            .values()
-            .filter(|it| door.is_none_or(|door| it.door == door));
-        by.filter(|it| it.accepted.is_some()).count()
+        let by = notes.accepted.iter();
+        by.filter(|it| door.is_none_or(|door| *it.0 == door))
+            .map(|it| it.1)
+            .sum()
     }
 }
 
@@ -77,15 +95,19 @@ pub async fn bring(
     door: Door,
     mut released: watch::Receiver<usize>,
 ) -> anyhow::Result<()> {
-    let jobs: Vec<(usize, Job)> = (0..wishes.jobs)
+    let mut mine = (0..wishes.jobs)
         .map(|n| (n, job(wishes, n)))
         .filter(|(_, it)| it.door == door)
-        .collect();
-    let mut at = 0;
-    while at < jobs.len() {
+        .peekable();
+    while mine.peek().is_some() {
         let most = *released.borrow_and_update();
-        let rest = jobs[at..].iter().take(CHUNK);
-        let chunk: Vec<&Job> = rest.take_while(|it| it.0 < most).map(|it| &it.1).collect();
+        let mut chunk = Vec::new();
+        while chunk.len() < CHUNK {
+            let Some((_, it)) = mine.next_if(|it| it.0 < most) else {
+                break;
+            };
+            chunk.push(it);
+        }
         if chunk.is_empty() {
             // an error is the end of the proof
             if released.changed().await.is_err() {
@@ -97,7 +119,6 @@ pub async fn bring(
             Door::Http => by_http(world, notes, &chunk).await?,
             Door::Inbox => by_inbox(world, notes, &chunk).await?,
         }
-        at += chunk.len();
     }
     Ok(())
 }
@@ -106,9 +127,9 @@ pub async fn bring(
 ///
 /// # Errors
 /// When they are refused for good.
-pub async fn by_http(world: &World, notes: &Notes, jobs: &[&Job]) -> anyhow::Result<()> {
-    let mut rest: Vec<&Job> = jobs.to_vec();
-    notes.sent(&rest);
+pub async fn by_http(world: &World, notes: &Notes, jobs: &[Job]) -> anyhow::Result<()> {
+    let mut rest: Vec<&Job> = jobs.iter().collect();
+    notes.sent(jobs);
     let apis: Vec<SocketAddr> = world.hosts.iter().map(|it| it.api).collect();
     for api in apis.iter().cycle() {
         let body: Vec<Value> = rest.iter().map(|it| it.envelope.clone()).collect();
@@ -139,7 +160,7 @@ pub async fn by_http(world: &World, notes: &Notes, jobs: &[&Job]) -> anyhow::Res
     Ok(())
 }
 
-async fn by_inbox(world: &World, notes: &Notes, jobs: &[&Job]) -> anyhow::Result<()> {
+async fn by_inbox(world: &World, notes: &Notes, jobs: &[Job]) -> anyhow::Result<()> {
     let Some(port) = world.redis_port else {
         bail!("there is no Redis, and a job of the plan comes in by its inbox");
     };

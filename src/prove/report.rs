@@ -102,7 +102,7 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
             "recovery_ms_p50",
             ms(it.recovery_ms_p50),
             format!(
-                "from a kill to the first of its jobs at work again ({} kills)",
+                "from a kill until all its jobs are taken back ({} kills)",
                 it.recoveries
             ),
         ),
@@ -110,6 +110,44 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
             "recovery_ms_p99",
             ms(it.recovery_ms_p99),
             "the same: 99 of 100 are faster",
+        ),
+        line(
+            "flush_recovery_ms_p50",
+            ms(it.flush_recovery_ms_p50),
+            format!(
+                "from a wipe or kill of Redis to the next dispatch ({} of them)",
+                it.flush_recoveries
+            ),
+        ),
+        line(
+            "flush_recovery_ms_p99",
+            ms(it.flush_recovery_ms_p99),
+            "the same: 99 of 100 are faster",
+        ),
+        line(
+            "postgres_recovery_ms_p99",
+            ms(it.postgres_recovery_ms_p99),
+            "from PostgreSQL's return to the next dispatch",
+        ),
+        line(
+            "stop_ms_p50",
+            ms(it.stop_ms_p50),
+            "from SIGTERM to a daemon's end",
+        ),
+        line(
+            "stop_ms_p99",
+            ms(it.stop_ms_p99),
+            "the same: 99 of 100 are faster",
+        ),
+        none(
+            "stops_unclean",
+            it.stops_unclean,
+            "of those, with an attempt charged or a lease left behind",
+        ),
+        line(
+            "late_writes_refused",
+            it.late_writes_refused,
+            "outcomes of lost leases that the ledger refused",
         ),
         none(
             "limits_overstepped",
@@ -184,7 +222,7 @@ pub fn text(it: &Verdict, paint: impl Fn(bool, &str) -> String) -> String {
             Some(good) => paint(good, &value),
             None => value,
         };
-        let _ = writeln!(text, "{:<19}{value}   {}", line.name, line.about);
+        let _ = writeln!(text, "{:<25}{value}   {}", line.name, line.about);
     }
     let _ = writeln!(text, "\nbroken: {}", broken(it));
     let count = |all: &std::collections::BTreeMap<String, usize>| {
@@ -233,7 +271,10 @@ mod tests {
         verdict.lost = 1;
         verdict.violations = vec!["job-000001: gone".to_owned()];
         let said = text(&verdict, paint);
-        assert!(said.contains("lost               !      1!"), "{said}");
+        assert!(
+            said.contains("lost                     !      1!"),
+            "{said}"
+        );
         assert!(said.contains("!wrong: job-000001: gone!"), "{said}");
         assert!(said.contains("NOT PROVEN"), "{said}");
     }

@@ -26,6 +26,12 @@ use crate::servers::{self, Programs, Server};
 
 /// How long a daemon, or the sandbox, may take to be ready on a busy machine.
 const READY: Duration = Duration::from_secs(90);
+/// How long a daemon that is told to stop may take: well beyond its own deadline.
+const STOPPED: Duration = Duration::from_secs(180);
+/// How often it is looked whether it has.
+const STOPPED_EVERY: Duration = Duration::from_millis(2);
+/// What a daemon logs when the ledger refuses an outcome of a lease that was lost.
+const LATE: &str = "late settle refused";
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Now.
@@ -125,6 +131,13 @@ pub struct World {
     pub folder: Folder,
 }
 
+/// libfaketime, where it is installed as Debian does it.
+pub fn libfaketime() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").ok()?.flatten();
+    let mut found = folders.map(|it| it.path().join("faketime/libfaketime.so.1"));
+    found.find(|it| it.exists())
+}
+
 /// This very program, without the settings of whoever calls it.
 fn ourselves() -> anyhow::Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
@@ -211,11 +224,27 @@ impl World {
     /// # Errors
     /// When it can't be started.
     pub async fn run(&self, host: &Host) -> anyhow::Result<()> {
+        self.run_at(host, None).await
+    }
+
+    /// Starts a host's daemon, by a clock of its own if one is said, as libfaketime reads it. Its steady
+    /// clock stays what it is.
+    ///
+    /// # Errors
+    /// When it can't be started, or there is no libfaketime.
+    pub async fn run_at(&self, host: &Host, clock: Option<&str>) -> anyhow::Result<()> {
         let mut daemon = host.daemon.lock().await;
         let path = host.home.join("log");
         let log = File::options().append(true).create(true).open(path)?;
         let mut command = ourselves()?;
         command.arg("--config").arg(&host.config).arg("run");
+        if let Some(clock) = clock {
+            command.env("LD_PRELOAD", libfaketime().context("no libfaketime")?);
+            command.env("FAKETIME", clock);
+            for name in ["FAKETIME_DONT_FAKE_MONOTONIC", "DONT_FAKE_MONOTONIC"] {
+                command.env(name, "1");
+            }
+        }
         command.current_dir(&host.home);
         command.stdout(log.try_clone()?).stderr(log);
         *daemon = Some((self.folder.spawn(command)?, now()));
@@ -272,6 +301,51 @@ impl World {
         block_in_place(|| process.kill9());
         self.lived(host, since, "killed");
         Some(pid)
+    }
+
+    /// Tells a host's daemon to stop, and waits for its end; how long that took, and its exit code.
+    /// Nothing where there is none.
+    ///
+    /// # Errors
+    /// When it doesn't end: with the end of its log.
+    pub async fn stop(&self, host: &Host) -> anyhow::Result<Option<(Duration, Option<i32>)>> {
+        let Some((mut process, since)) = host.daemon.lock().await.take() else {
+            return Ok(None);
+        };
+        let began = Instant::now();
+        process.signal(Signal::TERM);
+        loop {
+            if let Some(status) = process.ended() {
+                self.lived(host, since, "stopped");
+                return Ok(Some((began.elapsed(), status.code())));
+            }
+            if STOPPED < began.elapsed() {
+                let n = host.n + 1;
+                bail!("daemon {n} doesn't stop:\n{}", tail(&host.home.join("log")));
+            }
+            tokio::time::sleep(STOPPED_EVERY).await;
+        }
+    }
+
+    /// The process of a host's daemon, if one is there.
+    pub async fn pid(&self, host: &Host) -> Option<u32> {
+        let daemon = host.daemon.lock().await;
+        daemon.as_ref().map(|it| it.0.pid())
+    }
+
+    /// Outcomes of lost leases that the ledger refused, by the logs of all daemons.
+    ///
+    /// # Errors
+    /// When a log can't be read.
+    pub fn late_writes_refused(&self) -> anyhow::Result<usize> {
+        let mut refused = 0;
+        for host in &self.hosts {
+            let log = File::open(host.home.join("log"))?;
+            for line in std::io::BufReader::new(log).split(b'\n') {
+                refused += usize::from(String::from_utf8_lossy(&line?).contains(LATE));
+            }
+        }
+        Ok(refused)
     }
 
     /// Stops a host's daemon, or lets it go on.

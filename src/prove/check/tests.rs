@@ -1,6 +1,6 @@
 //! The judge finds whatever is wrong: evidence of a good run, doctored in one place each.
 
-use super::super::evidence::{Past, Recovery};
+use super::super::evidence::{Recovery, Stop};
 use super::*;
 
 /// A run in which two posts on X, one on Instagram, a text and a job without effects were brought, a
@@ -321,4 +321,91 @@ fn what_was_hardly_tried_is_not_proven() {
         }
     });
     assert_eq!((elsewhere.in_flight_b, elsewhere.in_flight_c), (0, 0));
+}
+
+#[test]
+fn a_graceful_stop_costs_no_attempt_leaves_no_lease_and_excuses_nothing() {
+    let stop = |exit| Stop {
+        strike: 2,
+        held: vec![("job-000001".to_owned(), 2), ("job-000004".to_owned(), 2)],
+        ms: 40,
+        exit,
+    };
+    let stopped = |it: &mut Run| {
+        it.evidence.strikes.push(Strike {
+            n: 2,
+            sort: Sort::Stop,
+            at: 20_000,
+            until: 20_100,
+            ..it.evidence.strikes[0].clone()
+        });
+        it.evidence.stops.push(stop(Some(0)));
+    };
+    let mut run = Run::good();
+    stopped(&mut run);
+    let found = run.verdict();
+    assert!(found.proven, "{found:?}");
+    assert_eq!((found.stop_ms_p50, found.stops_unclean), (Some(40), 0));
+    let died = doctored(|it| {
+        stopped(it);
+        it.evidence.stops[0] = stop(None);
+    });
+    assert_eq!(died.stops_unclean, 1);
+    let left = doctored(|it| {
+        stopped(it);
+        // its last lease was another one, so that its history makes sense
+        let row = &mut it.evidence.jobs[3];
+        row.history[1].outcome = "reclaimed".to_owned();
+        row.history.push(Past {
+            epoch: 3,
+            outcome: "completed".to_owned(),
+            class: None,
+        });
+        row.epoch = 3;
+    });
+    assert_eq!((left.stops_unclean, left.histories_wrong), (1, 0));
+    let charge = |it: &mut Run| {
+        stopped(it);
+        let row = &mut it.evidence.jobs[0];
+        row.history[1].outcome = "failed".to_owned();
+        row.history[1].class = Some("transient".to_owned());
+        row.history.push(Past {
+            epoch: 3,
+            outcome: "completed".to_owned(),
+            class: None,
+        });
+        (row.epoch, row.attempts) = (3, 1);
+        it.requests[0].status = Some(201);
+    };
+    assert_eq!(doctored(charge).stops_unclean, 1);
+    let mut run = Run::good();
+    charge(&mut run);
+    run.requests[0].status = Some(503);
+    assert_eq!(run.verdict().stops_unclean, 0, "a platform refused");
+    let unknown = doctored(|it| {
+        unresolved(it);
+        stopped(it);
+    });
+    assert_eq!((unknown.unknown, unknown.unknown_explained), (1, 0));
+}
+
+#[test]
+fn recoveries_are_told_apart_by_what_was_broken() {
+    let mut run = Run::good();
+    for (n, sort, ms) in [
+        (2, Sort::Flush, 90),
+        (3, Sort::Redis, 110),
+        (4, Sort::Postgres, 1_500),
+    ] {
+        let strike = run.evidence.strikes[0].clone();
+        run.evidence.strikes.push(Strike { n, sort, ..strike });
+        let (strike, held) = (n, 1);
+        run.evidence.recoveries.push(Recovery { strike, held, ms });
+    }
+    let found = run.verdict();
+    assert_eq!((found.recoveries, found.recovery_ms_p99), (1, Some(700)));
+    assert_eq!(found.flush_recoveries, 2);
+    let flush = (found.flush_recovery_ms_p50, found.flush_recovery_ms_p99);
+    assert_eq!(flush, (Some(90), Some(110)));
+    assert_eq!(found.postgres_recovery_ms_p99, Some(1_500));
 }
