@@ -48,6 +48,7 @@ pub mod engine;
 
 // who asks
 pub mod api;
+pub mod resp;
 pub mod service;
 pub mod daemon;
 pub mod sandbox;

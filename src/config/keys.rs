@@ -247,6 +247,17 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "resp",
+        by_name: false,
+        overlay: true,
+        keys: &[key(
+            "listen",
+            Shape::Text {
+                default: Some("off"),
+            },
+        )],
+    },
+    Section {
         name: "inbox",
         by_name: false,
         overlay: true,

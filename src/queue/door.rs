@@ -77,6 +77,9 @@ pub struct Entry {
     pub bytes: Vec<u8>,
 }
 
+/// The list that producers append to.
+pub const INBOX: &str = "presswork:inbox";
+
 /// The inbox: a list to which any program may append.
 #[async_trait]
 pub trait Inbox: Send + Sync + 'static {
