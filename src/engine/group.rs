@@ -9,7 +9,7 @@ use super::shared::Shared;
 use crate::crashpoint;
 use crate::intake::{Answer, Culprit, accept_together};
 use crate::job::NewJob;
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::LedgerError;
 
 /// The answers to a group's envelopes, in order, or the one for which none was taken.
 pub type Grouped = Result<Vec<Answer>, Culprit>;

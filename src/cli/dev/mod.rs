@@ -23,8 +23,9 @@ use samples::Samples;
 use show::Show;
 
 const AFTER: &str = "\
-A SQLite ledger and a queue in memory under DIR, the sandbox for the outside, the HTTP API, a port
-for Redis clients, and a few sample jobs that succeed, fail, recover and die as jobs do. Nothing is published anywhere.
+A SQLite ledger and a queue in memory under DIR, the sandbox for the outside, the HTTP API, a port for
+Redis clients, and a few sample jobs that succeed, fail, recover and die as jobs do. Nothing is
+published anywhere.
 
 Examples:
   presswork dev
