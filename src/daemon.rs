@@ -281,12 +281,16 @@ impl Daemon {
             state_dir,
             _locks: locks,
         };
-        if let Some(listen) = api.listen {
-            let token = api.token.clone();
-            daemon.open_api(listen, token, api_ledger).await?;
+        if api.listen.is_some() {
+            // whatever door is open first, its jobs are counted
+            metrics::install();
         }
         if let Some(listen) = resp {
-            daemon.open_resp(listen, api.token).await?;
+            daemon.open_resp(listen, api.token.clone()).await?;
+        }
+        // last: who is told that it is ready finds all doors open
+        if let Some(listen) = api.listen {
+            daemon.open_api(listen, api.token, api_ledger).await?;
         }
         Ok(daemon)
     }

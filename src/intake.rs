@@ -158,7 +158,8 @@ pub fn admit_of(
     };
     let said = envelope.tenant.replace(tenant.to_owned());
     let foreign = said.filter(|it| it != tenant).map(|it| {
-        let message = format!("is `{it}`, and here only jobs of `{tenant}` are taken; leave it out");
+        let message =
+            format!("is `{it}`, and here only jobs of `{tenant}` are taken; leave it out");
         Violation::new("/tenant", message)
     });
     let admitted = admit_envelope(rules, id, &envelope);
@@ -359,7 +360,9 @@ pub async fn accept_together(
         Ok(it) => it,
         Err(culprit) => return Ok(Err(culprit)),
     };
-    let places: Vec<usize> = (0..jobs.len()).filter(|it| twins[*it].key.is_none()).collect();
+    let places: Vec<usize> = (0..jobs.len())
+        .filter(|it| twins[*it].key.is_none())
+        .collect();
     let fresh: Cow<'_, [NewJob]> = match places.len() == jobs.len() {
         true => jobs.into(),
         false => places.iter().map(|it| jobs[*it].clone()).collect(),
@@ -427,7 +430,11 @@ fn twins(jobs: &[NewJob]) -> Result<Vec<Twins>, Culprit> {
         });
         if let Some(first) = key.filter(|it: &usize| jobs[*it].digest != job.digest) {
             let message = format!("is that of [{first}] beside it, with another payload");
-            return Err(refused(at, Reason::Conflict, Violation::new("/key", message)));
+            return Err(refused(
+                at,
+                Reason::Conflict,
+                Violation::new("/key", message),
+            ));
         }
         let said = job.said.as_ref().filter(|_| key.is_none());
         let said = said.map(|it| (it, *words.entry((&job.account, it.digest)).or_insert(at)));

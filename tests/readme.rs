@@ -125,7 +125,9 @@ impl Desk {
     async fn furnish(setup: String) -> Self {
         let (redis, ports) = (Redis::start(), [Port::take(), Port::take()]);
         let home = Home::new("");
-        let [api, resp] = ports.each_ref().map(|it| SocketAddr::from(([127, 0, 0, 1], it.number())));
+        let [api, resp] = ports
+            .each_ref()
+            .map(|it| SocketAddr::from(([127, 0, 0, 1], it.number())));
         let listen = ["--api", &api.to_string(), "--resp", &resp.to_string()];
         let args = [&["dev", "--redis", &redis.url()][..], &listen].concat();
         let daemon = home.start(&args);

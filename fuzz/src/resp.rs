@@ -38,7 +38,11 @@ pub fn holds(bytes: &[u8]) {
             Step::Say(reply) | Step::End(reply) => reply,
             Step::Take(push) => {
                 assert!((1..=KNOWN.words).contains(&push.envelopes.len()));
-                assert!(push.envelopes.iter().all(|it| it.len() <= ENVELOPE_MAX.max(KNOWN.inline)));
+                assert!(
+                    push.envelopes
+                        .iter()
+                        .all(|it| it.len() <= ENVELOPE_MAX.max(KNOWN.inline))
+                );
                 assert!(access.is_open() || !secret, "nobody has shown the token");
                 continue;
             }

@@ -78,9 +78,8 @@ impl Config {
 
     fn fixed(&self) -> Vec<(String, String)> {
         let days = |it: std::time::Duration| (it.as_secs() / 86_400).to_string();
-        let listen = |it: Option<std::net::SocketAddr>| {
-            it.map_or("off".to_owned(), |it| it.to_string())
-        };
+        let listen =
+            |it: Option<std::net::SocketAddr>| it.map_or("off".to_owned(), |it| it.to_string());
         let token = self.api.token.as_ref().map_or("none", |_| HIDDEN);
         let mut all = vec![
             ("daemon.state_dir", self.state_dir.display().to_string()),

@@ -161,11 +161,15 @@ fn refused(culprit: &Culprit, at: Option<usize>, of: usize) -> String {
                 true => String::new(),
                 false => format!(" (differs at: {})", differs.join(", ")),
             };
-            format!("the key is taken by job {id} with another payload{differs}; nothing was changed")
+            format!(
+                "the key is taken by job {id} with another payload{differs}; nothing was changed"
+            )
         }
         Answer::Repeats { id } => repeats(*id),
         Answer::Refused(it) => it.message().replace('\n', "; "),
-        Answer::New { .. } | Answer::Same { .. } => "the ledger gave another answer: a defect".to_owned(),
+        Answer::New { .. } | Answer::Same { .. } => {
+            "the ledger gave another answer: a defect".to_owned()
+        }
     };
     format!("{word} {which}{why}")
 }
@@ -187,7 +191,9 @@ mod tests {
         };
         assert_eq!(
             refused(&culprit, culprit.at, 3),
-            format!("CONFLICT [1] of 3, so that none was taken: the key is taken by job {id} with another payload (differs at: /text, /n); nothing was changed")
+            format!(
+                "CONFLICT [1] of 3, so that none was taken: the key is taken by job {id} with another payload (differs at: /text, /n); nothing was changed"
+            )
         );
         assert!(refused(&culprit, None, 1).starts_with("CONFLICT the key"));
         assert!(refused(&culprit, None, 2).starts_with("CONFLICT one of 2"));
@@ -202,7 +208,10 @@ mod tests {
             (Busy::Stopping, "LOADING "),
         ] {
             let told = away(&busy);
-            assert!(matches!(&told, Reply::Error(it) if it.starts_with(word)), "{told:?}");
+            assert!(
+                matches!(&told, Reply::Error(it) if it.starts_with(word)),
+                "{told:?}"
+            );
         }
     }
 }

@@ -227,11 +227,20 @@ impl<'a> Link<'a> {
         let (limits, since) = (&self.port.limits, &self.since);
         let all = [
             (!self.session.is_trusted()).then(|| (since.born + limits.auth, "no token was shown")),
-            since.midway.map(|it| (it + limits.command, "a command or a transaction wasn't ended")),
-            since.unread.map(|it| (it + limits.write, "the answers weren't read")),
+            since.midway.map(|it| {
+                (
+                    it + limits.command,
+                    "a command or a transaction wasn't ended",
+                )
+            }),
+            since
+                .unread
+                .map(|it| (it + limits.write, "the answers weren't read")),
         ];
         let idle = (since.heard + limits.idle, "nothing was said");
-        all.into_iter().flatten().fold(idle, |a, b| if b.0 < a.0 { b } else { a })
+        all.into_iter()
+            .flatten()
+            .fold(idle, |a, b| if b.0 < a.0 { b } else { a })
     }
 
     /// Reads what is there, up to what may be held.

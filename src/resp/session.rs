@@ -154,7 +154,9 @@ impl Session {
         let last = request.words.last();
         if request.inline && last.is_some_and(|it| it.starts_with(b"HTTP/")) {
             // a browser can be made to send such lines, and whatever it likes after them
-            return Step::End(error("ERR this port speaks RESP, not HTTP; see [api] for that"));
+            return Step::End(error(
+                "ERR this port speaks RESP, not HTTP; see [api] for that",
+            ));
         }
         let arguments = request.words.get(1..).unwrap_or_default();
         let said = match name.as_str() {
@@ -169,7 +171,9 @@ impl Session {
                     _ => self.hello(arguments, access),
                 });
                 if WRONG_MAX <= self.wrong {
-                    return Step::End(error("WRONGPASS this isn't the API's token either; goodbye"));
+                    return Step::End(error(
+                        "WRONGPASS this isn't the API's token either; goodbye",
+                    ));
                 }
                 said
             }
@@ -333,15 +337,16 @@ impl Session {
     }
 
     fn hello(&mut self, arguments: Words<'_>, access: &Access) -> Said {
-        let syntax = || {
-            Err("ERR syntax error: HELLO [2|3 [AUTH USER TOKEN] [SETNAME NAME]]".to_owned())
-        };
+        let syntax =
+            || Err("ERR syntax error: HELLO [2|3 [AUTH USER TOKEN] [SETNAME NAME]]".to_owned());
         let (protocol, mut rest) = match arguments {
             [] => (self.protocol, arguments),
             [version, rest @ ..] => match version.as_slice() {
                 b"2" => (Protocol::Two, rest),
                 b"3" => (Protocol::Three, rest),
-                _ => return Err("NOPROTO unsupported protocol version; there are 2 and 3".to_owned()),
+                _ => {
+                    return Err("NOPROTO unsupported protocol version; there are 2 and 3".to_owned());
+                }
             },
         };
         let mut name = None;
@@ -376,7 +381,10 @@ impl Session {
             ("server", Reply::text("presswork")),
             ("version", Reply::text(env!("CARGO_PKG_VERSION"))),
             ("proto", Reply::Number(number)),
-            ("id", Reply::Number(i64::try_from(self.id).unwrap_or(i64::MAX))),
+            (
+                "id",
+                Reply::Number(i64::try_from(self.id).unwrap_or(i64::MAX)),
+            ),
             ("mode", Reply::text("standalone")),
             ("role", Reply::text("master")),
             ("modules", Reply::Array(Vec::new())),
@@ -418,7 +426,11 @@ fn check(name: &str, request: &Request) -> Result<(), String> {
             let first = match name {
                 "rpush" | "lpush" => 2,
                 "presswork.enqueue" => 1,
-                _ => return Err(format!("ERR word {at} has {bytes} bytes, which is too long")),
+                _ => {
+                    return Err(format!(
+                        "ERR word {at} has {bytes} bytes, which is too long"
+                    ));
+                }
             };
             let value = at.saturating_sub(first);
             return Err(format!(
@@ -546,7 +558,15 @@ mod tests {
 
     #[test]
     fn nothing_is_done_without_the_token() {
-        for line in ["PING", "RPUSH presswork:inbox {}", "MULTI", "INFO", "CLIENT ID", "HELLO 3", "NONSENSE"] {
+        for line in [
+            "PING",
+            "RPUSH presswork:inbox {}",
+            "MULTI",
+            "INFO",
+            "CLIENT ID",
+            "HELLO 3",
+            "NONSENSE",
+        ] {
             let told = steps(Some(TOKEN), &[line]);
             assert!(wrong(&told[0]).starts_with("NOAUTH "), "{line}: {told:?}");
         }
@@ -560,7 +580,10 @@ mod tests {
         let mut tries = vec!["AUTH nonsense"; WRONG_MAX as usize];
         tries[3] = "HELLO 3 AUTH default nonsense";
         let told = steps(Some(TOKEN), &tries);
-        assert!(told.iter().all(|it| wrong(it).starts_with("WRONGPASS ")), "{told:?}");
+        assert!(
+            told.iter().all(|it| wrong(it).starts_with("WRONGPASS ")),
+            "{told:?}"
+        );
         assert!(matches!(told.last(), Some(Step::End(_))), "{told:?}");
         assert!(!format!("{told:?}").contains("nonsense"));
     }
@@ -569,7 +592,14 @@ mod tests {
     fn a_key_names_the_tenant_or_is_refused() {
         assert_eq!(tenant(b"presswork:inbox"), Ok(None));
         assert_eq!(tenant(b"presswork:inbox:acme"), Ok(Some("acme".to_owned())));
-        for key in ["", "presswork", "presswork:inbox:", "presswork:inboxacme", "presswork:inbox:a b", "inbox"] {
+        for key in [
+            "",
+            "presswork",
+            "presswork:inbox:",
+            "presswork:inboxacme",
+            "presswork:inbox:a b",
+            "inbox",
+        ] {
             assert!(tenant(key.as_bytes()).is_err(), "{key}");
         }
     }
@@ -578,7 +608,14 @@ mod tests {
     fn a_transaction_is_done_whole_or_not_at_all() {
         let told = steps(
             None,
-            &["MULTI", "RPUSH presswork:inbox a", "PING", "PRESSWORK.ENQUEUE b c", "EXEC", "EXEC"],
+            &[
+                "MULTI",
+                "RPUSH presswork:inbox a",
+                "PING",
+                "PRESSWORK.ENQUEUE b c",
+                "EXEC",
+                "EXEC",
+            ],
         );
         let Step::Together(queued) = &told[4] else {
             panic!("{told:?}");
@@ -586,8 +623,23 @@ mod tests {
         assert_eq!(queued.len(), 3);
         assert!(matches!(&queued[2], Queued::Take(it) if it.ids && it.envelopes.len() == 2));
         assert!(wrong(&told[5]).contains("without MULTI"));
-        for bad in ["GET a", "RPUSH nowhere a", "RPUSH presswork:inbox", "AUTH x", "SELECT 1"] {
-            let told = steps(None, &["MULTI", "RPUSH presswork:inbox a", bad, "RPUSH presswork:inbox b", "EXEC"]);
+        for bad in [
+            "GET a",
+            "RPUSH nowhere a",
+            "RPUSH presswork:inbox",
+            "AUTH x",
+            "SELECT 1",
+        ] {
+            let told = steps(
+                None,
+                &[
+                    "MULTI",
+                    "RPUSH presswork:inbox a",
+                    bad,
+                    "RPUSH presswork:inbox b",
+                    "EXEC",
+                ],
+            );
             assert!(!wrong(&told[2]).is_empty());
             assert!(wrong(&told[4]).starts_with("EXECABORT "), "{told:?}");
         }
@@ -620,11 +672,22 @@ mod tests {
     fn every_command_of_the_list_is_known_and_others_are_told_what_there_is() {
         for (name, _, _) in COMMANDS {
             let told = steps(None, &[name]);
-            let unknown = matches!(&told[0], Step::Say(Reply::Error(it)) if it.contains("isn't known"));
+            let unknown =
+                matches!(&told[0], Step::Say(Reply::Error(it)) if it.contains("isn't known"));
             assert!(!unknown, "{told:?}");
         }
-        let told = steps(None, &["CONFIG SET requirepass hunter2", "CLIENT LIST", "SELECT 1", "COMMAND COUNT"]);
-        assert!(wrong(&told[0]).contains("`config` isn't known") && wrong(&told[0]).contains("RPUSH"));
+        let told = steps(
+            None,
+            &[
+                "CONFIG SET requirepass hunter2",
+                "CLIENT LIST",
+                "SELECT 1",
+                "COMMAND COUNT",
+            ],
+        );
+        assert!(
+            wrong(&told[0]).contains("`config` isn't known") && wrong(&told[0]).contains("RPUSH")
+        );
         assert!(!wrong(&told[0]).contains("hunter2"));
         assert!(wrong(&told[1]).contains("SETNAME"));
         assert_eq!(told[3], Step::Say(Reply::Number(16)));

@@ -210,7 +210,9 @@ impl Parser {
             };
         };
         let digits = seen[1..end].strip_suffix(b"\r").unwrap_or_default();
-        let number = std::str::from_utf8(digits).ok().and_then(|it| it.parse::<i64>().ok());
+        let number = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|it| it.parse::<i64>().ok());
         let number = match number {
             // a missing list is passed over; a word that isn't there is no word
             Some(-1) if seen[0] == b'*' => 0,
@@ -234,7 +236,9 @@ impl Parser {
             };
         };
         let line = self.buffer.split_to(end + 1);
-        words(&line).map(Some).ok_or(Broken("unbalanced quotes in request"))
+        words(&line)
+            .map(Some)
+            .ok_or(Broken("unbalanced quotes in request"))
     }
 }
 
@@ -431,7 +435,10 @@ mod tests {
         let whole = read(bytes).unwrap();
         assert_eq!(whole.len(), 4, "{whole:?}");
         assert_eq!(whole[0].words, [b"ECHO".to_vec(), b"\r\n\0".to_vec()]);
-        assert_eq!(whole[1].words, [b"PING".to_vec(), b"aA\n".to_vec(), b"b'c".to_vec()]);
+        assert_eq!(
+            whole[1].words,
+            [b"PING".to_vec(), b"aA\n".to_vec(), b"b'c".to_vec()]
+        );
         assert!(whole[1].inline && !whole[0].inline);
         assert_eq!(whole[2].excess, Some(Excess::Word(0, 11)));
         let mut parser = Parser::default();
@@ -454,7 +461,8 @@ mod tests {
         assert_eq!(long.words, [b"a".to_vec(), b"b".to_vec()]);
         let many = one(b"*5\r\n$1\r\na\r\n$1\r\nb\r\n$1\r\nc\r\n$1\r\nd\r\n$1\r\ne\r\n");
         assert_eq!(many.excess, Some(Excess::Words(5)));
-        let heavy = one(b"*4\r\n$9\r\n012345678\r\n$9\r\n012345678\r\n$9\r\n012345678\r\n$1\r\nx\r\n");
+        let heavy =
+            one(b"*4\r\n$9\r\n012345678\r\n$9\r\n012345678\r\n$9\r\n012345678\r\n$1\r\nx\r\n");
         assert_eq!((heavy.excess, heavy.words.len()), (Some(Excess::Bytes), 2));
         assert_eq!(heavy.bytes, 18);
     }
@@ -477,7 +485,9 @@ mod tests {
             assert!(read(bytes).is_err(), "{}", bytes.escape_ascii());
         }
         let mut parser = Parser::default();
-        parser.buffer().extend_from_slice(b"*1048576\r\n$536870912\r\nab");
+        parser
+            .buffer()
+            .extend_from_slice(b"*1048576\r\n$536870912\r\nab");
         assert_eq!(parser.next(&BOUNDS), Ok(None));
         assert!(parser.held() < 100 && parser.request.words.capacity() <= AHEAD);
         assert!(parser.is_midway());

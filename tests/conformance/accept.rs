@@ -335,7 +335,10 @@ pub async fn together_all_are_written_or_none(f: Fixture) {
     let error = f.accept_together(&[keyed("f"), poison]).await.unwrap_err();
     assert!(matches!(error, LedgerError::Row(_)), "{error:?}");
     assert_eq!(f.job_of_key("default", KIND, "f").await.unwrap(), None);
-    assert_eq!(f.accept_together(&[]).await.unwrap(), Together::Written(vec![]));
+    assert_eq!(
+        f.accept_together(&[]).await.unwrap(),
+        Together::Written(vec![])
+    );
 }
 
 /// Whoever comes second finds the key taken: of two groups that share one with another payload, one is

@@ -116,7 +116,15 @@ pub async fn node_with(package: &str) -> Result<(PathBuf, PathBuf), String> {
     let modules = folder.join("node_modules");
     if !modules.join(package).join("package.json").is_file() {
         let prefix = folder.to_string_lossy();
-        let args = ["install", "--prefix", &prefix, "--silent", "--no-audit", "--no-fund", package];
+        let args = [
+            "install",
+            "--prefix",
+            &prefix,
+            "--silent",
+            "--no-audit",
+            "--no-fund",
+            package,
+        ];
         installed(package, &run(&npm, &args).await)?;
     }
     Ok((node, modules))

@@ -28,12 +28,18 @@ async fn it_listens_beyond_loopback_only_with_a_token_and_says_when_a_port_is_ta
     let all = "0.0.0.0:0".parse().unwrap();
     let refused = serve(all, None, doors(), stop.clone()).await.err();
     let refused = refused.expect("it is refused").to_string();
-    assert!(refused.contains("the Redis port won't listen on 0.0.0.0:0 without a token"), "{refused}");
+    assert!(
+        refused.contains("the Redis port won't listen on 0.0.0.0:0 without a token"),
+        "{refused}"
+    );
     let served = serve(all, Some(TOKEN.into()), doors(), stop.clone()).await;
     assert!(served.is_ok());
     let taken = serve(harbour.addr, None, doors(), stop.clone()).await.err();
     let taken = taken.expect("it is taken").to_string();
-    assert!(taken.contains("the Redis port can't listen on 127.0.0.1"), "{taken}");
+    assert!(
+        taken.contains("the Redis port can't listen on 127.0.0.1"),
+        "{taken}"
+    );
     stop.cancel();
 }
 
@@ -84,7 +90,10 @@ async fn who_shows_no_token_is_let_go_and_may_send_little() {
     let mut typist = harbour.connect().await;
     typist.send(&[b'x'; 5_000]).await;
     let told = typist.closed().await;
-    assert!(error(&told[0]).contains("too big inline request"), "{told:?}");
+    assert!(
+        error(&told[0]).contains("too big inline request"),
+        "{told:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +111,12 @@ async fn who_says_nothing_or_stops_midway_is_let_go() {
         ..Limits::default()
     })
     .await;
-    for sent in [&b"*2\r\n$4\r\nECHO\r\n$10\r\nabc"[..], b"*1", b"PIN", b"MULTI\r\n"] {
+    for sent in [
+        &b"*2\r\n$4\r\nECHO\r\n$10\r\nabc"[..],
+        b"*1",
+        b"PIN",
+        b"MULTI\r\n",
+    ] {
         let mut client = harbour.connect().await;
         client.send(sent).await;
         client.closed().await;
@@ -116,15 +130,24 @@ async fn what_is_too_much_is_told_and_the_next_command_is_answered() {
     let large = "x".repeat((256 << 10) + 1);
     let good = envelope("k", "a");
     let wrong = client.wrong(&["RPUSH", INBOX, &good, &large]).await;
-    assert!(wrong.starts_with("TOOLARGE [1] is 262145 bytes; an envelope has at most"), "{wrong}");
+    assert!(
+        wrong.starts_with("TOOLARGE [1] is 262145 bytes; an envelope has at most"),
+        "{wrong}"
+    );
     let wrong = client.wrong(&["PRESSWORK.ENQUEUE", &large]).await;
     assert!(wrong.starts_with("TOOLARGE [0] "), "{wrong}");
     let many = [&["RPUSH", INBOX][..], &vec![good.as_str(); 1_001]].concat();
     let wrong = client.wrong(&many).await;
-    assert!(wrong.starts_with("TOOLARGE 1003 words are too many"), "{wrong}");
+    assert!(
+        wrong.starts_with("TOOLARGE 1003 words are too many"),
+        "{wrong}"
+    );
     let heavy = [&["RPUSH", INBOX][..], &vec![&large[1..]; 33]].concat();
     let wrong = client.wrong(&heavy).await;
-    assert!(wrong.starts_with("TOOLARGE a command has at most 8388608 bytes"), "{wrong}");
+    assert!(
+        wrong.starts_with("TOOLARGE a command has at most 8388608 bytes"),
+        "{wrong}"
+    );
     assert!(!harbour.has("default", "k").await);
     assert_eq!(client.say(&["RPUSH", INBOX, &good]).await, 1);
     assert_eq!(client.say(&many[..1_002]).await, 1_000, "as many as may be");
@@ -132,13 +155,25 @@ async fn what_is_too_much_is_told_and_the_next_command_is_answered() {
     for n in 0..1_000 {
         assert_eq!(client.say(&["PING"]).await, "QUEUED", "{n}");
     }
-    assert!(client.wrong(&["PING"]).await.starts_with("TOOLARGE a transaction has at most"));
+    assert!(
+        client
+            .wrong(&["PING"])
+            .await
+            .starts_with("TOOLARGE a transaction has at most")
+    );
     assert!(client.wrong(&["EXEC"]).await.starts_with("EXECABORT "));
-    for absurd in [&b"*1048577\r\n"[..], b"*1\r\n$536870913\r\n", b"*1\r\n!3\r\n"] {
+    for absurd in [
+        &b"*1048577\r\n"[..],
+        b"*1\r\n$536870913\r\n",
+        b"*1\r\n!3\r\n",
+    ] {
         let mut client = harbour.connect().await;
         client.send(absurd).await;
         let told = client.closed().await;
-        assert!(error(&told[0]).starts_with("ERR Protocol error"), "{told:?}");
+        assert!(
+            error(&told[0]).starts_with("ERR Protocol error"),
+            "{told:?}"
+        );
     }
 }
 
@@ -156,7 +191,11 @@ async fn what_is_sent_ahead_is_answered_whatever_is_read_at_once() {
         bytes.extend(wire(&["ECHO", &n.to_string()]));
     }
     client.send(&bytes).await;
-    client.stream.shutdown().await.expect("half of it is closed");
+    client
+        .stream
+        .shutdown()
+        .await
+        .expect("half of it is closed");
     let told = client.closed().await;
     let wanted: Vec<Value> = (0..500).map(|n: u32| n.to_string().into()).collect();
     assert_eq!(told, wanted, "also of one that says nothing more");
@@ -172,9 +211,7 @@ async fn who_never_reads_is_let_go() {
     .await;
     let mut client = harbour.connect().await;
     let ask = wire(&["ECHO", &"x".repeat(200_000)]);
-    let sending = async {
-        while client.stream.write_all(&ask).await.is_ok() {}
-    };
+    let sending = async { while client.stream.write_all(&ask).await.is_ok() {} };
     let ended = tokio::time::timeout(SOON, sending).await;
     assert!(ended.is_ok(), "it takes and takes");
     assert_eq!(harbour.connect().await.say(&["PING"]).await, "PONG");
@@ -198,7 +235,11 @@ async fn few_large_commands_are_held_at_once() {
     }
     let mut client = harbour.connect().await;
     let (a, b) = (envelope("a", "a"), envelope("b", "a"));
-    assert_eq!(client.say(&["RPUSH", INBOX, &a, &b]).await, 2, "the small ones need none");
+    assert_eq!(
+        client.say(&["RPUSH", INBOX, &a, &b]).await,
+        2,
+        "the small ones need none"
+    );
     for client in &mut slow {
         assert_eq!(client.closed().await, [Value::Null; 0]);
     }
@@ -224,7 +265,10 @@ async fn what_a_browser_was_made_to_send_is_not_done() {
 async fn it_ends_with_what_was_answered_answered() {
     let harbour = Harbour::usual().await;
     let mut client = harbour.connect().await;
-    assert_eq!(client.say(&["RPUSH", INBOX, &envelope("k", "a")]).await, json!(1));
+    assert_eq!(
+        client.say(&["RPUSH", INBOX, &envelope("k", "a")]).await,
+        json!(1)
+    );
     let mut midway = harbour.connect().await;
     midway.send(b"*2\r\n$4\r\nECHO\r\n").await;
     harbour.stop.cancel();

@@ -33,7 +33,9 @@ pub struct Pier {
 impl Pier {
     pub fn new() -> Self {
         let ports = [Port::take(), Port::take()];
-        let [api, resp] = ports.each_ref().map(|it| SocketAddr::from(([127, 0, 0, 1], it.number())));
+        let [api, resp] = ports
+            .each_ref()
+            .map(|it| SocketAddr::from(([127, 0, 0, 1], it.number())));
         let config = format!(
             "[daemon]\nlog = \"trace\"\n[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[api]\nlisten = \"{api}\"\n\
              token = {{ env = \"API_TOKEN\" }}\n[resp]\nlisten = \"{resp}\"\n"
@@ -88,15 +90,24 @@ fn skip(what: &str, why: &str) {
 async fn script(program: PathBuf, file: PathBuf, pier: &Pier) -> String {
     let mut command = Command::new(program);
     let port = pier.resp.port().to_string();
-    command.arg(&file).args([&port, TOKEN]).current_dir(pier.home.path());
+    command
+        .arg(&file)
+        .args([&port, TOKEN])
+        .current_dir(pier.home.path());
     let output = done(command, READY).await;
     let (said, wrong) = (text_of(&output.stdout), text_of(&output.stderr));
-    assert!(output.status.success(), "{}\n{said}\n{wrong}", file.display());
+    assert!(
+        output.status.success(),
+        "{}\n{said}\n{wrong}",
+        file.display()
+    );
     said
 }
 
 fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/resp").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/resp")
+        .join(name)
 }
 
 /// Nobody is told the token, whatever was said.
@@ -109,12 +120,19 @@ fn keeps_the_token(daemon: &Daemon) {
 fn redis_cli(pier: &Pier, args: &[&str], input: Option<&[u8]>) -> (String, bool) {
     let program = find_program("redis-cli", &homebrew("redis")).expect("redis-cli is there");
     let mut command = Command::new(program);
-    command.args(["-e", "-p", &pier.resp.port().to_string()]).args(args);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .args(["-e", "-p", &pier.resp.port().to_string()])
+        .args(args);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     command.env_remove("REDISCLI_AUTH");
     let mut child = command.spawn().expect("redis-cli starts");
     let mut stdin = child.stdin.take().expect("it is piped");
-    stdin.write_all(input.unwrap_or_default()).expect("it reads");
+    stdin
+        .write_all(input.unwrap_or_default())
+        .expect("it reads");
     drop(stdin);
     let output = child.wait_with_output().expect("it ends");
     let told = format!("{}{}", text_of(&output.stdout), text_of(&output.stderr));
@@ -127,16 +145,34 @@ async fn redis_cli_works() {
     let daemon = pier.start(&[]).await;
     let auth = ["--no-auth-warning", "-a", TOKEN];
     let run = |args: &[&str]| redis_cli(&pier, &[&auth[..], args].concat(), None);
-    assert_eq!(run(&["RPUSH", INBOX, &job("a", 0)]), ("1\n".to_owned(), true));
+    assert_eq!(
+        run(&["RPUSH", INBOX, &job("a", 0)]),
+        ("1\n".to_owned(), true)
+    );
     assert!(pier.has("a").await);
     let (ids, good) = run(&["-3", "PRESSWORK.ENQUEUE", &job("a", 0), &job("b", 0)]);
     assert!(good && ids.lines().count() == 2, "{ids}");
-    let (told, good) = run(&["RPUSH", INBOX, &job("c", 0), r#"{"kind": "test.jb", "payload": {}}"#]);
-    assert!(!good && told.contains("UNKNOWNKIND [1] of 2") && told.contains("test.job"), "{told}");
+    let (told, good) = run(&[
+        "RPUSH",
+        INBOX,
+        &job("c", 0),
+        r#"{"kind": "test.jb", "payload": {}}"#,
+    ]);
+    assert!(
+        !good && told.contains("UNKNOWNKIND [1] of 2") && told.contains("test.job"),
+        "{told}"
+    );
     assert!(!pier.has("c").await);
     let (told, good) = redis_cli(&pier, &["RPUSH", INBOX, &job("c", 0)], None);
     assert!(!good && told.contains("NOAUTH"), "{told}");
-    let wrong = ["--no-auth-warning", "-a", "nonsense", "RPUSH", INBOX, &job("c", 0)];
+    let wrong = [
+        "--no-auth-warning",
+        "-a",
+        "nonsense",
+        "RPUSH",
+        INBOX,
+        &job("c", 0),
+    ];
     let (told, good) = redis_cli(&pier, &wrong, None);
     assert!(!good && told.contains("WRONGPASS"), "{told}");
     // what a person types, a line each
@@ -145,7 +181,11 @@ async fn redis_cli_works() {
     assert_eq!(told, "OK\nQUEUED\n1\n");
     let mut many = Vec::new();
     for n in 0..1_000 {
-        many.extend(crate::harbour::wire(&["RPUSH", INBOX, &job(&format!("p{n}"), 0)]));
+        many.extend(crate::harbour::wire(&[
+            "RPUSH",
+            INBOX,
+            &job(&format!("p{n}"), 0),
+        ]));
     }
     let (told, good) = redis_cli(&pier, &[&auth[..], &["--pipe"]].concat(), Some(&many));
     assert!(good && told.contains("errors: 0, replies: 1000"), "{told}");

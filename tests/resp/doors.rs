@@ -24,17 +24,35 @@ async fn a_job_is_there_when_it_is_answered_and_the_same_again_is_no_other() {
     assert_eq!(client.say(&["RPUSH", INBOX, &job]).await, 1);
     assert!(harbour.has("default", "k").await);
     assert_eq!(client.say(&["lpush", INBOX, &job]).await, 1);
-    let ids = client.say(&["PRESSWORK.ENQUEUE", &job, &envelope("l", "a")]).await;
-    let known = harbour.site.ledger.job_of_key("default", "test.echo", "k").await;
+    let ids = client
+        .say(&["PRESSWORK.ENQUEUE", &job, &envelope("l", "a")])
+        .await;
+    let known = harbour
+        .site
+        .ledger
+        .job_of_key("default", "test.echo", "k")
+        .await;
     assert_eq!(ids[0], known.unwrap().unwrap().to_string());
     assert_eq!(ids.as_array().unwrap().len(), 2);
     let one = client.say(&["PRESSWORK.ENQUEUE", &job]).await;
     assert_eq!(one, json!([ids[0]]));
-    let many = ["RPUSH", INBOX, &job, &envelope("m", "a"), &envelope("m", "a")];
+    let many = [
+        "RPUSH",
+        INBOX,
+        &job,
+        &envelope("m", "a"),
+        &envelope("m", "a"),
+    ];
     assert_eq!(client.say(&many).await, 3);
     let wrong = client.wrong(&["RPUSH", INBOX, &envelope("k", "b")]).await;
-    assert!(wrong.starts_with("CONFLICT the key is taken by job "), "{wrong}");
-    assert!(wrong.contains(ids[0].as_str().unwrap()) && wrong.contains("/text"), "{wrong}");
+    assert!(
+        wrong.starts_with("CONFLICT the key is taken by job "),
+        "{wrong}"
+    );
+    assert!(
+        wrong.contains(ids[0].as_str().unwrap()) && wrong.contains("/text"),
+        "{wrong}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -45,15 +63,24 @@ async fn the_key_may_name_the_tenant_whose_jobs_alone_are_taken() {
     assert_eq!(client.say(&["RPUSH", &own, &envelope("k", "a")]).await, 1);
     assert!(harbour.has("acme", "k").await && !harbour.has("default", "k").await);
     let said = |tenant: &str| {
-        json!({"kind": "test.echo", "key": "l", "tenant": tenant, "payload": {"text": "a"}}).to_string()
+        json!({"kind": "test.echo", "key": "l", "tenant": tenant, "payload": {"text": "a"}})
+            .to_string()
     };
     assert_eq!(client.say(&["RPUSH", &own, &said("acme")]).await, 1);
     let wrong = client.wrong(&["RPUSH", &own, &said("other")]).await;
     assert!(wrong.starts_with("INVALID /tenant: is `other`"), "{wrong}");
     assert!(!harbour.has("other", "l").await);
-    for key in ["inbox", "presswork:inbox:", "presswork:inbox:a b", "presswork:reply:x"] {
+    for key in [
+        "inbox",
+        "presswork:inbox:",
+        "presswork:inbox:a b",
+        "presswork:reply:x",
+    ] {
         let wrong = client.wrong(&["RPUSH", key, &envelope("n", "a")]).await;
-        assert!(wrong.starts_with("ERR ") && wrong.contains(INBOX), "{wrong}");
+        assert!(
+            wrong.starts_with("ERR ") && wrong.contains(INBOX),
+            "{wrong}"
+        );
     }
 }
 
@@ -66,9 +93,15 @@ async fn what_is_refused_is_refused_as_by_http_in_the_same_words() {
     for (word, bytes) in [
         ("MALFORMED", "no JSON"),
         ("MALFORMED", "{"),
-        ("MALFORMED", r#"{"kind":"test.echo","prio":"high","payload":[],"timeout_s":0}"#),
+        (
+            "MALFORMED",
+            r#"{"kind":"test.echo","prio":"high","payload":[],"timeout_s":0}"#,
+        ),
         ("UNKNOWNKIND", r#"{"kind":"test.ecoh","payload":{}}"#),
-        ("INVALID", r#"{"kind":"test.echo","lane":"nowhere","payload":{"text":7}}"#),
+        (
+            "INVALID",
+            r#"{"kind":"test.echo","lane":"nowhere","payload":{"text":7}}"#,
+        ),
         ("TOOLARGE", &large),
     ] {
         let wrong = client.wrong(&["RPUSH", INBOX, bytes]).await;
@@ -79,8 +112,14 @@ async fn what_is_refused_is_refused_as_by_http_in_the_same_words() {
         let reason = http.json()["reason"].as_str().unwrap().replace('_', "");
         assert_eq!(reason.to_uppercase(), word);
         for it in violations {
-            let (pointer, message) = (it["pointer"].as_str().unwrap(), it["message"].as_str().unwrap());
-            assert!(wrong.contains(pointer) && wrong.contains(message), "{it} isn't in: {wrong}");
+            let (pointer, message) = (
+                it["pointer"].as_str().unwrap(),
+                it["message"].as_str().unwrap(),
+            );
+            assert!(
+                wrong.contains(pointer) && wrong.contains(message),
+                "{it} isn't in: {wrong}"
+            );
         }
         assert_eq!(client.say(&["PING"]).await, "PONG", "it goes on");
     }
@@ -95,8 +134,14 @@ async fn one_refused_envelope_refuses_them_all() {
     let conflict = envelope("taken", "b");
     for (bad, told) in [
         ("{}", "MALFORMED [1] of 3, so that none was taken: "),
-        (conflict.as_str(), "CONFLICT [1] of 3, so that none was taken: the key is taken by job "),
-        (envelope("good", "b").as_str(), "CONFLICT [1] of 3, so that none was taken: /key: is that of [0] beside it"),
+        (
+            conflict.as_str(),
+            "CONFLICT [1] of 3, so that none was taken: the key is taken by job ",
+        ),
+        (
+            envelope("good", "b").as_str(),
+            "CONFLICT [1] of 3, so that none was taken: /key: is that of [0] beside it",
+        ),
     ] {
         for command in [&["RPUSH", INBOX][..], &["PRESSWORK.ENQUEUE"]] {
             let words = [command, &[&good, bad, &more]].concat();
@@ -113,7 +158,11 @@ async fn a_transaction_takes_all_or_none() {
     let harbour = Harbour::usual().await;
     let mut client = harbour.connect().await;
     let (a, b, c) = (envelope("a", "a"), envelope("b", "a"), envelope("c", "a"));
-    for words in [&["RPUSH", INBOX, &a][..], &["PING"], &["PRESSWORK.ENQUEUE", &b, &c]] {
+    for words in [
+        &["RPUSH", INBOX, &a][..],
+        &["PING"],
+        &["PRESSWORK.ENQUEUE", &b, &c],
+    ] {
         client.send(&wire(&["MULTI"])).await;
         client.send(&wire(words)).await;
         client.send(&wire(&["RPUSH", INBOX, "{}"])).await;
@@ -143,7 +192,11 @@ async fn a_transaction_takes_all_or_none() {
     for key in ["a", "b", "c"] {
         assert!(harbour.has("default", key).await, "{key}");
     }
-    for words in [&["MULTI"][..], &["RPUSH", INBOX, &envelope("d", "a")], &["DISCARD"]] {
+    for words in [
+        &["MULTI"][..],
+        &["RPUSH", INBOX, &envelope("d", "a")],
+        &["DISCARD"],
+    ] {
         client.say(words).await;
     }
     assert!(!harbour.has("default", "d").await);
@@ -161,7 +214,12 @@ async fn a_pipeline_is_answered_in_order_each_by_itself() {
         match n % 6 {
             0 => bytes.extend(wire(&["ECHO", &n.to_string()])),
             1 => bytes.extend(wire(&["RPUSH", INBOX, "{}"])),
-            2 => bytes.extend(wire(&["RPUSH", INBOX, &job, &envelope(&format!("l{n}"), "a")])),
+            2 => bytes.extend(wire(&[
+                "RPUSH",
+                INBOX,
+                &job,
+                &envelope(&format!("l{n}"), "a"),
+            ])),
             3 => bytes.extend(wire(&["RPUSH", INBOX, &job, "[]"])),
             _ => bytes.extend(wire(&["RPUSH", INBOX, &job])),
         }
@@ -195,22 +253,45 @@ async fn the_token_is_wanted_and_never_told() {
     let harbour = Harbour::new(Limits::default(), wishes).await;
     let job = envelope("k", "a");
     let mut client = harbour.connect().await;
-    for words in [&["PING"][..], &["RPUSH", INBOX, &job], &["HELLO", "3"], &["NONSENSE"]] {
+    for words in [
+        &["PING"][..],
+        &["RPUSH", INBOX, &job],
+        &["HELLO", "3"],
+        &["NONSENSE"],
+    ] {
         let wrong = client.wrong(words).await;
-        assert!(wrong.starts_with("NOAUTH ") && !wrong.contains(TOKEN), "{wrong}");
+        assert!(
+            wrong.starts_with("NOAUTH ") && !wrong.contains(TOKEN),
+            "{wrong}"
+        );
     }
-    for words in [&["AUTH", "nonsense"][..], &["AUTH", "default", &TOKEN[1..]], &["HELLO", "3", "AUTH", "default", ""]] {
+    for words in [
+        &["AUTH", "nonsense"][..],
+        &["AUTH", "default", &TOKEN[1..]],
+        &["HELLO", "3", "AUTH", "default", ""],
+    ] {
         let wrong = client.wrong(words).await;
-        assert!(wrong.starts_with("WRONGPASS ") && !wrong.contains("nonsense"), "{wrong}");
+        assert!(
+            wrong.starts_with("WRONGPASS ") && !wrong.contains("nonsense"),
+            "{wrong}"
+        );
     }
     assert!(!harbour.has("default", "k").await);
     assert_eq!(client.say(&["AUTH", TOKEN]).await, "OK");
     assert_eq!(client.say(&["RPUSH", INBOX, &job]).await, 1);
     let mut other = harbour.connect().await;
-    let hello = other.say(&["HELLO", "3", "AUTH", "whoever", TOKEN, "SETNAME", "me"]).await;
-    assert_eq!((&hello["proto"], &hello["server"]), (&json!(3), &json!("presswork")));
+    let hello = other
+        .say(&["HELLO", "3", "AUTH", "whoever", TOKEN, "SETNAME", "me"])
+        .await;
+    assert_eq!(
+        (&hello["proto"], &hello["server"]),
+        (&json!(3), &json!("presswork"))
+    );
     assert_eq!(other.say(&["CLIENT", "GETNAME"]).await, "me");
-    let told = [other.wrong(&["CLIENT", "LIST"]).await, other.say(&["INFO"]).await.to_string()];
+    let told = [
+        other.wrong(&["CLIENT", "LIST"]).await,
+        other.say(&["INFO"]).await.to_string(),
+    ];
     assert!(told.iter().all(|it| !it.contains(TOKEN)), "{told:?}");
     assert_eq!(other.say(&["RESET"]).await, "RESET");
     assert!(other.wrong(&["PING"]).await.starts_with("NOAUTH "));
@@ -230,19 +311,37 @@ async fn clients_are_told_what_they_ask_first() {
     assert_eq!(client.say(&["HELLO", "3"]).await["proto"], 3);
     assert!(client.wrong(&["HELLO", "4"]).await.starts_with("NOPROTO "));
     assert_eq!(client.say(&["CLIENT", "GETNAME"]).await, Value::Null);
-    assert_eq!(client.say(&["CLIENT", "SETINFO", "LIB-NAME", "x"]).await, "OK");
+    assert_eq!(
+        client.say(&["CLIENT", "SETINFO", "LIB-NAME", "x"]).await,
+        "OK"
+    );
     assert!(client.say(&["CLIENT", "ID"]).await.is_i64());
     assert_eq!(client.say(&["SELECT", "0"]).await, "OK");
-    assert!(client.wrong(&["SELECT", "1"]).await.contains("one database"));
+    assert!(
+        client
+            .wrong(&["SELECT", "1"])
+            .await
+            .contains("one database")
+    );
     let count = client.say(&["COMMAND", "COUNT"]).await;
     let all = client.say(&["COMMAND"]).await;
     assert_eq!(count, all.as_array().unwrap().len());
     let info = client.say(&["COMMAND", "INFO", "rpush", "get"]).await;
     assert_eq!((&info[0][0], &info[1]), (&json!("rpush"), &Value::Null));
     assert_eq!(client.say(&["COMMAND", "DOCS"]).await, json!({}));
-    assert!(client.say(&["INFO"]).await.as_str().unwrap().contains("loading:0"));
+    assert!(
+        client
+            .say(&["INFO"])
+            .await
+            .as_str()
+            .unwrap()
+            .contains("loading:0")
+    );
     let wrong = client.wrong(&["LRANGE", INBOX, "0", "-1"]).await;
-    assert!(wrong.contains("`lrange` isn't known") && wrong.contains("RPUSH"), "{wrong}");
+    assert!(
+        wrong.contains("`lrange` isn't known") && wrong.contains("RPUSH"),
+        "{wrong}"
+    );
     // a person who types
     client.send(b"ping\r\nECHO \"a b\"\r\n").await;
     assert_eq!(client.hear().await.unwrap(), "PONG");
@@ -265,12 +364,18 @@ async fn what_cannot_be_taken_now_is_told_so_that_clients_try_again() {
     let (a, b, c) = (envelope("a", "a"), envelope("b", "a"), envelope("c", "a"));
     harbour.site.shared.pressure.set(Pressure::Critical);
     let wrong = client.wrong(&["RPUSH", INBOX, &a]).await;
-    assert!(wrong.starts_with("TRYAGAIN ") && wrong.contains("memory"), "{wrong}");
+    assert!(
+        wrong.starts_with("TRYAGAIN ") && wrong.contains("memory"),
+        "{wrong}"
+    );
     harbour.site.shared.pressure.set(Pressure::None);
     assert_eq!(client.say(&["RPUSH", INBOX, &a, &b]).await, 2);
     for words in [&["RPUSH", INBOX, &c][..], &["RPUSH", INBOX, &c, &b]] {
         let wrong = client.wrong(words).await;
-        assert!(wrong.starts_with("TRYAGAIN ") && wrong.contains("bound of 2"), "{wrong}");
+        assert!(
+            wrong.starts_with("TRYAGAIN ") && wrong.contains("bound of 2"),
+            "{wrong}"
+        );
     }
     for words in [&["MULTI"][..], &["RPUSH", INBOX, &c]] {
         client.say(words).await;
@@ -281,7 +386,10 @@ async fn what_cannot_be_taken_now_is_told_so_that_clients_try_again() {
     client.send(&wire(&["RPUSH", INBOX, &c])).await;
     let told = client.closed().await;
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(error(&told[0]).starts_with("LOADING the daemon is stopping"), "{told:?}");
+    assert!(
+        error(&told[0]).starts_with("LOADING the daemon is stopping"),
+        "{told:?}"
+    );
     assert!(!harbour.has("default", "c").await);
 }
 
@@ -310,7 +418,10 @@ async fn a_ledger_that_is_away_is_told_and_comes_back_by_itself() {
     proxy.refuse();
     for words in [&["RPUSH", INBOX, &a][..], &["RPUSH", INBOX, &a, &b]] {
         let wrong = client.wrong(words).await;
-        assert!(wrong.starts_with("LOADING the ledger can't be reached"), "{wrong}");
+        assert!(
+            wrong.starts_with("LOADING the ledger can't be reached"),
+            "{wrong}"
+        );
         assert!(!wrong.contains("127.0.0.1"), "{wrong}");
     }
     proxy.heal();

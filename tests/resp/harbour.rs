@@ -136,7 +136,10 @@ pub fn error(answer: &Value) -> String {
 fn parse(bytes: &[u8]) -> Option<(Value, usize)> {
     let end = bytes.windows(2).position(|it| it == b"\r\n")?;
     let line = std::str::from_utf8(&bytes[1..end]).expect("a line is text");
-    let number = || line.parse::<i64>().unwrap_or_else(|e| panic!("{e}: {line}"));
+    let number = || {
+        line.parse::<i64>()
+            .unwrap_or_else(|e| panic!("{e}: {line}"))
+    };
     let mut at = end + 2;
     let value = match bytes[0] {
         b'+' => line.into(),

@@ -117,7 +117,10 @@ async fn act(
     let resp = daemon.resp.unwrap_or(home.resp);
     show.head(&[
         ("API", format!("http://{api}/v1/jobs")),
-        ("Redis", format!("redis://{resp} (RPUSH, answered after the commit)")),
+        (
+            "Redis",
+            format!("redis://{resp} (RPUSH, answered after the commit)"),
+        ),
         (
             "wall",
             format!("{} (what the sandbox really published)", home.sandbox),

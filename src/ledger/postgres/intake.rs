@@ -220,11 +220,17 @@ pub async fn accept_together(pools: &Pools, jobs: &[NewJob]) -> Result<Together>
         known(pools, jobs, &mut answers).await?;
         let mut refused: Vec<usize> = answers.keys().copied().collect();
         refused.retain(|it| matches!(answers[it], Acceptance::Conflict { .. }));
-        if let Some((at, why)) = refused.into_iter().min().and_then(|it| answers.remove_entry(&it)) {
+        if let Some((at, why)) = refused
+            .into_iter()
+            .min()
+            .and_then(|it| answers.remove_entry(&it))
+        {
             return Ok(Together::Refused { at, why });
         }
     }
-    Err(LedgerError::Away("keys were being swept; try again".to_owned()))
+    Err(LedgerError::Away(
+        "keys were being swept; try again".to_owned(),
+    ))
 }
 
 /// Which of them are due; nothing where one isn't new, and then none is written.

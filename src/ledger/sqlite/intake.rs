@@ -47,12 +47,9 @@ pub async fn accept_together(
     run(conn, "SAVEPOINT together").await?;
     // an error undoes the whole transaction
     let answers = accept(conn, now, jobs).await?;
-    let refused = answers.iter().position(|it| {
-        matches!(
-            it,
-            Acceptance::Conflict { .. } | Acceptance::Repeats { .. }
-        )
-    });
+    let refused = answers
+        .iter()
+        .position(|it| matches!(it, Acceptance::Conflict { .. } | Acceptance::Repeats { .. }));
     if refused.is_some() {
         run(conn, "ROLLBACK TO together").await?;
     }
