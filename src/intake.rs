@@ -1,23 +1,20 @@
 //! The one way in: check an envelope, apply defaults, write it down under its key.
 //!
 //! [`admit`] decides without asking anybody, [`accept`] writes a batch and finds the culprit when
-//! the ledger refuses one, [`accept_together`] writes all of them or none. Every door gives the same answer to the same bytes.
+//! the ledger refuses one. Every door gives the same answer to the same bytes.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use serde::Serialize;
 
 use crate::clock::Time;
 use crate::config::{Account, Config};
-use crate::content::{Reaction, Said};
+use crate::content::Said;
 use crate::handler::Kind;
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{DEFAULT_TENANT, Envelope, JobId, NewJob, Priority};
 use crate::json::{Digest, Violation, did_you_mean, differences};
-use crate::ledger::{Acceptance, Ledger, LedgerError, Quarantined, Reason, Together};
+use crate::ledger::{Acceptance, Ledger, LedgerError, Quarantined, Reason};
 
 /// Why an envelope isn't accepted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,7 +35,9 @@ const TOLD_MAX: usize = 50;
 const QUOTED_MAX: usize = 500;
 
 impl Refusal {
-    fn new(reason: Reason, kind: Option<&str>, mut violations: Vec<Violation>) -> Self {
+    /// A refusal of an envelope of this kind: of more than fifty violations the last says how many more
+    /// there are.
+    pub fn new(reason: Reason, kind: Option<&str>, mut violations: Vec<Violation>) -> Self {
         let more = violations.len().saturating_sub(TOLD_MAX);
         if 0 < more {
             violations.truncate(TOLD_MAX - 1);
@@ -338,123 +337,14 @@ pub async fn accept(ledger: &dyn Ledger, jobs: &[NewJob]) -> Result<Vec<Answer>,
     Ok(answers)
 }
 
-/// The one for which none of several was accepted.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Culprit {
-    /// Its place among them, from 0; `None` where the ledger didn't say.
-    pub at: Option<usize>,
-    /// Why: never `New` or `Same`.
-    pub answer: Answer,
-}
-
-/// Writes several down, all or none. One answer each, in order, or the first that stood against it.
-/// Two of them may share a key, or say the same, as two that come one after the other.
-///
-/// # Errors
-/// When the ledger is away: then none was written, or all were and the same call again says `Same`.
-pub async fn accept_together(
-    ledger: &dyn Ledger,
-    jobs: &[NewJob],
-) -> Result<Result<Vec<Answer>, Culprit>, LedgerError> {
-    let twins = match twins(jobs) {
-        Ok(it) => it,
-        Err(culprit) => return Ok(Err(culprit)),
-    };
-    let places: Vec<usize> = (0..jobs.len())
-        .filter(|it| twins[*it].key.is_none())
-        .collect();
-    let fresh: Cow<'_, [NewJob]> = match places.len() == jobs.len() {
-        true => jobs.into(),
-        false => places.iter().map(|it| jobs[*it].clone()).collect(),
-    };
-    let found = match ledger.accept_together(&fresh).await {
-        Ok(Together::Written(found)) => found,
-        Ok(Together::Refused { at, why }) => {
-            let answer = answer(ledger, &fresh[at], why).await?;
-            let at = Some(places[at]);
-            return Ok(Err(Culprit { at, answer }));
-        }
-        Err(LedgerError::Row(message)) => {
-            let violations = vec![Violation::new("", message)];
-            let answer = Answer::Refused(Refusal::new(Reason::Refused, None, violations));
-            let at = (jobs.len() == 1).then_some(0);
-            return Ok(Err(Culprit { at, answer }));
-        }
-        Err(e) => return Err(e),
-    };
-    let mut found = found.into_iter();
-    let mut answers: Vec<Answer> = Vec::with_capacity(jobs.len());
-    for (job, twin) in jobs.iter().zip(twins) {
-        let mut told = match twin.key {
-            Some(first) => Answer::Same {
-                id: answers[first].id().unwrap_or(jobs[first].id),
-                differs: differs(&jobs[first].options, &job.options),
-            },
-            None => match found.next() {
-                Some(acceptance) => answer(ledger, job, acceptance).await?,
-                None => return Err(LedgerError::Other("it left out an answer".to_owned())),
-            },
-        };
-        if let (Answer::New { repeats, .. }, Some(first)) = (&mut told, twin.words) {
-            *repeats = repeats.or_else(|| answers[first].id());
-        }
-        answers.push(told);
-    }
-    Ok(Ok(answers))
-}
-
-/// The places of earlier ones of several that go together.
-#[derive(Clone, Copy, Default)]
-struct Twins {
-    /// One with the same key.
-    key: Option<usize>,
-    /// One that says the same for the same account, of which this one's guard wants to know.
-    words: Option<usize>,
-}
-
-fn twins(jobs: &[NewJob]) -> Result<Vec<Twins>, Culprit> {
-    let (mut keys, mut words) = (HashMap::new(), HashMap::new());
-    let refused = |at: usize, reason, violation| Culprit {
-        at: Some(at),
-        answer: Answer::Refused(Refusal::new(reason, Some(&jobs[at].kind), vec![violation])),
-    };
-    let mut all = Vec::with_capacity(jobs.len());
-    for (at, job) in jobs.iter().enumerate() {
-        let key = job.key.as_deref();
-        let key = key.and_then(|key| match keys.entry((&*job.tenant, &*job.kind, key)) {
-            Entry::Occupied(first) => Some(*first.get()),
-            Entry::Vacant(place) => {
-                place.insert(at);
-                None
-            }
-        });
-        if let Some(first) = key.filter(|it: &usize| jobs[*it].digest != job.digest) {
-            let message = format!("is that of [{first}] beside it, with another payload");
-            return Err(refused(
-                at,
-                Reason::Conflict,
-                Violation::new("/key", message),
-            ));
-        }
-        let said = job.said.as_ref().filter(|_| key.is_none());
-        let said = said.map(|it| (it, *words.entry((&job.account, it.digest)).or_insert(at)));
-        let first = said.filter(|(it, first)| *first != at && !it.again);
-        if let Some((_, first)) = first.filter(|it| it.0.guard.reaction == Reaction::Refuse) {
-            let message = format!(
-                "its account says the same in [{first}] beside it, and `same_content` of the account refuses that; if it is meant, say \"again\": true in the envelope"
-            );
-            return Err(refused(at, Reason::Repeats, Violation::new("", message)));
-        }
-        let words = first.map(|it| it.1);
-        all.push(Twins { key, words });
-    }
-    Ok(all)
-}
-
 /// The most differences that a conflict names.
 const DIFFERS_MAX: usize = 16;
 
-async fn answer(
+/// What the ledger's word on a job is as an answer.
+///
+/// # Errors
+/// When the ledger is away: it is asked for a conflict's other payload.
+pub async fn answer(
     ledger: &dyn Ledger,
     job: &NewJob,
     acceptance: Acceptance,
@@ -479,7 +369,8 @@ async fn answer(
     })
 }
 
-fn differs(a: &str, b: &str) -> Vec<String> {
+/// Where two documents differ, as JSON pointers, the first of them.
+pub fn differs(a: &str, b: &str) -> Vec<String> {
     match (serde_json::from_str(a), serde_json::from_str(b)) {
         (Ok(a), Ok(b)) => differences(&a, &b, DIFFERS_MAX),
         _ => Vec::new(),

@@ -41,6 +41,7 @@ pub mod adopt;
 pub mod handler;
 pub mod kinds;
 pub mod intake;
+pub mod together;
 pub mod operate;
 
 // what makes it go: one loop, one file

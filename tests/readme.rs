@@ -13,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use presswork::clock::Clock;
@@ -128,8 +128,10 @@ impl Desk {
         let [api, resp] = ports
             .each_ref()
             .map(|it| SocketAddr::from(([127, 0, 0, 1], it.number())));
-        let listen = ["--api", &api.to_string(), "--resp", &resp.to_string()];
-        let args = [&["dev", "--redis", &redis.url()][..], &listen].concat();
+        let (queue, listen) = (redis.url(), [api.to_string(), resp.to_string()]);
+        let args = [
+            "dev", "--redis", &queue, "--api", &listen[0], "--resp", &listen[1],
+        ];
         let daemon = home.start(&args);
         daemon.wait_ready(api, SOON).await;
         let bin = home.path().join("bin");

@@ -9,13 +9,14 @@ use super::group::{self, Grouped, Grouping, answered};
 use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
-use crate::intake::{Answer, Culprit, Refusal, accept, admit, admit_of, quarantined};
+use crate::intake::{Answer, Refusal, accept, admit, admit_of, quarantined};
 use crate::job::{JobId, NewJob};
 use crate::ledger::{LedgerError, Reason};
 use crate::lifecycle::State;
 use crate::queue::{Entry, Inbox, QueueError};
 use crate::sabotage;
 use crate::telemetry::metrics;
+use crate::together::Culprit;
 
 type Accepting = Batcher<NewJob, Result<Answer, Arc<LedgerError>>>;
 

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use super::batcher::Batcher;
 use super::shared::Shared;
 use crate::crashpoint;
-use crate::intake::{Answer, Culprit, accept_together};
+use crate::intake::Answer;
 use crate::job::NewJob;
 use crate::ledger::LedgerError;
+use crate::together::{Culprit, accept_together};
 
 /// The answers to a group's envelopes, in order, or the one for which none was taken.
 pub type Grouped = Result<Vec<Answer>, Culprit>;

@@ -4,9 +4,10 @@ use super::session::{Push, Queued};
 use super::wire::Reply;
 use crate::engine::doors::{Busy, Doors};
 use crate::engine::group::Grouped;
-use crate::intake::{Answer, Culprit, repeats};
+use crate::intake::{Answer, repeats};
 use crate::ledger::Reason;
 use crate::telemetry::metrics;
+use crate::together::Culprit;
 
 /// This door's name in metrics.
 const DOOR: &str = "resp";

@@ -12,6 +12,7 @@
 //! as an error: a word for programs, then what was wrong, on one line.
 
 pub mod wire;
+mod commands;
 pub mod session;
 mod answers;
 mod link;

@@ -1,6 +1,7 @@
 //! What a client may say, and what follows: who it is, its protocol, its transaction. Pure: what goes
 //! to the ledger is only named here.
 
+use super::commands::{self, Said, Words};
 use super::wire::{Bounds, Excess, Protocol, Reply, Request};
 use crate::api::body::{BODY_MAX, MANY_MAX};
 use crate::api::guard::Access;
@@ -63,26 +64,6 @@ const NAME_MAX: usize = 128;
 /// What is shown of what was sent, in bytes.
 const SHOWN_MAX: usize = 64;
 
-/// What there is: name, how many words (at least, where negative), and whether it writes.
-const COMMANDS: [(&str, i64, bool); 16] = [
-    ("auth", -2, false),
-    ("client", -2, false),
-    ("command", -1, false),
-    ("discard", 1, false),
-    ("echo", 2, false),
-    ("exec", 1, false),
-    ("hello", -1, false),
-    ("info", -1, false),
-    ("lpush", -3, true),
-    ("multi", 1, false),
-    ("ping", -1, false),
-    ("presswork.enqueue", -2, true),
-    ("quit", -1, false),
-    ("reset", 1, false),
-    ("rpush", -3, true),
-    ("select", 2, false),
-];
-
 #[derive(Debug, Default)]
 struct Transaction {
     queued: Vec<Queued>,
@@ -102,9 +83,6 @@ pub struct Session {
     wrong: u32,
     transaction: Option<Transaction>,
 }
-
-type Words<'a> = &'a [Vec<u8>];
-type Said = Result<Reply, String>;
 
 impl Session {
     /// A client that has just come; `open`: nobody has to show a token.
@@ -269,20 +247,16 @@ impl Session {
             ("select", [number]) if number == b"0" => Ok(Reply::Simple("OK")),
             ("select", _) => Err("ERR there is one database here: SELECT 0".to_owned()),
             ("client", [sub, rest @ ..]) => self.client(&sub.to_ascii_lowercase(), rest),
-            ("command", []) => Ok(Reply::Array(COMMANDS.iter().map(about).collect())),
-            ("command", [sub, rest @ ..]) => command(&sub.to_ascii_lowercase(), rest),
-            ("info", _) => Ok(Reply::text(format!(
-                "# Server\r\nredis_version:{REDIS}\r\nredis_mode:standalone\r\npresswork_version:{}\r\n\
-                 # Persistence\r\nloading:0\r\n# Replication\r\nrole:master\r\n",
-                env!("CARGO_PKG_VERSION")
-            ))),
+            ("command", []) => Ok(commands::all()),
+            ("command", [sub, rest @ ..]) => commands::asked(&sub.to_ascii_lowercase(), rest),
+            ("info", _) => Ok(commands::info()),
             ("auth" | "hello", _) => Err(format!(
                 "ERR {} has no place in a transaction",
                 name.to_ascii_uppercase()
             )),
-            ("ping", _) => Err(few("ping")),
+            ("ping", _) => Err(commands::few("ping")),
             _ => {
-                let all = COMMANDS.map(|it| it.0.to_ascii_uppercase()).join(", ");
+                let all = commands::names();
                 Err(format!(
                     "ERR `{}` isn't known: this port takes jobs (RPUSH {INBOX} ENVELOPE), there are {all}",
                     shown(name.as_bytes())
@@ -345,7 +319,9 @@ impl Session {
                 b"2" => (Protocol::Two, rest),
                 b"3" => (Protocol::Three, rest),
                 _ => {
-                    return Err("NOPROTO unsupported protocol version; there are 2 and 3".to_owned());
+                    return Err(
+                        "NOPROTO unsupported protocol version; there are 2 and 3".to_owned()
+                    );
                 }
             },
         };
@@ -392,15 +368,8 @@ impl Session {
     }
 }
 
-/// The Redis whose commands these are: clients look whether it is new enough.
-const REDIS: &str = "7.0.0";
-
 fn error(text: &str) -> Reply {
     Reply::Error(text.to_owned())
-}
-
-fn few(name: &str) -> String {
-    format!("ERR wrong number of arguments for '{name}' command")
 }
 
 fn shown(bytes: &[u8]) -> String {
@@ -440,13 +409,7 @@ fn check(name: &str, request: &Request) -> Result<(), String> {
         }
         None => {}
     }
-    let arity = COMMANDS.iter().find(|it| it.0 == name).map(|it| it.1);
-    let words = i64::try_from(request.words.len()).unwrap_or(i64::MAX);
-    match arity {
-        Some(it) if it < 0 && words < -it => Err(few(name)),
-        Some(it) if 0 < it && words != it => Err(few(name)),
-        _ => Ok(()),
-    }
+    commands::check(name, request.words.len())
 }
 
 /// What an RPUSH brings. The key is the inbox's, or names the tenant, too.
@@ -487,221 +450,5 @@ fn tenant(key: &[u8]) -> Result<Option<String>, String> {
     }
 }
 
-/// As Redis tells of a command: its name, how many words, flags, and where its keys are.
-fn about((name, arity, writes): &(&'static str, i64, bool)) -> Reply {
-    let flag = match writes {
-        true => Reply::Simple("write"),
-        false => Reply::Simple("fast"),
-    };
-    let key = i64::from(name.ends_with("push"));
-    let numbers = [key, key, key].map(Reply::Number);
-    let mut all = vec![
-        Reply::text(*name),
-        Reply::Number(*arity),
-        Reply::Array(vec![flag]),
-    ];
-    all.extend(numbers);
-    Reply::Array(all)
-}
-
-fn command(sub: &[u8], names: Words<'_>) -> Said {
-    let one = |name: &Vec<u8>| {
-        let name = name.to_ascii_lowercase();
-        let found = COMMANDS.iter().find(|it| it.0.as_bytes() == name);
-        found.map_or(Reply::Null, about)
-    };
-    match (sub, names) {
-        (b"count", []) => Ok(Reply::Number(COMMANDS.len() as i64)),
-        (b"docs", _) => Ok(Reply::Map(Vec::new())),
-        (b"info", []) => Ok(Reply::Array(COMMANDS.iter().map(about).collect())),
-        (b"info", names) => Ok(Reply::Array(names.iter().map(one).collect())),
-        (b"list", []) => Ok(Reply::Array(
-            COMMANDS.iter().map(|it| Reply::text(it.0)).collect(),
-        )),
-        _ => Err("ERR of COMMAND there are COUNT, DOCS, INFO and LIST".to_owned()),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TOKEN: &str = "presswork_1_0123456789abcdef";
-
-    fn access(token: Option<&str>) -> Access {
-        let token = token.map(Into::into);
-        Access::new("127.0.0.1:0".parse().unwrap(), token.as_ref()).unwrap()
-    }
-
-    fn request(line: &str) -> Request {
-        let words = line.split(' ').map(|it| it.as_bytes().to_vec()).collect();
-        Request {
-            words,
-            ..Request::default()
-        }
-    }
-
-    /// What each of these lines leads to.
-    fn steps(token: Option<&str>, lines: &[&str]) -> Vec<Step> {
-        let mut session = Session::new(7, token.is_none());
-        let access = access(token);
-        let step = |it: &&str| session.step(request(it), &access);
-        lines.iter().map(step).collect()
-    }
-
-    fn wrong(step: &Step) -> &str {
-        match step {
-            Step::Say(Reply::Error(text)) | Step::End(Reply::Error(text)) => text,
-            other => panic!("no error: {other:?}"),
-        }
-    }
-
-    #[test]
-    fn nothing_is_done_without_the_token() {
-        for line in [
-            "PING",
-            "RPUSH presswork:inbox {}",
-            "MULTI",
-            "INFO",
-            "CLIENT ID",
-            "HELLO 3",
-            "NONSENSE",
-        ] {
-            let told = steps(Some(TOKEN), &[line]);
-            assert!(wrong(&told[0]).starts_with("NOAUTH "), "{line}: {told:?}");
-        }
-        let auth = format!("AUTH {TOKEN}");
-        let user = format!("HELLO 3 AUTH anybody {TOKEN} SETNAME me");
-        for line in [&auth, &user] {
-            let told = steps(Some(TOKEN), &[line, "PING", "RESET", "PING"]);
-            assert_eq!(told[1], Step::Say(Reply::Simple("PONG")), "{told:?}");
-            assert!(wrong(&told[3]).starts_with("NOAUTH "), "{told:?}");
-        }
-        let mut tries = vec!["AUTH nonsense"; WRONG_MAX as usize];
-        tries[3] = "HELLO 3 AUTH default nonsense";
-        let told = steps(Some(TOKEN), &tries);
-        assert!(
-            told.iter().all(|it| wrong(it).starts_with("WRONGPASS ")),
-            "{told:?}"
-        );
-        assert!(matches!(told.last(), Some(Step::End(_))), "{told:?}");
-        assert!(!format!("{told:?}").contains("nonsense"));
-    }
-
-    #[test]
-    fn a_key_names_the_tenant_or_is_refused() {
-        assert_eq!(tenant(b"presswork:inbox"), Ok(None));
-        assert_eq!(tenant(b"presswork:inbox:acme"), Ok(Some("acme".to_owned())));
-        for key in [
-            "",
-            "presswork",
-            "presswork:inbox:",
-            "presswork:inboxacme",
-            "presswork:inbox:a b",
-            "inbox",
-        ] {
-            assert!(tenant(key.as_bytes()).is_err(), "{key}");
-        }
-    }
-
-    #[test]
-    fn a_transaction_is_done_whole_or_not_at_all() {
-        let told = steps(
-            None,
-            &[
-                "MULTI",
-                "RPUSH presswork:inbox a",
-                "PING",
-                "PRESSWORK.ENQUEUE b c",
-                "EXEC",
-                "EXEC",
-            ],
-        );
-        let Step::Together(queued) = &told[4] else {
-            panic!("{told:?}");
-        };
-        assert_eq!(queued.len(), 3);
-        assert!(matches!(&queued[2], Queued::Take(it) if it.ids && it.envelopes.len() == 2));
-        assert!(wrong(&told[5]).contains("without MULTI"));
-        for bad in [
-            "GET a",
-            "RPUSH nowhere a",
-            "RPUSH presswork:inbox",
-            "AUTH x",
-            "SELECT 1",
-        ] {
-            let told = steps(
-                None,
-                &[
-                    "MULTI",
-                    "RPUSH presswork:inbox a",
-                    bad,
-                    "RPUSH presswork:inbox b",
-                    "EXEC",
-                ],
-            );
-            assert!(!wrong(&told[2]).is_empty());
-            assert!(wrong(&told[4]).starts_with("EXECABORT "), "{told:?}");
-        }
-        let told = steps(None, &["MULTI", "MULTI", "DISCARD", "DISCARD"]);
-        assert!(wrong(&told[1]).contains("nested"));
-        assert_eq!(told[2], Step::Say(Reply::Simple("OK")));
-        assert!(wrong(&told[3]).contains("without MULTI"));
-    }
-
-    #[test]
-    fn a_transaction_that_is_too_much_holds_nothing() {
-        let mut session = Session::new(1, true);
-        let access = access(None);
-        session.step(request("MULTI"), &access);
-        for _ in 0..TRANSACTION_MAX {
-            let step = session.step(request("RPUSH presswork:inbox x"), &access);
-            assert_eq!(step, Step::Say(Reply::Simple("QUEUED")));
-        }
-        assert_eq!(session.held(), TRANSACTION_MAX);
-        let step = session.step(request("PING"), &access);
-        assert!(wrong(&step).starts_with("TOOLARGE "), "{step:?}");
-        assert_eq!(session.held(), 0);
-        let large = format!("RPUSH presswork:inbox {}", "x".repeat(ENVELOPE_MAX));
-        session.step(request(&large), &access);
-        let step = session.step(request("EXEC"), &access);
-        assert!(wrong(&step).starts_with("EXECABORT "), "{step:?}");
-    }
-
-    #[test]
-    fn every_command_of_the_list_is_known_and_others_are_told_what_there_is() {
-        for (name, _, _) in COMMANDS {
-            let told = steps(None, &[name]);
-            let unknown =
-                matches!(&told[0], Step::Say(Reply::Error(it)) if it.contains("isn't known"));
-            assert!(!unknown, "{told:?}");
-        }
-        let told = steps(
-            None,
-            &[
-                "CONFIG SET requirepass hunter2",
-                "CLIENT LIST",
-                "SELECT 1",
-                "COMMAND COUNT",
-            ],
-        );
-        assert!(
-            wrong(&told[0]).contains("`config` isn't known") && wrong(&told[0]).contains("RPUSH")
-        );
-        assert!(!wrong(&told[0]).contains("hunter2"));
-        assert!(wrong(&told[1]).contains("SETNAME"));
-        assert_eq!(told[3], Step::Say(Reply::Number(16)));
-    }
-
-    #[test]
-    fn what_a_browser_was_made_to_send_ends_the_connection() {
-        let mut session = Session::new(1, true);
-        let line = Request {
-            inline: true,
-            ..request("POST / HTTP/1.1")
-        };
-        let step = session.step(line, &access(None));
-        assert!(matches!(&step, Step::End(_)), "{step:?}");
-        assert!(wrong(&step).contains("HTTP"));
-    }
-}
+mod tests;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use presswork::clock::Clock;
 use presswork::engine::pressure::Pressure;
 use presswork::ledger::Ledger;
 use presswork::ledger::postgres::{PgOptions, Postgres, Role};
+use presswork::ledger::sqlite::Sqlite;
 use presswork::resp::Limits;
 use serde_json::{Value, json};
 
@@ -13,6 +15,7 @@ use crate::harbour::{Harbour, envelope, error, wire};
 use crate::kit;
 use crate::kit::proxy::Proxy;
 use crate::site::{TOKEN, Wishes};
+use crate::wrap::Faulty;
 
 const INBOX: &str = "presswork:inbox";
 
@@ -428,4 +431,67 @@ async fn a_ledger_that_is_away_is_told_and_comes_back_by_itself() {
     let back = async { while client.say(&["RPUSH", INBOX, &a, &b]).await != 2 {} };
     let back = tokio::time::timeout(crate::site::SOON, back).await;
     back.expect("it takes jobs again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_ahead_shares_commits_and_one_refused_stops_no_other() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let open = async || {
+        let ledger = Sqlite::open(&folder.path().join("ledger.db"), Clock::System).await;
+        Arc::new(ledger.expect("it opens"))
+    };
+    let engine = open().await;
+    engine.migrate().await.expect("it migrates");
+    let counting = Faulty::new(engine);
+    let ledgers: [Arc<dyn Ledger>; 2] = [counting.clone(), open().await];
+    let wishes = Wishes {
+        ledgers: Some(ledgers),
+        ..Wishes::default()
+    };
+    let harbour = Harbour::new(Limits::default(), wishes).await;
+    let mut client = harbour.connect().await;
+    let (mut bytes, mut groups) = (Vec::new(), Vec::new());
+    for n in 0..300 {
+        bytes.extend(wire(&["RPUSH", INBOX, &envelope(&format!("k{n}"), "a")]));
+        let (a, b) = (
+            envelope(&format!("l{n}"), "a"),
+            envelope(&format!("m{n}"), "a"),
+        );
+        groups.extend(wire(&["RPUSH", INBOX, &a, &b]));
+    }
+    client.send(&bytes).await;
+    for n in 0..300 {
+        assert_eq!(client.hear().await.unwrap(), 1, "{n}");
+    }
+    assert!(
+        counting.calls("accept") < 100,
+        "{}",
+        counting.calls("accept")
+    );
+    client.send(&groups).await;
+    for n in 0..300 {
+        assert_eq!(client.hear().await.unwrap(), 2, "{n}");
+    }
+    let calls = counting.calls("accept_together");
+    assert!(calls < 100, "{calls}");
+    // one of them meets another's key
+    let mut groups = Vec::new();
+    for n in 0..20 {
+        let second = if n == 7 {
+            "k7".to_owned()
+        } else {
+            format!("o{n}")
+        };
+        let (a, b) = (envelope(&format!("n{n}"), "a"), envelope(&second, "b"));
+        groups.extend(wire(&["RPUSH", INBOX, &a, &b]));
+    }
+    client.send(&groups).await;
+    for n in 0..20 {
+        let answer = client.hear().await.unwrap();
+        match n {
+            7 => assert!(error(&answer).starts_with("CONFLICT [1] of 2"), "{answer}"),
+            _ => assert_eq!(answer, 2, "{n}"),
+        }
+        assert_eq!(harbour.has("default", &format!("n{n}")).await, n != 7);
+    }
 }

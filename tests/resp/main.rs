@@ -6,6 +6,9 @@ mod kit;
 #[allow(dead_code)] // these tests ask its API less than those of the API do
 #[path = "../api/site.rs"]
 mod site;
+#[allow(dead_code)] // nor does its ledger go wrong in every way
+#[path = "../engine/wrap.rs"]
+mod wrap;
 mod harbour;
 
 mod bounds;

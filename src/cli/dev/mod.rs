@@ -85,12 +85,18 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     telemetry::install_panic_hook();
     let mut stop = signals()?;
     let sandbox = sandbox(&args).await?;
+    let (api, resp) = {
+        // both held until both are known, so that they differ
+        let api = free(&out, "the API", args.api)?;
+        let resp = free(&out, "the Redis port", args.resp)?;
+        (api.local_addr()?, resp.local_addr()?)
+    };
     let home = Home {
         dir: &args.dir,
         sandbox: &sandbox.url(),
         pictures: sandbox.addr(),
-        api: free(&out, "the API", args.api)?,
-        resp: free(&out, "the Redis port", args.resp)?,
+        api,
+        resp,
         postgres: args.postgres.as_deref(),
         redis: args.redis.as_deref(),
     };
@@ -200,18 +206,18 @@ async fn sandbox(args: &Args) -> Result<Sandbox, CliError> {
     })
 }
 
-/// The address, or a free one beside it where it is taken.
-fn free(out: &Out, what: &str, wanted: SocketAddr) -> Result<SocketAddr, CliError> {
+/// Listens at the address, or at a free one beside it where it is taken.
+fn free(out: &Out, what: &str, wanted: SocketAddr) -> Result<TcpListener, CliError> {
     let taken = match TcpListener::bind(wanted) {
-        Ok(listener) => return Ok(listener.local_addr()?),
+        Ok(listener) => return Ok(listener),
         Err(e) => e,
     };
-    let other = TcpListener::bind(SocketAddr::new(wanted.ip(), 0))
-        .and_then(|it| it.local_addr())
-        .map_err(|e| CliError::failed(format!("{what} can't listen on {wanted}: {e}")))?;
+    let failed = |e| CliError::failed(format!("{what} can't listen on {wanted}: {e}"));
+    let listener = TcpListener::bind(SocketAddr::new(wanted.ip(), 0)).map_err(failed)?;
+    let other = listener.local_addr()?;
     let text = format!("{wanted} can't be used ({taken}): {what} listens on {other} instead");
     out.note(&out.paint(Tone::Warn, &text));
-    Ok(other)
+    Ok(listener)
 }
 
 /// INT and TERM, as they come; a second one ends the process even with a stuck runtime.
