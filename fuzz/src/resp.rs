@@ -5,8 +5,9 @@ use std::sync::LazyLock;
 
 use presswork::api::guard::Access;
 use presswork::job::envelope::ENVELOPE_MAX;
+use presswork::resp::reply::{Protocol, Reply};
 use presswork::resp::session::{KNOWN, Queued, Session, Step, TRANSACTION_MAX};
-use presswork::resp::wire::{Broken, Parser, Protocol, Reply};
+use presswork::resp::wire::{Broken, Parser};
 
 const TOKEN: &str = "c4n4ry7d1ec4n4ry7d1e";
 /// An open port, and one that wants the token.

@@ -1,7 +1,7 @@
 //! What came of jobs, as RESP says it: a number, ids, or an error that tells what was wrong.
 
+use super::reply::Reply;
 use super::session::{Push, Queued};
-use super::wire::Reply;
 use crate::engine::doors::{Busy, Doors};
 use crate::engine::group::Grouped;
 use crate::intake::{Answer, repeats};

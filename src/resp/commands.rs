@@ -1,6 +1,6 @@
 //! The commands that there are, and what clients are told of them.
 
-use super::wire::Reply;
+use super::reply::Reply;
 
 /// The words behind a command.
 pub type Words<'a> = &'a [Vec<u8>];

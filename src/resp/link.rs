@@ -9,9 +9,11 @@ use tokio::net::TcpStream;
 use tokio::sync::SemaphorePermit;
 use tokio::time::{Instant, timeout};
 
+use super::answers;
+use super::port::Port;
+use super::reply::{Protocol, Reply};
 use super::session::{Session, Step};
-use super::wire::{Parser, Protocol, Reply};
-use super::{Port, answers};
+use super::wire::Parser;
 use crate::job::envelope::ENVELOPE_MAX;
 
 /// What is read at once.
@@ -227,12 +229,16 @@ impl<'a> Link<'a> {
         let (limits, since) = (&self.port.limits, &self.since);
         let all = [
             (!self.session.is_trusted()).then(|| (since.born + limits.auth, "no token was shown")),
-            since.midway.map(|it| {
-                (
-                    it + limits.command,
-                    "a command or a transaction wasn't ended",
-                )
-            }),
+            // while its answers pile up nothing more is read: then it isn't the client that is late
+            since
+                .midway
+                .filter(|_| self.unread() < limits.unread)
+                .map(|it| {
+                    (
+                        it + limits.command,
+                        "a command or a transaction wasn't ended",
+                    )
+                }),
             since
                 .unread
                 .map(|it| (it + limits.write, "the answers weren't read")),

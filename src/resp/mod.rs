@@ -12,8 +12,10 @@
 //! as an error: a word for programs, then what was wrong, on one line.
 
 pub mod wire;
+pub mod reply;
 mod commands;
 pub mod session;
+mod port;
 mod answers;
 mod link;
 
@@ -34,56 +36,9 @@ use crate::api::Serving;
 use crate::api::body::LARGE_AT_ONCE;
 use crate::api::guard::Access;
 use crate::engine::doors::Doors;
+use port::Port;
 
-/// How much the port takes at once, and for how long.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// A client has shown the token by then.
-    pub auth: Duration,
-    /// A command that has begun is whole by then, and a transaction ended.
-    pub command: Duration,
-    /// A command is answered by then.
-    pub answer: Duration,
-    /// A client that doesn't read its answers is waited for so long.
-    pub write: Duration,
-    /// A client that says nothing is kept so long.
-    pub idle: Duration,
-    /// What is under way has this long to end when the server stops.
-    pub stop: Duration,
-    /// Connections at once; more are told so and closed.
-    pub connections: usize,
-    /// Commands that are read at once of what a client sent ahead, and the bytes of them.
-    pub ahead: (usize, usize),
-    /// Bytes of answers that wait for a client: with more nothing further is read from it.
-    pub unread: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            auth: Duration::from_secs(10),
-            command: Duration::from_secs(30),
-            answer: Duration::from_secs(30),
-            write: Duration::from_secs(30),
-            idle: Duration::from_secs(900),
-            stop: Duration::from_secs(5),
-            connections: 1_024,
-            ahead: (1_000, 1 << 20),
-            unread: 256 << 10,
-        }
-    }
-}
-
-/// What the connections share.
-struct Port {
-    limits: Limits,
-    access: Access,
-    doors: Doors,
-    /// Places for more than an envelope's bytes of a command or a transaction that isn't whole.
-    large: Semaphore,
-    clients: AtomicU64,
-    stop: CancellationToken,
-}
+pub use port::Limits;
 
 /// Between two tries to accept when the system refuses.
 const PAUSE: Duration = Duration::from_millis(50);

@@ -2,7 +2,8 @@
 //! to the ledger is only named here.
 
 use super::commands::{self, Said, Words};
-use super::wire::{Bounds, Excess, Protocol, Reply, Request};
+use super::reply::{Protocol, Reply};
+use super::wire::{Bounds, Excess, Request};
 use crate::api::body::{BODY_MAX, MANY_MAX};
 use crate::api::guard::Access;
 use crate::job::envelope::{ENVELOPE_MAX, is_name, too_large};

@@ -226,7 +226,7 @@ async fn few_large_commands_are_held_at_once() {
     })
     .await;
     let word = "x".repeat(250_000);
-    let whole = wire(&[&["RPUSH", INBOX][..], &vec![word.as_str(); 8]].concat());
+    let whole = wire(&[&["RPUSH", INBOX][..], &[word.as_str(); 8]].concat());
     let mut slow: Vec<Client> = Vec::new();
     for _ in 0..8 {
         let mut client = harbour.connect().await;
