@@ -1,4 +1,4 @@
-//! The daemon as a process: its lock, its run, its engine, its API, its signals.
+//! The daemon as a process: its lock, its run, its engine, its servers, its signals.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -29,7 +29,7 @@ use crate::recovery::{self, Recovered};
 use crate::sabotage;
 use crate::stores::{self, Role};
 use crate::telemetry::metrics;
-use crate::{api, kinds, service, testimony};
+use crate::{api, kinds, resp, service, testimony};
 
 /// The proof that no other daemon uses the same state: the kernel frees it when the process dies.
 struct Lock {
@@ -178,8 +178,10 @@ pub struct Daemon {
     pub engine: Engine,
     /// Where the API listens.
     pub api: Option<SocketAddr>,
-    api_stop: CancellationToken,
-    api_task: Option<tokio::task::JoinHandle<()>>,
+    /// Where the Redis port listens.
+    pub resp: Option<SocketAddr>,
+    servers_stop: CancellationToken,
+    servers: Vec<tokio::task::JoinHandle<()>>,
     state_dir: PathBuf,
     _locks: Vec<Lock>,
 }
@@ -241,7 +243,7 @@ impl Daemon {
             false => stores::ledger(&config, &clock, Role::Lease).await?,
         };
         let api_ledger = stores::ledger(&config, &clock, Role::Api).await?;
-        let listening = config.api.clone();
+        let (api, resp) = (config.api.clone(), config.resp);
         let state_dir = config.state_dir.clone();
         let mut tools = Tools::new(&config, ledger.clone(), &clock)?;
         let journals = config.state_dir.join(JOURNALS);
@@ -258,25 +260,53 @@ impl Daemon {
             run,
             tools,
         };
-        if let Some(listen) = listening.listen {
+        for (what, key, listen) in [
+            ("the API", "api.listen", api.listen),
+            ("the Redis port", "resp.listen", resp),
+        ] {
             // told now, and not when jobs have been taken already
-            std::net::TcpListener::bind(listen)
-                .with_context(|| format!("the API can't listen on {listen} (api.listen)"))?;
+            let bound = listen.map(std::net::TcpListener::bind).transpose();
+            bound.with_context(|| {
+                let listen = listen.map_or(String::new(), |it| it.to_string());
+                format!("{what} can't listen on {listen} ({key})")
+            })?;
         }
         guard::files(&parts.config);
         let engine = Engine::start(parts, lease).await?;
         let mut daemon = Self {
             engine,
             api: None,
-            api_stop: CancellationToken::new(),
-            api_task: None,
+            resp: None,
+            servers_stop: CancellationToken::new(),
+            servers: Vec::new(),
             state_dir,
             _locks: locks,
         };
-        if let Some(listen) = listening.listen {
-            daemon.open_api(listen, listening.token, api_ledger).await?;
+        if api.listen.is_some() {
+            // whatever door is open first, its jobs are counted
+            metrics::install();
+        }
+        if let Some(listen) = resp {
+            daemon.open_resp(listen, api.token.clone()).await?;
+        }
+        // last: who is told that it is ready finds all doors open
+        if let Some(listen) = api.listen {
+            daemon.open_api(listen, api.token, api_ledger).await?;
         }
         Ok(daemon)
+    }
+
+    async fn open_resp(
+        &mut self,
+        listen: SocketAddr,
+        token: Option<secrecy::SecretString>,
+    ) -> anyhow::Result<()> {
+        let (doors, stop) = (self.engine.doors.clone(), self.servers_stop.clone());
+        let serving = resp::serve(listen, token, doors, stop).await?;
+        tracing::info!(address = %serving.addr, "the Redis port listens");
+        self.resp = Some(serving.addr);
+        self.servers.push(serving.task);
+        Ok(())
     }
 
     async fn open_api(
@@ -286,7 +316,7 @@ impl Daemon {
         ledger: Arc<dyn Ledger>,
     ) -> anyhow::Result<()> {
         let metrics = metrics::install();
-        let (kept, stop) = (metrics.clone(), self.api_stop.clone());
+        let (kept, stop) = (metrics.clone(), self.servers_stop.clone());
         tokio::spawn(async move {
             while stop
                 .run_until_cancelled(tokio::time::sleep(UPKEEP))
@@ -302,9 +332,10 @@ impl Daemon {
             ledger,
             render: Arc::new(move || metrics.render()),
         };
-        let serving = api::serve(listen, token, state, self.api_stop.clone()).await?;
+        let serving = api::serve(listen, token, state, self.servers_stop.clone()).await?;
         tracing::info!(address = %serving.addr, "the API listens");
-        (self.api, self.api_task) = (Some(serving.addr), Some(serving.task));
+        self.api = Some(serving.addr);
+        self.servers.push(serving.task);
         Ok(())
     }
 
@@ -378,11 +409,10 @@ impl Daemon {
             {
                 tracing::warn!("the send journal has no end: {e}");
             }
-            self.api_stop.cancel();
-            if let Some(task) = self.api_task {
-                // it ends by itself within its own bound
-                let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
-            }
+            self.servers_stop.cancel();
+            // they end by themselves within their own bounds
+            let ended = futures_util::future::join_all(self.servers);
+            let _ = tokio::time::timeout(Duration::from_secs(5), ended).await;
             given_back
         })
         .await

@@ -16,6 +16,9 @@ pub struct InboxError(pub String);
 /// The result of a call to an inbox.
 pub type Result<T> = std::result::Result<T, InboxError>;
 
+/// The list that producers append to, in Redis and at Presswork's own port.
+pub const INBOX: &str = "presswork:inbox";
+
 /// An entry of an inbox, moved to a run's own list.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {

@@ -35,7 +35,9 @@ const TOLD_MAX: usize = 50;
 const QUOTED_MAX: usize = 500;
 
 impl Refusal {
-    fn new(reason: Reason, kind: Option<&str>, mut violations: Vec<Violation>) -> Self {
+    /// A refusal of an envelope of this kind: of more than fifty violations the last says how many more
+    /// there are.
+    pub fn new(reason: Reason, kind: Option<&str>, mut violations: Vec<Violation>) -> Self {
         let more = violations.len().saturating_sub(TOLD_MAX);
         if 0 < more {
             violations.truncate(TOLD_MAX - 1);
@@ -128,8 +130,21 @@ pub struct Rules {
 /// # Errors
 /// Every violation at once.
 pub fn admit(rules: &Rules, id: JobId, bytes: &[u8]) -> Result<NewJob, Refusal> {
+    admit_of(rules, id, bytes, None)
+}
+
+/// As [`admit`]; `tenant`: it came where only jobs of that one are taken.
+///
+/// # Errors
+/// As [`admit`], and when it says that it is another one's.
+pub fn admit_of(
+    rules: &Rules,
+    id: JobId,
+    bytes: &[u8],
+    tenant: Option<&str>,
+) -> Result<NewJob, Refusal> {
     let too_large = ENVELOPE_MAX < bytes.len();
-    let envelope = Envelope::parse(bytes).map_err(|violations| {
+    let mut envelope = Envelope::parse(bytes).map_err(|violations| {
         let reason = if too_large {
             Reason::TooLarge
         } else {
@@ -137,7 +152,24 @@ pub fn admit(rules: &Rules, id: JobId, bytes: &[u8]) -> Result<NewJob, Refusal> 
         };
         Refusal::new(reason, None, violations)
     })?;
-    admit_envelope(rules, id, &envelope)
+    let Some(tenant) = tenant else {
+        return admit_envelope(rules, id, &envelope);
+    };
+    let said = envelope.tenant.replace(tenant.to_owned());
+    let foreign = said.filter(|it| it != tenant).map(|it| {
+        let message =
+            format!("is `{it}`, and here only jobs of `{tenant}` are taken; leave it out");
+        Violation::new("/tenant", message)
+    });
+    let admitted = admit_envelope(rules, id, &envelope);
+    match (admitted, foreign) {
+        (admitted, None) => admitted,
+        (Ok(job), Some(it)) => Err(Refusal::new(Reason::Invalid, Some(&job.kind), vec![it])),
+        (Err(mut refusal), Some(it)) => {
+            refusal.violations.insert(0, it);
+            Err(refusal)
+        }
+    }
 }
 
 /// Checks an envelope that was read already.
@@ -308,7 +340,11 @@ pub async fn accept(ledger: &dyn Ledger, jobs: &[NewJob]) -> Result<Vec<Answer>,
 /// The most differences that a conflict names.
 const DIFFERS_MAX: usize = 16;
 
-async fn answer(
+/// What the ledger's word on a job is as an answer.
+///
+/// # Errors
+/// When the ledger is away: it is asked for a conflict's other payload.
+pub async fn answer(
     ledger: &dyn Ledger,
     job: &NewJob,
     acceptance: Acceptance,
@@ -333,7 +369,8 @@ async fn answer(
     })
 }
 
-fn differs(a: &str, b: &str) -> Vec<String> {
+/// Where two documents differ, as JSON pointers, the first of them.
+pub fn differs(a: &str, b: &str) -> Vec<String> {
     match (serde_json::from_str(a), serde_json::from_str(b)) {
         (Ok(a), Ok(b)) => differences(&a, &b, DIFFERS_MAX),
         _ => Vec::new(),

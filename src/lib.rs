@@ -45,6 +45,7 @@ pub mod adopt;
 pub mod handler;
 pub mod kinds;
 pub mod intake;
+pub mod together;
 pub mod operate;
 
 // what makes it go: one loop, one file
@@ -52,6 +53,7 @@ pub mod engine;
 
 // who asks
 pub mod api;
+pub mod resp;
 pub mod service;
 pub mod daemon;
 pub mod sandbox;

@@ -461,7 +461,14 @@ async fn waiting_ends_with_the_job() {
 #[tokio::test]
 async fn dev_shows_what_it_is_about_and_what_it_prints_works() {
     let home = Home::new("").env("NO_COLOR", "1");
-    let args = ["dev", "--once", "--api", "127.0.0.1:0"];
+    let args = [
+        "dev",
+        "--once",
+        "--api",
+        "127.0.0.1:0",
+        "--resp",
+        "127.0.0.1:0",
+    ];
     let first = home.cli(&args).await;
     let text = said(&first.stdout);
     assert_eq!(code(&first), 0, "{text}\n{}", said(&first.stderr));
@@ -497,7 +504,7 @@ async fn dev_stays_until_it_is_told_to_go() {
     let home = Home::new("").env("NO_COLOR", "1");
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let dev = home.start(&["dev", "--api", &address]);
+    let dev = home.start(&["dev", "--api", &address, "--resp", &address]);
     let told = || format!("the samples' end\n{}\n{}", dev.stdout(), dev.stderr());
     kit::wait::until_or(told, Duration::from_secs(60), async || {
         dev.stdout().contains("Ctrl-C ends it")
@@ -527,7 +534,16 @@ async fn dev_stays_until_it_is_told_to_go() {
             .is_some_and(|it| it.contains("completed"))
     };
     kit::wait::until_or(revived, Duration::from_secs(20), ends).await;
-    let second = home.cli(&["dev", "--once", "--api", "127.0.0.1:0"]).await;
+    let second = home
+        .cli(&[
+            "dev",
+            "--once",
+            "--api",
+            "127.0.0.1:0",
+            "--resp",
+            "127.0.0.1:0",
+        ])
+        .await;
     assert_eq!(code(&second), 1, "{}", said(&second.stdout));
     assert!(
         said(&second.stderr).contains("another `presswork dev`"),

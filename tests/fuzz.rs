@@ -156,6 +156,11 @@ fn no_secret_survives_whatever_stands_around_it() {
 }
 
 #[test]
+fn redis_commands_lead_to_the_same_however_they_are_cut() {
+    try_out("resp", 6_000, properties::resp::holds);
+}
+
+#[test]
 fn no_answer_is_taken_for_what_it_does_not_say() {
     try_out("answers", 6_000, properties::answers::holds);
 }

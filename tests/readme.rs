@@ -2,9 +2,10 @@
 //! its commands parse, its configuration is valid, and its tables leave nothing out.
 //!
 //! A snippet is a fence behind a comment: `<!-- test: HOW, makes KEY ..., says TEXT -->`. HOW is
-//! `sh`, `node`, `python`, `python with redis`, `envelope`, `jobs.toml`, or `setup`, which stands
-//! before each `sh`. Only addresses are put in their place, in plain text: the API's port and
-//! Redis' (for `redis-cli`, which names none, by a wrapper of the same name in PATH).
+//! `sh`, `node`, `node with ioredis`, `python`, `python with redis`, `envelope`, `jobs.toml`, or
+//! `setup`, which stands before each `sh`. Only addresses are put in their place, in plain text: the
+//! API's port, that of the Redis port, and Redis' (for `redis-cli`, which names none, by a wrapper of
+//! the same name in PATH).
 
 mod kit;
 
@@ -12,8 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use presswork::clock::Clock;
@@ -25,6 +26,7 @@ use presswork::lifecycle::State;
 use serde_json::Value;
 
 use kit::daemon::{Daemon, Home};
+use kit::languages::{done, node, node_with, python_with, text_of};
 use kit::port::Port;
 use kit::process::{find_program, homebrew};
 use kit::redis::Redis;
@@ -33,8 +35,6 @@ use kit::wait;
 const README: &str = include_str!("../README.md");
 /// How long a snippet, and then its jobs, may take.
 const SOON: Duration = Duration::from_secs(90);
-/// How long a package may take to be installed.
-const INSTALLED: Duration = Duration::from_secs(180);
 
 /// A fence of the README that is run.
 struct Snippet {
@@ -114,19 +114,25 @@ fn snippets() -> Vec<Snippet> {
 struct Desk {
     redis: Redis,
     api: SocketAddr,
+    resp: SocketAddr,
     setup: String,
     home: Home,
-    _port: Port,
+    _ports: [Port; 2],
     _daemon: Daemon,
 }
 
 impl Desk {
     async fn furnish(setup: String) -> Self {
-        let (redis, port) = (Redis::start(), Port::take());
+        let (redis, ports) = (Redis::start(), [Port::take(), Port::take()]);
         let home = Home::new("");
-        let api = SocketAddr::from(([127, 0, 0, 1], port.number()));
-        let listen = api.to_string();
-        let daemon = home.start(&["dev", "--redis", &redis.url(), "--api", &listen]);
+        let [api, resp] = ports
+            .each_ref()
+            .map(|it| SocketAddr::from(([127, 0, 0, 1], it.number())));
+        let (queue, listen) = (redis.url(), [api.to_string(), resp.to_string()]);
+        let args = [
+            "dev", "--redis", &queue, "--api", &listen[0], "--resp", &listen[1],
+        ];
+        let daemon = home.start(&args);
         daemon.wait_ready(api, SOON).await;
         let bin = home.path().join("bin");
         std::fs::create_dir(&bin).expect("a folder can be made");
@@ -143,9 +149,10 @@ impl Desk {
         Self {
             redis,
             api,
+            resp,
             setup,
             home,
-            _port: port,
+            _ports: ports,
             _daemon: daemon,
         }
     }
@@ -163,6 +170,7 @@ impl Desk {
     fn here(&self, text: &str) -> String {
         text.replace("127.0.0.1:8787", &self.api.to_string())
             .replace("6379", &self.redis.port().to_string())
+            .replace("6380", &self.resp.port().to_string())
             .replace("127.0.0.1:8090", &self.sandbox())
     }
 
@@ -187,8 +195,16 @@ impl Desk {
                 Some(it) => (it, "py", text),
                 None => return skip(snippet, "there is no python3"),
             },
-            "python with redis" => match python_with_redis().await {
+            "python with redis" => match python_with("redis").await {
                 Ok(it) => (it, "py", text),
+                Err(why) => return skip(snippet, &why),
+            },
+            "node with ioredis" => match node_with("ioredis").await {
+                Ok((it, modules)) => {
+                    let link = self.home.path().join("node_modules");
+                    symlink(modules, link).expect("a link");
+                    (it, "mjs", text)
+                }
                 Err(why) => return skip(snippet, &why),
             },
             how => panic!("README.md:{}: nobody runs `{how}`", snippet.line),
@@ -212,10 +228,6 @@ impl Desk {
     }
 }
 
-fn text_of(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
 /// Past the harness, which keeps what a test that passes prints.
 fn skip(snippet: &Snippet, why: &str) -> Option<String> {
     let told = format!(
@@ -226,69 +238,6 @@ fn skip(snippet: &Snippet, why: &str) -> Option<String> {
         .write_all(told.as_bytes())
         .expect("standard error is open");
     None
-}
-
-/// Runs a program to its end, without the developer's own settings and proxies.
-async fn done(mut command: Command, most: Duration) -> Output {
-    for (name, _) in std::env::vars_os() {
-        if name.to_string_lossy().starts_with("PRESSWORK_") {
-            command.env_remove(name);
-        }
-    }
-    command
-        .env("NO_PROXY", "127.0.0.1")
-        .env("no_proxy", "127.0.0.1");
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let what = format!("{command:?}");
-    let run = tokio::process::Command::from(command)
-        .kill_on_drop(true)
-        .output();
-    match tokio::time::timeout(most, run).await {
-        Ok(output) => output.unwrap_or_else(|e| panic!("{what}: {e}")),
-        Err(_) => panic!("{what} takes more than {most:?}"),
-    }
-}
-
-async fn node() -> Option<PathBuf> {
-    let node = find_program("node", &[])?;
-    let mut command = Command::new(&node);
-    command.arg("--version");
-    let version = text_of(&done(command, SOON).await.stdout);
-    let major = version.trim().trim_start_matches('v').split('.').next()?;
-    (18 <= major.parse().unwrap_or(0)).then_some(node)
-}
-
-/// A Python with the `redis` package: the one in PATH, else one of our own, kept for the next time.
-async fn python_with_redis() -> Result<PathBuf, String> {
-    let python = find_program("python3", &[]).ok_or("there is no python3")?;
-    let venv = Path::new(env!("CARGO_TARGET_TMPDIR")).join("readme-python");
-    let own = venv.join("bin/python");
-    let run = async |program: &Path, args: &[&str]| {
-        let mut command = Command::new(program);
-        command.args(args);
-        done(command, INSTALLED).await
-    };
-    for it in [&python, &own] {
-        if it.is_file() && run(it, &["-c", "import redis"]).await.status.success() {
-            return Ok(it.clone());
-        }
-    }
-    let folder = venv.to_string_lossy();
-    for (program, args) in [
-        (&python, vec!["-m", "venv", &folder]),
-        (&own, vec!["-m", "pip", "install", "--quiet", "redis"]),
-    ] {
-        let output = run(program, &args).await;
-        if !output.status.success() {
-            let last = text_of(&output.stderr).lines().last().map(str::to_owned);
-            let why = last.unwrap_or_else(|| output.status.to_string());
-            return Err(format!("the `redis` package can't be installed: {why}"));
-        }
-    }
-    Ok(own)
 }
 
 /// Waits until each of these keys is a completed job.

@@ -7,4 +7,5 @@ pub mod answers;
 pub mod config;
 pub mod envelope;
 pub mod redactor;
+pub mod resp;
 pub mod url_guard;

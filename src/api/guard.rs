@@ -33,6 +33,18 @@ impl Access {
     /// # Errors
     /// Without a token beyond loopback, or with an empty one.
     pub fn new(listen: SocketAddr, token: Option<&SecretString>) -> anyhow::Result<Self> {
+        Self::of("the API", listen, token)
+    }
+
+    /// As [`Access::new`], of another server; `what` it is, for people.
+    ///
+    /// # Errors
+    /// As [`Access::new`].
+    pub fn of(
+        what: &str,
+        listen: SocketAddr,
+        token: Option<&SecretString>,
+    ) -> anyhow::Result<Self> {
         match token.map(SecretString::expose_secret) {
             Some(token) if token.trim().is_empty() => {
                 bail!(
@@ -40,13 +52,23 @@ impl Access {
                 )
             }
             None if !listen.ip().to_canonical().is_loopback() => bail!(
-                "the API won't listen on {listen} without a token: anybody who reaches it could make jobs; \
+                "{what} won't listen on {listen} without a token: anybody who reaches it could make jobs; \
                  set [api] token, or listen on 127.0.0.1"
             ),
             token => Ok(Self {
                 token: token.map(|it| Digest::of_bytes(it.as_bytes())),
             }),
         }
+    }
+
+    /// Whether nobody has to show a token.
+    pub fn is_open(&self) -> bool {
+        self.token.is_none()
+    }
+
+    /// Whether this is the token; the time that it takes tells nothing of it.
+    pub fn is_token(&self, said: &[u8]) -> bool {
+        self.token.as_ref().is_some_and(|it| is(it, said))
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -81,6 +103,10 @@ pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Ne
     }
 }
 
+fn is(token: &Digest, said: &[u8]) -> bool {
+    Digest::of_bytes(said).0.ct_eq(&token.0).into()
+}
+
 fn bearer(token: &Digest, headers: &HeaderMap) -> Result<(), Problem> {
     let refused = |said: &str, challenge: &'static str| {
         Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", said)
@@ -94,8 +120,7 @@ fn bearer(token: &Digest, headers: &HeaderMap) -> Result<(), Problem> {
     };
     let said = said.as_bytes();
     let scheme = said.get(..7).unwrap_or_default();
-    let given = Digest::of_bytes(said.get(7..).unwrap_or_default().trim_ascii());
-    let same = bool::from(given.0.ct_eq(&token.0));
+    let same = is(token, said.get(7..).unwrap_or_default().trim_ascii());
     if same && scheme.eq_ignore_ascii_case(b"bearer ") {
         return Ok(());
     }

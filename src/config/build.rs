@@ -32,6 +32,7 @@ impl<'a> Reader<'a> {
         let media = self.media(&state_dir);
         let accounts = self.accounts();
         self.media_account(&media, &accounts);
+        let (api, resp) = self.api();
         Config {
             origin: origin.map(Path::to_owned),
             lease: Duration::from_secs(self.int_or_default(&daemon, "lease_s")),
@@ -47,7 +48,8 @@ impl<'a> Reader<'a> {
                 .unwrap_or(Store::Memory),
             window: u32::try_from(self.int_or_default(&queue, "window"))
                 .expect("its bounds are below 2^32"),
-            api: self.api(),
+            api,
+            resp,
             require_key: self.bool(&inbox, "require_key"),
             backlog_max: self.int_or_default(&inbox, "backlog_max"),
             keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
@@ -83,43 +85,42 @@ impl<'a> Reader<'a> {
         (level.value, format)
     }
 
-    fn api(&mut self) -> Api {
+    fn api(&mut self) -> (Api, Option<SocketAddr>) {
         let part = self.part("api");
         let token = self.secret(&part, "token");
-        let token_said = token.is_some() || self.places.contains_key("api.token");
+        let guarded = token.is_some() || self.places.contains_key("api.token");
         let token = token.map(|it| self.long_enough("api.token", it));
-        let listen = self.text_or_default(&part, "listen");
+        let listen = self.listen(&part, 8787, guarded);
+        let part = self.part("resp");
+        let resp = self.listen(&part, 6380, guarded);
+        (Api { listen, token }, resp)
+    }
+
+    /// Where a server listens, by default at `port`; `guarded`: by the API's token.
+    fn listen(&mut self, part: &Part<'a>, port: u16, guarded: bool) -> Option<SocketAddr> {
+        let listen = self.text_or_default(part, "listen");
         if listen.value == "off" {
-            return Api {
-                listen: None,
-                token,
-            };
+            return None;
         }
+        let path = format!("{}.listen", part.path);
         let said = Some(format!("{:?}", listen.value));
         let address = listen.value.parse::<SocketAddr>();
         match &address {
             Err(_) => {
-                let port = listen
-                    .value
-                    .rsplit(':')
-                    .next()
-                    .and_then(|it| it.parse::<u16>().ok());
-                let port = port.unwrap_or(8787);
+                let named = listen.value.rsplit(':').next();
+                let port = named.and_then(|it| it.parse::<u16>().ok()).unwrap_or(port);
                 let message = format!(
                     "an IP address and a port, such as \"127.0.0.1:{port}\" (\"0.0.0.0:{port}\" for every network), or \"off\""
                 );
-                self.wrong(&listen.place, "api.listen", said, message);
+                self.wrong(&listen.place, path, said, message);
             }
-            Ok(address) if !address.ip().to_canonical().is_loopback() && !token_said => {
+            Ok(address) if !address.ip().to_canonical().is_loopback() && !guarded => {
                 let message = "beyond loopback it must be guarded: set the variable PRESSWORK_API_TOKEN, or api.token = { env = \"NAME\" }, or listen on 127.0.0.1";
-                self.wrong(&listen.place, "api.listen", said, message);
+                self.wrong(&listen.place, path, said, message);
             }
             Ok(_) => {}
         }
-        Api {
-            listen: address.ok(),
-            token,
-        }
+        address.ok()
     }
 
     fn media(&mut self, state_dir: &Path) -> Media {

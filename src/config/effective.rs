@@ -78,10 +78,8 @@ impl Config {
 
     fn fixed(&self) -> Vec<(String, String)> {
         let days = |it: std::time::Duration| (it.as_secs() / 86_400).to_string();
-        let listen = self
-            .api
-            .listen
-            .map_or("off".to_owned(), |it| it.to_string());
+        let listen =
+            |it: Option<std::net::SocketAddr>| it.map_or("off".to_owned(), |it| it.to_string());
         let token = self.api.token.as_ref().map_or("none", |_| HIDDEN);
         let mut all = vec![
             ("daemon.state_dir", self.state_dir.display().to_string()),
@@ -99,8 +97,9 @@ impl Config {
             ("ledger.url", shown(&self.ledger)),
             ("queue.url", shown(&self.queue)),
             ("queue.window", self.window.to_string()),
-            ("api.listen", listen),
+            ("api.listen", listen(self.api.listen)),
             ("api.token", token.to_owned()),
+            ("resp.listen", listen(self.resp)),
             ("inbox.require_key", self.require_key.to_string()),
             ("inbox.backlog_max", self.backlog_max.to_string()),
             ("keep.finished_days", days(self.keep_finished)),

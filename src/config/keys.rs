@@ -134,6 +134,11 @@ const fn key(name: &'static str, shape: Shape) -> Key {
     Key { name, shape }
 }
 
+const fn text(name: &'static str, default: &'static str) -> Key {
+    let default = Some(default);
+    key(name, Shape::Text { default })
+}
+
 const TEXT: Shape = Shape::Text { default: None };
 
 const fn attempts() -> Key {
@@ -167,12 +172,7 @@ pub const SECTIONS: &[Section] = &[
         by_name: false,
         overlay: true,
         keys: &[
-            key(
-                "state_dir",
-                Shape::Text {
-                    default: Some(".presswork"),
-                },
-            ),
+            text("state_dir", ".presswork"),
             int(
                 "lease_s",
                 (1, ", because heartbeats come every third of it"),
@@ -194,12 +194,7 @@ pub const SECTIONS: &[Section] = &[
                 (16_777_216, " (16 TiB), because no host has more"),
                 None,
             ),
-            key(
-                "log",
-                Shape::Text {
-                    default: Some("info"),
-                },
-            ),
+            text("log", "info"),
             key(
                 "log_format",
                 Shape::Word {
@@ -237,14 +232,15 @@ pub const SECTIONS: &[Section] = &[
         by_name: false,
         overlay: true,
         keys: &[
-            key(
-                "listen",
-                Shape::Text {
-                    default: Some("127.0.0.1:8787"),
-                },
-            ),
+            text("listen", "127.0.0.1:8787"),
             key("token", Shape::Secret),
         ],
+    },
+    Section {
+        name: "resp",
+        by_name: false,
+        overlay: true,
+        keys: &[text("listen", "off")],
     },
     Section {
         name: "inbox",
@@ -281,12 +277,7 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             key("folder", TEXT),
             key("account", TEXT),
-            key(
-                "prefix",
-                Shape::Text {
-                    default: Some("presswork"),
-                },
-            ),
+            text("prefix", "presswork"),
             int(
                 "bytes_max",
                 (1, ", because otherwise nothing is stored"),

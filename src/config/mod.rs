@@ -120,6 +120,7 @@ impl Config {
             ("media.prefix", self.media.prefix != new.media.prefix),
             ("api.listen", self.api.listen != new.api.listen),
             ("api.token", token(self) != token(new)),
+            ("resp.listen", self.resp != new.resp),
         ];
         let changed = changed.into_iter().filter(|(_, it)| *it);
         changed.map(|(key, _)| key).collect()

@@ -156,6 +156,7 @@ fn the_built_in_defaults() {
     assert_eq!(config.backlog_max, 1_000_000);
     assert_eq!(config.keep_finished.as_secs(), 30 * 86_400);
     assert_eq!(config.api.listen.unwrap().to_string(), "127.0.0.1:8787");
+    assert_eq!(config.resp, None);
     assert_eq!(
         config.lanes["openai"],
         Lane {
@@ -262,6 +263,8 @@ url = "redis://:hunter2hunter2@h/0"
 window = "10k"
 [api]
 listen = "0.0.0.0:8787"
+[resp]
+listen = "[::]:6380"
 [keep]
 finished_days = "2w"
 keys_days = -1
@@ -481,7 +484,7 @@ fn what_holds_from_the_next_start_on_is_told_apart() {
     let read = |text: &str| Config::parse(text, None, &|_| None).unwrap();
     let old = read("");
     let new = read(
-        "[daemon]\nstate_dir = \"other\"\ndrain_s = 3\n[queue]\nurl = \"redis://h/1\"\nwindow = 9\n[api]\nlisten = \"127.0.0.1:9\"\n[lanes.default]\nroom = 3",
+        "[daemon]\nstate_dir = \"other\"\ndrain_s = 3\n[queue]\nurl = \"redis://h/1\"\nwindow = 9\n[api]\nlisten = \"127.0.0.1:9\"\n[resp]\nlisten = \"127.0.0.1:10\"\n[lanes.default]\nroom = 3",
     );
     assert_eq!(old.fixed_since(&old.clone()), [""; 0]);
     assert_eq!(
@@ -491,7 +494,8 @@ fn what_holds_from_the_next_start_on_is_told_apart() {
             "ledger.url",
             "queue.url",
             "media.folder",
-            "api.listen"
+            "api.listen",
+            "resp.listen"
         ]
     );
 }

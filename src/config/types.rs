@@ -43,6 +43,8 @@ pub struct Config {
     pub window: u32,
     /// The HTTP API.
     pub api: Api,
+    /// Where the Redis port listens, guarded by the API's token. `None`: not at all.
+    pub resp: Option<SocketAddr>,
     /// Envelopes without a key are refused.
     pub require_key: bool,
     /// Unfinished jobs that intake accepts at most, before it answers "full".

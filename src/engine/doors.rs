@@ -5,16 +5,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
+use super::group::{self, Grouped, Grouping, answered};
 use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::inbox::{Entry, Inbox, InboxError};
-use crate::intake::{Answer, Refusal, accept, admit, quarantined};
+use crate::intake::{Answer, Refusal, accept, admit, admit_of, quarantined};
 use crate::job::{JobId, NewJob};
-use crate::ledger::{Hint, Ledger, LedgerError, Reason};
+use crate::ledger::{LedgerError, Reason};
 use crate::lifecycle::State;
 use crate::sabotage;
 use crate::telemetry::metrics;
+use crate::together::Culprit;
 
 type Accepting = Batcher<NewJob, Result<Answer, Arc<LedgerError>>>;
 
@@ -40,6 +42,7 @@ pub enum Busy {
 pub struct Doors {
     shared: Arc<Shared>,
     accepting: Accepting,
+    grouping: Grouping,
     backlog: Arc<AtomicU64>,
 }
 
@@ -51,9 +54,9 @@ impl Doors {
         let accepting = Batcher::start(BATCH, 3, move |batch: Vec<NewJob>| {
             let (ledger, shared) = (ledger.clone(), relay.clone());
             async move {
-                match accepted(&*ledger, &batch).await {
+                match answered(accept(&*ledger, &batch)).await {
                     Ok(answers) => {
-                        hint(&shared, &batch, &answers);
+                        shared.hint(&batch, &answers);
                         answers.into_iter().map(Ok).collect()
                     }
                     Err(e) => {
@@ -64,18 +67,27 @@ impl Doors {
             }
         });
         Self {
+            grouping: group::start(shared.clone()),
             shared,
             accepting,
             backlog: Arc::default(),
         }
     }
 
-    /// Takes one envelope's bytes at the HTTP door; answers after the ledger's commit.
+    /// Takes one envelope's bytes; answers after the ledger's commit.
     ///
     /// # Errors
     /// When it can't be taken now.
     pub async fn submit(&self, bytes: &[u8]) -> Result<Answer, Busy> {
-        let answer = match admit(&self.shared.rules(), JobId::mint(), bytes) {
+        self.submit_of(bytes, None).await
+    }
+
+    /// As [`Doors::submit`]; `tenant`: it came where only jobs of that one are taken.
+    ///
+    /// # Errors
+    /// As [`Doors::submit`].
+    pub async fn submit_of(&self, bytes: &[u8], tenant: Option<&str>) -> Result<Answer, Busy> {
+        let answer = match admit_of(&self.shared.rules(), JobId::mint(), bytes, tenant) {
             Ok(job) => self.submit_job(job).await?,
             Err(refusal) => Answer::Refused(refusal),
         };
@@ -83,6 +95,35 @@ impl Doors {
             self.backlog.fetch_add(1, Ordering::Relaxed);
         }
         Ok(answer)
+    }
+
+    /// Takes several envelopes, each with the tenant whose jobs alone are taken where it came, if it is
+    /// so; all or none, answered after the ledger's commit.
+    ///
+    /// # Errors
+    /// When they can't be taken now.
+    pub async fn submit_together(&self, all: &[(&[u8], Option<&str>)]) -> Result<Grouped, Busy> {
+        let rules = self.shared.rules();
+        let mut jobs = Vec::with_capacity(all.len());
+        for (at, (bytes, tenant)) in all.iter().enumerate() {
+            match admit_of(&rules, JobId::mint(), bytes, *tenant) {
+                Ok(job) => jobs.push(job),
+                Err(refusal) => {
+                    let (at, answer) = (Some(at), Answer::Refused(refusal));
+                    return Ok(Err(Culprit { at, answer }));
+                }
+            }
+        }
+        self.open()?;
+        let grouped = match self.grouping.submit(jobs).await {
+            Some(Ok(grouped)) => grouped,
+            Some(Err(e)) => return Err(away(&e)),
+            None => return Err(Busy::Stopping),
+        };
+        let new = |it: &&Answer| matches!(it, Answer::New { .. });
+        let new = grouped.iter().flatten().filter(new).count();
+        self.backlog.fetch_add(new as u64, Ordering::Relaxed);
+        Ok(grouped)
     }
 
     /// Counts an answer of an inbox, for the metrics and for the bound on the backlog.
@@ -114,7 +155,8 @@ impl Doors {
         self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed)
     }
 
-    async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
+    /// Whether a job can be taken now.
+    fn open(&self) -> Result<(), Busy> {
         if self.shared.draining.is_cancelled() {
             return Err(Busy::Stopping);
         }
@@ -124,6 +166,11 @@ impl Doors {
         if self.is_full() {
             return Err(Busy::Full(self.shared.config.load().backlog_max));
         }
+        Ok(())
+    }
+
+    async fn submit_job(&self, job: NewJob) -> Result<Answer, Busy> {
+        self.open()?;
         if sabotage!("intake.commit") {
             let (id, lane) = (job.id, job.lane.clone());
             let accepting = self.accepting.clone();
@@ -137,10 +184,7 @@ impl Doors {
         }
         match self.accepting.submit(job).await {
             Some(Ok(answer)) => Ok(answer),
-            Some(Err(e)) => {
-                tracing::warn!("intake: {e}");
-                Err(Busy::Away)
-            }
+            Some(Err(e)) => Err(away(&e)),
             None => Err(Busy::Stopping),
         }
     }
@@ -304,7 +348,7 @@ impl Doors {
             }
         }
         let mut accepted = accept(&*self.shared.ledger, &jobs).await?;
-        hint(&self.shared, &jobs, &accepted);
+        self.shared.hint(&jobs, &accepted);
         accepted.reverse();
         let answers: Vec<(Option<String>, Answer)> = answers
             .into_iter()
@@ -341,12 +385,9 @@ impl Doors {
     }
 }
 
-/// Writes a batch of the HTTP door down.
-async fn accepted(ledger: &dyn Ledger, batch: &[NewJob]) -> Result<Vec<Answer>, LedgerError> {
-    crashpoint!("intake.before_commit", LedgerError::Away)?;
-    let answers = accept(ledger, batch).await?;
-    crashpoint!("intake.after_commit", LedgerError::Away)?;
-    Ok(answers)
+fn away(e: &LedgerError) -> Busy {
+    tracing::warn!("intake: {e}");
+    Busy::Away
 }
 
 /// How often the backlog is counted; what comes in between is added at once.
@@ -405,28 +446,6 @@ pub fn receipt(answer: &Answer) -> serde_json::Value {
         }
         Answer::Refused(it) => {
             serde_json::json!({"result": "refused", "reason": it.reason, "violations": it.violations})
-        }
-    }
-}
-
-/// Tells the relay of jobs that are due at once. What it can't take it finds by itself.
-fn hint(shared: &Shared, jobs: &[NewJob], answers: &[Answer]) {
-    for (job, answer) in jobs.iter().zip(answers) {
-        if let Answer::New {
-            id,
-            lane,
-            due: true,
-            ..
-        } = answer
-        {
-            let hint = Hint {
-                id: *id,
-                priority: job.priority,
-                tenant: job.tenant.as_str().into(),
-            };
-            if shared.hints.try_send((lane.clone(), hint)).is_err() {
-                return;
-            }
         }
     }
 }

@@ -19,6 +19,7 @@ pub mod reconciler;
 pub mod control;
 pub mod failover;
 pub mod guard;
+pub mod group;
 pub mod doors;
 pub mod quarantine;
 pub mod supervisor;

@@ -18,8 +18,8 @@ use crate::context::{Stop, StopSign, Tools};
 use crate::effect::Effect;
 use crate::handler::Kind;
 use crate::inbox::Inbox;
-use crate::intake::Rules;
-use crate::job::{Job, JobId, Progress};
+use crate::intake::{Answer, Rules};
+use crate::job::{Job, JobId, NewJob, Progress};
 use crate::ledger::{Hint, Ledger, LedgerError, Run, Settled, Settlement};
 use crate::outcome::{Class, Outcome};
 use crate::queue::Queue;
@@ -352,6 +352,28 @@ impl Shared {
         Rules {
             config: self.config.load_full(),
             kinds: self.kinds.clone(),
+        }
+    }
+
+    /// Tells the relay of jobs that are due at once. What it can't take it finds by itself.
+    pub fn hint(&self, jobs: &[NewJob], answers: &[Answer]) {
+        for (job, answer) in jobs.iter().zip(answers) {
+            if let Answer::New {
+                id,
+                lane,
+                due: true,
+                ..
+            } = answer
+            {
+                let hint = Hint {
+                    id: *id,
+                    priority: job.priority,
+                    tenant: job.tenant.as_str().into(),
+                };
+                if self.hints.try_send((lane.clone(), hint)).is_err() {
+                    return;
+                }
+            }
         }
     }
 

@@ -86,10 +86,7 @@ impl Envelope {
     pub fn parse(bytes: &[u8]) -> Result<Self, Vec<Violation>> {
         let one = |message: String| vec![Violation::new("", message)];
         if ENVELOPE_MAX < bytes.len() {
-            return Err(one(format!(
-                "is {} bytes; an envelope has at most {ENVELOPE_MAX}: keep media out of it and refer to them",
-                bytes.len()
-            )));
+            return Err(one(too_large(bytes.len())));
         }
         let text = std::str::from_utf8(bytes)
             .map_err(|e| one(format!("is not UTF-8 (byte {})", e.valid_up_to())))?;
@@ -153,6 +150,19 @@ impl Envelope {
         put("again", self.again.then_some(true.into()));
         serde_json::Value::Object(out).to_string()
     }
+}
+
+/// Whether a text can be a name: of a kind, a tenant, an account, a lane.
+pub fn is_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-@:/+".contains(c);
+    (1..=NAME_MAX).contains(&text.len()) && text.chars().all(plain)
+}
+
+/// What is told of an envelope of so many bytes, which is too many.
+pub fn too_large(bytes: usize) -> String {
+    format!(
+        "is {bytes} bytes; an envelope has at most {ENVELOPE_MAX}: keep media out of it and refer to them"
+    )
 }
 
 #[derive(Default)]
@@ -249,8 +259,7 @@ impl Reader {
 
     fn name(&mut self, at: &str, value: &RawValue) -> Option<String> {
         let text = self.text(at, value, NAME_MAX)?;
-        let plain = |c: char| c.is_ascii_alphanumeric() || "._-@:/+".contains(c);
-        if text.chars().all(plain) {
+        if is_name(&text) {
             return Some(text);
         }
         self.wrong(at, "may hold only letters, digits and . _ - @ : / +");

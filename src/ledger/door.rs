@@ -44,6 +44,20 @@ impl LedgerError {
 /// The result of a call to the ledger.
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
+/// The ledger's answer to jobs that go together.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Together {
+    /// All are there: new, or the same again. One answer each, in order.
+    Written(Vec<Acceptance>),
+    /// None was written.
+    Refused {
+        /// The place of one that can't be, from 0.
+        at: usize,
+        /// Why: its key is taken, or it repeats.
+        why: Acceptance,
+    },
+}
+
 /// The ledger's door.
 #[async_trait]
 pub trait Ledger: Send + Sync + 'static {
@@ -70,6 +84,9 @@ pub trait Ledger: Send + Sync + 'static {
     /// Writes jobs down under their idempotency keys. One answer a job, in order. All or nothing:
     /// on [`LedgerError::Row`] none was written. Two of one batch may share a key, or say the same.
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>>;
+    /// As [`Ledger::accept`], all or none: where one is refused (its key is taken by another payload, or
+    /// its account's guard refuses what it says), none is written. No two of them may share a key.
+    async fn accept_together(&self, jobs: &[NewJob]) -> Result<Together>;
     /// Keeps what couldn't be accepted. An id that is there already is left as it is.
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()>;
     /// What is in quarantine, newest first.

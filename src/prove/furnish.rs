@@ -134,6 +134,7 @@ impl Furnisher {
         put(section(table, "ledger")?, "url", &*stores.ledger);
         put(section(table, "queue")?, "url", &*stores.queue);
         table.remove("api");
+        table.remove("resp");
         put(section(table, "api")?, "listen", api.to_string());
         let media = section(table, "media")?;
         // what one daemon has fetched another may send

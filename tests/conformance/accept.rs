@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use presswork::job::{JobId, NewJob, Priority};
-use presswork::ledger::{Acceptance, LedgerError};
+use presswork::ledger::{Acceptance, LedgerError, Together};
 use presswork::lifecycle::{Event, State};
 use presswork::outcome::Outcome;
 
@@ -292,6 +292,80 @@ pub async fn a_poison_row_stops_its_batch(f: Fixture) {
         assert_eq!(f.job(poison.id).await.unwrap(), None);
     }
     f.add(&[keyed("good")]).await;
+}
+
+pub async fn together_all_are_written_or_none(f: Fixture) {
+    let new = |it: &NewJob| Acceptance::New {
+        id: it.id,
+        due: true,
+        repeats: None,
+    };
+    let (a, b) = (keyed("a"), keyed("b"));
+    let answer = f.accept_together(&[a.clone(), b.clone()]).await.unwrap();
+    assert_eq!(answer, Together::Written(vec![new(&a), new(&b)]));
+    // the same again is no refusal, and what has no key is new each time
+    let (c, plain) = (keyed("c"), job(KIND));
+    let batch = [keyed("b"), c.clone(), plain.clone()];
+    let Together::Written(answers) = f.accept_together(&batch).await.unwrap() else {
+        panic!("it is refused");
+    };
+    assert!(matches!(answers[0], Acceptance::Same { id, .. } if id == b.id));
+    assert_eq!(answers[1..], [new(&c), new(&plain)]);
+    let same = f.accept_together(&[keyed("a"), keyed("c")]).await.unwrap();
+    assert!(matches!(same, Together::Written(it) if it.len() == 2));
+    let count = async || f.counts().await.unwrap().values().sum::<u64>();
+    assert_eq!(count().await, 4);
+    for conflict in [0, 1, 2] {
+        let mut batch = vec![keyed("d"), keyed("e")];
+        batch.insert(conflict, with_payload(keyed("c"), "2"));
+        let refused = Together::Refused {
+            at: conflict,
+            why: Acceptance::Conflict { id: c.id },
+        };
+        assert_eq!(f.accept_together(&batch).await.unwrap(), refused);
+        assert_eq!(f.job_of_key("default", KIND, "d").await.unwrap(), None);
+        assert_eq!(f.job(batch[0].id).await.unwrap(), None);
+    }
+    assert_eq!(count().await, 4);
+    f.add(&[keyed("d"), keyed("e")]).await;
+    let poison = NewJob {
+        tenant: "\0".into(),
+        ..job(KIND)
+    };
+    let error = f.accept_together(&[keyed("f"), poison]).await.unwrap_err();
+    assert!(matches!(error, LedgerError::Row(_)), "{error:?}");
+    assert_eq!(f.job_of_key("default", KIND, "f").await.unwrap(), None);
+    assert_eq!(
+        f.accept_together(&[]).await.unwrap(),
+        Together::Written(vec![])
+    );
+}
+
+/// Whoever comes second finds the key taken: of two groups that share one with another payload, one is
+/// written and nothing of the other.
+pub async fn of_groups_at_once_with_a_conflict_one_is_written(f: Fixture) {
+    for round in 0..20 {
+        let group = |turn: u32| {
+            let shared = with_payload(keyed(&format!("shared{round}")), &turn.to_string());
+            [keyed(&format!("own{round}-{turn}")), shared]
+        };
+        let tasks = (0..4).map(|turn| {
+            let (ledger, group) = (f.ledger.clone(), group(turn));
+            tokio::spawn(async move { ledger.accept_together(&group).await.unwrap() })
+        });
+        let mut written = Vec::new();
+        for (turn, task) in tasks.collect::<Vec<_>>().into_iter().enumerate() {
+            if let Together::Written(_) = task.await.unwrap() {
+                written.push(turn);
+            }
+        }
+        assert_eq!(written.len(), 1, "{written:?}");
+        for turn in 0..4 {
+            let own = format!("own{round}-{turn}");
+            let found = f.job_of_key("default", KIND, &own).await.unwrap();
+            assert_eq!(found.is_some(), written[0] == turn, "{own}");
+        }
+    }
 }
 
 pub async fn payload_bytes_come_back_verbatim(f: Fixture) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use presswork::content::{Guard, Reaction, Said, digest};
 use presswork::effect::{Effect, EffectId, EffectState};
 use presswork::job::{Job, NewJob};
-use presswork::ledger::Acceptance;
+use presswork::ledger::{Acceptance, Together};
 use presswork::lifecycle::Event;
 
 use super::effects::{effect, to as concluded};
@@ -116,6 +116,19 @@ pub async fn of_one_batch_the_first_says_it(f: Fixture) {
         repeats(0),
     ];
     assert_eq!(f.accept(&batch).await.unwrap(), expected);
+}
+
+pub async fn together_what_was_just_said_refuses_them_all(f: Fixture) {
+    let first = says(job(KIND), "one", Reaction::Refuse);
+    assert_eq!(accepted(&f, &first).await, new(&first, None));
+    let batch = [job(KIND), says(job(KIND), "one", Reaction::Refuse)];
+    let why = Acceptance::Repeats { id: first.id };
+    let refused = Together::Refused { at: 1, why };
+    assert_eq!(f.accept_together(&batch).await.unwrap(), refused);
+    assert_eq!(f.job(batch[0].id).await.unwrap(), None);
+    let warned = says(job(KIND), "one", Reaction::Warn);
+    let told = Together::Written(vec![new(&warned, Some(&first))]);
+    assert_eq!(f.accept_together(&[warned]).await.unwrap(), told);
 }
 
 pub async fn what_will_not_be_said_is_no_repetition(f: Fixture) {

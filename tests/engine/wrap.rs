@@ -159,6 +159,9 @@ impl Ledger for Faulty {
         self.after("accept").await?;
         it
     }
+    async fn accept_together(&self, jobs: &[NewJob]) -> Result<Together> {
+        through!(self, accept_together(jobs))
+    }
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
         self.gate("quarantine").await?;
         let it = self.inner.quarantine(entries).await;

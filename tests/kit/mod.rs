@@ -10,6 +10,7 @@ pub mod wait;
 
 pub mod port;
 pub mod process;
+pub mod languages;
 pub mod server;
 
 pub mod daemon;

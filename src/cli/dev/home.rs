@@ -22,6 +22,8 @@ pub(super) struct Home<'a> {
     pub(super) pictures: SocketAddr,
     /// Where the API listens.
     pub(super) api: SocketAddr,
+    /// Where the Redis port listens.
+    pub(super) resp: SocketAddr,
     /// A real ledger.
     pub(super) postgres: Option<&'a str>,
     /// A real queue.
@@ -99,11 +101,12 @@ impl Home<'_> {
         let mut text = format!(
             "# Written by `presswork dev` at each start: your own goes into another file.\n\n\
              [daemon]\nstate_dir = {}\nlease_s = 10\ndrain_s = 5\n\n\
-             [ledger]\nurl = {ledger}\n\n[queue]\nurl = {queue}\n\n[api]\nlisten = \"{}\"\n\n\
+             [ledger]\nurl = {ledger}\n\n[queue]\nurl = {queue}\n\n[api]\nlisten = \"{}\"\n\n[resp]\nlisten = \"{}\"\n\n\
              # the sandbox's own pictures may be fetched\n[media]\nfetch_http = true\nfetch_allow = \"{}\"\n\n\
              # fast, so that there is something to see\n[retry]\nattempts = 5\nbase_ms = 300\ncap_ms = 1000\n",
             quoted(self.dir),
             self.api,
+            self.resp,
             self.pictures
         );
         let mut lanes: Vec<&str> = kinds::all().iter().map(|it| it.defaults.lane).collect();
@@ -163,6 +166,7 @@ mod tests {
             sandbox: "http://127.0.0.1:8090",
             pictures: "127.0.0.1:8090".parse().unwrap(),
             api: "127.0.0.1:8787".parse().unwrap(),
+            resp: "127.0.0.1:6380".parse().unwrap(),
             postgres: Some("postgres://u:secret@localhost/p"),
             redis: None,
         };

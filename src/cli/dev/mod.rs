@@ -23,8 +23,9 @@ use samples::Samples;
 use show::Show;
 
 const AFTER: &str = "\
-A SQLite ledger and a queue in memory under DIR, the sandbox for the outside, the HTTP API, and a few
-sample jobs that succeed, fail, recover and die as jobs do. Nothing is published anywhere.
+A SQLite ledger and a queue in memory under DIR, the sandbox for the outside, the HTTP API, a port for
+Redis clients, and a few sample jobs that succeed, fail, recover and die as jobs do. Nothing is
+published anywhere.
 
 Examples:
   presswork dev
@@ -53,6 +54,9 @@ pub struct Args {
     /// Where the HTTP API listens; a free port if it is taken
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8787")]
     api: SocketAddr,
+    /// Where Presswork's own Redis port listens; a free port if it is taken
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:6380")]
+    resp: SocketAddr,
 }
 
 /// The samples must have ended by then.
@@ -81,11 +85,18 @@ pub async fn run(globals: &Globals, out: Out, args: Args) -> Result<(), CliError
     telemetry::install_panic_hook();
     let mut stop = signals()?;
     let sandbox = sandbox(&args).await?;
+    let (api, resp) = {
+        // both held until both are known, so that they differ
+        let api = free(&out, "the API", args.api)?;
+        let resp = free(&out, "the Redis port", args.resp)?;
+        (api.local_addr()?, resp.local_addr()?)
+    };
     let home = Home {
         dir: &args.dir,
         sandbox: &sandbox.url(),
         pictures: sandbox.addr(),
-        api: free(&out, args.api)?,
+        api,
+        resp,
         postgres: args.postgres.as_deref(),
         redis: args.redis.as_deref(),
     };
@@ -109,8 +120,13 @@ async fn act(
     stop: &mut mpsc::UnboundedReceiver<()>,
 ) -> Result<(), CliError> {
     let api = daemon.api.unwrap_or(home.api);
+    let resp = daemon.resp.unwrap_or(home.resp);
     show.head(&[
         ("API", format!("http://{api}/v1/jobs")),
+        (
+            "Redis",
+            format!("redis://{resp} (RPUSH, answered after the commit)"),
+        ),
         (
             "wall",
             format!("{} (what the sandbox really published)", home.sandbox),
@@ -190,18 +206,18 @@ async fn sandbox(args: &Args) -> Result<Sandbox, CliError> {
     })
 }
 
-/// The address, or a free one beside it where it is taken.
-fn free(out: &Out, wanted: SocketAddr) -> Result<SocketAddr, CliError> {
+/// Listens at the address, or at a free one beside it where it is taken.
+fn free(out: &Out, what: &str, wanted: SocketAddr) -> Result<TcpListener, CliError> {
     let taken = match TcpListener::bind(wanted) {
-        Ok(listener) => return Ok(listener.local_addr()?),
+        Ok(listener) => return Ok(listener),
         Err(e) => e,
     };
-    let other = TcpListener::bind(SocketAddr::new(wanted.ip(), 0))
-        .and_then(|it| it.local_addr())
-        .map_err(|e| CliError::failed(format!("the API can't listen on {wanted}: {e}")))?;
-    let text = format!("{wanted} can't be used ({taken}): the API listens on {other} instead");
+    let failed = |e| CliError::failed(format!("{what} can't listen on {wanted}: {e}"));
+    let listener = TcpListener::bind(SocketAddr::new(wanted.ip(), 0)).map_err(failed)?;
+    let other = listener.local_addr()?;
+    let text = format!("{wanted} can't be used ({taken}): {what} listens on {other} instead");
     out.note(&out.paint(Tone::Warn, &text));
-    Ok(other)
+    Ok(listener)
 }
 
 /// INT and TERM, as they come; a second one ends the process even with a stuck runtime.

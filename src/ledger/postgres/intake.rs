@@ -12,14 +12,17 @@ use super::pool::{Pools, explain};
 use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
 use crate::json::Digest;
-use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::door::{LedgerError, Result, Together};
 use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
 use crate::sabotage;
 
 /// Keys first, in one order in every batch, so that two batches can't wait for each other; then the
 /// jobs whose key is new. A job without a key is known by its id: in `jobs`, or, as its id says when
 /// it was minted, in the partitions since then (`$19`).
-const ACCEPT: &str = "
+macro_rules! accepting {
+    ($end:literal) => {
+        concat!(
+            "
 WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
 want AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int2[],
@@ -60,7 +63,17 @@ said AS (
     SELECT w.account, w.content, w.id, clock.now, w.again
     FROM made JOIN want w USING (id) CROSS JOIN clock WHERE w.content IS NOT NULL
 )
-SELECT id, due FROM made";
+",
+            $end
+        )
+    };
+}
+
+const ACCEPT: &str = accepting!("SELECT id, due FROM made");
+
+/// All or none: where one of them isn't new, the division by zero undoes the rest.
+const TOGETHER: &str =
+    accepting!("SELECT id, due, 1 / ((SELECT count(*) FROM made) = $22)::int FROM made");
 
 /// The last job that says the same for the same account within its guard's window and wasn't called off:
 /// of those that aren't there already themselves.
@@ -155,13 +168,9 @@ async fn write(
     let texts: Vec<_> = batch.iter().map(|it| (it.id, &*it.payload)).collect();
     media::hold(pools, &texts).await?;
     let rows = pools
-        .again(|| insert(&batch).fetch_all(pools.main()))
+        .again(|| insert(ACCEPT, &batch).fetch_all(pools.main()))
         .await?;
-    let due: HashMap<Uuid, bool> = rows
-        .iter()
-        .map(|row| Ok((row.try_get("id")?, row.try_get("due")?)))
-        .collect::<sqlx::Result<_>>()
-        .map_err(explain)?;
+    let due = due(&rows)?;
     for at in first {
         let id = jobs[at].id;
         if let Some(due) = due.get(&id.0) {
@@ -180,6 +189,68 @@ async fn write(
         }
     }
     Ok(())
+}
+
+/// Writes jobs down, all or none; see [`crate::ledger::door::Ledger::accept_together`].
+pub async fn accept_together(pools: &Pools, jobs: &[NewJob]) -> Result<Together> {
+    let mut answers: HashMap<usize, Acceptance> = HashMap::with_capacity(jobs.len());
+    for _ in 0..TRIES {
+        let open = (0..jobs.len()).filter(|it| !answers.contains_key(it));
+        let open: Vec<usize> = open.collect();
+        let repeats = repeats(pools, jobs, &open).await?;
+        for at in &open {
+            let refuses = |it: &Said| it.guard.reaction == Reaction::Refuse;
+            if let Some(id) = repeats.get(at)
+                && guarded(&jobs[*at]).is_some_and(refuses)
+            {
+                let (at, why) = (*at, Acceptance::Repeats { id: *id });
+                return Ok(Together::Refused { at, why });
+            }
+        }
+        let batch: Vec<&NewJob> = open.iter().map(|it| &jobs[*it]).collect();
+        if let Some(due) = write_together(pools, &batch).await? {
+            for at in open {
+                let id = jobs[at].id;
+                let (due, repeats) = (due[&id.0], repeats.get(&at).copied());
+                answers.insert(at, Acceptance::New { id, due, repeats });
+            }
+            let all = (0..jobs.len()).filter_map(|it| answers.remove(&it));
+            return Ok(Together::Written(all.collect()));
+        }
+        known(pools, jobs, &mut answers).await?;
+        let mut refused: Vec<usize> = answers.keys().copied().collect();
+        refused.retain(|it| matches!(answers[it], Acceptance::Conflict { .. }));
+        if let Some((at, why)) = refused
+            .into_iter()
+            .min()
+            .and_then(|it| answers.remove_entry(&it))
+        {
+            return Ok(Together::Refused { at, why });
+        }
+    }
+    Err(LedgerError::Away(
+        "keys were being swept; try again".to_owned(),
+    ))
+}
+
+/// Which of them are due; nothing where one isn't new, and then none is written.
+async fn write_together(pools: &Pools, batch: &[&NewJob]) -> Result<Option<HashMap<Uuid, bool>>> {
+    if batch.is_empty() {
+        return Ok(Some(HashMap::new()));
+    }
+    let texts: Vec<_> = batch.iter().map(|it| (it.id, &*it.payload)).collect();
+    media::hold(pools, &texts).await?;
+    let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
+    let insert = || async move {
+        let insert = insert(TOGETHER, batch).bind(count);
+        match insert.fetch_all(pools.main()).await {
+            Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("22012") => Ok(Vec::new()),
+            done => done,
+        }
+    };
+    let due = due(&pools.again(insert).await?)?;
+    // none at all: nobody divided, but nothing was written either
+    Ok((due.len() == batch.len()).then_some(due))
 }
 
 /// What a job says, where a guard looks and its producer doesn't know that it was said before.
@@ -230,13 +301,20 @@ async fn repeats(pools: &Pools, jobs: &[NewJob], first: &[usize]) -> Result<Hash
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn insert<'q>(batch: &[&NewJob]) -> Query<'q> {
+fn due(rows: &[PgRow]) -> Result<HashMap<Uuid, bool>> {
+    let due = rows
+        .iter()
+        .map(|row| Ok((row.try_get("id")?, row.try_get("due")?)));
+    due.collect::<sqlx::Result<_>>().map_err(explain)
+}
+
+fn insert<'q>(sql: &'static str, batch: &[&NewJob]) -> Query<'q> {
     fn each<T>(batch: &[&NewJob], column: impl Fn(&NewJob) -> T) -> Vec<T> {
         batch.iter().map(|it| column(it)).collect()
     }
     let oldest = batch.iter().filter(|it| it.key.is_none());
     let oldest = oldest.map(|it| minted(it.id)).min();
-    sqlx::query(ACCEPT)
+    sqlx::query(sql)
         .bind(each(batch, |it| it.id.0))
         .bind(each(batch, |it| it.kind.clone()))
         .bind(each(batch, |it| it.lane.clone()))

@@ -117,6 +117,10 @@ impl Ledger for Postgres {
         intake::accept(&self.pools, jobs).await
     }
 
+    async fn accept_together(&self, jobs: &[NewJob]) -> Result<Together> {
+        intake::accept_together(&self.pools, jobs).await
+    }
+
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
         intake::quarantine(&self.pools, entries).await
     }

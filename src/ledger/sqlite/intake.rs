@@ -10,7 +10,7 @@ use super::media;
 use super::open::told;
 use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
-use crate::ledger::door::{LedgerError, Result};
+use crate::ledger::door::{LedgerError, Result, Together};
 use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
 
 /// Writes jobs down under their idempotency keys; what has none is known by its id.
@@ -32,6 +32,35 @@ pub async fn accept(
         });
     }
     Ok(answers)
+}
+
+/// As [`accept`], all or none.
+pub async fn accept_together(
+    conn: &mut SqliteConnection,
+    now: i64,
+    jobs: &[NewJob],
+) -> Result<Together> {
+    async fn run(conn: &mut SqliteConnection, sql: &'static str) -> Result<()> {
+        let done = sqlx::query(sql).execute(conn).await;
+        done.map(drop).map_err(told)
+    }
+    run(conn, "SAVEPOINT together").await?;
+    // an error undoes the whole transaction
+    let answers = accept(conn, now, jobs).await?;
+    let refused = answers
+        .iter()
+        .position(|it| matches!(it, Acceptance::Conflict { .. } | Acceptance::Repeats { .. }));
+    if refused.is_some() {
+        run(conn, "ROLLBACK TO together").await?;
+    }
+    run(conn, "RELEASE together").await?;
+    Ok(match refused {
+        None => Together::Written(answers),
+        Some(at) => Together::Refused {
+            at,
+            why: answers[at].clone(),
+        },
+    })
 }
 
 /// Postgres can't keep it, and a ledger that can would make the two differ. (Labels are kept as

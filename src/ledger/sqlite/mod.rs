@@ -34,7 +34,7 @@ use crate::clock::{Clock, Time};
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
-use crate::ledger::door::{Ledger, LedgerError, Result};
+use crate::ledger::door::{Ledger, LedgerError, Result, Together};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
     Generation, Group, Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
@@ -146,6 +146,14 @@ impl Ledger for Sqlite {
         let jobs = jobs.to_vec();
         self.write(move |tx, now| Box::pin(async move { intake::accept(tx, now, &jobs).await }))
             .await
+    }
+
+    async fn accept_together(&self, jobs: &[NewJob]) -> Result<Together> {
+        let jobs = jobs.to_vec();
+        self.write(move |tx, now| {
+            Box::pin(async move { intake::accept_together(tx, now, &jobs).await })
+        })
+        .await
     }
 
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {

@@ -2,6 +2,8 @@
 
 use uuid::Uuid;
 
+use crate::inbox::INBOX;
+
 /// Several installations may share one Redis, each with a prefix of its own.
 #[derive(Clone, Debug)]
 pub(super) struct Names {
@@ -57,7 +59,7 @@ impl Names {
 
     /// `presswork:inbox`, and what belongs to it.
     pub(super) fn inbox(&self) -> InboxKeys {
-        let inbox = format!("{}presswork:inbox", self.prefix);
+        let inbox = format!("{}{INBOX}", self.prefix);
         InboxKeys {
             holders: format!("{{{inbox}}}:holders"),
             inbox,
