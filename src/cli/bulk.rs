@@ -149,7 +149,7 @@ impl Bulk<'_> {
             let mut from: Vec<Row> = Vec::with_capacity(BATCH);
             let mut more = true;
             while more && jobs.len() < BATCH {
-                let row = block_in_place(|| rows.next());
+                let row = block_in_place(|| rows.row());
                 let Some(row) =
                     row.map_err(|e| CliError::failed(format!("the file can't be read on: {e}")))?
                 else {

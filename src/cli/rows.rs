@@ -157,7 +157,7 @@ impl Rows {
     ///
     /// # Errors
     /// When the file can't be read any more.
-    pub fn next(&mut self) -> io::Result<Option<Row>> {
+    pub fn row(&mut self) -> io::Result<Option<Row>> {
         let found = match &mut self.format {
             Format::Lines { from, line } => next_line(from, line)?,
             Format::Csv { from, columns, .. } => next_record(from, columns)?,
@@ -298,7 +298,7 @@ mod tests {
 
     fn all(mut rows: Rows) -> Vec<(u64, Result<Value, String>)> {
         let mut found = Vec::new();
-        while let Some(row) = rows.next().unwrap() {
+        while let Some(row) = rows.row().unwrap() {
             let read = |it: Vec<u8>| serde_json::from_slice(&it).unwrap();
             found.push((row.line, row.envelope.map(read)));
         }
