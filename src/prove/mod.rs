@@ -209,6 +209,8 @@ async fn all_of_it(
             let most = wishes.jobs * (n + 1) / planned.len();
             let share = most - *release.borrow();
             worked_off(world, BACKLOG + 2 * share).await?;
+            nemesis.prepare(blow).await?;
+            // last, so that others are at work, too, whichever daemon has taken what is held
             let before = notes.accepted_by(None);
             release.send_modify(|it| *it = most);
             arrived(notes, before + share / 2).await;
@@ -219,7 +221,9 @@ async fn all_of_it(
         release.send_modify(|it| *it = wishes.jobs);
         let mut more = 0;
         while more < MORE_MAX && !enough(&nemesis, least) {
-            nemesis.strike(&one_more(wishes, more)).await?;
+            let blow = one_more(wishes, more);
+            nemesis.prepare(&blow).await?;
+            nemesis.strike(&blow).await?;
             say(&nemesis);
             more += 1;
         }

@@ -67,19 +67,28 @@ impl<'a> Nemesis<'a> {
         }
     }
 
+    /// Brings under way what a blow is aimed at: it must fall while the sandbox holds that.
+    ///
+    /// # Errors
+    /// When the world doesn't take it.
+    pub async fn prepare(&mut self, blow: &Blow) -> anyhow::Result<()> {
+        if blow.sort.kills() {
+            // one more kill might bury what died alone already
+            self.calm().await;
+        }
+        if blow.aimed {
+            self.aim(blow, self.strikes.len() + 1).await?;
+        }
+        Ok(())
+    }
+
     /// Strikes once; returns when what was broken is up again.
     ///
     /// # Errors
     /// When the world doesn't come up again.
     pub async fn strike(&mut self, blow: &Blow) -> anyhow::Result<()> {
         let n = self.strikes.len() + 1;
-        if blow.sort.kills() {
-            // one more kill might bury what died alone already
-            self.calm().await;
-        }
-        if blow.aimed {
-            self.aim(blow, n).await?;
-        } else {
+        if !blow.aimed {
             tokio::time::sleep(Duration::from_millis(blow.wait_ms)).await;
         }
         let at = now();
