@@ -121,7 +121,7 @@ impl Site {
         let parts = Parts {
             ledger: engine,
             queue: Arc::new(MemoryQueue::default()),
-            inbox: None,
+            inboxes: Vec::new(),
             config: Arc::new(config),
             kinds: Arc::new([Kind::of::<Echo>()]),
             clock: Clock::System,
