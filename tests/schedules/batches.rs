@@ -18,13 +18,16 @@ struct Disk {
     batches: Vec<Vec<u32>>,
 }
 
+/// Takes numbers, and answers each.
+type Numbers = Batcher<u32, Result<u32, u32>>;
+
 /// Writes of at most `most` items, at most `in_flight` at once: each takes a while. What `breaks` says so
 /// panics midway, or is answered with an error (`Err` of the item) by the whole batch.
 fn batcher(
     most: usize,
     in_flight: usize,
     breaks: impl Fn(&[u32]) -> Breaks + Send + Sync + 'static,
-) -> (Batcher<u32, Result<u32, u32>>, Arc<Mutex<Disk>>) {
+) -> (Numbers, Arc<Mutex<Disk>>) {
     let disk = Arc::new(Mutex::new(Disk::default()));
     let (seen, breaks) = (disk.clone(), Arc::new(breaks));
     let batcher = Batcher::start(most, in_flight, move |items: Vec<u32>| {
