@@ -41,7 +41,7 @@ pub use schema::KNOWN;
 /// A ledger in PostgreSQL 15 or newer.
 #[derive(Debug)]
 pub struct Postgres {
-    pools: pool::Pools,
+    pools: Arc<pool::Pools>,
     /// The timeline on which effects are permitted; nothing: the one that the ledger names.
     follows: RwLock<Option<String>>,
 }
@@ -53,7 +53,7 @@ impl Postgres {
     /// # Errors
     /// [`LedgerError::Other`] when the URL can't be read.
     pub fn open(url: &SecretString, options: PgOptions) -> Result<Self> {
-        let pools = pool::Pools::new(url, options)?;
+        let pools = Arc::new(pool::Pools::new(url, options)?);
         Ok(Self {
             pools,
             follows: RwLock::default(),
@@ -110,7 +110,7 @@ impl Ledger for Postgres {
     }
 
     fn inbox(self: Arc<Self>) -> Option<Arc<dyn Inbox>> {
-        Some(sql_door::inbox(self))
+        Some(sql_door::inbox(self.pools.clone()))
     }
 
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {

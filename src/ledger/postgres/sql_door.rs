@@ -8,7 +8,6 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::Postgres;
 use super::pool::Pools;
 use crate::inbox::{Entry, Inbox, InboxError, Result};
 use crate::job::JobId;
@@ -45,17 +44,11 @@ const HOLDERS: &str = "SELECT DISTINCT run, slot FROM presswork.intake WHERE run
 const WAITING: &str = "SELECT count(*) FROM presswork.intake WHERE run IS NULL";
 
 /// The rows that producers committed.
-struct SqlDoor(Arc<Postgres>);
+struct SqlDoor(Arc<Pools>);
 
 /// The SQL door of a ledger.
-pub fn inbox(ledger: Arc<Postgres>) -> Arc<dyn Inbox> {
-    Arc::new(SqlDoor(ledger))
-}
-
-impl SqlDoor {
-    fn pools(&self) -> &Pools {
-        &self.0.pools
-    }
+pub fn inbox(pools: Arc<Pools>) -> Arc<dyn Inbox> {
+    Arc::new(SqlDoor(pools))
 }
 
 fn away(error: LedgerError) -> InboxError {
@@ -101,7 +94,7 @@ impl Inbox for SqlDoor {
             .bind(slot_of(slot))
             .bind(i64::from(most.min(MOST)))
             .bind(BYTES);
-        let rows = self.pools().call(query.fetch_all(self.pools().main()));
+        let rows = self.0.call(query.fetch_all(self.0.main()));
         let rows = rows.await.map_err(away)?;
         let entries: sqlx::Result<_> = rows.iter().map(entry).collect();
         entries.map_err(|e| InboxError(e.to_string()))
@@ -110,20 +103,20 @@ impl Inbox for SqlDoor {
     async fn done(&self, run: Uuid, slot: u32, entries: &[Entry]) -> Result<()> {
         let ids: Vec<Uuid> = entries.iter().map(|it| it.id.0).collect();
         let query = sqlx::query(DONE).bind(run).bind(slot_of(slot)).bind(ids);
-        let gone = self.pools().call(query.execute(self.pools().main()));
+        let gone = self.0.call(query.execute(self.0.main()));
         gone.await.map(drop).map_err(away)
     }
 
     async fn holders(&self) -> Result<Vec<(Uuid, u32)>> {
-        let rows = sqlx::query(HOLDERS).fetch_all(self.pools().main());
-        let rows = self.pools().call(rows).await.map_err(away)?;
+        let rows = sqlx::query(HOLDERS).fetch_all(self.0.main());
+        let rows = self.0.call(rows).await.map_err(away)?;
         let holders: sqlx::Result<_> = rows.iter().map(holder).collect();
         holders.map_err(|e| InboxError(e.to_string()))
     }
 
     async fn waiting(&self) -> Result<u64> {
-        let count = sqlx::query_scalar(WAITING).fetch_one(self.pools().main());
-        let count: i64 = self.pools().call(count).await.map_err(away)?;
+        let count = sqlx::query_scalar(WAITING).fetch_one(self.0.main());
+        let count: i64 = self.0.call(count).await.map_err(away)?;
         Ok(count.unsigned_abs())
     }
 
