@@ -18,6 +18,16 @@ use serde_json::Value;
 
 const EMBEDDED: &str = "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n";
 
+/// `dev` to the samples' end, on whatever ports are free.
+const DEV_ONCE: [&str; 6] = [
+    "dev",
+    "--once",
+    "--api",
+    "127.0.0.1:0",
+    "--resp",
+    "127.0.0.1:0",
+];
+
 /// What was typed, and what came back.
 struct Transcript {
     home: Home,
@@ -461,15 +471,7 @@ async fn waiting_ends_with_the_job() {
 #[tokio::test]
 async fn dev_shows_what_it_is_about_and_what_it_prints_works() {
     let home = Home::new("").env("NO_COLOR", "1");
-    let args = [
-        "dev",
-        "--once",
-        "--api",
-        "127.0.0.1:0",
-        "--resp",
-        "127.0.0.1:0",
-    ];
-    let first = home.cli(&args).await;
+    let first = home.cli(&DEV_ONCE).await;
     let text = said(&first.stdout);
     assert_eq!(code(&first), 0, "{text}\n{}", said(&first.stderr));
     assert!(text.contains("each ended as it should"), "{text}");
@@ -490,7 +492,7 @@ async fn dev_shows_what_it_is_about_and_what_it_prints_works() {
             said(&output.stderr)
         );
     }
-    let again = home.cli(&[&args[..], &["--json"]].concat()).await;
+    let again = home.cli(&[&DEV_ONCE[..], &["--json"]].concat()).await;
     let told: Value = serde_json::from_slice(&again.stdout).expect("one document");
     assert_eq!(
         (code(&again), &told["good"]),
@@ -534,16 +536,7 @@ async fn dev_stays_until_it_is_told_to_go() {
             .is_some_and(|it| it.contains("completed"))
     };
     kit::wait::until_or(revived, Duration::from_secs(20), ends).await;
-    let second = home
-        .cli(&[
-            "dev",
-            "--once",
-            "--api",
-            "127.0.0.1:0",
-            "--resp",
-            "127.0.0.1:0",
-        ])
-        .await;
+    let second = home.cli(&DEV_ONCE).await;
     assert_eq!(code(&second), 1, "{}", said(&second.stdout));
     assert!(
         said(&second.stderr).contains("another `presswork dev`"),

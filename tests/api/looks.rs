@@ -1,17 +1,12 @@
 //! Jobs looked at and called off, probes, metrics, and a ledger that goes away.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use presswork::ledger::Ledger;
-use presswork::ledger::postgres::{PgOptions, Postgres, Role};
 use presswork::ledger::{Audit, Pause};
 use serde_json::json;
 
-use crate::kit::proxy::Proxy;
-use crate::kit::{self, wait};
-use crate::site::{SOON, Site, Wishes, site};
+use crate::kit::wait;
+use crate::site::{SOON, Site, Wishes, far_ledgers, site};
 
 const ENVELOPE: &str = r#"{"kind":"test.echo","payload":{"text":"a"},"labels":{"a":"b"}}"#;
 
@@ -220,17 +215,7 @@ async fn metrics_are_as_prometheus_reads_them() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_away_is_told_and_comes_back_by_itself() {
-    let url = kit::postgres::Postgres::shared().create_database().await;
-    let (proxy, url) = Proxy::before(&url);
-    let open = |role: Role| {
-        let mut options = PgOptions::new(role);
-        options.call_timeout = Duration::from_secs(3);
-        options.connect_timeout = Duration::from_secs(2);
-        Arc::new(Postgres::open(&url.as_str().into(), options).expect("the kit's URLs can be read"))
-    };
-    let engine = open(Role::Ledger);
-    engine.migrate().await.expect("migrates");
-    let ledgers: [Arc<dyn Ledger>; 2] = [engine, open(Role::Api)];
+    let (proxy, ledgers) = far_ledgers().await;
     let site = Site::new(Wishes {
         ledgers: Some(ledgers),
         ..Wishes::default()

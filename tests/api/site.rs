@@ -14,6 +14,7 @@ use presswork::engine::assemble;
 use presswork::engine::doors::Doors;
 use presswork::engine::shared::{Parts, Shared};
 use presswork::handler::{AGE_MAX_S, Defaults, Handler, Kind};
+use presswork::ledger::postgres::{PgOptions, Postgres, Role};
 use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Ledger, Run};
 use presswork::outcome::Outcome;
@@ -28,8 +29,26 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::kit;
+use crate::kit::proxy::Proxy;
+
 pub const SOON: Duration = Duration::from_secs(20);
 pub const TOKEN: &str = "presswork_1_0123456789abcdef";
+
+/// The ledgers of an engine and of its API in a PostgreSQL behind a proxy; a call is given up in seconds.
+pub async fn far_ledgers() -> (Proxy, [Arc<dyn Ledger>; 2]) {
+    let url = kit::postgres::Postgres::shared().create_database().await;
+    let (proxy, url) = Proxy::before(&url);
+    let open = |role: Role| {
+        let mut options = PgOptions::new(role);
+        options.call_timeout = Duration::from_secs(3);
+        options.connect_timeout = Duration::from_secs(2);
+        Arc::new(Postgres::open(&url.as_str().into(), options).expect("the kit's URLs can be read"))
+    };
+    let engine = open(Role::Ledger);
+    engine.migrate().await.expect("migrates");
+    (proxy, [engine, open(Role::Api)])
+}
 
 /// A kind that does nothing: these tests run no job.
 pub struct Echo;

@@ -1,20 +1,16 @@
 //! Jobs in: what is taken, what is refused and in which words, all or none.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use presswork::clock::Clock;
 use presswork::engine::pressure::Pressure;
 use presswork::ledger::Ledger;
-use presswork::ledger::postgres::{PgOptions, Postgres, Role};
 use presswork::ledger::sqlite::Sqlite;
 use presswork::resp::Limits;
 use serde_json::{Value, json};
 
 use crate::harbour::{Harbour, envelope, error, wire};
-use crate::kit;
-use crate::kit::proxy::Proxy;
-use crate::site::{TOKEN, Wishes};
+use crate::site::{TOKEN, Wishes, far_ledgers};
 use crate::wrap::Faulty;
 
 const INBOX: &str = "presswork:inbox";
@@ -398,17 +394,7 @@ async fn what_cannot_be_taken_now_is_told_so_that_clients_try_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ledger_that_is_away_is_told_and_comes_back_by_itself() {
-    let url = kit::postgres::Postgres::shared().create_database().await;
-    let (proxy, url) = Proxy::before(&url);
-    let open = |role: Role| {
-        let mut options = PgOptions::new(role);
-        options.call_timeout = Duration::from_secs(3);
-        options.connect_timeout = Duration::from_secs(2);
-        Arc::new(Postgres::open(&url.as_str().into(), options).expect("the kit's URLs can be read"))
-    };
-    let engine = open(Role::Ledger);
-    engine.migrate().await.expect("migrates");
-    let ledgers: [Arc<dyn Ledger>; 2] = [engine, open(Role::Api)];
+    let (proxy, ledgers) = far_ledgers().await;
     let wishes = Wishes {
         ledgers: Some(ledgers),
         ..Wishes::default()
