@@ -90,11 +90,16 @@ where
         return Err(Outcome::Cancelled);
     }
     cx.go_on()?;
+    let mut is_at = None;
     let suggested = match work.is_new {
         true => None,
         false => match ask.await {
             Ok(Progressed::Ended(it)) => return Ok(it),
             Ok(Progressed::GoesOn(suggested)) => suggested,
+            Ok(Progressed::IsAt(progress, suggested)) => {
+                is_at = Some(progress);
+                suggested
+            }
             // a question that fails says nothing of the work
             Err(e) if is_passing(&e) => {
                 tracing::warn!(job = %cx.job.id, "{by} can't be asked about {handle} now: {e}");
@@ -113,7 +118,13 @@ where
     let wait = Asking::USUAL.wait(age, suggested).min(most - age);
     let since = stamp(work.since);
     let reason = format!("{by} works on {handle} since {since}, and is asked again then");
-    Err(cx.put_off(50, now + chrono_of(wait), reason).await)
+    let until = now + chrono_of(wait);
+    Err(match is_at {
+        None => cx.put_off(50, until, reason).await,
+        Some(Some(it)) => cx.put_off(it.percent, until, it.message).await,
+        // what a call-back said of it stays
+        Some(None) => Outcome::Snoozed { until, reason },
+    })
 }
 
 fn is_passing(e: &CallError) -> bool {

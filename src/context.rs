@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::{Clock, Time};
 use crate::config::{Account, Config};
 use crate::crashpoint;
-use crate::effect::{Evidence, Receipt};
+use crate::effect::{EffectId, Evidence, Receipt};
 use crate::fetch::Fetcher;
 use crate::job::{Job, JobId, Progress};
 use crate::journal::Journal;
@@ -316,12 +316,19 @@ impl Context {
     /// # Errors
     /// `Released` when the ledger is away.
     pub async fn let_go(&self, handle: &str, seen: &str) -> Result<(), Outcome> {
-        let evidence = Evidence {
-            at: self.http.now(),
-            seen: redact::text(seen).into_owned(),
-        };
+        let evidence = Evidence::new(self.http.now(), redact::text(seen).into_owned());
         let gone = self.ledger.let_go(self.job.id, handle, &evidence);
         gone.await.map_err(away)
+    }
+
+    /// What a call-back said of the end of what an effect began, if one came.
+    ///
+    /// # Errors
+    /// `Released` when the ledger is away.
+    pub async fn heard(&self, id: EffectId) -> Result<Option<String>, Outcome> {
+        let effects = self.ledger.effects(self.job.id).await.map_err(away)?;
+        let effect = effects.into_iter().find(|it| it.id == id);
+        Ok(effect.and_then(|it| it.told))
     }
 
     /// Goes on only if the attempt needn't stop.

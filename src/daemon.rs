@@ -236,8 +236,8 @@ impl Daemon {
         for lock in &mut locks {
             lock.hold(&run).context("can't write to the lock file")?;
         }
-        let (queue, inbox) = stores::queue(&config).await?;
-        let inboxes = inbox.into_iter().chain(ledger.clone().inbox()).collect();
+        let (queue, mut inboxes) = stores::queue(&config).await?;
+        inboxes.extend(ledger.clone().inbox());
         let lease = match sabotage!("lease.connections") {
             true => ledger.clone(),
             false => stores::ledger(&config, &clock, Role::Lease).await?,
@@ -430,6 +430,13 @@ async fn prepare(ledger: &dyn Ledger) -> anyhow::Result<()> {
             from = migrated.from,
             to = migrated.to,
             "the ledger's schema was brought up to date"
+        );
+    }
+    let schema = ledger.schema().await?;
+    if schema.known < schema.found {
+        let (found, known) = (schema.found, schema.known);
+        tracing::warn!(
+            "the ledger's schema has version {found}, by a newer program on another host; this one speaks version {known}, works with it, and is to be upgraded, too"
         );
     }
     let concerns = ledger.concerns().await?;

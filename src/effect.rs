@@ -1,6 +1,7 @@
 //! An effect: one call that changes the outside world. Its identity, its states, and what may
 //! follow each of them; the calls themselves are made by [`crate::context`].
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -34,8 +35,8 @@ impl EffectId {
     }
 }
 
-impl std::fmt::Display for EffectId {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Display for EffectId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
@@ -255,10 +256,9 @@ pub struct Effect {
     pub look_at: Option<Time>,
     /// What the platform goes on working on, until it is known what became of that.
     pub handle: Option<String>,
+    /// What a call-back said of the work's end (JSON), where the platform is believed.
+    pub told: Option<String>,
 }
-
-/// How the evidence of a refused send begins, after its number.
-pub const REFUSED: &str = "refused: ";
 
 impl Effect {
     /// The effect number `ordinal` of a job's `step`, before anything was sent. What is to be sent
@@ -294,6 +294,7 @@ impl Effect {
             looks: 0,
             look_at: None,
             handle: None,
+            told: None,
         }
     }
 
@@ -314,14 +315,7 @@ impl Effect {
     /// The sends so far whose answer isn't known: what was permitted, and neither confirmed nor
     /// refused; and one that may have been made after the backup that the ledger was restored from.
     pub fn lost(&self) -> u32 {
-        let refused = |it: &&Evidence| {
-            it.seen.starts_with("send ")
-                && it
-                    .seen
-                    .split_once(": ")
-                    .is_some_and(|(_, what)| what.starts_with(REFUSED))
-        };
-        let refused = self.evidence.iter().filter(refused).count();
+        let refused = self.evidence.iter().filter(|it| it.refused).count();
         self.sends
             .saturating_sub(u32::try_from(refused).unwrap_or(u32::MAX))
             .saturating_add(u32::from(self.maybe_since.is_some()))
@@ -385,6 +379,29 @@ pub struct Evidence {
     pub at: Time,
     /// What: for people, without secrets.
     pub seen: String,
+    /// It proves that one send didn't happen. Never read out of `seen`, whose words may be a platform's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub refused: bool,
+}
+
+impl Evidence {
+    /// Evidence that leaves open what became of a send, or tells that it happened.
+    pub const fn new(at: Time, seen: String) -> Self {
+        Self {
+            at,
+            seen,
+            refused: false,
+        }
+    }
+
+    /// Evidence that send number `send` didn't happen.
+    pub fn refusal(at: Time, send: u32, why: impl fmt::Display) -> Self {
+        Self {
+            at,
+            seen: format!("send {send}: refused: {why}"),
+            refused: true,
+        }
+    }
 }
 
 /// A digest of an intent: what the effect would send.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::effect::{
-    Effect, EffectClass, EffectState, Looking, REFUSED, Receipt, Resend, chrono_of,
+    Effect, EffectClass, EffectState, Evidence, Looking, Receipt, Resend, chrono_of,
 };
 
 use crate::sabotage;
@@ -28,7 +28,7 @@ pub struct Judged {
     /// Proof, when confirmed.
     pub receipt: Option<Receipt>,
     /// The evidence to keep.
-    pub seen: String,
+    pub evidence: Evidence,
     /// The wait before the next look, when there is one.
     pub look_in: Option<Duration>,
 }
@@ -48,6 +48,7 @@ pub fn judge(
     now: Time,
 ) -> Judged {
     let number = effect.looks;
+    let seen = |it: String| Evidence::new(now, format!("look {number}: {it}"));
     let since = effect.permit_at.or(effect.maybe_since).map(|it| now - it);
     let settled = since.is_none_or(|it| chrono_of(in_flight) <= it) || sabotage!("judge.in_flight");
     let is_handle = effect.class == EffectClass::B && !effect.key_lost;
@@ -61,40 +62,40 @@ pub fn judge(
         Some(since) if since < chrono_of(looking.until) => Judged {
             to: EffectState::Unknown,
             receipt: None,
-            seen: format!("look {number}: {why}"),
+            evidence: seen(why),
             look_in: Some(looking.wait(number)),
         },
         _ if looking.resend != Resend::Ask && effect.lost() < looking.resend.sends_max() => {
             Judged {
                 to: EffectState::Refused,
                 receipt: None,
-                // not in the form of a refused send, which would use up no repeat
-                seen: format!(
-                    "look {number}: {why}; it is sent again, as resend = \"{}\" says",
+                // no refusal, which would use up no repeat
+                evidence: seen(format!(
+                    "{why}; it is sent again, as resend = \"{}\" says",
                     looking.resend
-                ),
+                )),
                 look_in: None,
             }
         }
         _ => Judged {
             to: EffectState::Unresolved,
             receipt: None,
-            seen: format!("look {number}: {why}; it isn't looked for any more"),
+            evidence: seen(format!("{why}; it isn't looked for any more")),
             look_in: None,
         },
     };
     match finding {
         Finding::Happened(receipt) => Judged {
             to: EffectState::Confirmed,
-            seen: format!("look {number}: it is there"),
+            evidence: seen("it is there".to_owned()),
             receipt: Some(*receipt),
             look_in: None,
         },
         Finding::DidNotHappen(why) if is_handle && settled => Judged {
             to: EffectState::Refused,
             receipt: None,
-            // in the form of a refused send: it uses up no repeat
-            seen: format!("send {}: {REFUSED}look {number}: {why}", effect.sends),
+            // it uses up no repeat
+            evidence: Evidence::refusal(now, effect.sends, format_args!("look {number}: {why}")),
             look_in: None,
         },
         Finding::DidNotHappen(why) => unclear(format!("{why}, which proves nothing yet")),

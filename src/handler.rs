@@ -66,6 +66,11 @@ pub trait Handler: Send + Sync + 'static {
         None
     }
 
+    /// Its lane, where the payload decides that. `None`: the kind's.
+    fn lane(_payload: &Self::Payload, _config: &Config) -> Option<String> {
+        None
+    }
+
     /// Runs one attempt. The value is the job's result.
     fn run(
         cx: &Context,
@@ -95,6 +100,7 @@ pub struct Kind {
     schema: fn() -> Schema,
     check: fn(&Envelope, &Config) -> Vec<Violation>,
     says: fn(&str) -> Option<Digest>,
+    lane: fn(&str, &Config) -> Option<String>,
     run: fn(Arc<Context>) -> Running,
     looked_up: Option<Rule>,
     look: fn(Probe, Effect) -> Looked,
@@ -111,6 +117,7 @@ impl Kind {
                 Err(first) => misfits::<H::Payload>(&envelope.payload, first),
             },
             says: |payload| H::says(&read(payload).ok()?),
+            lane: |payload, config| H::lane(&read(payload).ok()?, config),
             run: |cx| {
                 Box::pin(async move {
                     let payload = match read::<H::Payload>(&cx.job.payload) {
@@ -156,6 +163,13 @@ impl Kind {
     /// What a payload is going to say, for the content guard.
     pub fn says(&self, payload: &str) -> Option<Digest> {
         (self.says)(payload)
+    }
+
+    /// The lane of an envelope under a configuration: its own, else the payload's, else the kind's.
+    pub fn lane(&self, envelope: &Envelope, config: &Config) -> String {
+        let own = envelope.lane.clone();
+        let own = own.or_else(|| (self.lane)(&envelope.payload, config));
+        own.unwrap_or_else(|| self.settings(config).lane)
     }
 
     /// Runs one attempt.

@@ -1,8 +1,6 @@
 //! An inbox: where envelopes wait that programs of any language brought, until intake has taken them in.
 //! Redis has one (a list), PostgreSQL the other (the rows of `presswork.enqueue`).
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use uuid::Uuid;
 
@@ -16,7 +14,8 @@ pub struct InboxError(pub String);
 /// The result of a call to an inbox.
 pub type Result<T> = std::result::Result<T, InboxError>;
 
-/// The list that producers append to, in Redis and at Presswork's own port.
+/// The list that producers append to, in Redis and at Presswork's own port. With a colon and a tenant
+/// behind it, it is that tenant's.
 pub const INBOX: &str = "presswork:inbox";
 
 /// An entry of an inbox, moved to a run's own list.
@@ -28,17 +27,36 @@ pub struct Entry {
     pub bytes: Vec<u8>,
 }
 
+/// Where an inbox stands, in a text that quarantine keeps: its door and, where it takes jobs of one tenant
+/// only, that tenant.
+pub fn place(inbox: &dyn Inbox) -> String {
+    match inbox.tenant() {
+        Some(tenant) => format!("{}:{tenant}", inbox.door()),
+        None => inbox.door().to_owned(),
+    }
+}
+
+/// The tenant whose jobs alone are taken at a [`place`].
+pub fn tenant_at(place: &str) -> Option<&str> {
+    place.split_once(':').map(|it| it.1)
+}
+
 /// An inbox, the same for every store. Every call is atomic and safe to repeat.
 #[async_trait]
 pub trait Inbox: Send + Sync + 'static {
     /// Which door it is, in one word: in metrics, in the quarantine, and in the keys of entries that
     /// have none of their own.
     fn door(&self) -> &'static str;
+    /// Only jobs of this tenant are taken here. `None`: anybody's.
+    fn tenant(&self) -> Option<&str> {
+        None
+    }
     /// Whether what is in it was acknowledged as safely as the ledger does; if not, how long it lies
     /// there is measured.
     fn is_durable(&self) -> bool;
-    /// How long to wait before an empty one is asked again.
-    fn pause(&self) -> Duration;
+    /// Waits until there may be entries to take; a second at most. May return without a reason, but
+    /// never makes a caller spin: neither on an empty inbox nor on one that can't be reached.
+    async fn arrived(&self);
     /// Moves up to `most` entries (0: none) to this run's list of `slot` and returns all that list holds: so
     /// what an earlier take left unfinished comes first, with its ids. `slot` is a small number;
     /// each slot is used by one loop.

@@ -3,6 +3,7 @@
 //! [`admit`] decides without asking anybody, [`accept`] writes a batch and finds the culprit when
 //! the ledger refuses one. Every door gives the same answer to the same bytes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{DEFAULT_TENANT, Envelope, JobId, NewJob, Priority};
 use crate::json::{Digest, Violation, did_you_mean, differences};
 use crate::ledger::{Acceptance, Ledger, LedgerError, Quarantined, Reason};
+use crate::telemetry::redact;
 
 /// Why an envelope isn't accepted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -45,8 +47,8 @@ impl Refusal {
             violations.push(Violation::new("", message));
         }
         for it in &mut violations {
-            cut(&mut it.pointer);
-            cut(&mut it.message);
+            shown(&mut it.pointer);
+            shown(&mut it.message);
         }
         Self {
             reason,
@@ -62,10 +64,14 @@ impl Refusal {
     }
 }
 
-fn cut(text: &mut String) {
+/// What is quoted may be long, and may be a secret where none belongs.
+fn shown(text: &mut String) {
     if QUOTED_MAX < text.len() {
         text.truncate(text.floor_char_boundary(QUOTED_MAX));
         text.push('…');
+    }
+    if let Cow::Owned(hidden) = redact::text(text) {
+        *text = hidden;
     }
 }
 
@@ -114,6 +120,31 @@ impl Answer {
             Self::Repeats { .. } | Self::Refused(_) => None,
         }
     }
+
+    /// Why it wasn't taken: in one word, and in a text for people (all that is wrong, a line each), the
+    /// same at every door. `None`: it was taken.
+    pub fn refusal(&self) -> Option<(Reason, String)> {
+        match self {
+            Self::New { .. } | Self::Same { .. } => None,
+            Self::Conflict { id, differs } => {
+                let differs = match differs.is_empty() {
+                    true => String::new(),
+                    false => format!(" (differs at: {})", differs.join(", ")),
+                };
+                let told = format!("its key is taken by job {id} with another payload{differs}");
+                Some((Reason::Conflict, told))
+            }
+            Self::Repeats { id } => Some((Reason::Repeats, repeats(&format!("job {id}")))),
+            Self::Refused(it) => Some((it.reason, it.message())),
+        }
+    }
+}
+
+/// Why an account's guard refuses a job that says the same as another, and what helps.
+pub fn repeats(other: &str) -> String {
+    format!(
+        "its account says the same in {other}, and `same_content` of the account refuses that (`again` is for where it is meant)"
+    )
 }
 
 /// What intake decides by.
@@ -172,6 +203,20 @@ pub fn admit_of(
     }
 }
 
+/// The kind of a name.
+///
+/// # Errors
+/// When these rules know none of it.
+pub fn known<'a>(rules: &'a Rules, name: &str) -> Result<&'a Kind, Refusal> {
+    let found = rules.kinds.iter().find(|it| it.name() == name);
+    found.ok_or_else(|| {
+        let near = did_you_mean(name, rules.kinds.iter().map(Kind::name));
+        let message = format!("`{name}` is no kind that this daemon knows{near} (presswork kinds)");
+        let violations = vec![Violation::new("/kind", message)];
+        Refusal::new(Reason::UnknownKind, Some(name), violations)
+    })
+}
+
 /// Checks an envelope that was read already.
 ///
 /// # Errors
@@ -179,25 +224,10 @@ pub fn admit_of(
 pub fn admit_envelope(rules: &Rules, id: JobId, envelope: &Envelope) -> Result<NewJob, Refusal> {
     let config = &rules.config;
     let named = Some(envelope.kind.as_str());
-    let Some(kind) = rules.kinds.iter().find(|it| it.name() == envelope.kind) else {
-        let known = rules.kinds.iter().map(Kind::name);
-        let near = did_you_mean(&envelope.kind, known);
-        let message = format!(
-            "`{}` is no kind that this daemon knows{near} (presswork kinds)",
-            envelope.kind
-        );
-        return Err(Refusal::new(
-            Reason::UnknownKind,
-            named,
-            vec![Violation::new("/kind", message)],
-        ));
-    };
+    let kind = known(rules, &envelope.kind)?;
     let settings = kind.settings(config);
     let mut violations = Vec::new();
-    let lane = envelope
-        .lane
-        .clone()
-        .unwrap_or_else(|| settings.lane.clone());
+    let lane = kind.lane(envelope, config);
     if !config.lanes.contains_key(&lane) {
         let near = did_you_mean(&lane, config.lanes.keys().map(String::as_str));
         violations.push(Violation::new(
@@ -377,13 +407,6 @@ pub fn differs(a: &str, b: &str) -> Vec<String> {
     }
 }
 
-/// Why an account's guard refuses a job, and what helps.
-pub fn repeats(job: JobId) -> String {
-    format!(
-        "its account says the same in job {job}, and `same_content` of the account refuses that; if it is meant, say \"again\": true in the envelope"
-    )
-}
-
 /// The most bytes of an entry that quarantine keeps.
 const KEPT_MAX: usize = 1 << 20;
 
@@ -396,21 +419,10 @@ pub fn quarantined(
     bytes: &[u8],
     answer: &Answer,
 ) -> Option<Quarantined> {
-    let (reason, mut message, kind) = match answer {
-        Answer::New { .. } | Answer::Same { .. } => return None,
-        Answer::Conflict { id, differs } => {
-            let message = format!(
-                "its key is taken by job {id} with another payload (differs at: {})",
-                differs.join(", ")
-            );
-            let kind = Envelope::parse(bytes).ok().map(|it| it.kind);
-            (Reason::Conflict, message, kind)
-        }
-        Answer::Repeats { id } => {
-            let kind = Envelope::parse(bytes).ok().map(|it| it.kind);
-            (Reason::Repeats, repeats(*id), kind)
-        }
-        Answer::Refused(it) => (it.reason, it.message(), it.kind.clone()),
+    let (reason, mut message) = answer.refusal()?;
+    let kind = match answer {
+        Answer::Refused(it) => it.kind.clone(),
+        _ => Envelope::parse(bytes).ok().map(|it| it.kind),
     };
     let kept = &bytes[..bytes.len().min(KEPT_MAX)];
     if kept.len() < bytes.len() {

@@ -10,6 +10,7 @@ pub mod sync;
 pub mod clock;
 pub mod json;
 pub mod reference;
+pub mod tls;
 pub mod outcome;
 pub mod retry;
 pub mod lifecycle;
@@ -32,6 +33,7 @@ pub mod backup;
 pub mod platform;
 pub mod stores;
 pub mod fetch;
+pub mod command;
 
 // what work means
 pub mod recovery;

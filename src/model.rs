@@ -250,14 +250,14 @@ impl World {
                             Conclusion {
                                 to: EffectState::Unknown,
                                 receipt: None,
-                                evidence: Evidence { at: now, seen },
+                                evidence: Evidence::new(now, seen),
                                 look_in: Some(looking.wait(0)),
                             },
                         );
                     }
                     Next::Ask(why) if self.row.state != EffectState::Unresolved => {
                         let from = (self.row.state, self.row.sends);
-                        let evidence = Evidence { at: now, seen: why };
+                        let evidence = Evidence::new(now, why);
                         self.decide(
                             from,
                             Conclusion {
@@ -396,16 +396,12 @@ impl World {
                 {
                     let now = time(self.now);
                     let judged = judge(&self.row, &looking, self.rule.in_flight, finding, now);
-                    let evidence = Evidence {
-                        at: now,
-                        seen: judged.seen,
-                    };
                     self.decide(
                         (EffectState::Unknown, sends),
                         Conclusion {
                             to: judged.to,
                             receipt: judged.receipt,
-                            evidence,
+                            evidence: judged.evidence,
                             look_in: judged.look_in,
                         },
                     );

@@ -13,8 +13,8 @@ use crate::clock::{Time, stamp};
 use crate::content::{Guard, Reaction};
 use crate::crashpoint;
 use crate::effect::{
-    Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, REFUSED, Receipt, Rule,
-    chrono_of, intent_digest, next,
+    Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, Receipt, Rule, chrono_of,
+    intent_digest, next,
 };
 use crate::journal::Journal;
 use crate::json::Digest;
@@ -263,10 +263,8 @@ impl Protocol {
             return result;
         }
         // it was decided otherwise meanwhile; what was seen is kept for whoever looks
-        let late = Evidence {
-            seen: format!("came late: {}", conclusion.evidence.seen),
-            ..conclusion.evidence
-        };
+        let Evidence { at, seen, .. } = conclusion.evidence;
+        let late = Evidence::new(at, format!("came late: {seen}"));
         self.ledger.witness(effect.id, &late).await.map_err(away)?;
         Err(lease_lost())
     }
@@ -295,7 +293,7 @@ impl Protocol {
         };
         let seen = repeats(&other);
         tracing::warn!(job = %effect.job, effect = %effect.id, op = effect.op, "{seen}");
-        let evidence = Evidence { at: now, seen };
+        let evidence = Evidence::new(now, seen);
         self.ledger
             .witness(effect.id, &evidence)
             .await
@@ -417,7 +415,7 @@ impl Protocol {
                 let conclusion = Conclusion {
                     to: EffectState::Unknown,
                     receipt: None,
-                    evidence: Evidence { at: now, seen },
+                    evidence: Evidence::new(now, seen),
                     look_in: Some(looking.wait(0)),
                 };
                 let from = (effect.state, effect.sends);
@@ -443,7 +441,7 @@ impl Protocol {
             effect.op, effect.account, effect.job
         );
         if effect.state != EffectState::Unresolved {
-            let evidence = Evidence { at: now, seen: why };
+            let evidence = Evidence::new(now, why);
             let conclusion = Conclusion {
                 to: EffectState::Unresolved,
                 receipt: None,
@@ -498,6 +496,7 @@ pub(crate) fn concluded(
                 Some(id) => format!("send {sends}: confirmed as {id}"),
                 None => format!("send {sends}: confirmed"),
             };
+            let seen = Evidence::new(now, seen);
             (
                 EffectState::Confirmed,
                 Some(receipt.clone()),
@@ -512,11 +511,11 @@ pub(crate) fn concluded(
                 _ => EffectState::Unknown,
             },
             None,
-            format!("send {sends}: {REFUSED}{failure}"),
+            Evidence::refusal(now, sends, &failure),
             Err(failure.into()),
         ),
         Err(CallError::Unknown(failure)) => {
-            let seen = format!("send {sends}: {failure}");
+            let seen = Evidence::new(now, format!("send {sends}: {failure}"));
             let message = format!(
                 "{}: the answer was lost ({failure}); it is looked at again before anything is sent",
                 wanted.op
@@ -529,17 +528,24 @@ pub(crate) fn concluded(
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }
     };
-    let seen = redact::text(&seen).into_owned();
     let looking = wanted.rule.looking.filter(|_| to == EffectState::Unknown);
     (
         Conclusion {
             to,
             receipt,
-            evidence: Evidence { at: now, seen },
+            evidence: redacted(seen),
             look_in: looking.map(|it| it.wait(0)),
         },
         result,
     )
+}
+
+/// Evidence without secrets, which a platform's words may hold.
+pub(crate) fn redacted(evidence: Evidence) -> Evidence {
+    Evidence {
+        seen: redact::text(&evidence.seen).into_owned(),
+        ..evidence
+    }
 }
 
 /// A receipt without our secrets, which a platform may have sent back.

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use chrono::TimeDelta;
 
 use crate::clock::Time;
-use crate::effect::{Effect, EffectState, Evidence, REFUSED};
+use crate::effect::{Effect, EffectState, Evidence};
 use crate::journal::{Asked, Past, Proof, proves, replay};
 use crate::ledger::{Conclusion, Ledger, Run};
 
@@ -93,9 +93,7 @@ async fn conclude(
                 "send {}: it was about to leave host {} when its daemon died; its journal has no answer",
                 effect.sends, here.host
             );
-            ledger
-                .witness(effect.id, &Evidence { at: now, seen })
-                .await?;
+            ledger.witness(effect.id, &Evidence::new(now, seen)).await?;
         }
         Proof::Nothing => {}
     }
@@ -108,14 +106,11 @@ fn not_sent(effect: &Effect, now: Time) -> Conclusion {
         0 | 1 => EffectState::Refused,
         _ => EffectState::Unknown,
     };
-    let seen = format!(
-        "send {}: {REFUSED}its daemon died before the first byte left, by the journal of the host",
-        effect.sends
-    );
+    let why = "its daemon died before the first byte left, by the journal of the host";
     Conclusion {
         to,
         receipt: None,
-        evidence: Evidence { at: now, seen },
+        evidence: Evidence::refusal(now, effect.sends, why),
         look_in: None,
     }
 }

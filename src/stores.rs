@@ -16,7 +16,7 @@ use crate::platform::http::Http;
 use crate::platform::objects::store::Store as Bucket;
 use crate::queue::Queue;
 use crate::queue::memory::MemoryQueue;
-use crate::queue::redis::{RedisOptions, RedisQueue};
+use crate::queue::redis::{RedisOptions, RedisQueue, User, users};
 
 /// The media store of a configuration, over its ledger. A bucket is connected to when first used.
 ///
@@ -72,23 +72,45 @@ pub async fn ledger(config: &Config, clock: &Clock, role: Role) -> anyhow::Resul
     })
 }
 
-/// The queue of a configuration, and its inbox where it has one. A server is connected to when first used.
+/// Where the Redis of a configuration is, if its queue is in one.
+fn redis(config: &Config) -> Option<RedisOptions> {
+    match &config.queue {
+        Store::Server(url) => Some(RedisOptions {
+            url: url.clone(),
+            prefix: None,
+        }),
+        Store::Memory | Store::Sqlite(_) => None,
+    }
+}
+
+/// The queue of a configuration, and its inboxes where it has some: that of everybody, and one for each
+/// of the tenants. A server is connected to when first used.
 ///
 /// # Errors
 /// When its address can't be used.
-pub async fn queue(config: &Config) -> anyhow::Result<(Arc<dyn Queue>, Option<Arc<dyn Inbox>>)> {
-    Ok(match &config.queue {
-        Store::Memory => (Arc::new(MemoryQueue::default()), None),
-        Store::Server(url) => {
-            let queue = RedisQueue::open(&RedisOptions {
-                url: url.clone(),
-                prefix: None,
-            })?;
-            let inbox: Arc<dyn Inbox> = Arc::new(queue.inbox());
-            (Arc::new(queue), Some(inbox))
+pub async fn queue(config: &Config) -> anyhow::Result<(Arc<dyn Queue>, Vec<Arc<dyn Inbox>>)> {
+    if let Some(options) = redis(config) {
+        let queue = RedisQueue::open(&options)?;
+        let mut inboxes: Vec<Arc<dyn Inbox>> = vec![Arc::new(queue.inbox())];
+        for tenant in &config.tenants {
+            inboxes.push(Arc::new(queue.inbox_of(tenant)));
         }
-        Store::Sqlite(_) => {
-            anyhow::bail!("queue.url: the queue is memory: or redis://..., not a file")
-        }
-    })
+        return Ok((Arc::new(queue), inboxes));
+    }
+    match config.queue {
+        Store::Memory => Ok((Arc::new(MemoryQueue::default()), Vec::new())),
+        _ => anyhow::bail!("queue.url: the queue is memory: or redis://..., not a file"),
+    }
+}
+
+/// The users that the Redis of a configuration should know, each with what it needs and no more; none
+/// where its queue isn't in one.
+///
+/// # Errors
+/// When its address can't be used.
+pub fn redis_users(config: &Config) -> anyhow::Result<Vec<User>> {
+    match redis(config) {
+        Some(it) => users(&it.url, it.prefix.as_deref(), &config.tenants),
+        None => Ok(Vec::new()),
+    }
 }

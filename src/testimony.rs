@@ -64,7 +64,7 @@ fn told(effect: EffectId, send: u32, seen: &Seen, host: &str) -> Option<Told> {
             let seen = format!(
                 "send {send}: the send journal of host {host} tells of it, and the ledger had lost it; no answer is known"
             );
-            (EffectState::Sending, None, Evidence { at, seen })
+            (EffectState::Sending, None, Evidence::new(at, seen))
         }
     };
     Some(Told {
@@ -141,10 +141,7 @@ mod tests {
             answer: to.map(|to| Conclusion {
                 to,
                 receipt: None,
-                evidence: Evidence {
-                    at: at(1),
-                    seen: "send 1: heard".to_owned(),
-                },
+                evidence: Evidence::new(at(1), "send 1: heard".to_owned()),
                 look_in: None,
             }),
             concluded: true,

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::content::Reaction;
-use crate::intake::{Answer, Refusal, answer, differs};
+use crate::intake::{Answer, Refusal, answer, differs, repeats};
 use crate::job::NewJob;
 use crate::json::Violation;
 use crate::ledger::{Ledger, LedgerError, Reason, Together};
@@ -112,9 +112,7 @@ fn twins(jobs: &[NewJob]) -> Result<Vec<Twins>, Culprit> {
         let said = said.map(|it| (it, *words.entry((&job.account, it.digest)).or_insert(at)));
         let first = said.filter(|(it, first)| *first != at && !it.again);
         if let Some((_, first)) = first.filter(|it| it.0.guard.reaction == Reaction::Refuse) {
-            let message = format!(
-                "its account says the same in [{first}] beside it, and `same_content` of the account refuses that; if it is meant, say \"again\": true in the envelope"
-            );
+            let message = repeats(&format!("[{first}] beside it"));
             return Err(refused(at, Reason::Repeats, Violation::new("", message)));
         }
         let words = first.map(|it| it.1);

@@ -7,6 +7,8 @@ mod kit;
 mod checker;
 #[path = "canaries/echo.rs"]
 mod echo;
+#[path = "canaries/knock.rs"]
+mod knock;
 #[path = "storm/world.rs"]
 mod world;
 
@@ -26,6 +28,7 @@ use kit::port::Port;
 use kit::postgres::Postgres;
 use kit::redis::Redis;
 use kit::wait;
+use knock::knock;
 use presswork::backup::DUMP;
 use presswork::backup::archive::Archive;
 use presswork::backup::tools::Tool;
@@ -132,10 +135,11 @@ struct Scene {
     stores: Stores,
     echo: Echo,
     api: std::net::SocketAddr,
+    resp: std::net::SocketAddr,
     token: String,
     hearts: Vec<String>,
     run: u64,
-    _port: Port,
+    _ports: [Port; 2],
 }
 
 impl Scene {
@@ -150,13 +154,16 @@ impl Scene {
         let echo = Echo::start(texts.collect(), format!("{}.", hearts[14])).await;
         let (env, file, credential) = (&hearts[15], &hearts[16], &hearts[17]);
         let token = format!("{}/+=~", hearts[13]);
-        let port = Port::take();
-        let api = std::net::SocketAddr::from(([127, 0, 0, 1], port.number()));
+        let ports = [Port::take(), Port::take()];
+        let [api, resp] = ports
+            .each_ref()
+            .map(|it| std::net::SocketAddr::from(([127, 0, 0, 1], it.number())));
         let url = &echo.url;
         let config = format!(
             "[daemon]\nstate_dir = \"state\"\nlog = \"trace,sqlx=trace,apalis_core=trace\"\nlog_format = \"{format}\"\n\
              [ledger]\nurl = {ledger}\n[queue]\nurl = {queue}\n\
              [api]\nlisten = \"{api}\"\ntoken = {{ env = \"DOOR\" }}\n\
+             [resp]\nlisten = \"{resp}\"\n\
              [retry]\nattempts = 1\n\
              [accounts.studio]\nplatform = \"openai\"\nbase_url = \"{url}/v1\"\nsecret = {{ env = \"STUDIO\" }}\n\
              [accounts.alice]\nplatform = \"mastodon\"\nbase_url = \"{url}\"\nsecret = {{ file = \"alice.secret\" }}\n\
@@ -178,10 +185,11 @@ impl Scene {
             stores,
             echo,
             api,
+            resp,
             token,
             hearts,
             run,
-            _port: port,
+            _ports: ports,
         }
     }
 
@@ -291,6 +299,8 @@ impl Scene {
             out.cli(&self.home, args).await;
         }
         self.strangers(out).await;
+        let answers = knock(self.resp, &self.hearts[0], &self.token).await;
+        out.put("the Redis port", answers);
         for path in ["/metrics", "/readyz", "/livez"] {
             out.put(path, self.ask(path, &self.token, None).await);
         }

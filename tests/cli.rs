@@ -3,6 +3,8 @@
 
 mod kit;
 
+#[path = "cli/acl.rs"]
+mod acl;
 #[path = "cli/files.rs"]
 mod files;
 

@@ -2,6 +2,8 @@
 //! drain, reload, and are told what people want.
 
 mod kit;
+#[path = "outage/backlog.rs"]
+mod backlog;
 #[path = "outage/clocks.rs"]
 mod clocks;
 #[path = "outage/ledger.rs"]
@@ -12,6 +14,10 @@ mod partition;
 mod people;
 #[path = "outage/promotion.rs"]
 mod promotion;
+#[path = "outage/scale.rs"]
+mod scale;
+#[path = "outage/upgrade.rs"]
+mod upgrade;
 #[path = "storm/checker.rs"]
 mod checker;
 #[path = "storm/world.rs"]
@@ -34,6 +40,7 @@ use presswork::lifecycle::State;
 use presswork::operate::{self, By};
 use reqwest::StatusCode;
 use serde_json::{Value, json};
+use sqlx::{Connection as _, PgConnection};
 use world::{ENDED, Host, Outside, READY, Stores, accept_directly, ended, envelope, rules};
 
 /// The stores of one case, and hosts on them.
@@ -115,6 +122,13 @@ impl Case {
 async fn told(daemon: &Daemon, what: &str) {
     let waiting = || format!("`{what}` in the log:\n{}", daemon.stderr());
     wait::until_or(waiting, ENDED, async || daemon.stderr().contains(what)).await;
+}
+
+async fn sql(url: &str, statement: &str) {
+    let mut connection = PgConnection::connect(url).await.expect("connects");
+    let done = sqlx::raw_sql(sqlx::AssertSqlSafe(statement.to_owned()));
+    let done = done.execute(&mut connection).await;
+    done.expect("the statement is run");
 }
 
 fn by() -> By {

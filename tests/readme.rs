@@ -2,8 +2,8 @@
 //! its commands parse, its configuration is valid, and its tables leave nothing out.
 //!
 //! A snippet is a fence behind a comment: `<!-- test: HOW, makes KEY ..., says TEXT -->`. HOW is
-//! `sh`, `node`, `node with ioredis`, `python`, `python with redis`, `envelope`, `jobs.toml`, or
-//! `setup`, which stands before each `sh`. Only addresses are put in their place, in plain text: the
+//! `sh`, `node`, `node with ioredis`, `python`, `python with redis`, `ruby`, `php`, `go`, `psql` (by a
+//! shell, with a ledger in PostgreSQL), `envelope`, `jobs.toml`, or `setup`, which stands before each `sh`. Only addresses are put in their place, in plain text: the
 //! API's port, that of the Redis port, and Redis' (for `redis-cli`, which names none, by a wrapper of
 //! the same name in PATH).
 
@@ -20,6 +20,7 @@ use std::time::Duration;
 use presswork::clock::Clock;
 use presswork::job::Job;
 use presswork::job::envelope::MEMBERS;
+use presswork::ledger::postgres::{PgOptions, Role};
 use presswork::ledger::sqlite::Sqlite;
 use presswork::ledger::{Filter, Ledger};
 use presswork::lifecycle::State;
@@ -28,6 +29,7 @@ use serde_json::Value;
 use kit::daemon::{Daemon, Home};
 use kit::languages::{done, node, node_with, python_with, text_of};
 use kit::port::Port;
+use kit::postgres::Postgres;
 use kit::process::{find_program, homebrew};
 use kit::redis::Redis;
 use kit::wait;
@@ -195,6 +197,10 @@ impl Desk {
                 Some(it) => (it, "py", text),
                 None => return skip(snippet, "there is no python3"),
             },
+            how @ ("ruby" | "php" | "go") => match find_program(how, &[]) {
+                Some(it) => (it, how, text),
+                None => return skip(snippet, &format!("there is no {how}")),
+            },
             "python with redis" => match python_with("redis").await {
                 Ok(it) => (it, "py", text),
                 Err(why) => return skip(snippet, &why),
@@ -212,20 +218,27 @@ impl Desk {
         let file = self.home.path().join(format!("snippet.{ending}"));
         std::fs::write(&file, text).expect("a snippet can be written");
         let mut command = Command::new(program);
+        // its own way to be asked to run a file
+        command.args((ending == "go").then_some("run"));
         command.arg(&file).current_dir(self.home.path());
         let path = std::env::var_os("PATH").unwrap_or_default();
         let bin = self.home.path().join("bin");
         let all = std::iter::once(bin).chain(std::env::split_paths(&path));
         command.env("PATH", std::env::join_paths(all).expect("a PATH"));
-        let output = done(command, SOON).await;
-        let (said, wrong) = (text_of(&output.stdout), text_of(&output.stderr));
-        let (line, status) = (snippet.line, output.status);
-        assert!(
-            status.success(),
-            "README.md:{line}: {status}\n{said}\n{wrong}"
-        );
-        Some(said)
+        Some(said_by(command, snippet).await)
     }
+}
+
+/// What a snippet prints that ends well.
+async fn said_by(command: Command, snippet: &Snippet) -> String {
+    let output = done(command, SOON).await;
+    let (said, wrong) = (text_of(&output.stdout), text_of(&output.stderr));
+    let (line, status) = (snippet.line, output.status);
+    assert!(
+        status.success(),
+        "README.md:{line}: {status}\n{said}\n{wrong}"
+    );
+    said
 }
 
 /// Past the harness, which keeps what a test that passes prints.
@@ -241,7 +254,7 @@ fn skip(snippet: &Snippet, why: &str) -> Option<String> {
 }
 
 /// Waits until each of these keys is a completed job.
-async fn completed(ledger: &Sqlite, snippet: &Snippet) {
+async fn completed(ledger: &dyn Ledger, snippet: &Snippet) {
     let filter = Filter {
         states: State::ALL.to_vec(),
         limit: 1_000,
@@ -270,7 +283,9 @@ async fn every_snippet_works_as_pasted() {
         .await
         .expect("the ledger of dev");
     let mut keys = BTreeSet::new();
-    for snippet in snippets.iter().filter(|it| it.how != "jobs.toml") {
+    let elsewhere = ["jobs.toml", "psql"];
+    let here = snippets.iter();
+    for snippet in here.filter(|it| !elsewhere.contains(&&*it.how)) {
         let line = snippet.line;
         assert!(
             !snippet.makes.is_empty(),
@@ -291,6 +306,34 @@ async fn every_snippet_works_as_pasted() {
     }
     // those doors need nothing but what every test needs
     assert!(keys.contains("hello-redis") && keys.contains("hello-cli"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_psql_commits_is_a_job() {
+    let snippets = snippets();
+    let snippet = snippets.iter().find(|it| it.how == "psql");
+    let snippet = snippet.expect("there is one for psql");
+    if find_program("psql", &[]).is_none() {
+        skip(snippet, "there is no psql");
+        return;
+    }
+    let url = Postgres::shared().create_database().await;
+    let port = Port::take();
+    let api = SocketAddr::from(([127, 0, 0, 1], port.number()));
+    let home = Home::new(&format!(
+        "[ledger]\nurl = {{ env = \"DATABASE_URL\" }}\n[api]\nlisten = \"{api}\"\n"
+    ));
+    let home = home.env("DATABASE_URL", &url);
+    let daemon = home.start(&["run"]);
+    daemon.wait_ready(api, SOON).await;
+    let mut command = Command::new("/bin/sh");
+    command
+        .args(["-c", &snippet.text])
+        .env("DATABASE_URL", &url);
+    said_by(command, snippet).await;
+    let options = PgOptions::new(Role::Cli);
+    let ledger = presswork::ledger::postgres::Postgres::open(&url.as_str().into(), options);
+    completed(&ledger.expect("the daemon's ledger"), snippet).await;
 }
 
 /// Every `presswork ...` of the page: in fences for a shell, behind a `$`, as advice, and in prose.

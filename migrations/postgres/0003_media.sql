@@ -46,6 +46,8 @@ CREATE INDEX media_fetched_digest ON presswork.media_fetched (digest);
 ALTER TABLE presswork.effects ADD COLUMN handle text;
 ALTER TABLE presswork.effects ADD CONSTRAINT effects_under_way
     CHECK (handle IS NULL OR state = 'confirmed');
+-- What a call-back said of the work's end (JSON), where its platform is believed: the first word stays.
+ALTER TABLE presswork.effects ADD COLUMN told text;
 CREATE INDEX effects_handle ON presswork.effects (account, handle) WHERE handle IS NOT NULL;
 
 -- Call-backs that were taken, so that a repeated one does nothing.

@@ -39,6 +39,8 @@ CREATE INDEX media_fetched_digest ON media_fetched (digest);
 -- What the platform calls it, from the very write that records the answer until it is known what became
 -- of it: a call-back finds the job by it.
 ALTER TABLE effects ADD COLUMN handle TEXT CHECK (handle IS NULL OR state = 'confirmed');
+-- What a call-back said of the work's end (JSON), where its platform is believed: the first word stays.
+ALTER TABLE effects ADD COLUMN told TEXT;
 CREATE INDEX effects_handle ON effects (account, handle) WHERE handle IS NOT NULL;
 
 -- Call-backs that were taken, so that a repeated one does nothing.

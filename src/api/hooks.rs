@@ -2,7 +2,8 @@
 //!
 //! A call-back proves by its signature whose it is, and then only wakes the job that waits for that work:
 //! what became of it the job asks the platform itself. Repeated, forged, too early, late or lost, it
-//! changes nothing but when that is.
+//! changes nothing but when that is. Only of a team's own endpoint, which may have nothing to be asked by,
+//! it is written down what the call-back says.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,15 +20,20 @@ use super::problem::{Problem, answer};
 use super::signed::Claim;
 use super::state::Api;
 use crate::config::{Account, webhook_key};
-use crate::ledger::Ledger;
+use crate::job::Progress;
+use crate::ledger::{Ledger, Word};
 use crate::operate::{self, Called};
+use crate::platform::endpoint::{self, Told};
+use crate::platform::http::BODY_MAX;
 use crate::platform::openai_responses;
-use crate::telemetry::metrics;
+use crate::telemetry::{metrics, redact};
 
 /// The route: below [`HOOKS`](super::guard::HOOKS).
 pub const ROUTE: &str = "/v1/hooks/{account}";
 /// The largest call-back, in bytes: they name what they are about, and little more.
 const CALL_MAX: usize = 64 * 1024;
+/// The largest of an endpoint, which may hold a result: as large as an answer may be, and its frame.
+const RESULT_MAX: usize = BODY_MAX + 4_096;
 /// Its body must be there by then: places are few, and anybody may ask for one.
 const BODY: Duration = Duration::from_secs(5);
 /// A job that is asking the platform right now may have asked too early; so long it is waited for, since
@@ -70,9 +76,13 @@ async fn taken(
     let (head, body) = request.into_parts();
     let claim = Claim::read(&head.headers, api.given.shared.now()).map_err(unsigned)?;
     let within = api.limits.body.min(BODY);
-    let read = body::read(&head.headers, body, CALL_MAX, within, &api.large).await?;
     let config = api.given.shared.config.load_full();
     let account = config.accounts.get(&name);
+    let most = match account {
+        Some(it) if it.platform == "http" => RESULT_MAX,
+        _ => CALL_MAX,
+    };
+    let read = body::read(&head.headers, body, most, within, &api.large).await?;
     let secret = account.and_then(|it| it.webhook_secret.as_ref());
     let key = secret.and_then(|it| webhook_key(it).ok());
     let fits = claim.fits(key.as_deref().unwrap_or(&NO_KEY), &read.bytes);
@@ -84,9 +94,12 @@ async fn taken(
     if ledger.was_called(&name, &claim.id).await? {
         return Ok("repeated");
     }
-    let led_to = match told_of(account, &read.bytes) {
-        Some(handle) => wake(api, ledger, &name, &handle).await?,
-        None => "nobody",
+    let led_to = match account.platform.as_str() {
+        "http" => believed(api, ledger, &name, &read.bytes).await?,
+        _ => match told_of(account, &read.bytes) {
+            Some(handle) => wake(api, ledger, &name, &handle).await?,
+            None => "nobody",
+        },
     };
     // after that: a call-back that couldn't be taken is sent again
     ledger.note_call(&name, &claim.id).await?;
@@ -98,6 +111,42 @@ fn told_of(account: &Account, event: &[u8]) -> Option<String> {
     match account.platform.as_str() {
         "openai" => openai_responses::told_of(event),
         _ => None,
+    }
+}
+
+/// Writes down what an endpoint says of its work. An end wakes its job, which may have none to wake yet:
+/// an endpoint may be done before its answer is here.
+async fn believed(
+    api: &Api,
+    ledger: &dyn Ledger,
+    account: &str,
+    event: &[u8],
+) -> Result<&'static str, Problem> {
+    let (effect, told) = endpoint::told_of(event).map_err(|why| {
+        let code = StatusCode::UNPROCESSABLE_ENTITY;
+        Problem::new(
+            code,
+            "unfit",
+            format!("the call-back isn't understood: {why}"),
+        )
+    })?;
+    let (said, is_end) = match told {
+        Told::Progress(it) => {
+            let message = redact::text(&it.message).into_owned();
+            (Word::Progress(Progress { message, ..it }), false)
+        }
+        Told::Ended(it) => {
+            let text = serde_json::to_string(&it).expect("what was JSON is JSON");
+            (Word::End(redact::known(&text).into_owned()), true)
+        }
+    };
+    match ledger.called_back(account, effect, &said).await? {
+        None => Ok("nobody"),
+        Some(_) if !is_end => Ok("heard"),
+        Some(_) => match wake(api, ledger, account, &effect.to_string()).await? {
+            "nobody" => Ok("heard"),
+            woken => Ok(woken),
+        },
     }
 }
 

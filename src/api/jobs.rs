@@ -18,7 +18,7 @@ use super::problem::{AWAY, Problem, answer, seconds};
 use super::state::Api;
 use crate::effect::{Effect, EffectState};
 use crate::engine::doors::{Busy, receipt};
-use crate::intake::{Answer, repeats};
+use crate::intake::Answer;
 use crate::job::{Job, JobId};
 use crate::ledger::{Attempt, Reason};
 use crate::operate::why::{Around, why};
@@ -111,27 +111,25 @@ fn judged(
             Busy::Stopping => Problem::later("stopping", said, STOPPING),
         }
     })?;
-    match &answered {
-        Answer::New { .. } => metrics::accepted(DOOR, 1),
-        Answer::Same { .. } => {}
-        Answer::Conflict { .. } => metrics::refused(DOOR, Reason::Conflict.as_str()),
-        Answer::Repeats { .. } => metrics::refused(DOOR, Reason::Repeats.as_str()),
-        Answer::Refused(it) => metrics::refused(DOOR, it.reason.as_str()),
+    match answered.refusal() {
+        Some((reason, _)) => metrics::refused(DOOR, reason.as_str()),
+        None if matches!(answered, Answer::New { .. }) => metrics::accepted(DOOR, 1),
+        None => {}
     }
     let receipt = receipt(&answered);
     let taken = |status: StatusCode| match receipt.clone() {
         Value::Object(it) => (status, it),
         _ => (status, Map::new()),
     };
+    let conflict = |word| {
+        let said = answered.refusal().map_or(String::new(), |it| it.1);
+        Problem::new(StatusCode::CONFLICT, word, said)
+    };
     let problem = match &answered {
         Answer::New { .. } => return Ok(taken(StatusCode::CREATED)),
         Answer::Same { .. } => return Ok(taken(StatusCode::OK)),
-        Answer::Conflict { id, .. } => Problem::new(
-            StatusCode::CONFLICT,
-            "conflict",
-            format!("the key is taken by job {id} with another payload; nothing was changed"),
-        ),
-        Answer::Repeats { id } => Problem::new(StatusCode::CONFLICT, "repeats", repeats(*id)),
+        Answer::Conflict { .. } => conflict("conflict"),
+        Answer::Repeats { .. } => conflict("repeats"),
         Answer::Refused(refusal) => refused(bytes, refusal.reason),
     };
     Err(problem.with(receipt))

@@ -64,7 +64,7 @@ async fn look(api: &Api) -> Looked {
         let me = api.given.shared.run_id();
         Ok::<_, crate::ledger::LedgerError>(Looked {
             answers: true,
-            fits: schema.found == schema.known,
+            fits: schema.fits(),
             leased: runs.iter().any(|it| it.id == me),
         })
     };

@@ -7,11 +7,10 @@ use axum::http::HeaderMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use chrono::{TimeDelta, TimeZone as _, Utc};
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
 
 use crate::clock::Time;
+use crate::platform::endpoint::digest;
 
 /// A message may be so old, or from so far ahead, by this host's clock.
 pub const WINDOW: TimeDelta = TimeDelta::minutes(5);
@@ -77,11 +76,7 @@ impl Claim {
 
     /// Whether one of the signatures was made with `key`, over this id, this time and these bytes.
     pub fn fits(&self, key: &[u8], body: &[u8]) -> bool {
-        let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
-        for part in [self.id.as_bytes(), b".", self.at.as_bytes(), b".", body] {
-            mac.update(part);
-        }
-        let expected = mac.finalize().into_bytes();
+        let expected = digest(key, &self.id, &self.at, body);
         let mut fits = subtle::Choice::from(0);
         for it in &self.signatures {
             fits |= expected.as_slice().ct_eq(it);

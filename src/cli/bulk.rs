@@ -11,10 +11,10 @@ use serde_json::Value;
 use tokio::task::block_in_place;
 
 use super::columns::REJECT_COLUMNS;
-use super::cx::Cx;
+use super::cx::{Cx, refused};
 use super::out::{CliError, Exit, Tone, plain};
 use super::rows::{Defaults, Raw, Row, Rows, open};
-use crate::intake::{Answer, accept, admit};
+use crate::intake::{Answer, Rules, accept, admit, known};
 use crate::job::{JobId, NewJob};
 use crate::ledger::Ledger;
 
@@ -114,12 +114,9 @@ fn rows(cx: &Cx, source: &Source<'_>, defaults: Defaults) -> Result<Rows, CliErr
         .and_then(Value::as_str)
         .unwrap_or_default()
         .to_owned();
-    let kinds = cx.rules().kinds;
-    let found = kinds.iter().find(|it| it.name() == kind);
-    let schema = found.map(|it| it.schema().to_value()).ok_or_else(|| {
-        let near = crate::json::did_you_mean(&kind, kinds.iter().map(|it| it.name()));
-        CliError::usage(format!("`{kind}` is no kind{near}")).hint("`presswork kinds` lists them")
-    })?;
+    let rules = cx.rules();
+    let found = known(&rules, &kind).map_err(|it| refused(&kind, &it))?;
+    let schema = found.schema().to_value();
     block_in_place(|| Rows::csv(from, defaults, source.key, &schema)).map_err(|wrong| {
         CliError::usage(format!("{name}: {}", wrong.join("\n"))).hint(format!(
             "`presswork kinds schema {kind}` says what it takes"
@@ -145,60 +142,59 @@ impl Bulk<'_> {
                 self.cx.room(ledger).await?;
                 counted = Some(self.told.rows);
             }
-            let mut jobs: Vec<NewJob> = Vec::with_capacity(BATCH);
-            let mut from: Vec<Row> = Vec::with_capacity(BATCH);
-            let mut more = true;
-            while more && jobs.len() < BATCH {
-                let row = block_in_place(|| rows.row());
-                let Some(row) =
-                    row.map_err(|e| CliError::failed(format!("the file can't be read on: {e}")))?
-                else {
-                    more = false;
-                    break;
-                };
-                self.told.rows += 1;
-                match &row.envelope {
-                    Err(reason) => self.reject(&row, reason)?,
-                    Ok(bytes) => match admit(&rules, JobId::mint(), bytes) {
-                        Err(refusal) => self.reject(&row, &refusal.message())?,
-                        Ok(job) => {
-                            jobs.push(job);
-                            from.push(row);
-                        }
-                    },
-                }
-            }
+            let (from, jobs) = self.batch(&mut rows, &rules)?;
             let answers = accept(ledger, &jobs).await?;
             for (row, answer) in from.iter().zip(answers) {
                 self.answered(row, &answer)?;
             }
             self.show(rows.bytes());
-            if !more {
+            if jobs.len() < BATCH {
                 return Ok(());
             }
         }
     }
 
+    /// The next rows that are jobs, and the jobs; fewer than [`BATCH`] at the end. The others are rejected.
+    fn batch(
+        &mut self,
+        rows: &mut Rows,
+        rules: &Rules,
+    ) -> Result<(Vec<Row>, Vec<NewJob>), CliError> {
+        let mut from: Vec<Row> = Vec::with_capacity(BATCH);
+        let mut jobs: Vec<NewJob> = Vec::with_capacity(BATCH);
+        while jobs.len() < BATCH {
+            let row = block_in_place(|| rows.row());
+            let row =
+                row.map_err(|e| CliError::failed(format!("the file can't be read on: {e}")))?;
+            let Some(row) = row else { break };
+            self.told.rows += 1;
+            let admitted = match &row.envelope {
+                Err(reason) => Err(reason.clone()),
+                Ok(bytes) => admit(rules, JobId::mint(), bytes).map_err(|it| it.message()),
+            };
+            match admitted {
+                Err(reason) => self.reject(&row, &reason)?,
+                Ok(job) => {
+                    jobs.push(job);
+                    from.push(row);
+                }
+            }
+        }
+        Ok((from, jobs))
+    }
+
     fn answered(&mut self, row: &Row, answer: &Answer) -> Result<(), CliError> {
+        if let Some((_, reason)) = answer.refusal() {
+            return self.reject(row, &reason);
+        }
         match answer {
             Answer::New { repeats, .. } => {
                 self.told.new += 1;
                 self.told.repeats += u64::from(repeats.is_some());
-                Ok(())
             }
-            Answer::Same { .. } => {
-                self.told.same += 1;
-                Ok(())
-            }
-            Answer::Conflict { id, .. } => {
-                self.reject(row, &format!("its key is taken by job {id} with another payload"))
-            }
-            Answer::Repeats { id } => self.reject(
-                row,
-                &format!("its account says the same in job {id}, and its guard refuses that (`again`: it is meant)"),
-            ),
-            Answer::Refused(refusal) => self.reject(row, &refusal.message()),
+            _ => self.told.same += 1,
         }
+        Ok(())
     }
 
     fn reject(&mut self, row: &Row, reason: &str) -> Result<(), CliError> {
@@ -365,15 +361,14 @@ impl Rejects {
             }
             (Some(Open::Csv(to)), Raw::Cells(cells)) => {
                 let head = self.head.as_deref().unwrap_or_default();
+                // a row with other cells than the head's stays as it is
+                let own: Vec<usize> = match cells.len() == head.len() {
+                    true => Self::kept(head).collect(),
+                    false => (0..cells.len()).collect(),
+                };
                 let line = row.line.to_string();
-                if cells.len() == head.len() {
-                    let cells = Self::kept(head).map(|at| cells[at].as_str());
-                    to.write_record(cells.chain([line.as_str(), reason]))?;
-                } else {
-                    let cells = cells.iter().map(String::as_str);
-                    to.write_record(cells.chain([line.as_str(), reason]))?;
-                }
-                Ok(())
+                let cells = own.iter().map(|at| cells[*at].as_str());
+                Ok(to.write_record(cells.chain([line.as_str(), reason]))?)
             }
             _ => Ok(()),
         }

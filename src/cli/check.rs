@@ -1,15 +1,19 @@
 //! `presswork check`: the configuration, the connections, and (with `--ping`) the platforms.
 
 use std::future::Future;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
 
+use super::acl;
 use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Exit, Table, Tone, plain};
 use crate::clock::stamp;
 use crate::config::{Account, Store, keys, shown_key, unknown_variables};
 use crate::handler::Kind;
+use crate::inbox::place;
 use crate::ledger::Ledger;
 use crate::outcome::{Class, Failure};
 use crate::platform::{self, http::Http};
@@ -26,6 +30,7 @@ Examples:
   presswork check --ping                          before a deploy, and after a secret was renewed
   presswork check --offline                       the configuration alone: for a CI
   presswork --config /etc/presswork/jobs.toml check --json
+  presswork check --print-acl                     users for Redis and PostgreSQL, to be pasted there
 
 Exit codes: 0 all is well, 2 the configuration is wrong, 5 the ledger or the queue isn't ready,
 1 a platform can't be reached or refuses an account (--ping)";
@@ -40,6 +45,9 @@ pub struct Args {
     /// Ask the platform of every account, too
     #[arg(long, conflicts_with = "offline")]
     ping: bool,
+    /// Print who may do what: users of Redis, and the role of PostgreSQL, with the least that works
+    #[arg(long, conflicts_with_all = ["offline", "ping"])]
+    print_acl: bool,
 }
 
 /// The longest wait for a store, and for a platform.
@@ -83,6 +91,9 @@ impl Finding {
 /// # Errors
 /// When something isn't as it should be.
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
+    if args.print_acl {
+        return acl::print(cx);
+    }
     let (mut findings, wrong) = configuration(cx);
     if !args.offline {
         findings.extend(patiently("ledger", ledger(cx)).await);
@@ -166,6 +177,12 @@ fn configuration(cx: &Cx) -> (Vec<Finding>, bool) {
             findings.push(Finding::new("configuration", Verdict::Bad, message));
         }
     }
+    for (name, command) in &cx.config.commands {
+        if let Some(why) = cannot_run(&command.program) {
+            let key = format!("commands.{}.program", shown_key(name));
+            findings.push(Finding::new(key, Verdict::Bad, why));
+        }
+    }
     let wrong = !findings.is_empty();
     let accounts = cx.config.accounts.iter();
     let unheard =
@@ -175,6 +192,10 @@ fn configuration(cx: &Cx) -> (Vec<Finding>, bool) {
         let message = "nobody can call back while api.listen is \"off\"; work is only asked about";
         Finding::new(key, Verdict::Concern, message)
     }));
+    if !cx.config.tenants.is_empty() && matches!(cx.config.queue, Store::Memory) {
+        let message = "without a Redis (queue.url) no tenant has an inbox of its own; the Redis port ([resp]) takes presswork:inbox:TENANT of any";
+        findings.push(Finding::new("inbox.tenants", Verdict::Concern, message));
+    }
     if !wrong {
         let accounts = cx.config.accounts.len();
         let message = format!("{origin}, with the secrets of {accounts} accounts");
@@ -184,6 +205,19 @@ fn configuration(cx: &Cx) -> (Vec<Finding>, bool) {
     let strays = unknown_variables(names).into_iter();
     findings.extend(strays.map(|it| Finding::new("environment", Verdict::Concern, it)));
     (findings, wrong)
+}
+
+/// Why a program can't be run, as far as it shows.
+fn cannot_run(program: &Path) -> Option<String> {
+    let shown = program.display();
+    match std::fs::metadata(program) {
+        Err(e) => Some(format!("{shown} can't be found: {e}")),
+        Ok(it) if !it.is_file() => Some(format!("{shown} is no file")),
+        Ok(it) if it.permissions().mode() & 0o111 == 0 => {
+            Some(format!("{shown} may not be executed: chmod +x {shown}"))
+        }
+        Ok(_) => None,
+    }
 }
 
 async fn patiently(what: &'static str, look: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
@@ -288,7 +322,7 @@ async fn takeover(ledger: &dyn Ledger) -> Option<Finding> {
 
 async fn queue(cx: &Cx) -> Vec<Finding> {
     let one = |verdict, message: String| vec![Finding::new("queue", verdict, message)];
-    let (queue, inbox) = match stores::queue(&cx.config).await {
+    let (queue, inboxes) = match stores::queue(&cx.config).await {
         Ok(it) => it,
         Err(e) => return one(Verdict::Bad, format!("{e:#}")),
     };
@@ -296,10 +330,11 @@ async fn queue(cx: &Cx) -> Vec<Finding> {
         Ok(_) => one(Verdict::Good, queue.name().to_owned()),
         Err(e) => return one(Verdict::Bad, e.to_string()),
     };
-    if let Some(inbox) = inbox {
+    for inbox in inboxes {
+        let place = place(&*inbox);
         findings.push(match inbox.waiting().await {
-            Ok(n) => Finding::new("inbox", Verdict::Good, format!("{n} entries wait")),
-            Err(e) => Finding::new("inbox", Verdict::Bad, e.to_string()),
+            Ok(n) => Finding::new(place, Verdict::Good, format!("{n} entries wait")),
+            Err(e) => Finding::new(place, Verdict::Bad, e.to_string()),
         });
     }
     findings

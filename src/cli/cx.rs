@@ -9,7 +9,7 @@ use super::out::{CliError, Colour, Exit, Out};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, Place, Store};
 use crate::handler::Kind;
-use crate::intake::Rules;
+use crate::intake::{Refusal, Rules};
 use crate::ledger::{Ledger, LedgerError};
 use crate::operate::By;
 use crate::stores::{self, Role};
@@ -99,7 +99,7 @@ impl Cx {
                     "the ledger's schema is version {found}, older than this program's {}",
                     schema.known
                 ))),
-                found if schema.known < found => Err(CliError::away(format!(
+                found if !schema.fits() => Err(CliError::away(format!(
                     "the ledger's schema is version {found}, newer than this program's {}",
                     schema.known
                 ))
@@ -166,6 +166,20 @@ fn unmigrated(what: &str) -> CliError {
 /// The kinds that this program knows.
 pub fn kinds() -> Arc<[Kind]> {
     crate::kinds::all().into()
+}
+
+/// Tells what is wrong with a job of this kind.
+pub fn refused(kind: &str, refusal: &Refusal) -> CliError {
+    let hint = match crate::kinds::find(kind) {
+        Some(kind) => format!(
+            "`presswork kinds schema {}` says what it takes",
+            kind.name()
+        ),
+        None => "`presswork kinds` lists them".to_owned(),
+    };
+    CliError::violations("the job is refused", &refusal.violations)
+        .with("reason", refusal.reason)
+        .hint(hint)
 }
 
 /// The configuration of a path, of the environment, of `jobs.toml`, or the built-in one.

@@ -8,14 +8,14 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::bulk::{self, Source};
-use super::cx::Cx;
+use super::cx::{Cx, refused};
 use super::follow::{end, follow};
 use super::out::{CliError, Exit, plain};
 use super::pick;
 use super::rows::Defaults;
 use crate::clock::Time;
 use crate::engine::doors::receipt;
-use crate::intake::{Answer, Refusal, accept, admit};
+use crate::intake::{Answer, accept, admit};
 use crate::job::envelope::ENVELOPE_MAX;
 use crate::job::{Job, JobId};
 use crate::lifecycle::State;
@@ -227,19 +227,6 @@ fn sent<'a>(args: &'a Args, payload: &'a RawValue, now: Time) -> Result<Sent<'a>
     })
 }
 
-fn refused(kind: &str, refusal: &Refusal) -> CliError {
-    let hint = match crate::kinds::find(kind) {
-        Some(kind) => format!(
-            "`presswork kinds schema {}` says what it takes",
-            kind.name()
-        ),
-        None => "`presswork kinds` lists them".to_owned(),
-    };
-    CliError::violations("the job is refused", &refusal.violations)
-        .with("reason", refusal.reason)
-        .hint(hint)
-}
-
 fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
     let (from, text) = match said.strip_prefix('@') {
         Some(path) => {
@@ -301,6 +288,11 @@ fn labels(said: &[String]) -> Result<BTreeMap<&str, &str>, CliError> {
     Ok(labels)
 }
 
+/// Why it wasn't taken.
+fn told_of(answer: &Answer) -> String {
+    answer.refusal().map_or(String::new(), |it| it.1)
+}
+
 /// Tells the answer; the job's id where it was taken.
 fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
     let told = |id: &JobId, what: String| {
@@ -342,27 +334,15 @@ fn taken(cx: &Cx, args: &Args, answer: &Answer) -> Result<JobId, CliError> {
                 plain(&differs.join(", "))
             ),
         ),
-        Answer::Conflict { id, differs } => {
-            let at = if differs.is_empty() {
-                String::new()
-            } else {
-                format!(", which differs at {}", differs.join(", "))
-            };
-            Err(CliError::conflict(format!("the key is taken by job {id} with another payload{at}"))
-                .hint(format!("another job needs another key; `presswork jobs show {id}` shows the one that has it"))
-                .with("id", id)
-                .with("differs", differs))
-        }
-        Answer::Repeats { id } => {
-            let told = format!(
-                "its account says the same in job {id}, and `same_content` of the account refuses that"
-            );
-            Err(CliError::conflict(told)
-                .hint(format!(
-                    "--again if it is meant; `presswork jobs show {id}` shows the other"
-                ))
-                .with("id", id))
-        }
+        Answer::Conflict { id, differs } => Err(CliError::conflict(told_of(answer))
+            .hint(format!("another job needs another key; `presswork jobs show {id}` shows the one that has it"))
+            .with("id", id)
+            .with("differs", differs)),
+        Answer::Repeats { id } => Err(CliError::conflict(told_of(answer))
+            .hint(format!(
+                "--again if it is meant; `presswork jobs show {id}` shows the other"
+            ))
+            .with("id", id)),
         Answer::Refused(refusal) => Err(refused(args.kind.as_deref().unwrap_or_default(), refusal)),
     }
 }

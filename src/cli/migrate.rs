@@ -61,7 +61,7 @@ async fn check(cx: &Cx) -> Result<(), CliError> {
     let schema = cx.open().await?.schema().await?;
     if cx.out.json {
         cx.out.document(&schema)?;
-        return if schema.found == schema.known {
+        return if schema.fits() {
             Ok(())
         } else {
             Err(CliError::said(Exit::Away))
@@ -72,6 +72,11 @@ async fn check(cx: &Cx) -> Result<(), CliError> {
         return cx
             .out
             .line(&format!("the ledger is at version {known}: nothing to do"));
+    }
+    if schema.fits() {
+        return cx.out.line(&format!(
+            "the ledger is at version {found}; this program speaks version {known} and works with it"
+        ));
     }
     let hint = if found < known {
         "`presswork migrate` brings it up to date"

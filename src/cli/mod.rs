@@ -21,6 +21,7 @@ pub mod unresolved;
 pub mod quarantine;
 pub mod lanes;
 pub mod kinds;
+mod acl;
 pub mod check;
 pub mod migrate;
 pub mod backup;
@@ -33,6 +34,7 @@ use std::ffi::OsString;
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
+use crate::command::keeper;
 use cx::{Cx, Globals};
 use out::{CliError, Colour, Exit, Out};
 
@@ -98,6 +100,9 @@ enum Command {
 ///
 /// Not `async`: the whole tree of commands would be compiled once more, in the binary.
 pub fn main(args: Vec<OsString>) -> u8 {
+    if let Some(code) = keeper::called(&args) {
+        return code;
+    }
     let json = args.iter().any(|it| it == "--json");
     let parsed = commands()
         .try_get_matches_from(args)

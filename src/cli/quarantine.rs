@@ -12,7 +12,8 @@ use super::editor::{Draft, until_right};
 use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, stamp, when};
 use super::pick::Few;
 use super::story::{heading, pretty, table, told};
-use crate::intake::admit;
+use crate::inbox::tenant_at;
+use crate::intake::admit_of;
 use crate::job::JobId;
 use crate::ledger::{Ledger, Quarantined, Reason};
 use crate::operate;
@@ -307,7 +308,7 @@ async fn release(
                 .map_err(|e| CliError::failed(format!("{e:#}")))?;
             let check = |text: &[u8]| {
                 let text = text.trim_ascii();
-                admit(&rules, id, text)
+                admit_of(&rules, id, text, tenant_at(&entry.door))
                     .map(|_| text.to_vec())
                     .map_err(|it| it.violations)
             };

@@ -52,17 +52,88 @@ enum Format {
     },
 }
 
-/// A reader, which knows how much was read.
+/// The most bytes of a row of CSV. An envelope has a quarter of that; but quotes that aren't closed make
+/// a row of all the rest of the file.
+const ROW_MAX: u64 = 4 * ENVELOPE_MAX as u64;
+
+/// A reader, which knows how much was read, and stops at a bound.
 struct Counted {
     from: Box<dyn Read + Send>,
     bytes: u64,
+    /// No more is read after so many.
+    most: u64,
+    /// Of CSV: where a quote is open.
+    quotes: Option<Quotes>,
+}
+
+impl Counted {
+    fn new(from: Box<dyn Read + Send>, quotes: Option<Quotes>) -> Self {
+        Self {
+            from,
+            bytes: 0,
+            most: u64::MAX,
+            quotes,
+        }
+    }
 }
 
 impl Read for Counted {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        if self.most <= self.bytes {
+            let opened = self.quotes.as_ref().and_then(|it| it.opened);
+            let told = match opened {
+                Some(line) => format!(
+                    "the quote that is opened in line {line} isn't closed within {ROW_MAX} bytes: close it, or write it twice where it is meant as one"
+                ),
+                None => format!("a row is longer than {ROW_MAX} bytes"),
+            };
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, told));
+        }
         let n = self.from.read(into)?;
         self.bytes += n as u64;
+        if let Some(quotes) = &mut self.quotes {
+            into[..n].iter().for_each(|it| quotes.see(*it));
+        }
         Ok(n)
+    }
+}
+
+/// Where the quote was opened that is open, as CSV has them (RFC 4180): only at a cell's beginning, and two
+/// within are one that is meant.
+struct Quotes {
+    /// What separates cells.
+    by: u8,
+    line: u64,
+    opened: Option<u64>,
+    /// The one that the last byte closed, unless the next byte is a quote, too.
+    closed: Option<u64>,
+    /// The next byte is a cell's first.
+    first: bool,
+}
+
+impl Quotes {
+    fn of(by: u8) -> Self {
+        Self {
+            by,
+            line: 1,
+            opened: None,
+            closed: None,
+            first: true,
+        }
+    }
+
+    fn see(&mut self, byte: u8) {
+        let closed = self.closed.take();
+        match (byte, self.opened) {
+            // a byte order mark
+            (0xef | 0xbb | 0xbf, None) if self.first && self.line == 1 => return,
+            (b'"', Some(_)) => self.closed = self.opened.take(),
+            (b'"', None) if closed.is_some() => self.opened = closed,
+            (b'"', None) if self.first => self.opened = Some(self.line),
+            _ => {}
+        }
+        self.line += u64::from(byte == b'\n');
+        self.first = self.opened.is_none() && (byte == self.by || byte == b'\n');
     }
 }
 
@@ -80,7 +151,7 @@ pub fn open(path: &Path) -> io::Result<Box<dyn Read + Send>> {
 impl Rows {
     /// Those of JSON Lines: an envelope a line. Empty lines, and those that begin with `#`, are passed over.
     pub fn lines(from: Box<dyn Read + Send>, defaults: Defaults) -> Self {
-        let from = BufReader::with_capacity(1 << 16, Counted { from, bytes: 0 });
+        let from = BufReader::with_capacity(1 << 16, Counted::new(from, None));
         Self {
             format: Format::Lines { from, line: 0 },
             defaults,
@@ -106,13 +177,12 @@ impl Rows {
         let count = |it: u8| head.iter().filter(|c| **c == it).count();
         let by = [b',', b';', b'\t']
             .into_iter()
-            .max_by_key(|it| (count(*it), *it == b','));
-        let from = Counted {
-            from: Box::new(from),
-            bytes: 0,
-        };
+            .max_by_key(|it| (count(*it), *it == b','))
+            .unwrap_or(b',');
+        let mut from = Counted::new(Box::new(from), Some(Quotes::of(by)));
+        from.most = ROW_MAX;
         let mut from = csv::ReaderBuilder::new()
-            .delimiter(by.unwrap_or(b','))
+            .delimiter(by)
             .flexible(true)
             // after CRLF, which it knows by itself, lines are counted wrongly
             .terminator(csv::Terminator::Any(b'\n'))
@@ -291,6 +361,8 @@ fn unended(cells: &mut [String]) {
 fn next_record(from: &mut csv::Reader<Counted>, columns: &Columns) -> io::Result<Found> {
     let mut record = csv::ByteRecord::new();
     loop {
+        let begun = from.position().byte();
+        from.get_mut().most = begun + ROW_MAX;
         if !from.read_byte_record(&mut record)? {
             return Ok(None);
         }
@@ -382,6 +454,38 @@ mod tests {
         let found = lines(&text, &json!({}));
         assert!(found[0].1.as_ref().unwrap_err().contains("is longer than"));
         assert_eq!(found[1], (2, Ok(json!({"key": "k"}))));
+    }
+
+    #[test]
+    fn a_quote_that_is_not_closed_is_told_where_it_was_opened() {
+        let schema = json!({"properties": {"text": {"type": "string"}}});
+        let long = "x".repeat(100_000);
+        let read = |text: String| {
+            let endless = io::Cursor::new(text).chain(io::repeat(b'x'));
+            let rows = Rows::csv(Box::new(endless), Map::new(), Some("key"), &schema);
+            let mut rows = rows.map_err(|it| it.join("\n"))?;
+            for _ in 0..1_000 {
+                if rows.row().map_err(|e| e.to_string())?.is_none() {
+                    break;
+                }
+            }
+            Err::<(), _>("it never ends".to_owned())
+        };
+        let head = "text,key\n";
+        // line breaks within quotes, quotes that are meant, and some where they are no quotes
+        let fine = format!("\"a\nb\"\"\n\"\"\",k\nit is 5\",\"{long}\"\n");
+        for (text, told) in [
+            (
+                format!("{head}{fine}c,\"d \"\"e\"\"\n"),
+                "in line 6 isn't closed",
+            ),
+            (format!("{head}\"e\n\nf\",\"g"), "in line 4 isn't closed"),
+            (format!("{head}h,"), "a row is longer than 1048576 bytes"),
+            ("\"text".to_owned(), "in line 1 isn't closed"),
+        ] {
+            let wrong = read(text.clone()).unwrap_err();
+            assert!(wrong.contains(told), "{text:.60}: {wrong}");
+        }
     }
 
     #[test]

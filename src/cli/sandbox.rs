@@ -9,7 +9,8 @@ use crate::sandbox::{Options, Sandbox};
 const AFTER: &str = r#"It never calls anything outside. What it really did stands in DIR/acts.jsonl, and on its page.
 Base URLs are its address and /openai, /mastodon, /bluesky, /x, /instagram or /s3. A token
 sandbox-NAME is the account NAME; of S3, NAME is the access key and sandbox-NAME its secret, every
-bucket exists but those named missing-..., and those named public-... may be read by anybody.
+bucket exists but those named missing-..., and those named public-... may be read by anybody. A team's
+endpoint is /http/NAME: calls are signed with whsec_cHJlc3N3b3JrLXNhbmRib3gtc2lnbmluZy1rZXktMzI=
 
 A text may ask for trouble: [[fault:503 times=2]], [[fault:429 times=1 retry_after=2]] (`presswork
 dev` does so); of Instagram it is the caption, played when it is published, and of S3 the key. The
@@ -26,7 +27,9 @@ date, op=NAME (only for that operation). Without a word in the texts:
                             "openai_work_ends": "completed" (failed, incomplete),
                             "openai_hook_url": "http://127.0.0.1:8787/v1/hooks/NAME",
                             "openai_hook_secret": "whsec_...", "openai_hook_late_ms": 0,
-                            "openai_hook": "once" (twice, late, never, forged, early)}
+                            "openai_hook": "once" (twice, late, never, forged, early),
+                            "http_work_ms": 5000, "http_work_ends": "completed", "http_polled": true,
+                            "http_hook_secret": "whsec_...", "http_hook": "once"}
   POST /_sandbox/clock     {"advance_s": 86400}
   POST /_sandbox/reset     GET /_sandbox/acts, /_sandbox/requests, /_sandbox/calls
 
@@ -37,7 +40,7 @@ Examples:
 
 Exit codes: 0 ended, 1 it can't start, 2 asked wrongly"#;
 
-/// Run the sandbox: OpenAI, Mastodon, Bluesky, X, Instagram and S3 on this machine
+/// Run the sandbox: OpenAI, Mastodon, Bluesky, X, Instagram, S3 and endpoints on this machine
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {

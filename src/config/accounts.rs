@@ -24,6 +24,11 @@ const OF_BUCKETS: [&str; 5] = [
     "public_url",
 ];
 
+/// The keys that only endpoints have.
+const OF_ENDPOINTS: [&str; 2] = ["previous_secret", "timeout_s"];
+/// The platforms that call back.
+const CALLS_BACK: [&str; 2] = ["openai", "http"];
+
 /// The keys that only accounts that post have.
 const OF_POSTS: [&str; 2] = ["same_content", "same_content_within_s"];
 
@@ -74,16 +79,23 @@ impl<'a> Reader<'a> {
             let advice = "Instagram asks for the account's number: identifier = \"17841400008460056\"; with a login by Instagram itself, \"me\"";
             self.missing(part, "identifier", advice);
         }
-        let secret = self.secret(part, "secret").map(|it| it.value);
+        let secret = match platform {
+            Some("http") => self.signing_secret(part, "secret"),
+            _ => self.secret(part, "secret").map(|it| it.value),
+        };
         if secret.is_none() {
             let advice = "write secret = { env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
             self.missing(part, "secret", advice);
         }
-        if platform.is_some() && platform != Some("openai") {
-            let message = "is for openai only: no other platform calls back; leave it out";
+        if platform.is_some_and(|it| !CALLS_BACK.contains(&it)) {
+            let message = "is for openai and http only: no other platform calls back; leave it out";
             self.useless(part, &["webhook_secret"], message);
         }
-        let webhook_secret = self.webhook_secret(part);
+        let webhook_secret = self.signing_secret(part, "webhook_secret");
+        if platform.is_some() && platform != Some("http") {
+            self.useless(part, &OF_ENDPOINTS, "is for http only; leave it out");
+        }
+        let previous_secret = self.signing_secret(part, "previous_secret");
         let bucket = match is_bucket {
             true => Some(self.bucket(part, platform, region)?),
             false => None,
@@ -97,6 +109,8 @@ impl<'a> Reader<'a> {
             public_url,
             guard: self.guard(part),
             webhook_secret,
+            previous_secret,
+            timeout: Duration::from_secs(self.int_or_default(part, "timeout_s")),
         })
     }
 
@@ -143,13 +157,13 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// What call-backs are signed with, if it is said.
-    fn webhook_secret(&mut self, part: &Part<'a>) -> Option<SecretString> {
-        let said = self.secret(part, "webhook_secret")?;
+    /// What calls or call-backs are signed with, if it is said.
+    fn signing_secret(&mut self, part: &Part<'a>, key: &str) -> Option<SecretString> {
+        let said = self.secret(part, key)?;
         match webhook_key(&said.value) {
             Ok(_) => Some(said.value),
             Err(message) => {
-                let path = format!("{}.webhook_secret", part.path);
+                let path = format!("{}.{key}", part.path);
                 self.wrong(&said.place, path, None, message);
                 None
             }
@@ -167,6 +181,8 @@ impl<'a> Reader<'a> {
             "region",
             "path_style",
             "webhook_secret",
+            "previous_secret",
+            "timeout_s",
         ];
         self.useless(part, &keys, "means nothing to a folder; leave it out");
         self.useless(part, &OF_POSTS, "is for accounts that post; leave it out");
@@ -180,14 +196,9 @@ impl<'a> Reader<'a> {
         let plain = |it: Component<'_>| matches!(it, Component::RootDir | Component::Normal(_));
         match Url::from_directory_path(path) {
             Ok(base_url) if path.components().all(plain) => Some(Account {
-                platform,
-                base_url,
-                identifier: None,
-                secret: SecretString::default(),
-                bucket: None,
                 public_url,
                 guard: self.guard(part),
-                webhook_secret: None,
+                ..Account::at(&platform, base_url)
             }),
             _ => {
                 let message = "a path from the root on and without `..`, such as \"/srv/films\", because the working directory differs from start to start";
@@ -229,6 +240,12 @@ impl<'a> Reader<'a> {
                     self.missing(part, "base_url", advice);
                     return None;
                 }
+                ("http", _) => {
+                    let advice =
+                        "write the endpoint's address: base_url = \"https://worker.example/jobs\"";
+                    self.missing(part, "base_url", advice);
+                    return None;
+                }
                 _ => {
                     let advice =
                         "write the server's address: base_url = \"https://mastodon.example\"";
@@ -243,8 +260,8 @@ impl<'a> Reader<'a> {
         self.address_of(part, "base_url", said)
     }
 
-    /// Where people find what is uploaded: no secret travels there, so any http will do.
-    fn public_url(&mut self, part: &Part<'a>) -> Option<Url> {
+    /// Where people find what is uploaded, or platforms this daemon: no secret travels there, so any http will do.
+    pub(super) fn public_url(&mut self, part: &Part<'a>) -> Option<Url> {
         let said = self.text(part, "public_url")?;
         let (place, url) = (said.place.clone(), said.value.clone());
         match Url::parse(&url) {

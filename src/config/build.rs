@@ -5,16 +5,30 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::job::envelope::{NAME_MAX, is_name};
 use crate::json::did_you_mean;
 use crate::retry::Policy;
 use crate::telemetry::{Format, check_level};
 
 use super::error::Place;
-use super::keys::{LANES, ROOM};
+use super::keys::{LANES, ROOM, TENANTS_MAX};
 use super::read::{Part, Reader, Said, shown_key};
 use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
 
 const DAY: u64 = 86_400;
+/// How the queue's URL may begin.
+const QUEUES: [&str; 10] = [
+    "memory:",
+    "redis://",
+    "rediss://",
+    "redis-sentinel://",
+    "rediss-sentinel://",
+    "redis-cluster://",
+    "rediss-cluster://",
+    "valkey://",
+    "valkeys://",
+    "unix:///",
+];
 
 impl<'a> Reader<'a> {
     /// The whole configuration. It only holds when no error was noted.
@@ -29,6 +43,7 @@ impl<'a> Reader<'a> {
         let retry = self.part("retry");
         let retry = self.policy(&retry, None);
         let lanes = self.lanes();
+        let commands = self.commands(&lanes);
         let media = self.media(&state_dir);
         let accounts = self.accounts();
         self.media_account(&media, &accounts);
@@ -43,15 +58,14 @@ impl<'a> Reader<'a> {
             ledger: self
                 .address(&ledger, &["sqlite:", "postgres://", "postgresql://"])
                 .unwrap_or_else(|| Store::Sqlite(state_dir.join("ledger.sqlite"))),
-            queue: self
-                .address(&queue, &["memory:", "redis://", "rediss://"])
-                .unwrap_or(Store::Memory),
+            queue: self.address(&queue, &QUEUES).unwrap_or(Store::Memory),
             window: u32::try_from(self.int_or_default(&queue, "window"))
                 .expect("its bounds are below 2^32"),
             api,
             resp,
             require_key: self.bool(&inbox, "require_key"),
             backlog_max: self.int_or_default(&inbox, "backlog_max"),
+            tenants: self.tenants(&inbox),
             keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
             keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
             media,
@@ -60,6 +74,7 @@ impl<'a> Reader<'a> {
             lanes,
             accounts,
             presets: self.presets(),
+            commands,
             models: self.models(),
             state_dir,
             places: std::mem::take(&mut self.places),
@@ -90,10 +105,14 @@ impl<'a> Reader<'a> {
         let token = self.secret(&part, "token");
         let guarded = token.is_some() || self.places.contains_key("api.token");
         let token = token.map(|it| self.long_enough("api.token", it));
-        let listen = self.listen(&part, 8787, guarded);
+        let api = Api {
+            listen: self.listen(&part, 8787, guarded),
+            public_url: self.public_url(&part),
+            token,
+        };
         let part = self.part("resp");
         let resp = self.listen(&part, 6380, guarded);
-        (Api { listen, token }, resp)
+        (api, resp)
     }
 
     /// Where a server listens, by default at `port`; `guarded`: by the API's token.
@@ -193,6 +212,37 @@ impl<'a> Reader<'a> {
         all.unwrap_or_default()
     }
 
+    /// Tenants, between commas.
+    fn tenants(&mut self, part: &Part<'a>) -> Vec<String> {
+        let Some(said) = self.text(part, "tenants") else {
+            return Vec::new();
+        };
+        let all: Vec<String> = said
+            .value
+            .split(',')
+            .map(|it| it.trim().to_owned())
+            .collect();
+        let twice = (1..all.len()).find(|at| all[..*at].contains(&all[*at]));
+        let message = if let Some(it) = all.iter().find(|it| !is_name(it)) {
+            Some(format!(
+                "tenants' names, such as \"acme, zoo\"; `{it}` is none: a name has 1 to {NAME_MAX} letters, digits and . _ - @ : / +"
+            ))
+        } else if let Some(at) = twice {
+            Some(format!("each tenant once; `{}` is there twice", all[at]))
+        } else if TENANTS_MAX < all.len() {
+            Some(format!(
+                "at most {TENANTS_MAX} tenants, because each inbox is waited at by a connection of its own, and there are {}; let the others say their tenant at presswork:inbox, or send to the Redis port, which takes presswork:inbox:TENANT of any",
+                all.len()
+            ))
+        } else {
+            None
+        };
+        let Some(message) = message else { return all };
+        let shown = Some(format!("{:?}", said.value));
+        self.wrong(&said.place, "inbox.tenants", shown, message);
+        Vec::new()
+    }
+
     /// A policy, whole, when any of it is said; the rest is `base`'s, else the built-in one.
     fn policy(&mut self, part: &Part<'a>, base: Option<Policy>) -> Option<Policy> {
         let attempts = self.small(part, "attempts");
@@ -253,21 +303,7 @@ impl<'a> Reader<'a> {
         let mut kinds = BTreeMap::new();
         for part in self.parts("kinds") {
             let lane = self.text(&part, "lane");
-            if let Some(lane) = &lane
-                && !lanes.contains_key(&lane.value)
-            {
-                let known = lanes.keys().map(String::as_str);
-                let message = match did_you_mean(&lane.value, known.clone()) {
-                    near if near.is_empty() => format!(
-                        "no such lane; add [lanes.{}], or take one of {}",
-                        shown_key(&lane.value),
-                        known.collect::<Vec<_>>().join(", ")
-                    ),
-                    near => format!("no such lane{near}"),
-                };
-                let said = Some(format!("{:?}", lane.value));
-                self.wrong(&lane.place, format!("{}.lane", part.path), said, message);
-            }
+            self.known_lane(&part, lane.as_ref(), lanes);
             let settings = KindSettings {
                 lane: lane.map(|it| it.value),
                 retry: self.policy(&part, retry),
@@ -291,6 +327,29 @@ impl<'a> Reader<'a> {
             kinds.insert(part.name.to_owned(), settings);
         }
         kinds
+    }
+
+    /// Tells a lane that isn't there.
+    pub(super) fn known_lane(
+        &mut self,
+        part: &Part<'a>,
+        lane: Option<&Said<String>>,
+        lanes: &BTreeMap<String, Lane>,
+    ) {
+        let Some(lane) = lane.filter(|it| !lanes.contains_key(&it.value)) else {
+            return;
+        };
+        let known = lanes.keys().map(String::as_str);
+        let message = match did_you_mean(&lane.value, known.clone()) {
+            near if near.is_empty() => format!(
+                "no such lane; add [lanes.{}], or take one of {}",
+                shown_key(&lane.value),
+                known.collect::<Vec<_>>().join(", ")
+            ),
+            near => format!("no such lane{near}"),
+        };
+        let said = Some(format!("{:?}", lane.value));
+        self.wrong(&lane.place, format!("{}.lane", part.path), said, message);
     }
 
     fn presets(&mut self) -> BTreeMap<String, Preset> {

@@ -6,7 +6,7 @@ use crate::telemetry::redact::HIDDEN;
 use super::error::{ConfigError, Place};
 use super::read::shown_key;
 use super::secret::shown;
-use super::types::{Account, Config};
+use super::types::{Account, Command, Config, Variable};
 use super::words::POSTS;
 
 impl Config {
@@ -62,6 +62,11 @@ impl Config {
             let said = said.into_iter().filter_map(|(key, it)| Some((key, it?)));
             all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
         }
+        for (name, command) in &self.commands {
+            let path = format!("commands.{}", shown_key(name));
+            let said = command_of(command).into_iter();
+            all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
+        }
         for (name, model) in &self.models {
             let path = format!("models.{}", shown_key(name));
             let (input, output) = (model.input_micros_per_mtok, model.output_micros_per_mtok);
@@ -99,19 +104,23 @@ impl Config {
             ("queue.window", self.window.to_string()),
             ("api.listen", listen(self.api.listen)),
             ("api.token", token.to_owned()),
+            (
+                "api.public_url",
+                self.api
+                    .public_url
+                    .as_ref()
+                    .map_or("none".to_owned(), |it| it.to_string()),
+            ),
             ("resp.listen", listen(self.resp)),
             ("inbox.require_key", self.require_key.to_string()),
             ("inbox.backlog_max", self.backlog_max.to_string()),
+            ("inbox.tenants", listed(&self.tenants)),
             ("keep.finished_days", days(self.keep_finished)),
             ("keep.keys_days", days(self.keep_keys)),
         ];
         let media = &self.media;
         let seconds = |it: std::time::Duration| it.as_secs().to_string();
         let allow: Vec<String> = media.fetch_allow.iter().map(ToString::to_string).collect();
-        let allow = match allow.is_empty() {
-            true => "none".to_owned(),
-            false => allow.join(", "),
-        };
         all.extend([
             ("media.folder", media.folder.display().to_string()),
             (
@@ -126,7 +135,7 @@ impl Config {
             ("media.fetch_age_s", seconds(media.fetch_age)),
             ("media.fetch_timeout_s", seconds(media.fetch_timeout)),
             ("media.fetch_http", media.fetch_http.to_string()),
-            ("media.fetch_allow", allow),
+            ("media.fetch_allow", listed(&allow)),
         ]);
         if let Some(retry) = self.retry {
             all.push(("retry.attempts", retry.attempts_max.to_string()));
@@ -173,6 +182,14 @@ impl Config {
     }
 }
 
+/// Several, as a file says them.
+fn listed(all: &[String]) -> String {
+    match all.is_empty() {
+        true => "none".to_owned(),
+        false => all.join(", "),
+    }
+}
+
 fn account_of(it: &Account) -> Vec<(&'static str, String)> {
     let mut all = vec![("platform", it.platform.clone())];
     match it.base_url.to_file_path() {
@@ -203,5 +220,34 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
     }
     let secret = it.webhook_secret.as_ref();
     all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
+    if it.platform == "http" {
+        let previous = it.previous_secret.as_ref();
+        all.extend(previous.map(|_| ("previous_secret", HIDDEN.to_owned())));
+        all.push(("timeout_s", it.timeout.as_secs().to_string()));
+    }
+    all
+}
+
+fn command_of(it: &Command) -> Vec<(&'static str, String)> {
+    let mut all = vec![("program", it.program.display().to_string())];
+    if !it.args.is_empty() {
+        all.push(("args", format!("{:?}", it.args)));
+    }
+    let shown = |(name, value): (&String, &Variable)| match value {
+        Variable::Plain(text) => format!("{name} = {text:?}"),
+        Variable::Secret(_) => format!("{name} = {HIDDEN}"),
+    };
+    let env: Vec<String> = it.env.iter().map(shown).collect();
+    if !env.is_empty() {
+        all.push(("env", env.join(", ")));
+    }
+    all.extend(it.lane.clone().map(|it| ("lane", it)));
+    all.push(("repeatable", it.repeatable.to_string()));
+    all.push(("timeout_s", it.timeout.as_secs().to_string()));
+    all.extend(it.memory_mb.map(|it| ("memory_mb", it.to_string())));
+    all.extend(it.cpu_s.map(|it| ("cpu_s", it.to_string())));
+    all.push(("open_files", it.open_files.to_string()));
+    all.push(("file_mb", it.file_mb.to_string()));
+    all.push(("output_bytes_max", it.output_bytes_max.to_string()));
     all
 }

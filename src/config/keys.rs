@@ -3,89 +3,10 @@
 //! Scalars of the fixed sections can be said by the environment too, which then holds over the
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
+pub use super::shape::{Bounds, Key, Section, Shape};
+use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
 use crate::content::Guard;
-
-/// What a key takes.
-#[derive(Clone, Copy, Debug)]
-pub enum Shape {
-    /// A whole number within bounds, both allowed.
-    Int(Bounds),
-    /// `true` or `false`.
-    Bool {
-        /// What holds when nothing is said.
-        default: bool,
-    },
-    /// A string.
-    Text {
-        /// What holds when nothing is said.
-        default: Option<&'static str>,
-    },
-    /// One of these words.
-    Word {
-        /// The words.
-        of: &'static [&'static str],
-        /// What holds when nothing is said.
-        default: Option<&'static str>,
-    },
-    /// A secret: by reference only.
-    Secret,
-    /// A store's URL: literal while it holds no password, else by reference.
-    Address {
-        /// What holds when nothing is said.
-        default: &'static str,
-    },
-}
-
-/// The bounds of a number, and why.
-#[derive(Clone, Copy, Debug)]
-pub struct Bounds {
-    /// The smallest that is allowed.
-    pub min: u64,
-    /// Why not less: ", because ...".
-    pub low: &'static str,
-    /// The largest that is allowed.
-    pub max: u64,
-    /// Why not more: ", because ...".
-    pub high: &'static str,
-    /// What holds when nothing is said.
-    pub default: Option<u64>,
-}
-
-/// A key.
-#[derive(Clone, Copy, Debug)]
-pub struct Key {
-    /// Its name; durations carry their unit: `_s`, `_ms`, `_days`.
-    pub name: &'static str,
-    /// What it takes.
-    pub shape: Shape,
-}
-
-/// A section.
-#[derive(Clone, Copy, Debug)]
-pub struct Section {
-    /// Its name.
-    pub name: &'static str,
-    /// Whether it has a table for each name: `[lanes.NAME]`.
-    pub by_name: bool,
-    /// Whether the environment may say its keys.
-    pub overlay: bool,
-    /// Its keys.
-    pub keys: &'static [Key],
-}
-
-impl Section {
-    /// The key of this name.
-    pub fn key(&self, name: &str) -> Option<&'static Key> {
-        self.keys.iter().find(|it| it.name == name)
-    }
-
-    /// The variable that says a key, in sections where the environment may.
-    pub fn variable(&self, key: &str) -> Option<String> {
-        let name = format!("PRESSWORK_{}_{key}", self.name).to_ascii_uppercase();
-        self.overlay.then_some(name)
-    }
-}
 
 /// Variables that aren't keys: the boot's id, where the system hides it; the file; crash points; the
 /// log's level for a while (holds over `daemon.log`); where official descriptions are, for tests.
@@ -100,8 +21,11 @@ pub const OTHER_VARIABLES: [&str; 5] = [
 /// The room of a lane that says none.
 pub const ROOM: u32 = 256;
 
+/// Tenants that have an inbox of their own, at most: each costs the daemon a connection to Redis.
+pub const TENANTS_MAX: usize = 100;
+
 /// The lanes that are always there, with their concurrency.
-pub const LANES: [(&str, Option<u32>); 7] = [
+pub const LANES: [(&str, Option<u32>); 9] = [
     ("default", None),
     ("openai", Some(8)),
     ("mastodon", Some(4)),
@@ -109,37 +33,9 @@ pub const LANES: [(&str, Option<u32>); 7] = [
     ("uploads", Some(4)),
     ("x", Some(4)),
     ("instagram", Some(4)),
+    ("calls", Some(16)),
+    ("commands", Some(4)),
 ];
-
-const fn int(
-    name: &'static str,
-    (min, low): (u64, &'static str),
-    (max, high): (u64, &'static str),
-    default: Option<u64>,
-) -> Key {
-    let bounds = Bounds {
-        min,
-        low,
-        max,
-        high,
-        default,
-    };
-    Key {
-        name,
-        shape: Shape::Int(bounds),
-    }
-}
-
-const fn key(name: &'static str, shape: Shape) -> Key {
-    Key { name, shape }
-}
-
-const fn text(name: &'static str, default: &'static str) -> Key {
-    let default = Some(default);
-    key(name, Shape::Text { default })
-}
-
-const TEXT: Shape = Shape::Text { default: None };
 
 const fn attempts() -> Key {
     let low = ", because the first one counts";
@@ -234,6 +130,7 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             text("listen", "127.0.0.1:8787"),
             key("token", Shape::Secret),
+            key("public_url", TEXT),
         ],
     },
     Section {
@@ -254,6 +151,7 @@ pub const SECTIONS: &[Section] = &[
                 (1_000_000_000, ", because a bound that is never met is none"),
                 Some(1_000_000),
             ),
+            key("tenants", TEXT),
         ],
     },
     Section {
@@ -468,6 +366,67 @@ pub const SECTIONS: &[Section] = &[
                 Some(Guard::WITHIN_S),
             ),
             key("webhook_secret", Shape::Secret),
+            key("previous_secret", Shape::Secret),
+            int(
+                "timeout_s",
+                (1, ", because no answer comes in no time"),
+                (
+                    3_600,
+                    " (an hour); what takes longer is answered with 202 and goes on by itself",
+                ),
+                Some(60),
+            ),
+        ],
+    },
+    Section {
+        name: "commands",
+        by_name: true,
+        overlay: false,
+        keys: &[
+            key("program", TEXT),
+            key("args", Shape::List),
+            key("env", Shape::Variables),
+            key("lane", TEXT),
+            key("repeatable", Shape::Bool { default: false }),
+            int(
+                "timeout_s",
+                (1, ", because no program ends in no time"),
+                (DAY_S, " (a day), because a stuck program holds its place"),
+                Some(300),
+            ),
+            int(
+                "memory_mb",
+                (8, ", because no program starts with less"),
+                (16_777_216, " (16 TiB), because no host has more"),
+                None,
+            ),
+            int(
+                "cpu_s",
+                (1, ", because no program runs in no time"),
+                (DAY_S, " (a day), because no attempt takes longer"),
+                None,
+            ),
+            int(
+                "open_files",
+                (16, ", because libraries alone are as many"),
+                (1_048_576, ", because systems have no more"),
+                Some(1_024),
+            ),
+            int(
+                "file_mb",
+                (0, ""),
+                (16_777_216, " (16 TiB), because no disk has more"),
+                Some(1_024),
+            ),
+            int(
+                "output_bytes_max",
+                (2, ", because no JSON but a digit is shorter"),
+                (
+                    16_777_216,
+                    " (16 MiB), because a result is kept in the ledger; larger things belong into a file or a bucket",
+                ),
+                Some(1_048_576),
+            ),
         ],
     },
     Section {
@@ -530,6 +489,8 @@ pub fn bounds(path: &str) -> String {
         Some(Shape::Bool { .. }) => "true, false".to_owned(),
         Some(Shape::Word { of, .. }) => of.join(", "),
         Some(Shape::Secret) => "by reference".to_owned(),
+        Some(Shape::List) => "strings".to_owned(),
+        Some(Shape::Variables) => "strings, secrets by reference".to_owned(),
         Some(Shape::Text { .. } | Shape::Address { .. }) | None => String::new(),
     }
 }

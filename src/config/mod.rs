@@ -6,11 +6,13 @@
 
 mod error;
 pub mod words;
+mod shape;
 pub mod keys;
 mod types;
 mod read;
 mod secret;
 mod accounts;
+mod commands;
 mod build;
 mod effective;
 
@@ -26,7 +28,10 @@ use crate::telemetry::{escaped, redact};
 pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
 pub use secret::webhook_key;
-pub use types::{Account, Api, Bucket, Config, KindSettings, Lane, Media, Model, Preset, Store};
+pub use types::{
+    Account, Api, Bucket, Command, Config, KindSettings, Lane, Media, Model, Preset, Store,
+    Variable,
+};
 
 /// The largest file, in bytes.
 const FILE_MAX: u64 = 1024 * 1024;
@@ -121,6 +126,7 @@ impl Config {
             ("api.listen", self.api.listen != new.api.listen),
             ("api.token", token(self) != token(new)),
             ("resp.listen", self.resp != new.resp),
+            ("inbox.tenants", self.tenants != new.tenants),
         ];
         let changed = changed.into_iter().filter(|(_, it)| *it);
         changed.map(|(key, _)| key).collect()

@@ -28,6 +28,13 @@ impl<'a> Reader<'a> {
     pub(super) fn secret(&mut self, part: &Part<'a>, key: &str) -> Option<Said<SecretString>> {
         let said = self.raw(part, key)?;
         let path = format!("{}.{key}", part.path);
+        let place = said.place.clone();
+        let value = self.secret_of(said, path)?;
+        Some(Said { value, place })
+    }
+
+    /// What a value that should be a reference names, resolved; `path` is told where it is none.
+    pub(super) fn secret_of(&mut self, said: Said<Raw<'a>>, path: String) -> Option<SecretString> {
         let found = match said.value {
             Raw::Variable(text) => checked(text),
             Raw::Toml(DeValue::Table(_)) => reference(&said.value, self.env).and_then(checked),
@@ -38,8 +45,7 @@ impl<'a> Reader<'a> {
         match found {
             Ok(value) => {
                 redact::register(&value);
-                let place = said.place;
-                Some(Said { value, place })
+                Some(value)
             }
             Err(message) => {
                 self.wrong(&said.place, path, None, message);
@@ -80,10 +86,10 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// How a secret for call-backs begins (Standard Webhooks).
+/// How a secret for signed calls begins (Standard Webhooks).
 const WEBHOOK: &str = "whsec_";
 
-/// The key behind a secret that call-backs are signed with: `whsec_`, then 24 to 64 bytes in base64, as
+/// The key behind a secret that calls and call-backs are signed with: `whsec_`, then 24 to 64 bytes in base64, as
 /// Standard Webhooks has it.
 ///
 /// # Errors
@@ -91,7 +97,7 @@ const WEBHOOK: &str = "whsec_";
 pub fn webhook_key(secret: &SecretString) -> Result<Vec<u8>, &'static str> {
     let text = secret.expose_secret().strip_prefix(WEBHOOK);
     let text = text.ok_or(
-        "what it names doesn't begin with whsec_: it is the signing secret that the platform shows when the webhook is made, not the API's key",
+        "what it names doesn't begin with whsec_: it is the signing secret that both sides have (the one that a platform shows when a webhook is made), not an API's key; `echo whsec_$(openssl rand -base64 32)` makes one",
     )?;
     match STANDARD.decode(text) {
         Ok(key) if (24..=64).contains(&key.len()) => Ok(key),
@@ -213,9 +219,11 @@ fn store(text: &str, schemes: &[&str], literal: bool) -> Result<Store, String> {
 }
 
 fn server(text: &str, literal: bool) -> Result<Store, String> {
-    let url = Url::parse(text).map_err(|e| format!("is no URL: {e}"))?;
-    let said =
-        |name: &str| name.eq_ignore_ascii_case("password") || name.eq_ignore_ascii_case("pass");
+    let url = Url::parse(&with_one_host(text).0).map_err(|e| format!("is no URL: {e}"))?;
+    let said = |name: &str| {
+        let names = ["password", "pass", "sentinel_password"];
+        names.iter().any(|it| name.eq_ignore_ascii_case(it))
+    };
     let query: Vec<String> = url
         .query_pairs()
         .filter(|(name, _)| said(name))
@@ -247,6 +255,25 @@ fn server(text: &str, literal: bool) -> Result<Store, String> {
     Ok(Store::Server(SecretString::from(text)))
 }
 
+/// A URL as parsers take it: Redis' sentinels and clusters have several hosts between commas. With the
+/// hosts as they were said, where they are several.
+fn with_one_host(text: &str) -> (String, Option<&str>) {
+    let whole = || (text.to_owned(), None);
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return whole();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, tail) = rest.split_at(end);
+    let at = authority.rfind('@').map_or(0, |it| it + 1);
+    let (user, hosts) = authority.split_at(at);
+    match hosts.split_once(',') {
+        Some((first, _)) if scheme.starts_with("redis") => {
+            (format!("{scheme}://{user}{first}{tail}"), Some(hosts))
+        }
+        _ => whole(),
+    }
+}
+
 /// Percent-decoded, as the driver sends it. `+` stays: in a URL's authority it is no blank.
 fn decoded(text: &str) -> String {
     let pair = format!("p={}", text.replace('+', "%2B"));
@@ -260,18 +287,19 @@ pub(super) fn shown(store: &Store) -> String {
     match store {
         Store::Memory => "memory:".to_owned(),
         Store::Sqlite(path) => format!("sqlite:{}", path.display()),
-        Store::Server(url) => match Url::parse(url.expose_secret()) {
-            Ok(url) => {
-                let user = if url.username().is_empty() && url.password().is_none() {
-                    ""
-                } else {
-                    "***@"
-                };
-                let host = url.host_str().unwrap_or_default();
-                let port = url.port().map(|it| format!(":{it}")).unwrap_or_default();
-                format!("{}://{user}{host}{port}{}", url.scheme(), url.path())
-            }
-            Err(_) => redact::HIDDEN.to_owned(),
-        },
+        Store::Server(url) => {
+            let (url, hosts) = with_one_host(url.expose_secret());
+            let Ok(url) = Url::parse(&url) else {
+                return redact::HIDDEN.to_owned();
+            };
+            let user = match url.username().is_empty() && url.password().is_none() {
+                true => "",
+                false => "***@",
+            };
+            let port = url.port().map(|it| format!(":{it}")).unwrap_or_default();
+            let host = format!("{}{port}", url.host_str().unwrap_or_default());
+            let hosts = hosts.unwrap_or(&host);
+            format!("{}://{user}{hosts}{}", url.scheme(), url.path())
+        }
     }
 }

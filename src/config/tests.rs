@@ -61,7 +61,7 @@ fn a_signing_secret_has_its_form_and_its_platform() {
         assert!(e.contains(said) && !e.contains(secret), "{e}");
     }
     let e = read("mastodon", WEBHOOK).unwrap_err();
-    assert!(e.contains("is for openai only"), "{e}");
+    assert!(e.contains("is for openai and http only"), "{e}");
 }
 
 #[test]
@@ -95,6 +95,7 @@ fn the_shipped_file_names_every_key_and_only_known_ones() {
         name if name.starts_with("PRESSWORK_") => None,
         "CREDENTIALS_DIRECTORY" => None,
         "OPENAI_WEBHOOK_SECRET" => Some(WEBHOOK.to_owned()),
+        name if name.starts_with("RENDER_") => Some(WEBHOOK.to_owned()),
         name => env(name),
     };
     let errors = Config::parse(&full, None, &overlaid)
@@ -182,7 +183,10 @@ fn the_built_in_defaults() {
         of,
         Format::ALL.iter().map(|it| it.as_str()).collect::<Vec<_>>()
     );
-    for platform in PLATFORMS.into_iter().filter(|it| *it != "mastodon") {
+    for platform in PLATFORMS
+        .into_iter()
+        .filter(|it| !["mastodon", "http"].contains(it))
+    {
         let of_bucket =
             "bucket = \"b\"\nregion = \"eu-central-1\"\naccess_key_id = { env = \"S\" }\n";
         let secret = "secret = { env = \"S\" }\n";
@@ -233,6 +237,34 @@ fn buckets_and_folders_say_what_they_need_and_nothing_else() {
     assert!(relative.contains("means nothing to a folder"), "{relative}");
     let stray = told("platform = \"openai\"\nsecret = { env = \"S\" }\nbucket = \"b\"\n");
     assert!(stray.contains("is for s3 and gcs only"), "{stray}");
+}
+
+#[test]
+fn tenants_are_names_each_once_and_few() {
+    assert_eq!(good("").tenants, [""; 0]);
+    let config = good("[inbox]\ntenants = \"acme,  zoo,a.b:c\"\n");
+    assert_eq!(config.tenants, ["acme", "zoo", "a.b:c"]);
+    let shown = ("inbox.tenants".to_owned(), "acme, zoo, a.b:c".to_owned());
+    assert!(values(&config).contains(&shown));
+    assert_eq!(good("").fixed_since(&config), ["inbox.tenants"]);
+    let said = |name: &str| (name == "PRESSWORK_INBOX_TENANTS").then(|| "kiosk".to_owned());
+    let over = Config::parse("[inbox]\ntenants = \"acme\"\n", None, &said).unwrap();
+    assert_eq!(over.tenants, ["kiosk"]);
+    let many: Vec<String> = (0..101).map(|n| format!("t{n}")).collect();
+    for (said, told) in [
+        ("acme,,zoo", "`` is none"),
+        ("ac me", "`ac me` is none"),
+        ("a*", "`a*` is none"),
+        ("a{b}", "`a{b}` is none"),
+        ("acme, zoo, acme", "`acme` is there twice"),
+        (&many.join(","), "at most 100 tenants"),
+    ] {
+        let wrong = bad(&format!("[inbox]\ntenants = \"{said}\"\n"));
+        assert!(
+            wrong.contains("inbox.tenants") && wrong.contains(told),
+            "{said}: {wrong}"
+        );
+    }
 }
 
 #[test]
@@ -347,6 +379,26 @@ fn the_environment_holds_over_the_file_and_is_checked_alike() {
         wrong,
         "PRESSWORK_DAEMON_LEASE_S: daemon.lease_s = \"1h\": a whole number, in seconds as the name says: lease_s = 3600"
     );
+}
+
+#[test]
+fn an_address_of_several_hosts_shows_them_and_no_password() {
+    let url = "redis-sentinel://me:letter-box-7@a:1,b:2/main?sentinel_password=letter-box-8";
+    let env = |name: &str| (name == "PRESSWORK_QUEUE_URL").then(|| url.to_owned());
+    let config = Config::parse("", None, &env).unwrap();
+    let shown = config.effective();
+    let shown = shown.iter().find(|it| it.0 == "queue.url").unwrap();
+    assert_eq!(shown.1, "redis-sentinel://***@a:1,b:2/main");
+    let told = crate::telemetry::redact::text("letter-box-7, letter-box-8");
+    assert_eq!(told, "***, ***");
+    for url in [
+        url,
+        "rediss-sentinel://a:1,b:2/main?sentinel_password=letter-box-8",
+    ] {
+        let told = bad(&format!("[queue]\nurl = \"{url}\""));
+        assert!(told.contains("holds a password"), "{told}");
+    }
+    good("[queue]\nurl = \"redis-cluster://a:1,b:2\"");
 }
 
 #[test]

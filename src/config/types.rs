@@ -49,6 +49,9 @@ pub struct Config {
     pub require_key: bool,
     /// Unfinished jobs that intake accepts at most, before it answers "full".
     pub backlog_max: u64,
+    /// Tenants with an inbox of their own in Redis, `presswork:inbox:TENANT`: names of envelopes, each
+    /// once, at most [`TENANTS_MAX`](super::keys::TENANTS_MAX).
+    pub tenants: Vec<String>,
     /// How long finished jobs are kept.
     pub keep_finished: Duration,
     /// How long idempotency keys are kept after their job's end.
@@ -65,6 +68,8 @@ pub struct Config {
     pub accounts: BTreeMap<String, Account>,
     /// By name: what jobs that draw have in common.
     pub presets: BTreeMap<String, Preset>,
+    /// By name: programs that jobs may run.
+    pub commands: BTreeMap<String, Command>,
     /// Prices by model, for the recorded cost.
     pub models: BTreeMap<String, Model>,
 }
@@ -98,6 +103,8 @@ pub struct Api {
     pub listen: Option<SocketAddr>,
     /// The bearer token that guards it. Without one it listens on loopback only.
     pub token: Option<SecretString>,
+    /// Where others reach it: what call-backs are sent to. `None`: nobody is asked to call back.
+    pub public_url: Option<Url>,
 }
 
 /// The media store, and what is fetched into it.
@@ -135,6 +142,13 @@ pub struct Lane {
     pub concurrency: Option<u32>,
     /// Jobs of it that run at once on this host.
     pub room: u32,
+}
+
+impl Lane {
+    /// Jobs of it that one daemon runs at once.
+    pub fn places(&self) -> u32 {
+        self.room.min(self.concurrency.unwrap_or(u32::MAX)).max(1)
+    }
 }
 
 /// What a file says of a kind.
@@ -183,6 +197,10 @@ pub struct Account {
     /// What its platform signs its call-backs with; see [`webhook_key`](super::webhook_key). `None`: it
     /// isn't listened to.
     pub webhook_secret: Option<SecretString>,
+    /// Signs beside `secret` while receivers change from the one to the other (`http`).
+    pub previous_secret: Option<SecretString>,
+    /// How long an answer may take (`http`).
+    pub timeout: Duration,
 }
 
 impl Account {
@@ -197,8 +215,47 @@ impl Account {
             public_url: None,
             guard: Guard::default(),
             webhook_secret: None,
+            previous_secret: None,
+            timeout: Duration::from_secs(60),
         }
     }
+}
+
+/// A program of this host that jobs may run.
+#[derive(Clone, Debug)]
+pub struct Command {
+    /// Its absolute path.
+    pub program: PathBuf,
+    /// Its arguments, whatever the job.
+    pub args: Vec<String>,
+    /// Its variables beside those that each program gets.
+    pub env: BTreeMap<String, Variable>,
+    /// The lane of its jobs that name none. `None`: the kind's.
+    pub lane: Option<String>,
+    /// It may be run again after an attempt of which nobody knows how far it got. `false`: a person is
+    /// asked.
+    pub repeatable: bool,
+    /// How long it may run.
+    pub timeout: Duration,
+    /// Mebibytes of address space of each of its processes.
+    pub memory_mb: Option<u64>,
+    /// Seconds of processor time of each of its processes.
+    pub cpu_s: Option<u64>,
+    /// Files that each of its processes may have open.
+    pub open_files: u64,
+    /// Mebibytes of each file that it writes.
+    pub file_mb: u64,
+    /// Bytes of its output at most.
+    pub output_bytes_max: usize,
+}
+
+/// What a variable of a program holds.
+#[derive(Clone, Debug)]
+pub enum Variable {
+    /// What stands in the file.
+    Plain(String),
+    /// What a reference names.
+    Secret(SecretString),
 }
 
 /// A bucket of an object store.

@@ -1,7 +1,7 @@
 //! Words that keys of `jobs.toml` take.
 
 /// The platforms that accounts can be of.
-pub const PLATFORMS: [&str; 8] = [
+pub const PLATFORMS: [&str; 9] = [
     "openai",
     "mastodon",
     "bluesky",
@@ -10,6 +10,7 @@ pub const PLATFORMS: [&str; 8] = [
     "s3",
     "gcs",
     "folder",
+    "http",
 ];
 
 /// The platforms on which one posts.

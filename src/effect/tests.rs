@@ -76,14 +76,15 @@ fn a_paid_call_is_repeated_once_and_then_asked() {
 fn a_refused_send_uses_up_no_repeat() {
     let now = Utc.timestamp_opt(1_000_000, 0).unwrap();
     let mut effect = effect(EffectState::Unknown, 3, Some(now));
-    for seen in [
-        "send 1: refused: http_429: later",
-        "send 2: refused: x: y",
-        "send 3: reset: z",
-    ] {
-        let seen = seen.to_owned();
-        effect.evidence.push(Evidence { at: now, seen });
-    }
+    effect.evidence = vec![
+        Evidence::refusal(now, 1, "http_429: later"),
+        Evidence::refusal(now, 2, "x: y"),
+        // in the words of a platform that doesn't know whether it did it
+        Evidence::new(
+            now,
+            "send 3: refused: OpenAI answered 504: later".to_owned(),
+        ),
+    ];
     assert_eq!(effect.lost(), 1);
     assert_eq!(
         next(&effect, &Rule::paid(1), "i", Duration::ZERO, now),

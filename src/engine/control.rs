@@ -3,11 +3,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::shared::Shared;
 use crate::context::Stop;
 use crate::ledger::Result;
+use crate::queue::Woken;
 
 /// How often the ledger is asked what people changed: with the time that a dispatcher or the relay
 /// takes to look, far below the second that is promised.
@@ -44,6 +46,7 @@ impl Control {
     /// When the ledger is away.
     pub async fn tick(&self) -> Result<()> {
         let control = self.shared.ledger.control(self.shared.run_id()).await?;
+        self.shared.live.store(control.live, Ordering::Relaxed);
         for id in control.cancels {
             self.shared.running.stop(id, Stop::Cancelled);
         }
@@ -51,7 +54,7 @@ impl Control {
         if **self.shared.paused.load() != paused {
             tracing::info!(paused = ?paused, "lanes paused");
             self.shared.paused.store(Arc::new(paused));
-            self.shared.dispatch.notify_waiters();
+            self.shared.dispatch.all();
         }
         Ok(())
     }
@@ -71,8 +74,10 @@ impl Control {
     /// Passes wake-ups of other hosts on, until the daemon has ended.
     pub async fn listen(&self) {
         loop {
-            self.shared.queue.woken().await;
-            self.shared.dispatch.notify_waiters();
+            match self.shared.queue.woken().await {
+                Woken::All => self.shared.dispatch.all(),
+                Woken::Lanes(lanes) => lanes.iter().for_each(|it| self.shared.dispatch.lane(it)),
+            }
             // a queue that answers at once, without a reason, mustn't make this spin
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

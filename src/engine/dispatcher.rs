@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -16,6 +17,10 @@ use crate::telemetry::metrics;
 
 /// The pause after a take of which the ledger gave nothing.
 const STALE_PAUSE: Duration = Duration::from_millis(25);
+
+/// How long the slots beyond a daemon's share are left to the others: a little longer than it takes them
+/// to look by themselves.
+const MANNERS: Duration = Duration::from_millis(300);
 
 /// How often a lane is looked at in which nothing is ready. Each offer rings; that is for a ring that
 /// was lost on its way from another host.
@@ -39,6 +44,8 @@ pub enum Took {
     Stale,
     /// There was nothing for now, or no room.
     Nothing,
+    /// This daemon has its share of the lane's slots; the others may have the rest first.
+    Share,
     /// Nothing at all is ready in the queue: whoever puts something there rings.
     Empty,
 }
@@ -64,14 +71,19 @@ impl Dispatcher {
     /// Ticks until the daemon drains or the lane is closed.
     pub async fn run(&self) {
         let shared = self.shared.clone();
+        let bell = shared.dispatch.of(&self.lane);
         let over = || shared.draining.is_cancelled() || self.closed.is_cancelled();
+        let mut polite = true;
         while !over() && !self.jobs.is_closed() {
             // registered before the tick, so that a notice during it isn't lost
-            let woken = shared.dispatch.notified();
+            let woken = bell.notified();
             tokio::pin!(woken);
             woken.as_mut().enable();
-            let wait = match self.tick().await {
+            let took = self.turn(polite).await;
+            polite = true;
+            let wait = match took {
                 Took::Jobs(_) => continue,
+                Took::Share => MANNERS,
                 // the lane may be full by the ledger's count: asking at once would make it spin
                 Took::Stale => {
                     let pause = tokio::time::sleep(STALE_PAUSE);
@@ -85,13 +97,19 @@ impl Dispatcher {
                 () = woken => {}
                 () = shared.draining.cancelled() => {}
                 () = self.closed.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
+                // what the others left by then is anybody's
+                () = tokio::time::sleep(wait) => polite = took != Took::Share,
             }
         }
     }
 
     /// Takes room, then jobs, claims them and hands them over. Bounded: one batch.
     pub async fn tick(&self) -> Took {
+        self.turn(false).await
+    }
+
+    /// As [`Dispatcher::tick`]; `polite`: no more than this daemon's share of the lane's slots.
+    pub async fn turn(&self, polite: bool) -> Took {
         if self.shared.is_paused(&self.lane) {
             return Took::Nothing;
         }
@@ -102,7 +120,13 @@ impl Dispatcher {
         if self.shared.is_paused(&self.lane) {
             return Took::Nothing;
         }
-        let most = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        let mut most = u32::try_from(places.len()).unwrap_or(u32::MAX);
+        if polite && let Some(left) = self.share_left(most) {
+            most = most.min(left);
+        }
+        if most == 0 {
+            return Took::Share;
+        }
         match self.shared.generation() {
             Some(generation) => {
                 let Some(taken) = self.take(generation, most).await else {
@@ -119,6 +143,19 @@ impl Dispatcher {
             }
             None => self.claim_due(most, &mut places).await,
         }
+    }
+
+    /// Where several daemons share a lane's slots: how many of them this one may take at once, with
+    /// `places` of its own in hand. Else the daemon that frees a slot would take it again before the
+    /// others have heard of it, and run nearly everything.
+    fn share_left(&self, places: u32) -> Option<u32> {
+        let live = self.shared.live.load(Ordering::Relaxed).max(1);
+        let config = self.shared.config.load();
+        let lane = config.lanes.get(&self.lane)?;
+        let concurrency = lane.concurrency.filter(|_| 1 < live)?;
+        let free = u32::try_from(self.room.available_permits()).unwrap_or(u32::MAX);
+        let taken = lane.places().saturating_sub(free.saturating_add(places));
+        Some(concurrency.div_ceil(live).saturating_sub(taken))
     }
 
     /// At least one place, and as many as are free.

@@ -1,7 +1,8 @@
 //! The doors' way to the ledger: group commit of what was admitted, and a bound on the backlog.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::batcher::Batcher;
@@ -9,8 +10,8 @@ use super::group::{self, Grouped, Grouping, answered};
 use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
-use crate::inbox::{Entry, Inbox, InboxError};
-use crate::intake::{Answer, Refusal, accept, admit, admit_of, quarantined};
+use crate::inbox::{Entry, Inbox, InboxError, place};
+use crate::intake::{Answer, Refusal, accept, admit_of, quarantined};
 use crate::job::{JobId, NewJob};
 use crate::ledger::{LedgerError, Reason};
 use crate::lifecycle::State;
@@ -44,6 +45,53 @@ pub struct Doors {
     accepting: Accepting,
     grouping: Grouping,
     backlog: Arc<AtomicU64>,
+    complaints: Complaints,
+}
+
+/// What the loops that empty inboxes complain of, and how many of them.
+type Complaints = Arc<Mutex<BTreeMap<String, usize>>>;
+
+/// What one of those loops complains of; it ends with the loop. An outage is told once, however many loops
+/// it stops: that it lasts is told by the metrics, and by who else waits for it.
+struct Complaint<'a> {
+    all: &'a Complaints,
+    said: String,
+}
+
+impl<'a> Complaint<'a> {
+    fn none(all: &'a Complaints) -> Self {
+        Self {
+            all,
+            said: String::new(),
+        }
+    }
+
+    /// Replaces it (by nothing: all is well again). Whether nobody else said the same already.
+    fn is_news(&mut self, complaint: &str) -> bool {
+        if self.said == complaint {
+            return false;
+        }
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(n) = all.get_mut(&self.said) {
+            *n -= 1;
+            if *n == 0 {
+                all.remove(&self.said);
+            }
+        }
+        self.said = complaint.to_owned();
+        if complaint.is_empty() {
+            return false;
+        }
+        let n = all.entry(complaint.to_owned()).or_default();
+        *n += 1;
+        *n == 1
+    }
+}
+
+impl Drop for Complaint<'_> {
+    fn drop(&mut self) {
+        self.is_news("");
+    }
 }
 
 impl Doors {
@@ -71,6 +119,7 @@ impl Doors {
             shared,
             accepting,
             backlog: Arc::default(),
+            complaints: Arc::default(),
         }
     }
 
@@ -128,15 +177,13 @@ impl Doors {
 
     /// Counts an answer of an inbox, for the metrics and for the bound on the backlog.
     fn counted(&self, door: &'static str, answer: &Answer) {
-        match answer {
-            Answer::New { .. } => {
+        match answer.refusal() {
+            Some((reason, _)) => metrics::refused(door, reason.as_str()),
+            None if matches!(answer, Answer::New { .. }) => {
                 self.backlog.fetch_add(1, Ordering::Relaxed);
                 metrics::accepted(door, 1);
             }
-            Answer::Same { .. } => {}
-            Answer::Conflict { .. } => metrics::refused(door, Reason::Conflict.as_str()),
-            Answer::Repeats { .. } => metrics::refused(door, Reason::Repeats.as_str()),
-            Answer::Refused(it) => metrics::refused(door, it.reason.as_str()),
+            None => {}
         }
     }
 
@@ -153,6 +200,11 @@ impl Doors {
     /// Whether the backlog is at its bound.
     pub fn is_full(&self) -> bool {
         self.shared.config.load().backlog_max <= self.backlog.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is taken from inboxes now.
+    fn is_shut(&self) -> bool {
+        self.is_pressed() || self.is_full()
     }
 
     /// Whether a job can be taken now.
@@ -211,7 +263,7 @@ impl Doors {
             }
             for inbox in &self.shared.inboxes {
                 if let Ok(waiting) = inbox.waiting().await {
-                    metrics::inbox_waiting(inbox.door(), waiting);
+                    metrics::inbox_waiting(inbox.door(), inbox.tenant(), waiting);
                 }
             }
             let pause = began.elapsed() * COUNT_SHARE;
@@ -223,7 +275,7 @@ impl Doors {
     pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32) {
         let me = self.shared.run_id();
         let mut looked: Option<Instant> = None;
-        let mut told = String::new();
+        let mut complaint = Complaint::none(&self.complaints);
         while !self.shared.draining.is_cancelled() {
             if slot == 0 && looked.is_none_or(|it| ADOPT_EVERY < it.elapsed()) {
                 looked = Some(Instant::now());
@@ -232,22 +284,24 @@ impl Doors {
                 }
             }
             let wait = match self.tick(&*inbox, me, slot, MOST).await {
-                // one loop looks often; the others help when there is much
+                // one loop waits for what comes; the others help when there is much
                 Ok(n) => {
-                    told.clear();
+                    complaint.is_news("");
                     match (n, slot) {
-                        (0, 0) => inbox.pause(),
-                        (0, _) => inbox.pause() * OTHERS,
+                        (0, 0) if !self.is_shut() => {
+                            let arrived = inbox.arrived();
+                            self.shared.draining.run_until_cancelled(arrived).await;
+                            continue;
+                        }
+                        (0, _) => SHUT,
                         _ => continue,
                     }
                 }
                 Err(e) => {
-                    // once: an outage that lasts is told by the metrics and by who else waits for it
-                    if told != e {
+                    if complaint.is_news(&e) {
                         tracing::warn!("inbox: {e}");
-                        told = e;
                     }
-                    Duration::from_millis(250)
+                    SHUT
                 }
             };
             tokio::select! {
@@ -291,7 +345,7 @@ impl Doors {
         slot: u32,
         most: u32,
     ) -> Result<usize, String> {
-        if (self.is_pressed() || self.is_full()) && most != 0 {
+        if self.is_shut() && most != 0 {
             // it stays in the inbox: Redis is asked for nothing
             return Ok(0);
         }
@@ -307,7 +361,7 @@ impl Doors {
         }
         crashpoint!("inbox.after_take", InboxError).map_err(said)?;
         let answers = self
-            .write_down(inbox.door(), &entries)
+            .write_down(inbox, &entries)
             .await
             .map_err(|e| e.to_string())?;
         crashpoint!("inbox.after_commit", LedgerError::Away).map_err(|e| e.to_string())?;
@@ -325,19 +379,19 @@ impl Doors {
 
     async fn write_down(
         &self,
-        door: &str,
+        inbox: &dyn Inbox,
         entries: &[Entry],
     ) -> Result<Vec<(Option<String>, Answer)>, LedgerError> {
-        let rules = self.shared.rules();
+        let (rules, place) = (self.shared.rules(), place(inbox));
         let mut jobs = Vec::new();
         let mut answers: Vec<(Option<String>, Option<Answer>)> = Vec::new();
         for entry in entries {
-            match admit(&rules, entry.id, &entry.bytes) {
+            match admit_of(&rules, entry.id, &entry.bytes, inbox.tenant()) {
                 Ok(mut job) => {
                     // without a key of its own, the id that it got when it was moved is its key: an
                     // entry that is taken twice is one job even when the first has ended already
                     job.key
-                        .get_or_insert_with(|| format!("{door}:{}", entry.id));
+                        .get_or_insert_with(|| format!("{place}:{}", entry.id));
                     answers.push((job.reply_to.clone(), None));
                     jobs.push(job);
                 }
@@ -362,7 +416,7 @@ impl Doors {
         let now = self.shared.clock.now();
         let kept = entries.iter().zip(&answers);
         let kept: Vec<_> = kept
-            .filter_map(|(it, (_, answer))| quarantined(door, it.id, now, &it.bytes, answer))
+            .filter_map(|(it, (_, answer))| quarantined(&place, it.id, now, &it.bytes, answer))
             .collect();
         if !kept.is_empty() {
             tracing::warn!(
@@ -396,8 +450,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// this part of the time at most, but as often as this.
 const COUNT_SHARE: u32 = 50;
 const COUNT_LATEST: Duration = Duration::from_secs(60);
-/// The loops beside the first one look at an empty inbox this much less often.
-const OTHERS: u32 = 10;
+/// How often an inbox is looked at while nothing can be taken from it, or by the loops that only help.
+const SHUT: Duration = Duration::from_millis(250);
 /// Entries that the inbox gives at once.
 const MOST: u32 = 500;
 /// How often lists of dead runs are looked for.
@@ -447,5 +501,24 @@ pub fn receipt(answer: &Answer) -> serde_json::Value {
         Answer::Refused(it) => {
             serde_json::json!({"result": "refused", "reason": it.reason, "violations": it.violations})
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_loops_complain_of_is_news_once_until_all_are_well() {
+        let all = Complaints::default();
+        let (mut one, mut two) = (Complaint::none(&all), Complaint::none(&all));
+        assert!(one.is_news("away") && !one.is_news("away") && !two.is_news("away"));
+        assert!(two.is_news("loading"));
+        assert!(!two.is_news("") && !one.is_news(""));
+        assert!(two.is_news("away"), "it came back");
+        drop(two);
+        assert!(one.is_news("away"), "who said it is gone");
+        drop(one);
+        assert!(all.lock().unwrap().is_empty());
     }
 }

@@ -177,7 +177,7 @@ impl Failover {
             silent = ?silent,
             "effects are permitted again"
         );
-        self.shared.dispatch.notify_waiters();
+        self.shared.dispatch.all();
         self.shared.relay.notify_one();
         Ok(())
     }

@@ -84,7 +84,7 @@ impl Guard {
         match now {
             Pressure::None => {
                 tracing::info!(used_mb, limit_mb, "memory: jobs are run again");
-                self.shared.dispatch.notify_waiters();
+                self.shared.dispatch.all();
             }
             Pressure::High => {
                 tracing::warn!(

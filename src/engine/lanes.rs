@@ -48,7 +48,7 @@ impl Lanes {
             stays
         });
         for (name, lane) in &config.lanes {
-            let places = lane.room.min(lane.concurrency.unwrap_or(u32::MAX)).max(1);
+            let places = lane.places();
             match open.get_mut(name) {
                 Some(it) => it.resize(places),
                 None => {
@@ -97,7 +97,8 @@ async fn live(
         let (shared, lane) = (shared.clone(), name.to_owned());
         move |assigned: Assigned| {
             let running = metrics::running(&lane);
-            let run = runner::run(shared.clone(), assigned);
+            // boxed: apalis moves it several times, and it holds all that an attempt may need
+            let run = Box::pin(runner::run(shared.clone(), assigned));
             async move {
                 run.await;
                 drop(running);

@@ -26,6 +26,8 @@ pub struct Lease {
     told: bool,
     /// The last beat was missed.
     is_late: bool,
+    /// How far the ledger's clock is ahead, in microseconds, as the beats have shown so far.
+    skew: Option<i64>,
 }
 
 /// What a beat brought.
@@ -52,6 +54,7 @@ impl Lease {
             holds_until: began + length,
             told: false,
             is_late: false,
+            skew: None,
         }
     }
 
@@ -131,10 +134,12 @@ impl Lease {
         self.holds_until = asked + self.length;
         // the beat was written somewhere between the request and the answer
         let length = chrono::Duration::from_std(self.length).unwrap_or_default();
-        let half = chrono::Duration::from_std(asked.elapsed() / 2).unwrap_or_default();
-        let skew = (until - length) - (self.shared.clock.now() - half);
-        let micros = skew.num_microseconds().unwrap_or(0);
-        self.shared.skew.store(micros, Ordering::Relaxed);
+        let least = (until - length) - self.shared.clock.now();
+        let least = least.num_microseconds().unwrap_or(0);
+        let took = i64::try_from(asked.elapsed().as_micros()).unwrap_or(0);
+        let skew = narrowed(self.skew, least, took);
+        self.skew = Some(skew);
+        self.shared.skew.store(skew, Ordering::Relaxed);
         if self.is_late {
             self.is_late = false;
             self.brake();
@@ -169,5 +174,31 @@ impl Lease {
             self.shared.running.stop_all(Stop::LeaseLost);
         }
         Beat::Past
+    }
+}
+
+/// How far the ledger's clock is ahead, in microseconds: a beat shows that it is at least `least`, and at
+/// most as long more as the beat `took`. A slow beat, which shows little, doesn't undo what a quick one has
+/// shown.
+fn narrowed(known: Option<i64>, least: i64, took: i64) -> i64 {
+    let most = least.saturating_add(took.max(0));
+    known.map_or(least + took.max(0) / 2, |it| it.clamp(least, most))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::narrowed;
+
+    #[test]
+    fn a_quick_beat_shows_the_skew_and_a_slow_one_leaves_it() {
+        // the clocks agree; a first beat of 40 ms, read at its end, lets half of that be thought
+        let first = narrowed(None, 0, 40_000);
+        assert_eq!(first, 20_000);
+        let quick = narrowed(Some(first), -700, 1_000);
+        assert_eq!(quick, 300);
+        assert_eq!(narrowed(Some(quick), -90_000, 100_000), 300);
+        // a clock was set
+        assert_eq!(narrowed(Some(quick), 59_999_500, 1_000), 59_999_500);
+        assert_eq!(narrowed(Some(quick), -60_000_500, 1_000), -59_999_500);
     }
 }

@@ -7,6 +7,7 @@ pub mod batcher;
 pub mod progress;
 pub mod pulse;
 pub mod pressure;
+pub mod wakes;
 pub mod shared;
 pub mod settler;
 pub mod runner;
@@ -27,7 +28,7 @@ pub mod lanes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -66,7 +67,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         running: Running::default(),
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),
-        dispatch: Arc::new(Notify::new()),
+        dispatch: wakes::Wakes::default(),
         relay: Notify::new(),
         hints,
         suspects: Arc::new(Semaphore::new(1)),
@@ -74,6 +75,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         happenings: broadcast::channel(HAPPENINGS).0,
         draining: CancellationToken::new(),
         ledger_up: AtomicBool::new(true),
+        live: AtomicU32::new(1),
         skew: AtomicI64::new(0),
         lease_pulse: pulse::Pulse::default(),
         pressure: pressure::Gauge::default(),
@@ -175,7 +177,9 @@ impl Engine {
                 }
             });
         for inbox in &self.shared.inboxes {
-            for slot in 0..INBOX_SLOTS {
+            // a tenant's share of the stream is what one loop moves
+            let slots = inbox.tenant().map_or(INBOX_SLOTS, |_| 1);
+            for slot in 0..slots {
                 let (doors, inbox) = (self.doors.clone(), inbox.clone());
                 self.supervisor
                     .keep("inbox", self.shared.draining.clone(), move || {
@@ -199,14 +203,14 @@ impl Engine {
         self.shared.config.store(Arc::new(config));
         self.lanes.fit();
         self.shared.relay.notify_one();
-        self.shared.dispatch.notify_waiters();
+        self.shared.dispatch.all();
     }
 
     /// Stops: takes nothing more, waits for what runs until `deadline` is past, tells the rest to
     /// stop and gives it back at no charge. Returns how many were given back.
     pub async fn drain(self, deadline: Duration) -> usize {
         self.shared.draining.cancel();
-        self.shared.dispatch.notify_waiters();
+        self.shared.dispatch.all();
         // the lanes end by themselves when their dispatchers have stopped and their jobs have ended
         let _ = tokio::time::timeout(deadline, self.lanes.ended()).await;
         let left = self.shared.running.len();

@@ -12,12 +12,12 @@ use futures_util::future::join_all;
 use super::shared::Shared;
 use crate::context::Probe;
 use crate::crashpoint;
-use crate::effect::{Effect, EffectState, Evidence, IN_FLIGHT, Looking};
+use crate::effect::{Effect, EffectState, IN_FLIGHT, Looking};
 use crate::finding::{Finding, judge};
 use crate::ledger::{Conclusion, LedgerError, Result};
 use crate::operate;
-use crate::protocol::shown;
-use crate::telemetry::{metrics, redact};
+use crate::protocol::{redacted, shown};
+use crate::telemetry::metrics;
 
 /// How often due looks are looked for.
 const EVERY: Duration = Duration::from_millis(500);
@@ -106,11 +106,10 @@ impl Reconciler {
         let finding = self.unless_anothers(&effect, finding).await?;
         let now = self.shared.now();
         let judged = judge(&effect, &looking, in_flight, finding, now);
-        let seen = redact::text(&judged.seen).into_owned();
         let conclusion = Conclusion {
             to: judged.to,
             receipt: judged.receipt.map(shown),
-            evidence: Evidence { at: now, seen },
+            evidence: redacted(judged.evidence),
             look_in: judged.look_in,
         };
         self.conclude(&effect, conclusion).await

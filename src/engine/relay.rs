@@ -85,20 +85,21 @@ impl Relay {
     /// Jobs that were accepted a moment ago. What the queue can't take now the next tick brings.
     pub async fn offer_fresh(&self, fresh: Vec<(String, Hint)>) {
         let Some(generation) = self.shared.generation() else {
-            self.shared.dispatch.notify_waiters();
+            self.shared.dispatch.all();
             return;
         };
         let mut lanes: BTreeMap<String, Vec<Hint>> = BTreeMap::new();
         for (lane, hint) in fresh {
             lanes.entry(lane).or_default().push(hint);
         }
+        let mut woke = Vec::with_capacity(lanes.len());
         for (lane, hints) in lanes {
             // behind a backlog that the window doesn't hold they would push in before their turn
-            if !self.is_behind(&lane) {
-                self.offer(generation, &lane, &hints).await;
+            if !self.is_behind(&lane) && self.offer(generation, &lane, &hints).await {
+                woke.push(lane);
             }
         }
-        self.wake().await;
+        self.wake(&woke).await;
     }
 
     fn is_behind(&self, lane: &str) -> bool {
@@ -126,7 +127,7 @@ impl Relay {
             return;
         };
         let config = self.shared.config.load_full();
-        let mut woke = false;
+        let mut woke = Vec::new();
         for lane in config.lanes.keys() {
             if !memory.lanes.contains(lane) {
                 if !self.start_lane(generation, lane).await {
@@ -148,7 +149,9 @@ impl Relay {
         for lane in config.lanes.keys() {
             if let Some(due) = &mut due {
                 let first = due.remove(lane).unwrap_or_default();
-                woke |= self.refill(generation, lane, config.window, first).await;
+                if self.refill(generation, lane, config.window, first).await {
+                    woke.push(lane.clone());
+                }
             }
             if memory.ticks.is_multiple_of(COMPARE_EVERY) {
                 let before = memory.suspects.remove(lane).unwrap_or_default();
@@ -156,9 +159,7 @@ impl Relay {
                 memory.suspects.insert(lane.clone(), suspects);
             }
         }
-        if woke {
-            self.wake().await;
-        }
+        self.wake(&woke).await;
     }
 
     /// The generation under which the queue may be used: counted on when the queue was wiped, its
@@ -366,9 +367,13 @@ impl Relay {
         self.shared.distrust_queue(generation);
     }
 
-    async fn wake(&self) {
-        self.shared.dispatch.notify_waiters();
-        if self.shared.queue.wake().await.is_err() {
+    /// Wakes the dispatchers of lanes, here and on other hosts.
+    async fn wake(&self, lanes: &[String]) {
+        if lanes.is_empty() {
+            return;
+        }
+        lanes.iter().for_each(|it| self.shared.dispatch.lane(it));
+        if self.shared.queue.wake(lanes).await.is_err() {
             // other hosts poll
             tracing::debug!("the wake-up for other hosts was lost");
         }

@@ -29,7 +29,9 @@ const GRACE_CANCEL: Duration = Duration::from_millis(300);
 /// suspect's turn: until its outcome is written down, its crash is charged.
 pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
     let job = assigned.job.clone();
-    let turn = turn(&shared, &job).await;
+    // each part of it is boxed: thousands of attempts wait for a platform at a time, and none keeps room
+    // for what it needs before and after that
+    let turn = Box::pin(turn(&shared, &job)).await;
     let began_at = shared.now();
     let (event, alone) = match turn {
         Err(event) => (event, None),
@@ -39,11 +41,11 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
             shared.tell(&job, What::Began(job.attempts + 1));
             tracing::debug!(job = %job.id, kind = job.kind, lane = job.lane, attempt = job.attempts + 1, epoch = job.epoch, "attempt begins");
             // a handler says what it likes: nothing of it is written down before this
-            let mut outcome = attempt(&shared, &job).await;
+            let mut outcome = Box::pin(attempt(&shared, &job)).await;
             if outcome == Outcome::Cancelled && shared.is_worked_on(&job).await {
                 // called off while it asked a platform: it runs once more, to have the work stopped
                 shared.running.looking(job.id);
-                outcome = attempt(&shared, &job).await;
+                outcome = Box::pin(attempt(&shared, &job)).await;
             }
             if matches!(outcome, Outcome::Held(..)) && shared.is_only_worked_on(&job).await {
                 // nobody can be told to stop the work any more: its receipt says that it is under way
@@ -57,17 +59,12 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
         Event::Ended(outcome) => outcome.word(),
         _ => "expired",
     };
-    settle(
-        &shared,
-        &job,
-        &assigned.hold,
-        Ended {
-            event,
-            began_at,
-            word,
-        },
-    )
-    .await;
+    let ended = Ended {
+        event,
+        began_at,
+        word,
+    };
+    Box::pin(settle(&shared, &job, &assigned.hold, ended)).await;
     drop(alone);
     drop(assigned);
 }

@@ -1,7 +1,7 @@
 //! What the loops of one daemon share.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,7 +36,7 @@ pub struct Parts {
     pub ledger: Arc<dyn Ledger>,
     /// The fast lane.
     pub queue: Arc<dyn Queue>,
-    /// The inboxes that are emptied: the one of Redis, the SQL door.
+    /// The inboxes that are emptied: those of Redis, the SQL door.
     pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration to begin with.
     pub config: Arc<Config>,
@@ -296,7 +296,7 @@ pub struct Shared {
     pub ledger: Arc<dyn Ledger>,
     /// The fast lane.
     pub queue: Arc<dyn Queue>,
-    /// The inboxes that are emptied: the one of Redis, the SQL door.
+    /// The inboxes that are emptied: those of Redis, the SQL door.
     pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration; a reload swaps it whole.
     pub config: ArcSwap<Config>,
@@ -317,7 +317,7 @@ pub struct Shared {
     /// Lanes that are paused.
     pub paused: ArcSwap<BTreeSet<String>>,
     /// Wakes the dispatchers.
-    pub dispatch: Arc<Notify>,
+    pub dispatch: super::wakes::Wakes,
     /// Wakes the relay: the queue is stale, or a window runs low.
     pub relay: Notify,
     /// Due jobs for the relay, as soon as they are accepted.
@@ -336,6 +336,8 @@ pub struct Shared {
     pub draining: CancellationToken,
     /// The ledger answers; set by the heartbeat.
     pub ledger_up: AtomicBool,
+    /// Daemons that are alive, this one included; set by the control loop.
+    pub live: AtomicU32,
     /// How far the ledger's clock is ahead of this host's, in microseconds; set by the heartbeat.
     pub skew: AtomicI64,
     /// The heartbeat's thread lives.
@@ -403,7 +405,7 @@ impl Shared {
                 .compare_exchange(generation, 0, Ordering::SeqCst, Ordering::SeqCst);
         if trusted.is_ok() {
             self.relay.notify_one();
-            self.dispatch.notify_waiters();
+            self.dispatch.all();
         }
         trusted.is_ok()
     }
@@ -423,7 +425,7 @@ impl Shared {
         {
             self.distrust_queue(generation);
         }
-        self.dispatch.notify_waiters();
+        self.dispatch.lane(lane);
     }
 
     /// As [`Shared::free`], together with other jobs that end at this moment.
@@ -434,7 +436,7 @@ impl Shared {
                 self.distrust_queue(generation);
             }
         }
-        self.dispatch.notify_waiters();
+        self.dispatch.lane(lane);
     }
 
     /// Tells whoever watches.

@@ -4,7 +4,9 @@ mod media;
 mod paid;
 mod post;
 
+mod command_run;
 mod generate_text;
+mod http_call;
 mod illustrate_image;
 mod post_bluesky;
 mod post_instagram;
@@ -18,7 +20,9 @@ use crate::handler::Kind;
 /// Every kind there is, by name.
 pub fn all() -> Vec<Kind> {
     vec![
+        Kind::of::<command_run::CommandRun>(),
         Kind::of::<generate_text::GenerateText>(),
+        Kind::of::<http_call::HttpCall>(),
         Kind::of::<illustrate_image::IllustrateImage>(),
         Kind::of::<post_bluesky::PostBluesky>(),
         Kind::of::<post_instagram::PostInstagram>(),
@@ -49,7 +53,8 @@ mod tests {
 
     #[test]
     fn every_example_fits_its_payload_and_its_lane_is_there() {
-        let config = Config::default_embedded(std::path::Path::new("/nowhere"));
+        let resize = "[commands.resize]\nprogram = \"/bin/true\"\n";
+        let config = Config::parse(resize, None, &|_| None).unwrap();
         for kind in all() {
             let envelope = Envelope {
                 kind: kind.name().to_owned(),

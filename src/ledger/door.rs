@@ -44,6 +44,15 @@ impl LedgerError {
 /// The result of a call to the ledger.
 pub type Result<T> = std::result::Result<T, LedgerError>;
 
+/// What a call-back says of work, where its platform is believed.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Word {
+    /// How far it is.
+    Progress(Progress),
+    /// How it ended, as JSON.
+    End(String),
+}
+
 /// The ledger's answer to jobs that go together.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Together {
@@ -256,6 +265,15 @@ pub trait Ledger: Send + Sync + 'static {
     /// Takes a handle off its job's effect, since it is known what became of the work; adds to the
     /// evidence. Of a handle that is gone already it changes nothing.
     async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()>;
+    /// Writes down what a call-back said of what `effect` began for `account`: the progress of its job,
+    /// or how it ended, of which the first word stays. The job; `None` where nothing is under way by
+    /// that effect, nor can be.
+    async fn called_back(
+        &self,
+        account: &str,
+        effect: EffectId,
+        said: &Word,
+    ) -> Result<Option<JobId>>;
     /// Whether a call-back of this id was taken before, within [`CALLS_KEPT`].
     async fn was_called(&self, account: &str, id: &str) -> Result<bool>;
     /// Writes down that a call-back was taken.

@@ -30,6 +30,16 @@ pub struct Schema {
     pub found: i64,
     /// The newest version that this program knows.
     pub known: i64,
+    /// The store works with programs that know this version at least: a newer program's steps may only
+    /// have added to it.
+    pub oldest: i64,
+}
+
+impl Schema {
+    /// Whether this program works with the store.
+    pub const fn fits(&self) -> bool {
+        self.known <= self.found && self.oldest <= self.known
+    }
 }
 
 /// Something that stands against calling the ledger durable.
@@ -263,6 +273,8 @@ pub struct Control {
     pub paused: Vec<String>,
     /// The queue's generation.
     pub generation: i64,
+    /// Daemons that are alive, this one included.
+    pub live: u32,
 }
 
 /// The queue's generation.

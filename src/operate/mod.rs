@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use crate::clock::{Time, stamp};
 use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
-use crate::intake::{Answer, Rules, accept, admit, admit_envelope, quarantined};
+use crate::inbox::tenant_at;
+use crate::intake::{Answer, Rules, accept, admit_envelope, admit_of, quarantined};
 use crate::job::{Envelope, Job, JobId};
 use crate::json::Violation;
 use crate::ledger::{
@@ -439,7 +440,7 @@ fn verdict_on(verdict: &Verdict, by: &By, now: Time) -> Conclusion {
     Conclusion {
         to,
         receipt,
-        evidence: Evidence { at: now, seen },
+        evidence: Evidence::new(now, seen),
         look_in: None,
     }
 }
@@ -487,7 +488,7 @@ async fn take_again(
     bytes: &[u8],
     by: &By,
 ) -> Result<Answer, LedgerError> {
-    let mut job = match admit(rules, entry.id, bytes) {
+    let mut job = match admit_of(rules, entry.id, bytes, tenant_at(&entry.door)) {
         Ok(job) => job,
         Err(refusal) => return Ok(Answer::Refused(refusal)),
     };

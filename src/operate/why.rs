@@ -113,6 +113,18 @@ fn of_failure(job: &Job, failure: &Failure) -> Advice {
             "Its platform took longer than adopt_for_s allows, and may go on. Look there; raise adopt_for_s in jobs.toml where that is usual, then revive: the same work is asked about again, and nothing is paid for twice.",
             [revive(job), discard(job, "taken from the platform")],
         ),
+        "command_timeout" | "cpu_s" | "file_mb" | "signal" => Advice::new(
+            "Its program was ended before it was done, as its last words may tell. Give it more in [commands] of jobs.toml, or mend it, then revive.",
+            ["presswork check --offline".to_owned(), revive(job)],
+        ),
+        "output" => Advice::new(
+            "Its program ended well, but what it printed is no result: one JSON value on standard output, or nothing. Mend the program. One that is `repeatable` is run again by a revive; else what it did is done, and a new job does it once more.",
+            [revive(job), discard(job, "done, without a result")],
+        ),
+        "no_way_back" => Advice::new(
+            "Its endpoint goes on with the work and can't tell how it ends. Let its 202 have a Location, or let it call back (webhook_secret of the account, [api] public_url), then revive: the same work is waited for.",
+            ["presswork check".to_owned(), revive(job)],
+        ),
         "payload" | "preflight" => mend(job),
         "no_account" | "wrong_account" | "no_identifier" => Advice::new(
             "Its account isn't configured as it needs it. Correct [accounts] in jobs.toml, have it checked, then revive.",

@@ -243,10 +243,16 @@ pub(super) fn builder(idle: usize) -> ClientBuilder {
         true => builder,
         false => builder.redirect(reqwest::redirect::Policy::none()),
     };
-    let builder = match sabotage!("http.retries") {
-        true => builder,
-        false => builder.retry(reqwest::retry::never()),
-    };
+    let builder = builder.retry(match sabotage!("http.retries") {
+        // what a client does that means well
+        true => reqwest::retry::for_host("127.0.0.1").classify_fn(|it| {
+            match it.status().is_none_or(|it| it.is_server_error()) {
+                true => it.retryable(),
+                false => it.success(),
+            }
+        }),
+        false => reqwest::retry::never(),
+    });
     builder
         .no_proxy()
         .referer(false)

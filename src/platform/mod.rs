@@ -19,6 +19,7 @@ pub mod x_words;
 pub mod x;
 pub mod instagram;
 pub mod objects;
+pub mod endpoint;
 
 use std::time::Duration;
 
@@ -73,6 +74,14 @@ pub async fn ping(
         }
         "s3" | "gcs" => {
             let it = objects::bucket::Bucket {
+                http,
+                account,
+                deadline,
+            };
+            it.who().await
+        }
+        "http" => {
+            let it = endpoint::Endpoint {
                 http,
                 account,
                 deadline,

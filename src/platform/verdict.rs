@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::clock::Time;
+use crate::job::Progress;
 use crate::outcome::{Class, Failure, Scope};
 use crate::telemetry::redact::{self, Redactor};
 
@@ -53,6 +54,8 @@ pub enum Progressed<T> {
     Ended(T),
     /// It goes on; and when the platform wants to be asked again, if it says so.
     GoesOn(Option<std::time::Duration>),
+    /// As [`Progressed::GoesOn`]; and how far it is, unless nothing new is known of that.
+    IsAt(Option<Progress>, Option<std::time::Duration>),
 }
 
 /// What an error's body says, as far as the platform's form allows to read it.

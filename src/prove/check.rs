@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::evidence::{Door, EffectRow, Evidence, Ms, Past, Row, Sort, Strike, Told};
-use super::faults::{SEEN, fault_between, hit, sort_of};
+use super::faults::{SEEN, denied, fault_between, hit, jumped_before, sort_of};
 use super::outside::{Act, Class, Request, class};
 
 /// After its answer left a platform, a send is under way to the ledger for so long at most.
@@ -40,7 +40,8 @@ pub struct Verdict {
     pub lost_inbox_unexplained: usize,
     /// Things that happened more often than they may.
     pub duplicated: usize,
-    /// Paid calls that were repeated after a lost answer, as the settings allow.
+    /// Paid calls that were repeated after a lost answer, as the settings allow, or after an error of which
+    /// the platform says that it costs nothing.
     pub paid_twice: usize,
     /// The ledger says that it happened, and it never did.
     pub false_confirms: usize,
@@ -304,8 +305,11 @@ impl<'a> Judge<'a> {
         }
         let paid = acts.iter().any(|it| class(&it.op) == Some(Class::P));
         let extra = acts.len().saturating_sub(1);
+        let requests = self.requests.get(row.key.as_str());
+        let denied = requests.into_iter().flatten().filter(|it| denied(it));
+        let repeats = self.evidence.repeats.get(&row.kind).copied();
         let allowed = match paid {
-            true => self.evidence.repeats.get(&row.kind).copied().unwrap_or(1) as usize,
+            true => repeats.unwrap_or(1) as usize + denied.count(),
             false => 0,
         };
         self.verdict.paid_twice += extra.min(allowed);
@@ -417,7 +421,8 @@ impl<'a> Judge<'a> {
                     continue;
                 };
                 let past = row.history.iter().find(|it| it.epoch == *epoch);
-                let left = past.is_some_and(|it| it.outcome == "reclaimed");
+                let left = past.is_some_and(|it| it.outcome == "reclaimed")
+                    && !jumped_before(&evidence.strikes, stop.strike, HOME);
                 let charged = past.is_some_and(is_charged) && !self.own_reason(row);
                 if left || charged {
                     let how = if left { "left behind" } else { "charged" };

@@ -35,10 +35,28 @@ pub fn fell_on<'a>(strikes: &'a [Strike], it: &Request) -> impl Iterator<Item = 
         .filter(move |it| !it.sort.kills() || cut_off(it))
 }
 
+/// Whether a paid call was answered as not done, in the form that the platform documents for that (500 and
+/// 503: "retry your request"), although it was: nobody outside can know better.
+pub fn denied(it: &Request) -> bool {
+    let fault = it.fault.as_deref();
+    let lied = matches!(fault, Some("act_500" | "act_503"));
+    lied && it.status.is_some() && class(&it.op) == Some(Class::P)
+}
+
 /// Whether a fault fell between two moments.
 pub fn fault_between(strikes: &[Strike], from: Ms, until: Ms) -> bool {
     let mut strikes = strikes.iter().filter(|it| it.sort.is_fault());
     strikes.any(|it| from <= it.until && it.at <= until)
+}
+
+/// Whether the ledger's clock jumped within `within` before a strike: further than a lease lasts, so that
+/// for a moment every lease looked as if it had run out.
+pub fn jumped_before(strikes: &[Strike], n: usize, within: Ms) -> bool {
+    let Some(at) = strikes.iter().find(|it| it.n == n).map(|it| it.at) else {
+        return false;
+    };
+    let mut jumps = strikes.iter().filter(|it| it.sort == Sort::Skew);
+    jumps.any(|it| it.at <= at && at <= it.until + within)
 }
 
 /// The sort of a strike, by its number.

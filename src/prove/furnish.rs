@@ -13,6 +13,7 @@ use toml::{Table, Value};
 use super::plan::Stock;
 use crate::config::{Config, Place};
 use crate::handler::Kind;
+use crate::sandbox::WORKER_SECRET;
 
 /// The lease, in seconds: what is frozen for longer has lost it. No shorter, or a busy machine's daemons
 /// lose theirs with nobody's doing.
@@ -24,13 +25,14 @@ const LOOK: (i64, i64) = (300, 10);
 /// Kinds whose lost answers are looked for.
 const LOOKED_FOR: [&str; 2] = ["post.x", "post.instagram"];
 /// Platforms that the sandbox plays, and what an account of each needs.
-const PLAYED: [(&str, &[(&str, &str)]); 6] = [
+const PLAYED: [(&str, &[(&str, &str)]); 7] = [
     ("openai", &[]),
     ("mastodon", &[]),
     ("bluesky", &[("identifier", "prove.test")]),
     ("x", &[]),
     ("instagram", &[("identifier", "me")]),
     ("s3", &[("bucket", "prove")]),
+    ("http", &[]),
 ];
 
 /// Where a daemon's stores are.
@@ -106,6 +108,9 @@ impl Furnisher {
         let mut table = self.said.clone();
         self.stores(&mut table, home, api, stores)?;
         let mut left_out = Vec::new();
+        if table.remove("commands").is_some() {
+            left_out.push("command.run: nobody watches what your programs do".to_owned());
+        }
         self.accounts(&mut table, &mut left_out)?;
         // what holds for each kind is asked of the configuration itself, as it is so far
         let kinds = crate::kinds::all();
@@ -197,15 +202,17 @@ impl Furnisher {
         };
         let mut account = Table::new();
         put(&mut account, "platform", platform);
-        put(
-            &mut account,
-            "base_url",
-            format!("{}/{platform}", self.sandbox),
-        );
+        // an endpoint's calls say by their path whose they are
+        let (place, token) = match platform {
+            "http" => (format!("/{who}"), WORKER_SECRET.to_owned()),
+            _ => (String::new(), format!("sandbox-{who}")),
+        };
+        let base_url = format!("{}/{platform}{place}", self.sandbox);
+        put(&mut account, "base_url", base_url);
         for (key, value) in *more {
             put(&mut account, key, *value);
         }
-        let token = secret(format!("{who}.secret"), &format!("sandbox-{who}"))?;
+        let token = secret(format!("{who}.secret"), &token)?;
         put(&mut account, "secret", token);
         if platform == "s3" {
             put(
@@ -397,9 +404,9 @@ mod tests {
         let mut kinds: Vec<&str> = found.stock.iter().map(|it| &*it.kind).collect();
         kinds.dedup();
         assert_eq!(
-            kinds.len() + 1,
+            kinds.len() + 2,
             crate::kinds::all().len(),
-            "all but test.job"
+            "all but test.job and command.run"
         );
         let furnisher = Furnisher::new(
             "[lanes.x]\nroom = \"many\"",

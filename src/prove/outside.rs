@@ -57,7 +57,7 @@ pub enum Class {
 /// The class of an operation that publishes, stores or costs; nothing for what only prepares or looks.
 pub fn class(op: &str) -> Option<Class> {
     match op {
-        "status.create" | "putRecord" | "createRecord" | "object.put" => Some(Class::A),
+        "status.create" | "putRecord" | "createRecord" | "object.put" | "call" => Some(Class::A),
         "media.publish" => Some(Class::B),
         "post.create" => Some(Class::C),
         "chat.completion" | "image.generate" | "image.edit" => Some(Class::P),

@@ -279,6 +279,7 @@ fn make(
     let payload = match stock.kind.as_str() {
         "post.instagram" => json!({"caption": text, "images": [
             {"url": "https://example.com/fox.jpg", "alt": "a fox"}]}),
+        "http.call" => json!({"data": text}),
         "generate.text" => json!({"model": "gpt-5-mini", "prompt": text}),
         "illustrate.image" => json!({"model": "dall-e-2", "size": "256x256", "prompt": text}),
         "upload.object" => json!({"url": format!("{}/_sandbox/settings", wishes.sandbox),

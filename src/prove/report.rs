@@ -70,7 +70,7 @@ pub fn lines(it: &Verdict) -> Vec<Line> {
         line(
             "paid_twice",
             it.paid_twice,
-            "paid calls repeated after a lost answer, as allowed",
+            "paid calls repeated after a lost answer, as allowed, or after an error that costs nothing",
         ),
         none(
             "false_confirms",

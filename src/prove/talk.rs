@@ -1,10 +1,10 @@
-//! How producers speak: HTTP and RESP by hand, a connection a question. Whoever asks the daemons must
-//! not lean on the code that they are made of.
+//! How producers speak: HTTP and RESP by hand. Whoever asks the daemons must not lean on the code that
+//! they are made of.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -42,19 +42,86 @@ pub async fn http(
     exchanged.with_context(|| format!("{to} doesn't answer"))?
 }
 
+/// A connection to an API that is kept for many requests.
+pub struct Line {
+    to: SocketAddr,
+    stream: BufReader<TcpStream>,
+}
+
+impl Line {
+    /// # Errors
+    /// When nobody listens there.
+    pub async fn open(to: SocketAddr) -> anyhow::Result<Self> {
+        let stream = TcpStream::connect(to).await?;
+        stream.set_nodelay(true)?;
+        let stream = BufReader::new(stream);
+        Ok(Self { to, stream })
+    }
+
+    /// A request with a JSON body, and the answer's status and body. After an error the connection is of
+    /// no more use.
+    ///
+    /// # Errors
+    /// When there is no whole answer in time.
+    pub async fn ask(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> anyhow::Result<(u16, String)> {
+        let to = self.to;
+        let exchanged = tokio::time::timeout(ANSWERED, self.exchange(method, path, body)).await;
+        exchanged.with_context(|| format!("{to} doesn't answer"))?
+    }
+
+    async fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: &[u8],
+    ) -> anyhow::Result<(u16, String)> {
+        let mut request = format!(
+            "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\n\
+             content-length: {}\r\n\r\n",
+            self.to,
+            body.len()
+        )
+        .into_bytes();
+        request.extend_from_slice(body);
+        self.stream.write_all(&request).await?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            let read = self.stream.read_line(&mut head).await?;
+            ensure!(0 < read, "half an answer");
+        }
+        let length = length(&head).context("an answer without its length")?;
+        ensure!(length as u64 <= ANSWER_MAX, "an answer of {length} bytes");
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await?;
+        let status = status(&head).context("no HTTP answer")?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    }
+}
+
+fn status(head: &str) -> Option<u16> {
+    head.split(' ').nth(1)?.parse().ok()
+}
+
+fn length(head: &str) -> Option<usize> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        let is_length = name.eq_ignore_ascii_case("content-length");
+        is_length.then(|| value.trim().parse().ok())?
+    })
+}
+
 /// Status and body of an answer, which must be whole.
 fn parsed(answer: &str) -> anyhow::Result<(u16, String)> {
     let (head, body) = answer.split_once("\r\n\r\n").context("half an answer")?;
-    let status = head.split(' ').nth(1).and_then(|it| it.parse().ok());
-    let length = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        let is_length = name.eq_ignore_ascii_case("content-length");
-        is_length.then(|| value.trim().parse::<usize>().ok())?
-    });
-    if length.is_some_and(|it| body.len() < it) {
+    if length(head).is_some_and(|it| body.len() < it) {
         bail!("half an answer");
     }
-    Ok((status.context("no HTTP answer")?, body.to_owned()))
+    Ok((status(head).context("no HTTP answer")?, body.to_owned()))
 }
 
 /// A command to a Redis, and the first line of its answer.

@@ -1,5 +1,7 @@
 //! The queue's door, the same for every store.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 use uuid::Uuid;
 
@@ -61,9 +63,19 @@ pub trait Queue: Send + Sync + 'static {
     /// Empties a lane and starts it under `generation` with these slots held; does nothing when it
     /// is under `generation` already. Whether it did.
     async fn reset(&self, generation: i64, lane: &str, held: &[(JobId, Uuid)]) -> Result<bool>;
-    /// Tells every dispatcher that there is something to take.
-    async fn wake(&self) -> Result<()>;
-    /// Waits until somebody calls [`Queue::wake`] (here or on another host), or the queue is away.
-    /// May return without a reason; callers poll besides.
-    async fn woken(&self);
+    /// Tells the dispatchers of these lanes, here and on other hosts, that there is something to take.
+    async fn wake(&self, lanes: &[String]) -> Result<()>;
+    /// Waits until somebody calls [`Queue::wake`] (here or on another host), or may have called it
+    /// unheard. May return without a reason; callers poll besides. Of several that wait, one learns the
+    /// lanes.
+    async fn woken(&self) -> Woken;
+}
+
+/// Where there may be something to take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// In these lanes; none: nobody said so.
+    Lanes(BTreeSet<String>),
+    /// In any: a wake-up may have been lost.
+    All,
 }

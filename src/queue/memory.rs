@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::bell::Bell;
-use super::door::{Queue, QueueError, Result, Taken};
+use super::door::{Queue, QueueError, Result, Taken, Woken};
 use crate::job::JobId;
 use crate::ledger::Hint;
 
@@ -209,12 +209,12 @@ impl Queue for MemoryQueue {
         Ok(true)
     }
 
-    async fn wake(&self) -> Result<()> {
-        self.bell.ring();
+    async fn wake(&self, lanes: &[String]) -> Result<()> {
+        self.bell.ring(lanes.iter().cloned());
         Ok(())
     }
 
-    async fn woken(&self) {
-        self.bell.rung().await;
+    async fn woken(&self) -> Woken {
+        self.bell.rung().await
     }
 }

@@ -4,7 +4,7 @@ use super::reply::Reply;
 use super::session::{Push, Queued};
 use crate::engine::doors::{Busy, Doors};
 use crate::engine::group::Grouped;
-use crate::intake::{Answer, repeats};
+use crate::intake::Answer;
 use crate::ledger::Reason;
 use crate::telemetry::metrics;
 use crate::together::Culprit;
@@ -125,24 +125,23 @@ fn counted(answered: Result<Grouped, Busy>) -> Result<Grouped, Busy> {
             let new = answers.iter().filter(|it| matches!(it, Answer::New { .. }));
             metrics::accepted(DOOR, new.count() as u64);
         }
-        Ok(Err(culprit)) => metrics::refused(DOOR, reason(&culprit.answer).as_str()),
+        Ok(Err(culprit)) => {
+            let reason = culprit.answer.refusal().map_or(Reason::Refused, |it| it.0);
+            metrics::refused(DOOR, reason.as_str());
+        }
         Err(_) => {}
     }
     answered
 }
 
-fn reason(answer: &Answer) -> Reason {
-    match answer {
-        Answer::Conflict { .. } => Reason::Conflict,
-        Answer::Repeats { .. } => Reason::Repeats,
-        Answer::Refused(it) => it.reason,
-        Answer::New { .. } | Answer::Same { .. } => Reason::Refused,
-    }
-}
-
 /// Why it was refused: a word, which one of how many, and all that is wrong with it.
 fn refused(culprit: &Culprit, at: Option<usize>, of: usize) -> String {
-    let word = match reason(&culprit.answer) {
+    let refusal = culprit.answer.refusal();
+    let (reason, why) = refusal.unwrap_or_else(|| {
+        let defect = "the ledger gave another answer: a defect";
+        (Reason::Refused, defect.to_owned())
+    });
+    let word = match reason {
         Reason::Malformed => "MALFORMED",
         Reason::UnknownKind => "UNKNOWNKIND",
         Reason::Invalid => "INVALID",
@@ -156,23 +155,7 @@ fn refused(culprit: &Culprit, at: Option<usize>, of: usize) -> String {
         (Some(at), of) => format!("[{at}] of {of}, so that none was taken: "),
         (None, of) => format!("one of {of}, so that none was taken: "),
     };
-    let why = match &culprit.answer {
-        Answer::Conflict { id, differs } => {
-            let differs = match differs.is_empty() {
-                true => String::new(),
-                false => format!(" (differs at: {})", differs.join(", ")),
-            };
-            format!(
-                "the key is taken by job {id} with another payload{differs}; nothing was changed"
-            )
-        }
-        Answer::Repeats { id } => repeats(*id),
-        Answer::Refused(it) => it.message().replace('\n', "; "),
-        Answer::New { .. } | Answer::Same { .. } => {
-            "the ledger gave another answer: a defect".to_owned()
-        }
-    };
-    format!("{word} {which}{why}")
+    format!("{word} {which}{}", why.replace('\n', "; "))
 }
 
 #[cfg(test)]
@@ -193,10 +176,10 @@ mod tests {
         assert_eq!(
             refused(&culprit, culprit.at, 3),
             format!(
-                "CONFLICT [1] of 3, so that none was taken: the key is taken by job {id} with another payload (differs at: /text, /n); nothing was changed"
+                "CONFLICT [1] of 3, so that none was taken: its key is taken by job {id} with another payload (differs at: /text, /n)"
             )
         );
-        assert!(refused(&culprit, None, 1).starts_with("CONFLICT the key"));
+        assert!(refused(&culprit, None, 1).starts_with("CONFLICT its key"));
         assert!(refused(&culprit, None, 2).starts_with("CONFLICT one of 2"));
     }
 

@@ -8,6 +8,7 @@ use crate::api::body::{BODY_MAX, MANY_MAX};
 use crate::api::guard::Access;
 use crate::inbox::INBOX;
 use crate::job::envelope::{ENVELOPE_MAX, is_name, too_large};
+use crate::telemetry::redact;
 
 /// Jobs to be taken by one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -375,7 +376,7 @@ fn error(text: &str) -> Reply {
 
 fn shown(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_MAX)]);
-    text.escape_debug().to_string()
+    redact::text(&text).escape_debug().to_string()
 }
 
 /// Whether there are as many words as the command wants, and none of them is too much.

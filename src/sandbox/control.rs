@@ -23,6 +23,7 @@ use super::{
     s3::S3,
     settings::Values,
     stage::{Shared, Stage},
+    worker::Worker,
     x::X,
 };
 
@@ -34,6 +35,7 @@ pub(super) struct World {
     pub(super) x: Arc<Stage<X>>,
     pub(super) instagram: Arc<Stage<Instagram>>,
     pub(super) s3: Arc<Stage<S3>>,
+    pub(super) worker: Arc<Stage<Worker>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -156,7 +158,9 @@ async fn advance(
 }
 
 async fn calls(State(world): State<Arc<World>>) -> Response {
-    Json(world.openai.platform.calls()).into_response()
+    let mut calls = world.openai.platform.calls();
+    calls.extend(world.worker.platform.calls());
+    Json(calls).into_response()
 }
 
 async fn settings(State(world): State<Arc<World>>) -> Json<Values> {
@@ -184,6 +188,7 @@ async fn reset(State(world): State<Arc<World>>) -> Response {
     world.x.platform.forget();
     world.instagram.platform.forget();
     world.s3.platform.forget();
+    world.worker.platform.forget();
     world.shared.settings.set(Values::default());
     world.shared.faults.forget();
     world.shared.journal.forget();

@@ -1,8 +1,8 @@
-//! A simulated internet: OpenAI, Mastodon, Bluesky, X, Instagram and S3 in one process that logs what it really did
+//! A simulated internet: OpenAI, Mastodon, Bluesky, X, Instagram, S3 and a team's endpoint in one process that logs what it really did
 //! and misbehaves on request. It is for trying things out and for tests; it never calls anything outside.
 //!
 //! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, `/x/2/...`,
-//! `/instagram/v25.0/...`, `/s3/<bucket>/<key>`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
+//! `/instagram/v25.0/...`, `/s3/<bucket>/<key>`, `/http/<account>/...`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
 //! disk before its answer leaves.
 
 mod clock;
@@ -18,12 +18,14 @@ mod play;
 mod faults;
 mod journal;
 mod stage;
+mod hook;
 mod openai;
 mod mastodon;
 mod bluesky;
 mod x;
 mod instagram;
 mod s3;
+mod worker;
 mod wall;
 mod control;
 
@@ -52,8 +54,11 @@ use self::{
     s3::S3,
     spool::Spool,
     stage::{Shared, Stage},
+    worker::Worker,
     x::X,
 };
+
+pub use self::worker::SECRET as WORKER_SECRET;
 
 /// How often scheduled statuses are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -212,6 +217,11 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         Arc::clone(&shared.spool),
         base,
     );
+    let worker = Worker::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.settings),
+    );
     for act in acts.all() {
         match act.platform.as_str() {
             OpenAi::NAME => openai.replay(&act),
@@ -220,6 +230,7 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             X::NAME => x.replay(&act),
             Instagram::NAME => instagram.replay(&act),
             S3::NAME => s3.replay(&act),
+            Worker::NAME => worker.replay(&act),
             other => tracing::warn!(
                 platform = other,
                 n = act.n,
@@ -252,6 +263,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             platform: s3,
             shared: Arc::clone(shared),
         }),
+        worker: Arc::new(Stage {
+            platform: worker,
+            shared: Arc::clone(shared),
+        }),
         shared: Arc::clone(shared),
     });
     let router = Router::new()
@@ -278,6 +293,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         .route(
             "/s3/{*rest}",
             any(stage::serve::<S3>).with_state(Arc::clone(&world.s3)),
+        )
+        .route(
+            "/http/{*rest}",
+            any(stage::serve::<Worker>).with_state(Arc::clone(&world.worker)),
         )
         .merge(wall::routes(Arc::clone(shared)))
         .merge(control::routes(Arc::clone(&world)));

@@ -32,6 +32,16 @@ pub(super) struct Values {
     pub(super) openai_hook: Hook,
     /// How much later than the end, with `late`, in milliseconds.
     pub(super) openai_hook_late_ms: u32,
+    /// How long the work of an endpoint takes, in milliseconds; 0: it answers with the result.
+    pub(super) http_work_ms: u32,
+    /// How it ends: `failed` may be tried again, `incomplete` not.
+    pub(super) http_work_ends: Ends,
+    /// It says where it can be asked about its work.
+    pub(super) http_polled: bool,
+    /// What its call-backs are signed with: `whsec_...`; without one it doesn't call back.
+    pub(super) http_hook_secret: Option<String>,
+    /// How it calls back.
+    pub(super) http_hook: Hook,
 }
 
 /// How a response ends.
@@ -55,7 +65,7 @@ impl Ends {
     }
 }
 
-/// How OpenAI calls back.
+/// How a platform calls back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Hook {
@@ -89,6 +99,11 @@ impl Default for Values {
             openai_hook_secret: None,
             openai_hook: Hook::default(),
             openai_hook_late_ms: 0,
+            http_work_ms: 0,
+            http_work_ends: Ends::default(),
+            http_polled: true,
+            http_hook_secret: None,
+            http_hook: Hook::default(),
         }
     }
 }

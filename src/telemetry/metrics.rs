@@ -62,7 +62,7 @@ table! {
     PROMOTED = "presswork_ledger_takeovers_total", Shape::Counter, "Times this daemon permitted effects again after another server took the ledger over.";
     TESTIFIED = "presswork_sends_testified_total", Shape::Counter, "Sends that the send journals here told a ledger that had lost them.";
     EXPOSURE = "presswork_inbox_exposure_seconds", Shape::Histogram(SHORT), "How long an envelope was in Redis only, before intake committed it.";
-    INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait to be taken in, by door: in the Redis inbox, or in rows that SQL committed.";
+    INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait to be taken in, by door: in the Redis inbox (a tenant's own by tenant, too), or in rows that SQL committed.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
     QUEUE_UP = "presswork_queue_up", Shape::Gauge, "1 when the queue answers, 0 when it is away.";
     MEMORY = "presswork_memory_bytes", Shape::Gauge, "Memory that the daemon holds.";
@@ -191,7 +191,7 @@ pub fn effect(op: &str, state: &'static str) {
     counter!(EFFECTS, "op" => op.to_owned(), "state" => state).increment(1);
 }
 
-/// A call-back of a platform. `led_to` is a word: `woken`, `repeated`, `nobody`, `busy`, `refused`.
+/// A call-back of a platform. `led_to` is a word: `woken`, `heard`, `repeated`, `nobody`, `busy`, `refused`.
 pub fn call(led_to: &'static str) {
     counter!(CALLS, "led_to" => led_to).increment(1);
 }
@@ -211,9 +211,13 @@ pub fn inbox_exposure(exposed: Duration) {
     histogram!(EXPOSURE).record(exposed);
 }
 
-/// Envelopes that wait in an inbox.
-pub fn inbox_waiting(door: &'static str, envelopes: u64) {
-    gauge!(INBOX_WAITING, "door" => door).set(envelopes as f64);
+/// Envelopes that wait in an inbox; `tenant`: in one of that tenant's own.
+pub fn inbox_waiting(door: &'static str, tenant: Option<&str>, envelopes: u64) {
+    let gauge = match tenant {
+        Some(tenant) => gauge!(INBOX_WAITING, "door" => door, "tenant" => tenant.to_owned()),
+        None => gauge!(INBOX_WAITING, "door" => door),
+    };
+    gauge.set(envelopes as f64);
 }
 
 /// Whether the ledger answers.
@@ -261,7 +265,8 @@ mod tests {
         promoted();
         testified(3);
         inbox_exposure(Duration::from_millis(4));
-        inbox_waiting("inbox", 8);
+        inbox_waiting("inbox", None, 8);
+        inbox_waiting("inbox", Some("acme"), 9);
         ledger_up(true);
         queue_up(false);
         memory(4_096);
@@ -282,6 +287,8 @@ mod tests {
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
+            "presswork_inbox_waiting{door=\"inbox\"} 8",
+            "presswork_inbox_waiting{door=\"inbox\",tenant=\"acme\"} 9",
             "presswork_ledger_takeovers_total 1",
             "presswork_sends_testified_total 3",
             "presswork_running{lane=\"default\"} 1",

@@ -61,6 +61,8 @@ fn means(platform: Platform, (fault, acts, usual): (&str, bool, Means)) -> (bool
     let own = match (platform, fault) {
         // of this post, not of the account
         (Platform::X, "403") => Means::Refused(Class::Permanent),
+        // its answer may be nothing
+        (Platform::Http, "empty") => Means::Done,
         _ => usual,
     };
     (acts, own)
@@ -126,8 +128,14 @@ async fn played(world: &World, platform: Platform, it: (&str, bool, Means)) {
 async fn every_fault_lands_in_its_class_and_is_met_once() {
     let world = World::new().await;
     let openai = [Platform::OpenAi, Platform::Images];
-    let social = [Platform::X, Platform::Instagram];
-    for platform in [openai, [Platform::Mastodon, Platform::Bluesky], social].concat() {
+    let social = [Platform::X, Platform::Instagram, Platform::Http];
+    for platform in [
+        &openai[..],
+        &[Platform::Mastodon, Platform::Bluesky],
+        &social,
+    ]
+    .concat()
+    {
         join_all(FAULTS.map(|it| played(&world, platform, it))).await;
     }
 }
@@ -171,6 +179,17 @@ async fn a_repeat_under_the_same_key_happens_once() {
         let receipt = bluesky.publish(&rkey, &record("x")).await.unwrap();
         assert!(receipt.remote_id.unwrap().ends_with(&rkey), "{fault}");
         assert_eq!(world.count("acts", "putRecord", &who).await, 1, "{fault}");
+
+        let account = world.account(Platform::Http, &name);
+        world.fault(&name, "call", fault, 0).await;
+        let lost = world.act(Platform::Http, &account).await;
+        assert!(
+            matches!(lost, Err(CallError::Unknown(_))),
+            "{fault}: {lost:?}"
+        );
+        let receipt = world.act(Platform::Http, &account).await.unwrap();
+        assert_eq!(receipt.detail["result"]["data"], "hello", "{fault}");
+        assert_eq!(world.count("acts", "call", &name).await, 1, "{fault}");
     }
 }
 
@@ -183,6 +202,7 @@ async fn nothing_is_sent_to_a_platform_that_is_away() {
         Platform::Bluesky,
         Platform::X,
         Platform::Instagram,
+        Platform::Http,
     ];
     let accounts = platforms.map(|it| (it, world.account(it, "away")));
     world.sandbox.take().expect("it was started").stop().await;

@@ -16,18 +16,19 @@ use std::time::Duration;
 use presswork::clock::Clock;
 use presswork::config::{Account, Config};
 use presswork::context::Tools;
-use presswork::effect::Receipt;
+use presswork::effect::{EffectId, Receipt};
 use presswork::ledger::Ledger;
 use presswork::ledger::sqlite::Sqlite;
 use presswork::platform::CallError;
 use presswork::platform::bluesky::{Bluesky, tid};
+use presswork::platform::endpoint::Endpoint;
 use presswork::platform::http::{Body, Call, Http, below};
 use presswork::platform::instagram::{Image, Instagram};
 use presswork::platform::mastodon::{Mastodon, Status};
 use presswork::platform::openai::{self, Chat, Message, Role};
 use presswork::platform::openai_images::{Drawing, Place, draw};
 use presswork::platform::x::{Post, X};
-use presswork::sandbox::{Options, Sandbox};
+use presswork::sandbox::{Options, Sandbox, WORKER_SECRET};
 use serde_json::{Value, json};
 use url::Url;
 
@@ -41,6 +42,7 @@ enum Platform {
     Bluesky,
     X,
     Instagram,
+    Http,
 }
 
 impl Platform {
@@ -51,6 +53,7 @@ impl Platform {
             Self::Bluesky => "bluesky",
             Self::X => "x",
             Self::Instagram => "instagram",
+            Self::Http => "http",
         }
     }
 
@@ -62,6 +65,7 @@ impl Platform {
             Self::Bluesky => "putRecord",
             Self::X => "post.create",
             Self::Instagram => "media.publish",
+            Self::Http => "call",
         }
     }
 
@@ -112,7 +116,11 @@ impl World {
     }
 
     fn account(&self, platform: Platform, name: &str) -> Account {
-        let base_url = below(&self.base, &format!("/{}", platform.name()));
+        let (place, secret) = match platform {
+            Platform::Http => (format!("/http/{name}"), WORKER_SECRET.to_owned()),
+            it => (format!("/{}", it.name()), format!("sandbox-{name}")),
+        };
+        let base_url = below(&self.base, &place);
         let identifier = match platform {
             Platform::Bluesky => Some(platform.who(name)),
             Platform::Instagram => Some("me".to_owned()),
@@ -120,7 +128,7 @@ impl World {
         };
         Account {
             identifier,
-            secret: format!("sandbox-{name}").into(),
+            secret: secret.into(),
             ..Account::at(platform.name(), base_url)
         }
     }
@@ -168,6 +176,15 @@ impl World {
             Platform::OpenAi => {
                 let chat = chat("a fox");
                 openai::complete(&self.http, account, &chat, &BTreeMap::new(), deadline).await
+            }
+            Platform::Http => {
+                let endpoint = Endpoint {
+                    http: &self.http,
+                    account,
+                    deadline,
+                };
+                let body = json!({"type": "x", "data": "hello"}).to_string();
+                endpoint.call(CALL, None, body, 0).await
             }
             Platform::Mastodon => {
                 let mastodon = self.mastodon(account, deadline);
@@ -235,6 +252,8 @@ impl World {
     }
 }
 
+/// The id of a call.
+const CALL: EffectId = EffectId(uuid::Uuid::from_u128(7));
 const SLOW: Duration = Duration::from_secs(20);
 
 fn chat(prompt: &str) -> Chat {

@@ -126,10 +126,7 @@ impl Site {
                 at,
                 detail: json!({UNDER_WAY: true}),
             }),
-            evidence: Evidence {
-                at,
-                seen: "send 1: confirmed".to_owned(),
-            },
+            evidence: Evidence::new(at, "send 1: confirmed".to_owned()),
             look_in: None,
         };
         assert!(ledger.conclude(effect.id, 1, &confirmed).await.unwrap());

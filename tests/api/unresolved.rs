@@ -54,10 +54,7 @@ async fn lost(site: &Site, text: &str) -> JobId {
     let conclusion = Conclusion {
         to: EffectState::Unresolved,
         receipt: None,
-        evidence: Evidence {
-            at: now,
-            seen: "send 1: reset: the answer was lost".to_owned(),
-        },
+        evidence: Evidence::new(now, "send 1: reset: the answer was lost".to_owned()),
         look_in: None,
     };
     assert!(ledger.conclude(effect.id, 1, &conclusion).await.unwrap());

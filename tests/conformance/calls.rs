@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use presswork::effect::{Effect, EffectState, Receipt, UNDER_WAY};
-use presswork::job::Job;
-use presswork::ledger::{CALLS_KEPT, Conclusion};
+use presswork::effect::{Effect, EffectId, EffectState, Receipt, UNDER_WAY};
+use presswork::job::{Job, Progress};
+use presswork::ledger::{CALLS_KEPT, Conclusion, Word};
 use presswork::lifecycle::Event;
 
 use super::effects::{effect, one, to};
@@ -109,4 +109,38 @@ pub async fn a_call_back_is_known_for_days_and_then_forgotten(f: Fixture) {
     f.shift(kept - 3 * 86_400 + 1).await;
     f.tidy(DAY, DAY).await.unwrap();
     assert!(!heard("press", "wh_1").await && heard("press", "wh_2").await);
+}
+
+pub async fn what_a_call_back_says_is_kept_and_the_first_end_stays(f: Fixture) {
+    let half = Word::Progress(Progress {
+        percent: 40,
+        message: "half".to_owned(),
+    });
+    let end = |text: &str| Word::End(format!("{{\"Done\":\"{text}\"}}"));
+    let (job, wanted) = sent(&f).await;
+    let said = async |account: &str, id: EffectId, word: &Word| {
+        f.called_back(account, id, word).await.unwrap()
+    };
+    // before its answer is here, too
+    assert_eq!(said("press", wanted.id, &half).await, Some(job.id));
+    let found = f.job(job.id).await.unwrap().unwrap();
+    assert_eq!(found.progress.unwrap().percent, 40);
+    for (account, id) in [("other", wanted.id), ("press", EffectId(uuid::Uuid::nil()))] {
+        assert_eq!(said(account, id, &end("a")).await, None);
+        assert_eq!(said(account, id, &half).await, None);
+    }
+    assert_eq!(one(&f, &job).await.told, None);
+    assert_eq!(said("press", wanted.id, &end("a")).await, Some(job.id));
+    assert_eq!(said("press", wanted.id, &end("b")).await, Some(job.id));
+    assert_eq!(
+        one(&f, &job).await.told.as_deref(),
+        Some("{\"Done\":\"a\"}")
+    );
+    // once nothing is under way any more, nothing is heard
+    let answer = begun(&f, "resp_1").await;
+    assert!(f.conclude(wanted.id, 1, &answer).await.unwrap());
+    assert_eq!(said("press", wanted.id, &half).await, Some(job.id));
+    f.let_go(job.id, "resp_1", &answer.evidence).await.unwrap();
+    assert_eq!(said("press", wanted.id, &half).await, None);
+    assert_eq!(said("press", wanted.id, &end("c")).await, None);
 }

@@ -23,10 +23,7 @@ pub fn effect(job: &Job, step: &str) -> Effect {
 }
 
 async fn seen(f: &Fixture, what: &str) -> Evidence {
-    Evidence {
-        at: f.time().await,
-        seen: what.to_owned(),
-    }
+    Evidence::new(f.time().await, what.to_owned())
 }
 
 pub async fn to(f: &Fixture, to: EffectState, what: &str) -> Conclusion {

@@ -140,6 +140,7 @@ macro_rules! conformance {
                 a_handle_finds_its_job_until_it_is_let_go,
                 a_handle_comes_with_its_answer_however_late,
                 a_call_back_is_known_for_days_and_then_forgotten,
+                what_a_call_back_says_is_kept_and_the_first_end_stays,
             }
             looking {
                 jobs_are_found_by_each_field,

@@ -234,6 +234,10 @@ pub async fn control_tells_cancels_pauses_and_the_generation(f: Fixture) {
     assert_eq!(control.cancels, [mine.id]);
     assert_eq!(control.paused, [LANE]);
     assert_eq!(control.generation, before + 1);
+    let live = f.live_runs().await.unwrap().len();
+    assert_eq!((control.live as usize, live), (3, 3));
+    f.end_run(claim.run).await.unwrap();
+    assert_eq!(f.control(claim.run).await.unwrap().live, 2);
     assert_eq!(f.control(Uuid::new_v4()).await.unwrap().cancels, []);
 }
 

@@ -230,6 +230,50 @@ async fn a_new_generation_refuses_claims_under_the_old_one() {
     }
 }
 
+/// Who frees a slot hears of it first: without manners it would keep all that it ever had.
+#[tokio::test]
+async fn a_daemon_takes_its_share_first_and_what_the_others_leave_later() {
+    for base in Base::both().await {
+        let name = base.ledger.name();
+        let host = Rig::new(&base, kinds(), limits(Some(5), 10)).await;
+        let other = Rig::new(&base, kinds(), limits(Some(5), 10)).await;
+        let world = World::new();
+        for n in 0..9 {
+            host.enqueue(&world.job("gate", n)).await;
+        }
+        host.relay.tick().await;
+        host.control.tick().await.unwrap();
+        let (took, first) = host.turn(LANE, true).await;
+        assert_eq!((took, first.len()), (Took::Jobs(3), 3), "{name}");
+        let (took, none) = host.turn(LANE, true).await;
+        assert_eq!((took, none.len()), (Took::Share, 0), "{name}");
+        let (took, rest) = host.turn(LANE, false).await;
+        assert_eq!((took, rest.len()), (Took::Jobs(2), 2), "{name}");
+
+        // one of its own ends: below its share it asks nobody
+        drop(rest);
+        let mut first = first.into_iter();
+        host.begin(first.next().unwrap());
+        world.gate.add_permits(1);
+        let slots = async || base.ledger.running(LANE).await.unwrap().len();
+        kit::wait::until("it has ended", crate::SOON, async || slots().await == 4).await;
+        kit::wait::until("its place is free", crate::SOON, async || {
+            host.turn(LANE, true).await.0 == Took::Jobs(1)
+        })
+        .await;
+
+        // alone it waits for nobody
+        other
+            .shared
+            .ledger
+            .end_run(other.shared.run_id())
+            .await
+            .unwrap();
+        host.control.tick().await.unwrap();
+        assert_eq!(host.shared.live.load(Ordering::Relaxed), 1, "{name}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_its_queue_the_ledger_gives_and_keeps_the_concurrency() {
     for mut base in Base::both().await {

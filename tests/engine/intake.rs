@@ -3,6 +3,7 @@
 use presswork::engine::doors::Busy;
 use presswork::intake::Answer;
 use presswork::ledger::Reason;
+use presswork::operate::{By, Refused, release_quarantined};
 use presswork::queue::redis::{RedisOptions, RedisQueue};
 use serde_json::json;
 
@@ -232,4 +233,66 @@ async fn what_the_ledger_could_not_take_is_still_in_the_inbox() {
     assert_eq!(rig.doors.tick(&inbox, run, 0, 500).await, Ok(1));
     assert_eq!(rig.step(LANE).await, 1);
     assert_eq!(rig.doors.tick(&inbox, run, 0, 500).await, Ok(0));
+}
+
+/// Also when a person lets it go on, later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenants_inbox_takes_that_tenants_jobs_only() {
+    let prefix = format!("rig-{}", uuid::Uuid::new_v4());
+    let redis = kit::redis::Redis::shared();
+    let postgres = kit::postgres::Postgres::shared();
+    let base = Base::on(postgres, &redis.url(), Some(prefix.clone())).await;
+    let rig = Rig::new(&base, kinds(), usual).await;
+    let options = RedisOptions {
+        url: redis.url().into(),
+        prefix: Some(prefix.clone()),
+    };
+    let inbox = RedisQueue::open(&options).unwrap().inbox_of("acme");
+    let envelope = |key: &str, tenant: &str| {
+        format!(
+            r#"{{"kind": "test.job", "payload": {{}}, "key": "{key}", "reply_to": "{key}"{tenant}}}"#
+        )
+    };
+    for it in [
+        envelope("none", ""),
+        envelope("own", r#", "tenant": "acme""#),
+        envelope("foreign", r#", "tenant": "zoo""#),
+        r#"{"kind": "test.job", "payload": {"slep_ms": 1}}"#.to_owned(),
+    ] {
+        inbox.push(&[it.into_bytes()]).await.unwrap();
+    }
+    let run = rig.shared.run_id();
+    assert_eq!(rig.doors.tick(&inbox, run, 0, 500).await, Ok(4));
+    let ledger = &*base.ledger;
+    for key in ["none", "own"] {
+        let job = ledger.job_of_key("acme", "test.job", key).await.unwrap();
+        assert!(job.is_some(), "{key}");
+    }
+    let receipt = redis.cli(&["LPOP", &format!("{prefix}:presswork:reply:foreign")]);
+    let receipt: serde_json::Value = serde_json::from_str(&receipt).unwrap();
+    assert_eq!(receipt["result"], "refused");
+    assert_eq!(receipt["violations"][0]["pointer"], "/tenant");
+    let entries = ledger.quarantined(None, 10).await.unwrap();
+    let kept = |text: &str| {
+        let has = |it: &&presswork::ledger::Quarantined| it.message.contains(text);
+        entries.iter().find(has).expect(text).clone()
+    };
+    let (foreign, slip) = (kept("only jobs of `acme` are taken"), kept("slep_ms"));
+    for it in [&foreign, &slip] {
+        assert_eq!((it.reason, &*it.door), (Reason::Invalid, "inbox:acme"));
+    }
+    // corrected, both are the tenant's, and no correction makes them another's
+    let by = By {
+        actor: "ann".to_owned(),
+        reason: String::new(),
+    };
+    let rules = rig.shared.rules();
+    let again = envelope("foreign", r#", "tenant": "zoo", "labels": {"n": "1"}"#);
+    let again = release_quarantined(ledger, &rules, foreign.id, Some(again.as_bytes()), &by).await;
+    assert!(matches!(again, Err(Refused::Invalid(_))), "{again:?}");
+    let right = br#"{"kind": "test.job", "payload": {"sleep_ms": 1}}"#;
+    for entry in [foreign.id, slip.id] {
+        let job = release_quarantined(ledger, &rules, entry, Some(right), &by).await;
+        assert_eq!(rig.job(job.unwrap()).await.tenant, "acme");
+    }
 }

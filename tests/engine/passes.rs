@@ -97,14 +97,33 @@ fn cases(outside: &Outside) -> Vec<Case> {
             "object.put",
             json!({"url": page, "key": "page.html"}),
         ),
+        case(
+            "call",
+            "http.call",
+            "http",
+            "call",
+            json!({"type": "fox.draw", "data": "a fox"}),
+        ),
     ]
 }
 
 fn accounts(outside: &Outside) -> impl Fn(&mut Config) {
     move |config| {
-        for platform in ["openai", "mastodon", "bluesky", "x", "instagram", "s3"] {
+        for platform in [
+            "openai",
+            "mastodon",
+            "bluesky",
+            "x",
+            "instagram",
+            "s3",
+            "http",
+        ] {
             let mut account = outside.account(platform);
             account.guard.reaction = presswork::content::Reaction::Allow;
+            if platform == "http" {
+                account.secret = presswork::sandbox::WORKER_SECRET.into();
+                account.base_url.set_path("/http/me");
+            }
             if platform == "s3" {
                 account.secret = "sandbox-me".into();
                 account.bucket = Some(Bucket {
@@ -155,7 +174,7 @@ async fn once(rig: &Rig, outside: &Outside, case: &Case, id: JobId, before: usiz
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_answer_of_any_write_of_any_kind_costs_nothing() {
-    let outside = Outside::new(json!({"openai_work_ms": 0})).await;
+    let outside = Outside::new(json!({"openai_work_ms": 0, "http_work_ms": 1})).await;
     for case in cases(&outside) {
         let mut base = Base::embedded().await;
         let faulty = Faulty::new(base.ledger.clone());
@@ -194,7 +213,7 @@ async fn a_lost_answer_of_any_write_of_any_kind_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_run_twice_acts_once() {
-    let outside = Outside::new(json!({"openai_work_ms": 0})).await;
+    let outside = Outside::new(json!({"openai_work_ms": 0, "http_work_ms": 1})).await;
     for case in cases(&outside) {
         let base = Base::embedded().await;
         let rig = outside.host_with(&base, accounts(&outside)).await;

@@ -281,17 +281,23 @@ impl Rig {
         self.dispatch(lane).await
     }
 
+    /// One turn of the lane's dispatcher, which leaves others their share if it is `polite`.
+    pub async fn turn(&self, lane: &str, polite: bool) -> (Took, Vec<Assigned>) {
+        let line = &self.lines[lane];
+        let took = line.dispatcher.turn(polite).await;
+        let mut claimed = line.claimed.lock().await;
+        let taken = std::iter::from_fn(|| claimed.try_recv().ok()).collect();
+        (took, taken)
+    }
+
     /// Takes all that there is room for from the queue as it is.
     pub async fn dispatch(&self, lane: &str) -> Vec<Assigned> {
         let line = &self.lines[lane];
         let mut taken = Vec::new();
         // a dispatcher waits for room, and a test for nothing
         while 0 < line.room.available_permits() {
-            let took = line.dispatcher.tick().await;
-            let mut claimed = line.claimed.lock().await;
-            while let Ok(it) = claimed.try_recv() {
-                taken.push(it);
-            }
+            let (took, more) = self.turn(lane, false).await;
+            taken.extend(more);
             if matches!(took, Took::Nothing | Took::Empty) {
                 break;
             }
@@ -352,8 +358,7 @@ impl Rig {
 }
 
 fn line(shared: &Arc<Shared>, name: &str, lane: &Lane) -> Line {
-    let places = lane.room.min(lane.concurrency.unwrap_or(u32::MAX)).max(1);
-    let room = Arc::new(Semaphore::new(places as usize));
+    let room = Arc::new(Semaphore::new(lane.places() as usize));
     let (jobs, claimed) = mpsc::channel(BATCH);
     Line {
         dispatcher: Dispatcher::new(

@@ -6,6 +6,7 @@ use presswork::engine::doors::Doors;
 use presswork::inbox::Inbox;
 use presswork::job::{JobId, Priority};
 use presswork::ledger::Reason;
+use presswork::ledger::postgres::producers_role;
 use presswork::lifecycle::State;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
@@ -278,16 +279,20 @@ async fn two_daemons_share_the_rows_in_order() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_producers_role_may_enqueue_and_nothing_else() {
     let mut shop = Shop::new().await;
-    let tables: Vec<String> = sqlx::query_scalar(
-        "SELECT oid::regclass::text FROM pg_class
-         WHERE relnamespace = 'presswork'::regnamespace AND relkind IN ('r', 'p', 'v', 'S')",
+    let tables: Vec<(String, String)> = sqlx::query_as(
+        "SELECT c.oid::regclass::text, quote_ident(a.attname) FROM pg_class c
+         JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = 1
+         WHERE c.relnamespace = 'presswork'::regnamespace AND c.relkind IN ('r', 'p', 'v', 'm', 'S')",
     )
     .fetch_all(&mut shop.producer)
     .await
     .unwrap();
     let functions: Vec<(String, bool)> = sqlx::query_as(
-        "SELECT oid::regprocedure::text, has_function_privilege('presswork_producer', oid, 'EXECUTE')
-         FROM pg_proc WHERE pronamespace = 'presswork'::regnamespace",
+        "SELECT format('%s(%s)', oid::regproc,
+                       (SELECT string_agg('NULL::' || format_type(t, NULL), ', ' ORDER BY n)
+                        FROM unnest(proargtypes) WITH ORDINALITY AS a (t, n))),
+                has_function_privilege('presswork_producer', oid, 'EXECUTE')
+         FROM pg_proc WHERE pronamespace = 'presswork'::regnamespace AND prokind = 'f'",
     )
     .fetch_all(&mut shop.producer)
     .await
@@ -302,29 +307,34 @@ async fn a_producers_role_may_enqueue_and_nothing_else() {
     assert!(open.iter().all(|it| it.starts_with("presswork.enqueue")));
     shop.run("SET ROLE presswork_producer").await.unwrap();
     shop.id("SELECT presswork.enqueue('test.job', '{}')").await;
-    for table in &tables {
-        for sql in [
-            format!("SELECT * FROM {table}"),
+    let at_tables = tables.iter().flat_map(|(table, column)| {
+        [
+            format!("SELECT {column} FROM {table}"),
             format!("INSERT INTO {table} DEFAULT VALUES"),
+            format!("UPDATE {table} SET {column} = DEFAULT"),
             format!("DELETE FROM {table}"),
             format!("TRUNCATE {table}"),
+            format!("ALTER TABLE {table} ADD mine integer"),
             format!("DROP TABLE {table}"),
             format!("CREATE TRIGGER t BEFORE INSERT ON {table} EXECUTE FUNCTION presswork.mint()"),
-        ] {
-            let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone()))
-                .execute(&mut shop.producer)
-                .await;
-            let Err(error) = refused else {
-                panic!("a producer may {sql}");
-            };
-            let error = error.into_database_error().expect("the server's own");
-            // a sequence is no table that could be emptied or dropped so
-            let code = error.code().unwrap_or_default().into_owned();
-            assert!(
-                ["42501", "42809"].contains(&&*code),
-                "{sql}: {code} {error}"
-            );
-        }
+        ]
+    });
+    let closed = functions.iter().filter(|it| !it.1);
+    let calls = closed.map(|(call, _)| format!("SELECT {call}"));
+    for sql in at_tables.chain(calls) {
+        let refused = sqlx::raw_sql(sqlx::AssertSqlSafe(sql.clone()))
+            .execute(&mut shop.producer)
+            .await;
+        let Err(error) = refused else {
+            panic!("a producer may {sql}");
+        };
+        let error = error.into_database_error().expect("the server's own");
+        // a sequence is no table that could be emptied or dropped so
+        let code = error.code().unwrap_or_default().into_owned();
+        assert!(
+            ["42501", "42809"].contains(&&*code),
+            "{sql}: {code} {error}"
+        );
     }
     for sql in [
         "CREATE TABLE presswork.mine (n integer)",
@@ -332,10 +342,57 @@ async fn a_producers_role_may_enqueue_and_nothing_else() {
         "SELECT presswork.now()",
         "SELECT presswork.make_partitions(1)",
         "SELECT pg_read_file('/etc/hostname')",
+        "SELECT nextval('presswork.intake_seq_seq')",
         "CREATE ROLE mine",
+        "GRANT presswork_producer TO CURRENT_USER WITH ADMIN OPTION",
     ] {
         let error = shop.run(sql).await.unwrap_err();
         let error = error.into_database_error().expect(sql);
         assert_eq!(error.code().as_deref(), Some("42501"), "{sql}: {error}");
     }
+}
+
+/// Where the migration may make no role, an administrator says what `check --print-acl` prints.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_administrator_may_give_the_role_later() {
+    let mut shop = Shop::new().await;
+    let app = format!("app_{}", Uuid::new_v4().simple());
+    let run = async |shop: &mut Shop, sql: String| {
+        let sql = sqlx::raw_sql(sqlx::AssertSqlSafe(sql));
+        sql.execute(&mut shop.producer).await.map(drop)
+    };
+    shop.run(
+        "REVOKE ALL ON ALL FUNCTIONS IN SCHEMA presswork FROM presswork_producer;
+         REVOKE ALL ON SCHEMA presswork FROM presswork_producer",
+    )
+    .await
+    .unwrap();
+    run(
+        &mut shop,
+        format!("CREATE ROLE {app} LOGIN; GRANT presswork_producer TO {app}"),
+    )
+    .await
+    .unwrap();
+    let enqueue = format!(
+        "SET ROLE {app}; SELECT presswork.enqueue('test.job', '{{\"result\": 1}}', key => 'k')"
+    );
+    let refused = run(&mut shop, enqueue.clone()).await.unwrap_err();
+    let refused = refused.into_database_error().unwrap();
+    assert_eq!(refused.code().as_deref(), Some("42501"), "{refused}");
+    shop.run("RESET ROLE").await.unwrap();
+    run(&mut shop, producers_role().to_owned()).await.unwrap();
+    run(&mut shop, enqueue).await.unwrap();
+    for sql in [
+        "SELECT count(*) FROM presswork.jobs",
+        "SELECT count(*) FROM presswork.intake",
+        "SELECT presswork.mint()",
+    ] {
+        let refused = shop.run(sql).await.unwrap_err();
+        let refused = refused.into_database_error().unwrap();
+        assert_eq!(refused.code().as_deref(), Some("42501"), "{sql}: {refused}");
+    }
+    shop.run("RESET ROLE").await.unwrap();
+    assert_eq!(shop.tick().await, 1);
+    // a role belongs to the server that the tests share
+    run(&mut shop, format!("DROP ROLE {app}")).await.unwrap();
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use async_trait::async_trait;
 use presswork::job::JobId;
 use presswork::ledger::Hint;
-use presswork::queue::{Queue, QueueError, Taken};
+use presswork::queue::{Queue, QueueError, Taken, Woken};
 use uuid::Uuid;
 
 /// A queue that fails: all of it while it is `away`, and at random in between.
@@ -133,11 +133,11 @@ impl Queue for Stormy {
         let lost = self.weather()?;
         self.told(lost, self.inner.reset(generation, lane, held).await)
     }
-    async fn wake(&self) -> Answer<()> {
+    async fn wake(&self, lanes: &[String]) -> Answer<()> {
         let lost = self.weather()?;
-        self.told(lost, self.inner.wake().await)
+        self.told(lost, self.inner.wake(lanes).await)
     }
-    async fn woken(&self) {
-        self.inner.woken().await;
+    async fn woken(&self) -> Woken {
+        self.inner.woken().await
     }
 }

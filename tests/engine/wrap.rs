@@ -467,6 +467,14 @@ impl Ledger for Faulty {
     async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
         through!(self, let_go(job, handle, evidence))
     }
+    async fn called_back(
+        &self,
+        account: &str,
+        effect: EffectId,
+        said: &Word,
+    ) -> Result<Option<JobId>> {
+        through!(self, called_back(account, effect, said))
+    }
     async fn was_called(&self, account: &str, id: &str) -> Result<bool> {
         through!(self, was_called(account, id))
     }

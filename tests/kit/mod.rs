@@ -15,6 +15,8 @@ pub mod server;
 
 pub mod daemon;
 pub mod net;
+pub mod pki;
 pub mod postgres;
+pub mod pgbouncer;
 pub mod proxy;
 pub mod redis;

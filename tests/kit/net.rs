@@ -4,24 +4,37 @@
 use std::net::Ipv4Addr;
 use std::process::Command;
 
+use tokio::sync::{Mutex, MutexGuard};
+
 /// The host's own names begin so; this process's number follows.
 const NAME: &str = "presswork-";
 const BRIDGE: &str = "pwb";
 const PORT: &str = "pwp";
 
+/// Names and addresses are this process's: one net at a time.
+static ONE: Mutex<()> = Mutex::const_new(());
+
 /// A bridge on which this process has an address, and hosts with an address each.
 pub struct Net {
     pid: u32,
     hosts: u8,
+    _one: MutexGuard<'static, ()>,
 }
 
 impl Net {
+    /// Waits until no other test of this process has one.
+    ///
     /// # Errors
     /// Why there can't be any here.
-    pub fn new() -> Result<Net, String> {
+    pub async fn new() -> Result<Net, String> {
+        let one = ONE.lock().await;
         let pid = std::process::id();
         sweep()?;
-        let net = Net { pid, hosts: 0 };
+        let net = Net {
+            pid,
+            hosts: 0,
+            _one: one,
+        };
         let bridge = net.bridge();
         ip(&["link", "add", &bridge, "type", "bridge"])?;
         let address = format!("{}/24", net.address());

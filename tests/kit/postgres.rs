@@ -1,4 +1,6 @@
-//! A private PostgreSQL (15 or newer) in a folder of its own, for as long as a test needs it.
+//! A private PostgreSQL (14 or newer) in a folder of its own, for as long as a test needs it.
+//!
+//! The newest of this machine, or the one of the folder that `PRESSWORK_TEST_POSTGRES` names.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -6,18 +8,18 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
 use tempfile::TempDir;
 
-use super::process::{dying_with_us, find_program, homebrew};
+use super::process::{dying_with_us, find_program, homebrew, installed_by_scripts};
 use super::server::Server;
 use super::wait;
 
-const VERSION_MIN: u32 = 15;
+const VERSION_MIN: u32 = 14;
 /// A start after a kill replays what was written since the last checkpoint.
 const STARTED: Duration = Duration::from_secs(30);
 
@@ -35,6 +37,7 @@ const SETTINGS: [(&str, &str); 7] = [
 /// A server on a port of its own. Dropped, it is stopped and its folder removed.
 pub struct Postgres {
     server: Server,
+    installed: &'static Installed,
     settings: Vec<(String, String)>,
 }
 
@@ -51,11 +54,29 @@ impl Postgres {
     /// # Panics
     /// As [`Postgres::start`].
     pub fn start_with(settings: &[(&str, &str)]) -> Postgres {
+        Postgres::of(installed(), settings)
+    }
+
+    /// One of a major version, where `scripts/test` could install it.
+    ///
+    /// # Panics
+    /// As [`Postgres::start`].
+    pub fn start_version(major: u32) -> Option<Postgres> {
+        let folder = installed_by_scripts(&format!("postgres-{major}"));
+        let debian = PathBuf::from(format!("/usr/lib/postgresql/{major}/bin"));
+        let (found, version, folder) = [folder, debian].into_iter().find_map(candidate)?;
+        assert_eq!(found, major, "{}", folder.display());
+        let installed = Box::leak(Box::new(Installed::of(version, folder)));
+        Some(Postgres::of(installed, &[]))
+    }
+
+    fn of(installed: &'static Installed, settings: &[(&str, &str)]) -> Postgres {
         let all = SETTINGS.iter().chain(settings);
         let settings = all.map(|(name, value)| (name.to_string(), value.to_string()));
         let settings: Vec<_> = settings.collect();
         let make = || Postgres {
-            server: Server::new("postgres", new_folder()),
+            server: Server::new("postgres", new_folder(installed)),
+            installed,
             settings: settings.clone(),
         };
         Server::first("PostgreSQL", make, Postgres::launch)
@@ -74,7 +95,8 @@ impl Postgres {
     /// Where it can't be copied, or doesn't start: with its log.
     pub fn standby(&self, through: SocketAddr) -> Postgres {
         let make = || Postgres {
-            server: Server::new("standby", copied_folder(through)),
+            server: Server::new("standby", copied_folder(self.installed, through)),
+            installed: self.installed,
             settings: self.settings.clone(),
         };
         Server::first("a standby", make, Postgres::launch)
@@ -116,6 +138,11 @@ impl Postgres {
             .fetch_one(&mut connection)
             .await
             .expect("it answers")
+    }
+
+    /// Whom it runs as, where we are root: uid and gid.
+    pub fn user(&self) -> Option<(u32, u32)> {
+        self.installed.user.as_ref().map(|it| (it.1, it.2))
     }
 
     pub fn port(&self) -> u16 {
@@ -183,14 +210,14 @@ impl Postgres {
 
     fn launch(&self) -> Result<(), String> {
         // SIGQUIT rather than SIGKILL when we die: it gives its System V memory back.
-        let mut command = dying_with_us(&installed().folder.join("postgres"), "QUIT");
+        let mut command = dying_with_us(&self.installed.folder.join("postgres"), "QUIT");
         command.arg("-D").arg(self.data());
         command.args(["-p", &self.port().to_string()]);
         command.arg("-k").arg(self.server.folder());
         for (name, value) in &self.settings {
             command.args(["-c", &format!("{name}={value}")]);
         }
-        as_server_user(&mut command);
+        as_server_user(self.installed, &mut command);
         self.server
             .launch(command, STARTED, |pid| self.is_ready(pid))
     }
@@ -211,7 +238,7 @@ impl Drop for Postgres {
 }
 
 /// The PostgreSQL of this machine, and whom it runs as.
-struct Installed {
+pub struct Installed {
     folder: PathBuf,
     version: String,
     /// Name, uid and gid, where we are root: the server refuses to run as root.
@@ -224,16 +251,25 @@ fn installed() -> &'static Installed {
         let (_, version, folder) = candidates().into_iter().max().unwrap_or_else(|| {
             panic!("no PostgreSQL {VERSION_MIN} or newer here: `./scripts/test` installs it")
         });
+        Installed::of(version, folder)
+    })
+}
+
+impl Installed {
+    fn of(version: String, folder: PathBuf) -> Installed {
         Installed {
             folder,
             version,
             user: (id("-u", None) == Some(0)).then(unprivileged_user),
         }
-    })
+    }
 }
 
 /// Major version, full version and `bin` folder of each server that is new enough.
 fn candidates() -> Vec<(u32, String, PathBuf)> {
+    if let Some(said) = std::env::var_os("PRESSWORK_TEST_POSTGRES") {
+        return candidate(said.into()).into_iter().collect();
+    }
     let mut folders = homebrew("postgresql");
     if let Ok(versions) = fs::read_dir("/usr/lib/postgresql") {
         folders.extend(versions.filter_map(|it| Some(it.ok()?.path().join("bin"))));
@@ -241,19 +277,20 @@ fn candidates() -> Vec<(u32, String, PathBuf)> {
     // where it really lies: beside it are all its programs
     let in_path = find_program("postgres", &[]).and_then(|it| it.canonicalize().ok());
     folders.extend(in_path.and_then(|it| Some(it.parent()?.to_owned())));
-    let candidate = |folder: PathBuf| {
-        let server = Command::new(folder.join("postgres"))
-            .arg("--version")
-            .output();
-        // Such as `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
-        let text = String::from_utf8(server.ok()?.stdout).ok()?;
-        let version = text.split_whitespace().nth(2)?.to_owned();
-        let digits = version.split(|it: char| !it.is_ascii_digit()).next()?;
-        let major: u32 = digits.parse().ok()?;
-        let whole = folder.join("initdb").is_file();
-        (VERSION_MIN <= major && whole).then_some((major, version, folder))
-    };
     folders.into_iter().filter_map(candidate).collect()
+}
+
+fn candidate(folder: PathBuf) -> Option<(u32, String, PathBuf)> {
+    let server = Command::new(folder.join("postgres"))
+        .arg("--version")
+        .output();
+    // Such as `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`
+    let text = String::from_utf8(server.ok()?.stdout).ok()?;
+    let version = text.split_whitespace().nth(2)?.to_owned();
+    let digits = version.split(|it: char| !it.is_ascii_digit()).next()?;
+    let major: u32 = digits.parse().ok()?;
+    let whole = folder.join("initdb").is_file();
+    (VERSION_MIN <= major && whole).then_some((major, version, folder))
 }
 
 fn unprivileged_user() -> (String, u32, u32) {
@@ -270,8 +307,8 @@ fn id(what: &str, user: Option<&str>) -> Option<u32> {
     String::from_utf8(output.stdout).ok()?.trim().parse().ok()
 }
 
-fn as_server_user(command: &mut Command) {
-    if let Some((_, uid, gid)) = &installed().user {
+fn as_server_user(here: &Installed, command: &mut Command) {
+    if let Some((_, uid, gid)) = &here.user {
         command.uid(*uid).gid(*gid);
     }
     // The user may not be allowed to enter the folder that we are in.
@@ -280,11 +317,11 @@ fn as_server_user(command: &mut Command) {
 
 /// A folder with a fresh cluster in it. It lies in the system's temporary folder, which every user
 /// may enter and whose path is short enough for a socket's name.
-fn new_folder() -> TempDir {
-    let folder = empty_folder();
+fn new_folder(here: &Installed) -> TempDir {
+    let folder = empty_folder(here);
     let data = folder.path().join("data");
-    copy(template(), &data);
-    if let Some((_, uid, gid)) = &installed().user {
+    copy(&template(here), &data);
+    if let Some((_, uid, gid)) = &here.user {
         // A template that went through an archive (a cache between CI runs) may have lost its owner.
         let owner = format!("{uid}:{gid}");
         run(Command::new("chown").arg("-R").arg(owner).arg(&data));
@@ -293,9 +330,9 @@ fn new_folder() -> TempDir {
 }
 
 /// A folder with a copy of a server that runs, which goes on following it.
-fn copied_folder(through: SocketAddr) -> TempDir {
-    let folder = empty_folder();
-    let mut command = Command::new(installed().folder.join("pg_basebackup"));
+fn copied_folder(here: &Installed, through: SocketAddr) -> TempDir {
+    let folder = empty_folder(here);
+    let mut command = Command::new(here.folder.join("pg_basebackup"));
     command.args([
         "-R",
         "-X",
@@ -308,45 +345,44 @@ fn copied_folder(through: SocketAddr) -> TempDir {
     command.arg("-h").arg(through.ip().to_string());
     command.arg("-p").arg(through.port().to_string());
     command.arg("-D").arg(folder.path().join("data"));
-    as_server_user(&mut command);
+    as_server_user(here, &mut command);
     run(&mut command);
     folder
 }
 
-fn empty_folder() -> TempDir {
+fn empty_folder(here: &Installed) -> TempDir {
     let folder = tempfile::Builder::new().prefix("presswork-pg-").tempdir();
     let folder = folder.expect("a temporary folder can be made");
-    if let Some((_, uid, gid)) = &installed().user {
+    if let Some((_, uid, gid)) = &here.user {
         chown(folder.path(), Some(*uid), Some(*gid)).expect("root may give a folder away");
     }
     folder
 }
 
 /// A cluster as `initdb` leaves it, which takes seconds: made once, copied for each server.
-fn template() -> &'static Path {
-    static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
-    TEMPLATE.get_or_init(|| {
-        let here = installed();
-        let user = here.user.as_ref().map_or("self", |it| it.0.as_str());
-        let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let template = base.join(format!("postgres-{}-{user}", here.version));
-        let lock = File::create(base.join("postgres.lock")).expect("a lock file can be made");
-        // Held until the end of this function: another test process may be about to do the same.
-        lock.lock().expect("a lock file can be locked");
-        if !template.exists() {
-            make_template(&template);
-        }
-        template
-    })
+fn template(here: &Installed) -> PathBuf {
+    // one at a time within this process, too
+    static MAKING: Mutex<()> = Mutex::new(());
+    let _making = MAKING.lock().unwrap_or_else(|it| it.into_inner());
+    let user = here.user.as_ref().map_or("self", |it| it.0.as_str());
+    let base = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let template = base.join(format!("postgres-{}-{user}", here.version));
+    let lock = File::create(base.join("postgres.lock")).expect("a lock file can be made");
+    // Held until the end of this function: another test process may be about to do the same.
+    lock.lock().expect("a lock file can be locked");
+    if !template.exists() {
+        make_template(here, &template);
+    }
+    template
 }
 
-fn make_template(template: &Path) {
-    let folder = empty_folder();
+fn make_template(here: &Installed, template: &Path) {
+    let folder = empty_folder(here);
     let data = folder.path().join("data");
-    let mut command = Command::new(installed().folder.join("initdb"));
+    let mut command = Command::new(here.folder.join("initdb"));
     command.arg("-D").arg(&data).args(["-U", "postgres"]);
     command.args(["--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync"]);
-    as_server_user(&mut command);
+    as_server_user(here, &mut command);
     run(&mut command);
     let partial = template.with_extension("partial");
     if partial.exists() {

@@ -232,6 +232,12 @@ pub fn find_program(name: &str, folders: &[PathBuf]) -> Option<PathBuf> {
     all.map(|it| it.join(name)).find(|it| it.is_file())
 }
 
+/// Where `scripts/test` puts the programs of a server that it takes from a registry of packages.
+pub fn installed_by_scripts(server: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("..");
+    target.join("servers").join(server).join("bin")
+}
+
 /// `bin` folders of Homebrew's packages whose name starts with `package`, newest version first.
 pub fn homebrew(package: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = ["/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew"]

@@ -15,7 +15,7 @@ use crate::Place;
 use crate::kit::wait;
 use crate::world::{ENDED, Host, READY, client, ended};
 
-const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+pub const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// A place whose account `caller` is called back.
 struct Office {
@@ -131,7 +131,7 @@ async fn killed_around_the_write_of_its_handle_work_is_paid_for_once() {
     }
 }
 
-fn signed(id: &str, body: &str) -> [(&'static str, String); 3] {
+pub fn signed(id: &str, body: &str) -> [(&'static str, String); 3] {
     let at = chrono::Utc::now().timestamp();
     let key = STANDARD.decode(SECRET.strip_prefix("whsec_").expect("it begins so"));
     let mut mac = Hmac::<Sha256>::new_from_slice(&key.expect("base64")).expect("a key");

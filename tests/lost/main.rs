@@ -1,6 +1,6 @@
 //! Lost answers of X and Instagram, by the real daemon and the sandbox's own log: a post is there at
 //! most once, what is confirmed is there, what is refused isn't, and what nobody can know is left to a
-//! person, with what was seen.
+//! person, with what was seen. And work in any language: a team's endpoints and programs of the host.
 
 #[path = "../kit/mod.rs"]
 mod kit;
@@ -9,8 +9,10 @@ mod checker;
 #[path = "../storm/world.rs"]
 mod world;
 mod adopted;
+mod commands;
 #[cfg(feature = "crashpoints")]
 mod kills;
+mod workers;
 
 use std::sync::Arc;
 
@@ -82,10 +84,15 @@ impl Place {
         Host::new(&self.stores, &self.outside.url)
     }
 
-    async fn job(&self, key: &str) -> (Job, Effect) {
+    /// The job of a key, which may not have begun anything yet.
+    async fn stands(&self, key: &str) -> Job {
         let jobs = by_key(&*self.ledger).await;
         let found = jobs.into_iter().find(|it| it.key.as_deref() == Some(key));
-        let job = found.expect("it was accepted");
+        found.expect("it was accepted")
+    }
+
+    async fn job(&self, key: &str) -> (Job, Effect) {
+        let job = self.stands(key).await;
         let effects = self.ledger.effects(job.id).await.expect("its effects");
         (job, effects.into_iter().next().expect("it has one"))
     }

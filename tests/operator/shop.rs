@@ -201,10 +201,7 @@ impl Shop {
                 "send 1: the connection was reset after the request was sent",
             ),
         };
-        let evidence = Evidence {
-            at: now,
-            seen: seen.to_owned(),
-        };
+        let evidence = Evidence::new(now, seen.to_owned());
         let conclusion = Conclusion {
             to: answer,
             receipt,

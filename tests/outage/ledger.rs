@@ -15,8 +15,8 @@ use sqlx::{Connection, PgConnection};
 use crate::kit::postgres::Postgres;
 use crate::kit::proxy::{Direction, Proxy};
 use crate::kit::wait;
-use crate::world::{ENDED, Host, Stores};
-use crate::{Case, told};
+use crate::world::{ENDED, Host, Stores, accept_directly, ended, envelope, rules};
+use crate::{Case, sql, told};
 
 /// A small file system of its own, for as long as it lives.
 struct SmallDisk(tempfile::TempDir);
@@ -63,13 +63,6 @@ impl Drop for SmallDisk {
     }
 }
 
-async fn sql(url: &str, statement: String) {
-    let mut connection = PgConnection::connect(url).await.expect("connects");
-    let statement = sqlx::AssertSqlSafe(statement);
-    let done = sqlx::raw_sql(statement).execute(&mut connection).await;
-    done.expect("the statement is run");
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let Some(disk) = SmallDisk::new("48m") else {
@@ -98,12 +91,12 @@ async fn a_full_disk_acknowledges_nothing_and_loses_nothing() {
     let main = postgres.url("postgres");
     sql(
         &main,
-        format!("CREATE TABLESPACE small LOCATION '{}'", place.display()),
+        &format!("CREATE TABLESPACE small LOCATION '{}'", place.display()),
     )
     .await;
     sql(
         &main,
-        format!("ALTER DATABASE {name} SET default_tablespace = small"),
+        &format!("ALTER DATABASE {name} SET default_tablespace = small"),
     )
     .await;
     let host = case.host();
@@ -174,12 +167,27 @@ async fn connections_that_run_out_cost_time_and_no_job() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_long_lock_costs_time_and_no_lease() {
+    // more than there are connections to the ledger
+    const POSTS: usize = 24;
     let mut case = Case::new().await;
+    case.stores.more = format!("[lanes.instagram]\nconcurrency = {POSTS}\n");
     let host = case.host();
     let daemon = host.run();
     host.queue_in_use(&daemon).await;
     let id = case.send_one(&host, json!({"sleep_ms": 60_000})).await;
     case.until_state(id, State::Running).await;
+    // each of them has to write something down soon, and waits for the lock on a connection of its own
+    let slow = "slow op=container.create delay_ms=3000";
+    let posts = (0..POSTS).map(|n| envelope(1 + n, "post.instagram", Value::Null, slow));
+    let (wanted, posts): (Vec<_>, Vec<_>) = posts.unzip();
+    case.sent.extend(wanted);
+    let accepted = accept_directly(&*case.ledger, &rules(&host), &posts).await;
+    accepted.expect("the ledger takes them");
+    wait::until("the posts are under way", ENDED, async || {
+        let running = case.ledger.running("instagram").await;
+        running.expect("the ledger answers").len() == POSTS
+    })
+    .await;
     let run = case.one(id).await.run.expect("it runs");
     let mut theirs = PgConnection::connect(&case.stores.ledger)
         .await
@@ -189,7 +197,7 @@ async fn a_long_lock_costs_time_and_no_lease() {
         .execute(&mut theirs)
         .await
         .expect("it is locked");
-    // its lease ends later and later all the same: two leases long
+    // its lease ends later and later all the same: four leases long
     let beats = "SELECT extract(epoch FROM max(lease_until))::float8 FROM presswork.workers WHERE NOT ended";
     let until = async |connection: &mut PgConnection| -> f64 {
         let read = sqlx::query_scalar(beats).fetch_one(connection).await;
@@ -201,7 +209,7 @@ async fn a_long_lock_costs_time_and_no_lease() {
         .await
         .expect("connects");
     let deadline = Instant::now() + ENDED;
-    while until(&mut look).await < began + 2.0 * lease {
+    while until(&mut look).await < began + 4.0 * lease {
         assert!(Instant::now() < deadline, "its lease isn't renewed");
         tokio::task::yield_now().await;
     }
@@ -215,7 +223,7 @@ async fn a_long_lock_costs_time_and_no_lease() {
     presswork::operate::cancel(&*case.ledger, id, &crate::by())
         .await
         .expect("it can be cancelled");
-    case.until_state(id, State::Cancelled).await;
+    ended(&*case.ledger, case.sent.len(), ENDED).await;
     assert!(daemon.ended().is_none(), "the daemon lives through it");
 }
 

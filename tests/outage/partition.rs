@@ -23,6 +23,13 @@ const SLOW: [(&str, &str); 2] = [
 /// What publishes something, as the sandbox names it.
 const PUBLISHED: [&str; 4] = ["status.create", "putRecord", "post.create", "media.publish"];
 
+/// A network, where there can be one; else it is said that a test is skipped.
+async fn net() -> Option<Net> {
+    let net = Net::new().await;
+    net.inspect_err(|why| println!("skipped: no network namespaces can be made here: {why}"))
+        .ok()
+}
+
 /// Stores and a sandbox that hosts reach over a network of their own.
 struct Site {
     case: Case,
@@ -35,7 +42,7 @@ struct Site {
 }
 
 impl Site {
-    async fn new(net: Net) -> Self {
+    async fn new(net: Net, more: &str) -> Self {
         let here = net.address().to_string();
         // who may come in, beyond this host
         let mut access = tempfile::Builder::new();
@@ -54,7 +61,7 @@ impl Site {
         let outside = Outside::on(net.address()).await;
         let there = |url: &str| url.replace("127.0.0.1", &here);
         let mut stores = Stores::new(&there(&database), &there(&redis.url()));
-        stores.more = MORE.to_owned();
+        stores.more = more.to_owned();
         let case = Case {
             ledger: Stores::new(&database, "memory:").ledger().await,
             stores: stores.clone(),
@@ -107,14 +114,8 @@ impl Site {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_whose_link_goes_down_sends_nothing_twice_and_goes_on_when_it_is_back() {
-    let net = match Net::new() {
-        Ok(it) => it,
-        Err(why) => {
-            println!("skipped: no network namespaces can be made here: {why}");
-            return;
-        }
-    };
-    let mut site = Site::new(net).await;
+    let Some(net) = net().await else { return };
+    let mut site = Site::new(net, MORE).await;
     let (link, alone, daemon, first) = site.daemon().await;
     let (_other_link, _other, helper, second) = site.daemon().await;
 
@@ -222,4 +223,20 @@ impl Site {
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_hosts_share_a_lane() {
+    let Some(net) = net().await else { return };
+    let mut site = Site::new(net, "[lanes.default]\nconcurrency = 6\n").await;
+    let mut hosts = Vec::new();
+    for _ in 0..3 {
+        let (link, host, daemon, _) = site.daemon().await;
+        told(&daemon, "the queue is filled anew").await;
+        hosts.push((link, host, daemon));
+    }
+    scale::backlog(&mut site.case, &hosts[0].1).await;
+    let shares = scale::shares(&site.case).await;
+    scale::assert_fair(&shares, hosts.len());
+    site.case.all_well().await;
 }

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 
 use kit::proxy::Proxy;
 use presswork::effect::EffectState;
-use sqlx::Connection as _;
 
 use super::*;
 
@@ -43,12 +42,6 @@ struct Told {
     acts: usize,
 }
 
-async fn run_sql(url: &str, sql: &'static str) {
-    let mut connection = sqlx::PgConnection::connect(url).await.expect("connects");
-    let done = sqlx::raw_sql(sql).execute(&mut connection).await;
-    done.expect(sql);
-}
-
 async fn number(server: &Postgres, sql: &str) -> u64 {
     let said = server.asked(&server.url("postgres"), sql).await;
     said.parse().expect("a number")
@@ -81,8 +74,8 @@ impl Pair {
     /// What is committed on the primary is on the standby from now on.
     async fn synchronous(&self) {
         let url = self.primary.url("postgres");
-        run_sql(&url, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
-        run_sql(&url, "SELECT pg_reload_conf()").await;
+        sql(&url, "ALTER SYSTEM SET synchronous_standby_names = '*'").await;
+        sql(&url, "SELECT pg_reload_conf()").await;
         let sql = "SELECT count(*)::text FROM pg_stat_replication WHERE sync_state = 'sync'";
         wait::until("the standby is synchronous", READY, async || {
             self.primary.asked(&url, sql).await == "1"

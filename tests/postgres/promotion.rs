@@ -80,7 +80,7 @@ impl Scene {
             detail: json!(null),
         });
         let seen = format!("send {send}: {state}");
-        let evidence = Evidence { at, seen };
+        let evidence = Evidence::new(at, seen);
         Told {
             effect,
             send,

@@ -77,10 +77,7 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
             at,
             detail: serde_json::Value::Null,
         }),
-        evidence: Evidence {
-            at,
-            seen: "201\0".into(),
-        },
+        evidence: Evidence::new(at, "201\0".into()),
         look_in: None,
     };
     assert!(!ledger.conclude(effect.id, 2, &conclusion).await.unwrap());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::job::Priority::{High, Low, Normal};
-use presswork::queue::Queue;
 use presswork::queue::memory::MemoryQueue;
+use presswork::queue::{Queue, Woken};
 use uuid::Uuid;
 
 use super::{LANE, NOW, hint, hints, is_stale, job, jobs};
@@ -293,8 +293,9 @@ async fn promptly(what: &str, mut act: impl AsyncFnMut()) {
 
 async fn a_wake_reaches_who_waits(queue: &impl Queue) {
     promptly("all are woken", async || {
+        let lanes = ["posts".to_owned()];
         let (_, _, wake) =
-            futures_util::future::join3(queue.woken(), queue.woken(), queue.wake()).await;
+            futures_util::future::join3(queue.woken(), queue.woken(), queue.wake(&lanes)).await;
         wake.unwrap();
     })
     .await;
@@ -302,8 +303,17 @@ async fn a_wake_reaches_who_waits(queue: &impl Queue) {
 
 async fn a_wake_between_waits_is_kept(queue: &impl Queue) {
     promptly("woken by what came before", async || {
-        queue.wake().await.unwrap();
-        queue.woken().await;
+        // what rang before is no reason of this one
+        let _ = tokio::time::timeout(Duration::from_millis(1), queue.woken()).await;
+        for lane in ["posts", "films"] {
+            queue.wake(&[lane.to_owned()]).await.unwrap();
+        }
+        let lanes = ["films", "posts"].map(str::to_owned);
+        match queue.woken().await {
+            // the channel was only just there: once more
+            Woken::All => std::future::pending().await,
+            woken => assert_eq!(woken, Woken::Lanes(lanes.into())),
+        }
     })
     .await;
 }

@@ -3,6 +3,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 
+mod acl;
 mod contract;
 mod inbox;
 mod model;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use presswork::job::Priority::{High, Normal};
 use presswork::queue::redis::{RedisOptions, RedisQueue};
-use presswork::queue::{Queue, QueueError};
+use presswork::queue::{Queue, QueueError, Woken};
 use uuid::Uuid;
 
 use super::{LANE, NOW, away, fill_up, hints, is_stale, job, jobs, open};
@@ -133,7 +133,7 @@ async fn a_killed_redis_is_away_and_soon_back() {
         assert!(start.elapsed() < FAST, "{:?}", start.elapsed());
         assert!(why.contains(&server.port().to_string()), "{why}");
     }
-    away(queue.wake().await);
+    away(queue.wake(&[]).await);
     server.restart();
     is_back(&queue, BACK).await;
     assert_ne!(queue.server().await.unwrap(), before);
@@ -278,6 +278,7 @@ async fn a_wrong_password_is_told_and_not_shown() {
 async fn a_wake_reaches_other_hosts_also_after_a_restart() {
     let server = Redis::start();
     let (here, there) = (open(&server.url()), open(&server.url()));
+    let lanes = ["posts".to_owned(), "films".to_owned()];
     for _ in 0..2 {
         wait::until("both to hear", SOON, async || {
             server
@@ -290,13 +291,14 @@ async fn a_wake_reaches_other_hosts_also_after_a_restart() {
         while tokio::time::timeout(quiet, there.woken()).await.is_ok() {}
         let woken = tokio::time::timeout(quiet, there.woken());
         let wake = async || loop {
-            match here.wake().await {
+            match here.wake(&lanes).await {
                 Err(QueueError::Away(_)) => tokio::task::yield_now().await,
                 other => return other.unwrap(),
             }
         };
         let (woken, ()) = tokio::join!(woken, wake());
-        woken.expect("the other host is woken");
+        let woken = woken.expect("the other host is woken");
+        assert_eq!(woken, Woken::Lanes(lanes.clone().into()));
         server.restart();
     }
 }

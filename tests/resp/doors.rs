@@ -45,7 +45,7 @@ async fn a_job_is_there_when_it_is_answered_and_the_same_again_is_no_other() {
     assert_eq!(client.say(&many).await, 3);
     let wrong = client.wrong(&["RPUSH", INBOX, &envelope("k", "b")]).await;
     assert!(
-        wrong.starts_with("CONFLICT the key is taken by job "),
+        wrong.starts_with("CONFLICT its key is taken by job "),
         "{wrong}"
     );
     assert!(
@@ -135,7 +135,7 @@ async fn one_refused_envelope_refuses_them_all() {
         ("{}", "MALFORMED [1] of 3, so that none was taken: "),
         (
             conflict.as_str(),
-            "CONFLICT [1] of 3, so that none was taken: the key is taken by job ",
+            "CONFLICT [1] of 3, so that none was taken: its key is taken by job ",
         ),
         (
             envelope("good", "b").as_str(),

@@ -239,13 +239,13 @@ fn config(stores: &Stores, sandbox: &str, api: SocketAddr, home: &Home) -> Strin
     let folder: PathBuf = home.path().to_owned();
     let mut text = format!(
         "[daemon]\nstate_dir = \"{}\"\nlease_s = {}\ndrain_s = 5\nlog = \"info\"\n\
-         [ledger]\nurl = \"{}\"\n[queue]\nurl = \"{}\"\n[api]\nlisten = \"{api}\"\n\
+         [ledger]\nurl = {}\n[queue]\nurl = {}\n[api]\nlisten = \"{api}\"\n\
          [retry]\nattempts = 5\nbase_ms = 100\ncap_ms = 400\n\
          [lanes.publish]\nconcurrency = 16\n[lanes.generate]\nconcurrency = 16\n",
         folder.join("state").display(),
         stores.lease_s,
-        stores.ledger,
-        stores.queue,
+        address(&folder.join("ledger.url"), &stores.ledger),
+        address(&folder.join("queue.url"), &stores.queue),
     );
     for (name, platform, more) in ACCOUNTS {
         let mut more = more.to_owned();
@@ -268,6 +268,16 @@ fn config(stores: &Stores, sandbox: &str, api: SocketAddr, home: &Home) -> Strin
     }
     text.push_str(&stores.more);
     text
+}
+
+/// A store's address as `jobs.toml` says it: in a file of its own where it holds a password.
+fn address(file: &std::path::Path, url: &str) -> String {
+    let user = url.split_once("://").and_then(|it| it.1.rsplit_once('@'));
+    if !user.is_some_and(|it| it.0.contains(':')) {
+        return format!("{url:?}");
+    }
+    std::fs::write(file, url).expect("a secret can be written");
+    format!("{{ file = {:?} }}", file.display().to_string())
 }
 
 /// What a job's text asks the sandbox to do; nothing, or a fault's marker.

@@ -11,6 +11,7 @@ use super::super::cx::wrong_config;
 use super::super::out::CliError;
 use crate::config::Config;
 use crate::kinds;
+use crate::sandbox::WORKER_SECRET;
 
 /// What the folder is furnished with.
 pub(super) struct Home<'a> {
@@ -30,13 +31,15 @@ pub(super) struct Home<'a> {
     pub(super) redis: Option<&'a str>,
 }
 
-/// Accounts of the sandbox: name, platform, identifier. A token that begins with `sandbox-` is valid.
-const ACCOUNTS: [(&str, &str, Option<&str>); 5] = [
+/// Accounts of the sandbox: name, platform, identifier. A token that begins with `sandbox-` is valid; all
+/// endpoints have one secret, and say whose they are by their path.
+const ACCOUNTS: [(&str, &str, Option<&str>); 6] = [
     ("alice", "mastodon", None),
     ("bella", "bluesky", Some("bella.test")),
     ("studio", "openai", None),
     ("xenia", "x", None),
     ("iris", "instagram", Some("me")),
+    ("team", "http", None),
 ];
 /// The account that isn't in the sandbox: a folder within the folder.
 const SHELF: &str = "shelf";
@@ -66,8 +69,12 @@ impl Home<'_> {
             let made = builder.recursive(true).mode(0o700).create(folder);
             made.map_err(failed)?;
         }
-        for (name, _, _) in ACCOUNTS {
-            write(&secrets.join(name), &format!("sandbox-{name}")).map_err(failed)?;
+        for (name, platform, _) in ACCOUNTS {
+            let secret = match platform {
+                "http" => WORKER_SECRET.to_owned(),
+                _ => format!("sandbox-{name}"),
+            };
+            write(&secrets.join(name), &secret).map_err(failed)?;
         }
         for (name, url) in [("ledger", self.postgres), ("queue", self.redis)] {
             if let Some(url) = url {
@@ -121,7 +128,11 @@ impl Home<'_> {
         for (name, platform, identifier) in ACCOUNTS {
             let identifier =
                 identifier.map_or(String::new(), |it| format!("identifier = \"{it}\"\n"));
-            let base_url = quoted(format!("{}/{platform}", self.sandbox));
+            let place = match platform {
+                "http" => format!("/{name}"),
+                _ => String::new(),
+            };
+            let base_url = quoted(format!("{}/{platform}{place}", self.sandbox));
             text.push_str(&format!(
                 "\n[accounts.{name}]\nplatform = \"{platform}\"\nbase_url = {base_url}\n{identifier}secret = {}\n",
                 secret(name)

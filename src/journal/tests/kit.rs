@@ -39,10 +39,7 @@ pub fn conclusion(id: SendId) -> Conclusion {
             at: at(1),
             detail: serde_json::json!("a\u{0}b"),
         }),
-        evidence: Evidence {
-            at: at(1),
-            seen: "confirmed".to_owned(),
-        },
+        evidence: Evidence::new(at(1), "confirmed".to_owned()),
         look_in: None,
     }
 }

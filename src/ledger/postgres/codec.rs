@@ -37,7 +37,21 @@ macro_rules! finished_columns {
          f.result, f.ended_at"
     };
 }
-pub(super) use {finished_columns, live_columns};
+/// The columns of an effect in `presswork.effects AS e`.
+macro_rules! effect_columns {
+    () => {
+        "e.id, e.job, e.revision, e.step, e.account, e.op, e.class, e.state, e.intent, e.keep, \
+         e.content, e.guard_s, e.sends, e.first_sent_at, e.permit_at, e.permit_run, e.maybe_since, \
+         e.key_lost, e.receipt, e.evidence, e.looks, e.look_at, e.handle, e.told"
+    };
+}
+/// The columns of an entry of `presswork.quarantine`.
+macro_rules! quarantine_columns {
+    () => {
+        "id, door, at, reason, message, kind, bytes"
+    };
+}
+pub(super) use {effect_columns, finished_columns, live_columns, quarantine_columns};
 
 /// A job, from `live_columns!` or `finished_columns!`.
 pub fn job(row: &PgRow) -> sqlx::Result<Job> {
@@ -108,6 +122,7 @@ pub fn effect(row: &PgRow) -> sqlx::Result<Effect> {
         looks: count(row, "looks")?,
         look_at: row.try_get("look_at")?,
         handle: row.try_get("handle")?,
+        told: row.try_get("told")?,
     })
 }
 

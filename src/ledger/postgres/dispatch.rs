@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use sqlx::Row;
 use sqlx::postgres::{PgConnection, PgRow};
-use sqlx::{Connection, Row};
 use uuid::Uuid;
 
 use super::codec::{self, live_columns};
+use super::connections::{Opening, Within};
 use super::pool::{Pools, explain};
 use crate::job::{Job, JobId, Priority, Progress};
 use crate::ledger::door::Result;
@@ -202,10 +203,11 @@ pub async fn claim_due(pools: &Pools, claim: &Claim, limit: u32) -> Result<Vec<J
 
 async fn claim_in_lane(pools: &Pools, claim: &Claim, wanted: Wanted) -> Result<Vec<Job>> {
     let claim = claim.clone();
+    let opening = pools.claims().opening();
     let (ids, rows) = pools
         .apart(pools.claims(), pools.patience(), |connection| {
             Box::pin(async move {
-                under_lock(connection, &claim, wanted)
+                under_lock(connection, &opening, &claim, wanted)
                     .await
                     .map_err(explain)
             })
@@ -216,47 +218,44 @@ async fn claim_in_lane(pools: &Pools, claim: &Claim, wanted: Wanted) -> Result<V
 
 async fn under_lock(
     connection: &mut PgConnection,
+    opening: &Opening,
     claim: &Claim,
     wanted: Wanted,
 ) -> sqlx::Result<(Vec<Uuid>, Vec<PgRow>)> {
-    let mut transaction = connection.begin().await?;
+    let mut transaction = opening.begin(connection).await?;
     sqlx::query(LANE_LOCK)
         .bind(&claim.lane)
-        .execute(&mut *transaction)
+        .execute(transaction.on())
         .await?;
     // after the lock, in a statement of its own: it sees what the lock's last holder wrote
     let room = match claim.concurrency {
         None => u32::MAX,
-        Some(concurrency) => room(&mut transaction, &claim.lane, concurrency).await?,
+        Some(concurrency) => room(transaction.on(), &claim.lane, concurrency).await?,
     };
     let ids = match wanted {
         _ if room == 0 => vec![],
         Wanted::These(ids) => ids,
-        Wanted::Due(limit) => due_ids(&mut transaction, claim, limit.min(room)).await?,
+        Wanted::Due(limit) => due_ids(transaction.on(), claim, limit.min(room)).await?,
     };
     if ids.is_empty() {
         transaction.rollback().await?;
         return Ok((vec![], vec![]));
     }
     let rows = claim_query(claim, &ids, Some(room))
-        .fetch_all(&mut *transaction)
+        .fetch_all(transaction.on())
         .await?;
     transaction.commit().await?;
     Ok((ids, rows))
 }
 
-async fn due_ids(
-    connection: &mut PgConnection,
-    claim: &Claim,
-    limit: u32,
-) -> sqlx::Result<Vec<Uuid>> {
+async fn due_ids(connection: Within<'_>, claim: &Claim, limit: u32) -> sqlx::Result<Vec<Uuid>> {
     let hints = due_query(&claim.lane, &claim.kinds, limit)
         .fetch_all(connection)
         .await?;
     hints.iter().map(|row| row.try_get("id")).collect()
 }
 
-async fn room(connection: &mut PgConnection, lane: &str, concurrency: u32) -> sqlx::Result<u32> {
+async fn room(connection: Within<'_>, lane: &str, concurrency: u32) -> sqlx::Result<u32> {
     let running: i64 = sqlx::query_scalar(LANE_RUNNING)
         .bind(lane)
         .fetch_one(connection)

@@ -7,13 +7,13 @@ use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
 use super::codec;
-use super::codec::seconds;
+use super::codec::{effect_columns, seconds};
 use super::media;
 use super::pool::{Pools, explain};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence, Receipt};
 use crate::job::JobId;
-use crate::ledger::door::Result;
+use crate::ledger::door::{Result, Word};
 use crate::ledger::rows::{Audit, Conclusion, Fence};
 use crate::sabotage;
 
@@ -58,7 +58,8 @@ pub async fn record_step(pools: &Pools, fence: &Fence, name: &str, value: &str) 
 /// What a job from before a restore writes down for the first time may have been sent after the
 /// backup: then under a key that is lost, where one is minted. So is the key of what only a send journal
 /// knows; until all journals have told (the timeline), nothing is written down for the first time.
-const INTEND: &str = "
+const INTEND: &str = concat!(
+    "
 WITH lease AS MATERIALIZED (
     SELECT id, created_at FROM presswork.jobs WHERE id = $2 AND token = $3 FOR SHARE
 ),
@@ -71,7 +72,7 @@ since AS MATERIALIZED (
     WHERE m.timeline = presswork.timeline()
 ),
 written AS (
-    INSERT INTO presswork.effects (id, job, revision, step, account, op, class, state, intent,
+    INSERT INTO presswork.effects AS e (id, job, revision, step, account, op, class, state, intent,
                                    keep, evidence, maybe_since, key_lost, content, guard_s,
                                    sends, first_sent_at, permit_at, permit_run, receipt)
     SELECT $1, id, $4, $5, $6, $7, $8,
@@ -86,13 +87,18 @@ written AS (
            coalesce(send, 0), first_at, at, run, receipt
     FROM since
     ON CONFLICT (id) DO UPDATE SET keep = excluded.keep
-        WHERE effects.class = 'B' AND effects.state IN ('intended', 'refused')
-    RETURNING *
+        WHERE e.class = 'B' AND e.state IN ('intended', 'refused')
+    RETURNING ",
+    effect_columns!(),
+    "
 )
 SELECT *, presswork.now() AS now FROM written
 UNION ALL
-SELECT e.*, presswork.now() AS now FROM presswork.effects e JOIN lease ON e.job = lease.id
-WHERE e.id = $1 AND NOT EXISTS (SELECT FROM written)";
+SELECT ",
+    effect_columns!(),
+    ", presswork.now() AS now FROM presswork.effects e JOIN lease ON e.job = lease.id
+WHERE e.id = $1 AND NOT EXISTS (SELECT FROM written)"
+);
 
 /// Writes an effect down unless it is there.
 pub async fn intend(
@@ -177,12 +183,15 @@ pub async fn permit(
     Ok(done.rows_affected() == 1)
 }
 
-const REPEATS: &str = "
-SELECT o.* FROM presswork.effects e
-JOIN presswork.effects o ON o.account = e.account AND o.content = e.content AND o.id <> e.id
-WHERE e.id = $1 AND o.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
-  AND presswork.now() - $2 * interval '1 second' < o.permit_at
-ORDER BY o.permit_at DESC LIMIT 1";
+const REPEATS: &str = concat!(
+    "SELECT ",
+    effect_columns!(),
+    " FROM presswork.effects said
+JOIN presswork.effects e ON e.account = said.account AND e.content = said.content AND e.id <> said.id
+WHERE said.id = $1 AND e.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
+  AND presswork.now() - $2 * interval '1 second' < e.permit_at
+ORDER BY e.permit_at DESC LIMIT 1"
+);
 
 /// The last effect of the same account that says the same and may have happened.
 pub async fn repeats(pools: &Pools, id: EffectId, within: Duration) -> Result<Option<Effect>> {
@@ -299,6 +308,43 @@ pub async fn let_go(pools: &Pools, job: JobId, handle: &str, seen: &Evidence) ->
     pools.again(query).await.map(|_| ())
 }
 
+/// What may still be under way by an effect.
+const UNDER_WAY: &str = "(e.handle IS NOT NULL OR e.state IN ('sending', 'unknown', 'unresolved'))";
+
+/// Writes down what a call-back said. One row is written, so that locks have no order to keep.
+pub async fn called_back(
+    pools: &Pools,
+    account: &str,
+    effect: EffectId,
+    said: &Word,
+) -> Result<Option<JobId>> {
+    let (sql, said) = match said {
+        Word::Progress(it) => (
+            format!(
+                "UPDATE presswork.jobs j SET progress = $3 FROM presswork.effects e
+                 WHERE e.id = $1 AND e.account = $2 AND {UNDER_WAY} AND j.id = e.job
+                 RETURNING j.id"
+            ),
+            codec::text(it),
+        ),
+        Word::End(it) => (
+            format!(
+                "UPDATE presswork.effects e SET told = coalesce(e.told, $3)
+                 WHERE e.id = $1 AND e.account = $2 AND {UNDER_WAY} RETURNING e.job"
+            ),
+            it.clone(),
+        ),
+    };
+    let query = || {
+        sqlx::query_scalar(sqlx::AssertSqlSafe(sql.clone()))
+            .bind(effect.0)
+            .bind(account)
+            .bind(&said)
+            .fetch_optional(pools.main())
+    };
+    Ok(pools.again(query).await?.map(JobId))
+}
+
 /// Whether a call-back was taken before.
 pub async fn heard(pools: &Pools, account: &str, id: &str) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM presswork.calls WHERE account = $1 AND id = $2)";
@@ -318,7 +364,8 @@ pub async fn hear(pools: &Pools, account: &str, id: &str) -> Result<()> {
     pools.again(query).await.map(|_| ())
 }
 
-const LOOKS_DUE: &str = "
+const LOOKS_DUE: &str = concat!(
+    "
 UPDATE presswork.effects e
 SET looks = e.looks + 1, look_at = presswork.now() + $2 * interval '1 second'
 FROM (
@@ -327,7 +374,9 @@ FROM (
     ORDER BY look_at LIMIT $1 FOR UPDATE SKIP LOCKED
 ) due
 WHERE e.id = due.id
-RETURNING e.*";
+RETURNING ",
+    effect_columns!()
+);
 
 /// Takes the unknown effects whose next look is due.
 pub async fn looks_due(pools: &Pools, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
@@ -366,8 +415,11 @@ pub async fn is_anothers(
 
 /// The effects of which a run holds the last permit without a known answer.
 pub async fn sending(pools: &Pools, run: Uuid) -> Result<Vec<Effect>> {
-    let sql =
-        "SELECT * FROM presswork.effects WHERE permit_run = $1 AND state = 'sending' ORDER BY n";
+    let sql = concat!(
+        "SELECT ",
+        effect_columns!(),
+        " FROM presswork.effects e WHERE e.permit_run = $1 AND e.state = 'sending' ORDER BY e.n"
+    );
     let query = sqlx::query(sql).bind(run);
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(codec::effect);
@@ -376,8 +428,12 @@ pub async fn sending(pools: &Pools, run: Uuid) -> Result<Vec<Effect>> {
 
 /// The effects of a job, in the order they were written down.
 pub async fn effects(pools: &Pools, job: JobId) -> Result<Vec<Effect>> {
-    let query =
-        sqlx::query("SELECT * FROM presswork.effects WHERE job = $1 ORDER BY n").bind(job.0);
+    let sql = concat!(
+        "SELECT ",
+        effect_columns!(),
+        " FROM presswork.effects e WHERE e.job = $1 ORDER BY e.n"
+    );
+    let query = sqlx::query(sql).bind(job.0);
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(codec::effect);
     rows.collect::<sqlx::Result<_>>().map_err(explain)

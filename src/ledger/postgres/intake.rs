@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::codec;
+use super::codec::{self, quarantine_columns};
 use super::media;
 use super::pool::{Pools, explain};
 use crate::content::{Reaction, Said};
@@ -168,7 +168,7 @@ async fn write(
     let texts: Vec<_> = batch.iter().map(|it| (it.id, &*it.payload)).collect();
     media::hold(pools, &texts).await?;
     let rows = pools
-        .again(|| insert(ACCEPT, &batch).fetch_all(pools.main()))
+        .again(|| insert(ACCEPT, &batch).fetch_all(pools.intake()))
         .await?;
     let due = due(&rows)?;
     for at in first {
@@ -243,7 +243,7 @@ async fn write_together(pools: &Pools, batch: &[&NewJob]) -> Result<Option<HashM
     let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
     let insert = || async move {
         let insert = insert(TOGETHER, batch).bind(count);
-        match insert.fetch_all(pools.main()).await {
+        match insert.fetch_all(pools.intake()).await {
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("22012") => Ok(Vec::new()),
             done => done,
         }
@@ -285,7 +285,7 @@ async fn repeats(pools: &Pools, jobs: &[NewJob], first: &[usize]) -> Result<Hash
         .bind(each(&asked, |it| it.1.tenant.clone()))
         .bind(each(&asked, |it| it.1.kind.clone()))
         .bind(each(&asked, |it| it.1.key.clone()));
-    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = pools.call(query.fetch_all(pools.intake())).await?;
     let read = |row: &PgRow| {
         let at: i32 = row.try_get("n")?;
         Ok((
@@ -422,8 +422,12 @@ pub async fn quarantined(
     kind: Option<&str>,
     limit: u32,
 ) -> Result<Vec<Quarantined>> {
-    let sql = "SELECT * FROM presswork.quarantine WHERE $1::text IS NULL OR kind = $1
-               ORDER BY at DESC, id DESC LIMIT $2";
+    let sql = concat!(
+        "SELECT ",
+        quarantine_columns!(),
+        " FROM presswork.quarantine WHERE $1::text IS NULL OR kind = $1
+        ORDER BY at DESC, id DESC LIMIT $2"
+    );
     let query = sqlx::query(sql).bind(kind).bind(i64::from(limit));
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(codec::quarantined);
@@ -432,7 +436,12 @@ pub async fn quarantined(
 
 /// One entry of the quarantine.
 pub async fn quarantined_one(pools: &Pools, id: JobId) -> Result<Option<Quarantined>> {
-    let query = sqlx::query("SELECT * FROM presswork.quarantine WHERE id = $1").bind(id.0);
+    let sql = concat!(
+        "SELECT ",
+        quarantine_columns!(),
+        " FROM presswork.quarantine WHERE id = $1"
+    );
+    let query = sqlx::query(sql).bind(id.0);
     let row = pools.call(query.fetch_optional(pools.main())).await?;
     let row = row.as_ref().map(codec::quarantined).transpose();
     row.map_err(explain)

@@ -187,7 +187,7 @@ pub async fn counts(pools: &Pools) -> Result<BTreeMap<(String, State), u64>> {
 
 /// Lanes that are paused.
 pub async fn paused(pools: &Pools) -> Result<Vec<Pause>> {
-    let query = sqlx::query("SELECT * FROM presswork.lanes ORDER BY lane");
+    let query = sqlx::query("SELECT lane, reason, by, at FROM presswork.lanes ORDER BY lane");
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(codec::pause);
     rows.collect::<sqlx::Result<_>>().map_err(explain)

@@ -103,7 +103,9 @@ pub async fn touched(pools: &Pools, digest: Digest) -> Result<Option<Stored>> {
 /// What is stored under these digests.
 pub async fn stored(pools: &Pools, digests: &[Digest]) -> Result<Vec<Stored>> {
     let digests: Vec<Vec<u8>> = digests.iter().map(|it| it.0.to_vec()).collect();
-    let query = sqlx::query("SELECT * FROM presswork.media WHERE digest = ANY($1)").bind(digests);
+    let sql = "SELECT digest, place, mime, size, width, height FROM presswork.media
+               WHERE digest = ANY($1)";
+    let query = sqlx::query(sql).bind(digests);
     let rows = pools.call(query.fetch_all(pools.main())).await?;
     let rows = rows.iter().map(read);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
@@ -188,7 +190,8 @@ pub async fn keep_fetched(pools: &Pools, it: &Fetched) -> Result<bool> {
 
 /// What a URL led to.
 pub async fn fetched(pools: &Pools, url: Digest) -> Result<Option<Fetched>> {
-    let sql = "SELECT * FROM presswork.media_fetched WHERE url = $1";
+    let sql = "SELECT url, landed, digest, etag, last_modified, at FROM presswork.media_fetched
+               WHERE url = $1";
     let query = sqlx::query(sql).bind(url.0.to_vec());
     let row = pools.call(query.fetch_optional(pools.main())).await?;
     let read = |row: &PgRow| {

@@ -1,6 +1,7 @@
 //! The ledger over PostgreSQL: one statement a write, no transaction that a dropped call could
 //! leave open. The tables are in `migrations/postgres`.
 
+mod connections;
 mod pool;
 mod codec;
 mod schema;
@@ -37,8 +38,9 @@ use crate::lifecycle::State;
 pub use pool::{PgOptions, Role, hooked};
 pub use restore::{prepare, renew};
 pub use schema::KNOWN;
+pub use sql_door::producers_role;
 
-/// A ledger in PostgreSQL 15 or newer.
+/// A ledger in PostgreSQL 14 or newer.
 #[derive(Debug)]
 pub struct Postgres {
     pools: Arc<pool::Pools>,
@@ -306,6 +308,15 @@ impl Ledger for Postgres {
 
     async fn let_go(&self, job: JobId, handle: &str, evidence: &Evidence) -> Result<()> {
         effects::let_go(&self.pools, job, handle, evidence).await
+    }
+
+    async fn called_back(
+        &self,
+        account: &str,
+        effect: EffectId,
+        said: &Word,
+    ) -> Result<Option<JobId>> {
+        effects::called_back(&self.pools, account, effect, said).await
     }
 
     async fn was_called(&self, account: &str, id: &str) -> Result<bool> {

@@ -7,11 +7,13 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use rand::RngExt;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
 use sqlx::{Connection, Executor};
 
+use super::connections::Connections;
 use crate::ledger::door::{LedgerError, Result};
 use crate::sabotage;
+use crate::tls;
 
 /// What a pool is for. Each has its own connections, so that none can starve another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,11 +45,11 @@ impl Role {
 pub struct PgOptions {
     /// What the connections are for; they are named `presswork-<role>` at the server.
     pub role: Role,
-    /// The most connections; one to three more are opened for claims, where the role claims.
+    /// The most connections; one to three more are opened for claims, where the role claims, and as many
+    /// again for intake, where the role asks other things beside it.
     pub max_connections: u32,
-    /// The URL leads to PgBouncer in transaction mode: no statement is kept prepared and no setting
-    /// is sent, so the server's time-outs must be set on the role (`ALTER ROLE ... SET ...`).
-    /// `?pgbouncer=true` in the URL says the same.
+    /// The URL leads to PgBouncer in transaction mode: no statement is kept prepared, and each has a
+    /// transaction of its own with our settings in it. `?pgbouncer=true` in the URL says the same.
     pub pgbouncer: bool,
     /// A call is given up after this long; the server gives it up a little before.
     pub call_timeout: Duration,
@@ -87,10 +89,19 @@ const KEEPALIVES: [(&str, &str); 3] = [
     ("tcp_keepalives_interval", "10"),
     ("tcp_keepalives_count", "3"),
 ];
+/// What claims are told besides: a commit doesn't wait for the disk.
+const HASTE: (&str, &str) = ("synchronous_commit", "off");
+/// What the engine's connections are told besides. Its statements are few, and the same thousands of times a
+/// minute: planned anew for each batch, they cost the server more than to run. Each plan must be good for
+/// parameters of any size then (tests/postgres/hot_path.rs).
+const PLANNED: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 /// What a dropped call left behind is waited for so long, then the connection is closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server gives a statement up so long before the client does, so that its word is heard.
 const SERVER_FIRST: Duration = Duration::from_secs(1);
+/// What may be wrong with the URL.
+const BOUNCER: &str =
+    "where the URL leads to PgBouncer in transaction mode, it ends in ?pgbouncer=true";
 /// A look for what stands in the way of a connection takes so long at most.
 const CAUSE: Duration = Duration::from_secs(1);
 /// How often a call is made again that lost a deadlock or waited for a lock in vain.
@@ -104,8 +115,9 @@ pub type Work<'c, T> = BoxFuture<'c, Result<T>>;
 pub struct Pools {
     connect: PgConnectOptions,
     options: PgOptions,
-    main: OnceLock<PgPool>,
-    claims: OnceLock<PgPool>,
+    main: OnceLock<Connections>,
+    claims: OnceLock<Connections>,
+    intake: OnceLock<Connections>,
 }
 
 impl Pools {
@@ -124,68 +136,77 @@ impl Pools {
         let connect: PgConnectOptions = url.as_str().parse().map_err(|_| unreadable())?;
         let connect = connect.application_name(options.role.application());
         let connect = if options.pgbouncer {
-            connect.statement_cache_capacity(0)
+            // it would refuse a setting of the connection's start that it doesn't know
+            connect.statement_cache_capacity(0).extra_float_digits(None)
         } else {
-            let statement = options.call_timeout.saturating_sub(SERVER_FIRST);
-            let millis = |it: Duration| it.as_millis().max(1).to_string();
-            let connect = connect.options([
-                ("statement_timeout", millis(statement)),
-                ("lock_timeout", millis(LOCK_TIMEOUT.min(statement))),
-                (
-                    "idle_in_transaction_session_timeout",
-                    millis(IDLE_IN_TRANSACTION_TIMEOUT),
-                ),
-                ("search_path", "pg_catalog,pg_temp".to_owned()),
-                // a batch of keys against a table of any size: by the index, on today's disks
-                ("random_page_cost", "1.1".to_owned()),
-            ]);
-            connect.options(KEEPALIVES)
+            let connect = connect.options(settings(&options)).options(KEEPALIVES);
+            connect.options(planning(options.role))
         };
         Ok(Self {
             connect,
             options,
             main: OnceLock::new(),
             claims: OnceLock::new(),
+            intake: OnceLock::new(),
         })
     }
 
     /// The role's connections.
-    pub fn main(&self) -> &PgPool {
+    pub fn main(&self) -> &Connections {
         self.main
-            .get_or_init(|| self.pool(self.connect.clone(), self.options.max_connections))
+            .get_or_init(|| self.pool(None, self.options.max_connections))
     }
 
     /// Connections whose commits don't wait for the disk: for claims only, which the next permit or
-    /// outcome makes durable. Through PgBouncer they do wait: the setting would outlive our use.
-    pub fn claims(&self) -> &PgPool {
-        if self.options.pgbouncer {
-            return self.main();
-        }
-        self.claims.get_or_init(|| {
-            let connect = self
-                .connect
-                .clone()
-                .options([("synchronous_commit", "off")]);
-            self.pool(connect, self.options.max_connections.div_ceil(3))
-        })
+    /// outcome makes durable.
+    pub fn claims(&self) -> &Connections {
+        self.claims
+            .get_or_init(|| self.pool(Some(HASTE), self.options.max_connections.div_ceil(3)))
     }
 
-    fn pool(&self, connect: PgConnectOptions, max: u32) -> PgPool {
+    /// Connections for jobs that come in, by whatever door: their statements are the engine's.
+    pub fn intake(&self) -> &Connections {
+        // behind PgBouncer nothing stays prepared
+        match planning(self.options.role) {
+            None if !self.options.pgbouncer => self
+                .intake
+                .get_or_init(|| self.pool(Some(PLANNED), self.options.max_connections)),
+            _ => self.main(),
+        }
+    }
+
+    fn pool(&self, more: Option<(&'static str, &'static str)>, max: u32) -> Connections {
         let pool = PgPoolOptions::new()
             .max_connections(max.max(1))
             .acquire_timeout(self.options.connect_timeout)
             .idle_timeout(Duration::from_secs(5 * 60))
             .max_lifetime(Duration::from_secs(30 * 60));
-        hooked(pool).connect_lazy_with(connect)
+        let pool = hooked(pool);
+        if !self.options.pgbouncer {
+            let connect = self.connect.clone().options(more);
+            return Connections::straight(pool.connect_lazy_with(connect));
+        }
+        let more = more.map(|(name, value)| (name, value.to_owned()));
+        let settings = settings(&self.options).into_iter().chain(more);
+        Connections::bounced(pool.connect_lazy_with(self.connect.clone()), settings)
+    }
+
+    /// Where the server isn't on this host, and who it is isn't proven: where.
+    pub fn unproven(&self) -> Option<&str> {
+        let host = self.connect.get_host();
+        let ip: Option<std::net::IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+        let here = self.connect.get_socket().is_some()
+            || host == "localhost"
+            || ip.is_some_and(|it| it.is_loopback());
+        let proven = matches!(self.connect.get_ssl_mode(), PgSslMode::VerifyFull);
+        (!here && !proven).then_some(host)
     }
 
     /// Closes what was opened.
     pub async fn close(&self) {
-        for pool in [&self.main, &self.claims]
-            .into_iter()
-            .filter_map(OnceLock::get)
-        {
-            pool.close().await;
+        let all = [&self.main, &self.claims, &self.intake].into_iter();
+        for connections in all.filter_map(OnceLock::get) {
+            connections.close().await;
         }
     }
 
@@ -255,17 +276,17 @@ impl Pools {
     }
 
     /// Work of several statements, in a task of its own: a caller that goes away can't leave it half
-    /// done. After `limit` the connection is closed, not given back: a peer that vanished answers no
+    /// done. Behind PgBouncer each statement of it needs a transaction ([`Connections::opening`]). After `limit` the connection is closed, not given back: a peer that vanished answers no
     /// rollback, and the server ends what nobody goes on with.
     ///
     /// # Errors
     /// Those of `work`; [`LedgerError::Away`] when it took too long.
-    pub async fn apart<T, W>(&self, pool: &PgPool, limit: Duration, work: W) -> Result<T>
+    pub async fn apart<T, W>(&self, pool: &Connections, limit: Duration, work: W) -> Result<T>
     where
         T: Send + 'static,
         W: for<'c> FnOnce(&'c mut PgConnection) -> Work<'c, T> + Send + 'static,
     {
-        let pool = pool.clone();
+        let pool = pool.pool().clone();
         let task = tokio::spawn(async move {
             let mut connection = pool.acquire().await.map_err(explain)?;
             let done = tokio::time::timeout(limit, work(&mut connection)).await;
@@ -285,6 +306,28 @@ impl Pools {
     fn too_late(&self) -> LedgerError {
         too_late(self.options.call_timeout)
     }
+}
+
+/// What each connection is told, or each transaction behind PgBouncer.
+fn settings(options: &PgOptions) -> [(&'static str, String); 5] {
+    let statement = options.call_timeout.saturating_sub(SERVER_FIRST);
+    let millis = |it: Duration| it.as_millis().max(1).to_string();
+    [
+        ("statement_timeout", millis(statement)),
+        ("lock_timeout", millis(LOCK_TIMEOUT.min(statement))),
+        (
+            "idle_in_transaction_session_timeout",
+            millis(IDLE_IN_TRANSACTION_TIMEOUT),
+        ),
+        ("search_path", "pg_catalog,pg_temp".to_owned()),
+        // a batch of keys against a table of any size: by the index, on today's disks
+        ("random_page_cost", "1.1".to_owned()),
+    ]
+}
+
+/// How a role's statements are planned. What people ask is planned for what they ask.
+fn planning(role: Role) -> Option<(&'static str, &'static str)> {
+    matches!(role, Role::Lease | Role::Ledger).then_some(PLANNED)
 }
 
 /// Takes `pgbouncer=true` out of a URL; whether it was there.
@@ -361,9 +404,11 @@ pub fn explain(error: sqlx::Error) -> LedgerError {
             b"42P01" | b"42703" | b"42883" | b"3F000" => LedgerError::Schema(format!(
                 "the ledger's tables don't fit this program; run `presswork migrate`: {message}"
             )),
-            b"26000" | b"42P05" | b"08P01" => LedgerError::Other(format!(
-                "{message}; behind PgBouncer in transaction mode set `pgbouncer = true`"
-            )),
+            b"26000" | b"42P05" => LedgerError::Other(format!("{message}; {BOUNCER}")),
+            // PgBouncer says so of everything; of all else it may be another time
+            b"08P01" if message.contains("startup parameter") => {
+                LedgerError::Other(format!("{message}; {BOUNCER}"))
+            }
             // 08 connection, 25006 read only (a standby), 25P03/04 idle or long transaction,
             // 40 rolled back, 53 no resources, 55P03 lock, 57 shut down or cancelled, 58 disk
             [b'0', b'8', ..]
@@ -373,13 +418,14 @@ pub fn explain(error: sqlx::Error) -> LedgerError {
             | b"25P03"
             | b"25P04"
             | b"55P03" => LedgerError::Away(message),
-            _ => LedgerError::Other(message),
+            _ => LedgerError::Other(tls::advised(&message)),
         };
     }
     match error {
-        sqlx::Error::Io(_)
-        | sqlx::Error::Tls(_)
-        | sqlx::Error::Protocol(_)
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => {
+            LedgerError::Away(tls::advised(&error.to_string()))
+        }
+        sqlx::Error::Protocol(_)
         | sqlx::Error::PoolTimedOut
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => LedgerError::Away(error.to_string()),

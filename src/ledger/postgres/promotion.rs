@@ -310,10 +310,7 @@ pub async fn lift(
 ) -> Result<Option<Lifted>> {
     let last_at = history.silent.iter().map(|it| it.last_at).min();
     let seen = last_at.map(restored).unwrap_or_default();
-    let evidence = Evidence {
-        at: last_at.unwrap_or_default(),
-        seen,
-    };
+    let evidence = Evidence::new(last_at.unwrap_or_default(), seen);
     let parked = format!("; {}", evidence.seen);
     let hosts: Vec<&str> = history.silent.iter().map(|it| it.host.as_str()).collect();
     let by = match hosts.as_slice() {

@@ -105,10 +105,7 @@ COMMIT;
 
 /// What `psql` reads after the dump.
 pub fn renew(it: &Restored) -> String {
-    let evidence = Evidence {
-        at: it.backup_at,
-        seen: restored(it.backup_at),
-    };
+    let evidence = Evidence::new(it.backup_at, restored(it.backup_at));
     let at = format!("{}::timestamptz", literal(&it.backup_at.to_rfc3339()));
     let nothing_ran = if it.nothing_ran { "true" } else { "false" };
     // what people wrote comes last and in one go: nothing is looked for in it

@@ -86,7 +86,9 @@ const CONTROL: &str = "
 SELECT ARRAY(SELECT id FROM presswork.jobs
              WHERE cancel AND token IS NOT NULL AND run = $1 ORDER BY id) AS cancels,
        ARRAY(SELECT lane FROM presswork.lanes ORDER BY lane) AS paused,
-       generation
+       generation,
+       (SELECT count(*)::int4 FROM presswork.workers
+        WHERE NOT ended AND presswork.now() < lease_until) AS live
 FROM presswork.meta";
 
 /// What a daemon must notice within a second.
@@ -97,6 +99,7 @@ pub async fn control(pools: &Pools, run: Uuid) -> Result<Control> {
             cancels: cancels.into_iter().map(JobId).collect(),
             paused: row.try_get("paused")?,
             generation: row.try_get("generation")?,
+            live: u32::try_from(row.try_get::<i32, _>("live")?).unwrap_or(0),
         })
     };
     let query = sqlx::query(CONTROL).bind(run);

@@ -3,19 +3,26 @@
 
 use std::time::Duration;
 
+use sqlx::Row;
 use sqlx::postgres::PgConnection;
-use sqlx::{Connection, Row};
 
+use super::connections::{Opened, Opening};
 use super::pool::{Pools, explain};
 use crate::json::Digest;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Concern, Migrated, Schema};
 
 /// A step of the schema. Forward only: a file that was released is never changed.
+///
+/// Hosts are upgraded one after the other, so a step should only add to what there is, in a way that
+/// programs of the last release don't notice, and keep their version as its `oldest`. What they use is
+/// taken away by a step of the release after.
 struct Migration {
     version: i64,
     name: &'static str,
     sql: &'static str,
+    /// The oldest version whose program works with the ledger after it.
+    oldest: i64,
 }
 
 const MIGRATIONS: [Migration; 4] = [
@@ -23,23 +30,34 @@ const MIGRATIONS: [Migration; 4] = [
         version: 1,
         name: "jobs",
         sql: include_str!("../../../migrations/postgres/0001_jobs.sql"),
+        oldest: 1,
     },
     Migration {
         version: 2,
         name: "effects_and_runs",
         sql: include_str!("../../../migrations/postgres/0002_effects_and_runs.sql"),
+        oldest: 2,
     },
     Migration {
         version: 3,
         name: "media",
         sql: include_str!("../../../migrations/postgres/0003_media.sql"),
+        oldest: 3,
     },
     Migration {
         version: 4,
         name: "sql_door",
         sql: include_str!("../../../migrations/postgres/0004_sql_door.sql"),
+        oldest: 4,
     },
 ];
+
+/// A ledger whose steps were applied before they said this has no such column.
+macro_rules! oldest {
+    () => {
+        "coalesce((to_jsonb(migrations) ->> 'oldest')::bigint, version) AS oldest"
+    };
+}
 
 /// The newest version that this program knows.
 pub const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
@@ -47,7 +65,17 @@ pub const KNOWN: i64 = MIGRATIONS[MIGRATIONS.len() - 1].version;
 const PATIENCE: Duration = Duration::from_secs(10 * 60);
 
 const IS_THERE: &str = "SELECT to_regclass('presswork.migrations') IS NOT NULL";
-const APPLIED: &str = "SELECT version, checksum FROM presswork.migrations ORDER BY version";
+const APPLIED: &str = concat!(
+    "SELECT version, checksum, ",
+    oldest!(),
+    " FROM presswork.migrations ORDER BY version"
+);
+const NEWEST: &str = concat!(
+    "SELECT coalesce(max(version), 0) AS version, coalesce(max(oldest), 0) AS oldest FROM (",
+    "SELECT version, ",
+    oldest!(),
+    " FROM presswork.migrations) AS applied"
+);
 /// Of the transaction, as PgBouncer wants it.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(hashtextextended('presswork.migrations', 0))";
 /// Not `IF NOT EXISTS`: that asks for the right to make schemas even where an owner made this one.
@@ -59,7 +87,8 @@ CREATE TABLE IF NOT EXISTS presswork.migrations (
     name       text NOT NULL,
     checksum   text NOT NULL,
     applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
-)";
+);
+ALTER TABLE presswork.migrations ADD COLUMN IF NOT EXISTS oldest bigint";
 
 /// The store's version and the program's.
 ///
@@ -68,25 +97,31 @@ CREATE TABLE IF NOT EXISTS presswork.migrations (
 pub async fn schema(pools: &Pools) -> Result<Schema> {
     let found = pools
         .call(async {
-            let mut connection = pools.main().acquire().await?;
-            found(&mut connection).await
+            let mut connection = pools.main().pool().acquire().await?;
+            let mut transaction = pools.main().opening().begin(&mut connection).await?;
+            let found = found(&mut transaction).await?;
+            transaction.commit().await?;
+            Ok(found)
         })
         .await?;
-    Ok(Schema {
-        found,
-        known: KNOWN,
-    })
+    Ok(found)
 }
 
-async fn found(connection: &mut PgConnection) -> sqlx::Result<i64> {
+async fn found(transaction: &mut Opened<'_>) -> sqlx::Result<Schema> {
+    let mut schema = Schema {
+        found: 0,
+        known: KNOWN,
+        oldest: 0,
+    };
     let there: bool = sqlx::query_scalar(IS_THERE)
-        .fetch_one(&mut *connection)
+        .fetch_one(transaction.on())
         .await?;
-    if !there {
-        return Ok(0);
+    if there {
+        let row = sqlx::query(NEWEST).fetch_one(transaction.on()).await?;
+        schema.found = row.try_get("version")?;
+        schema.oldest = row.try_get("oldest")?;
     }
-    let newest = "SELECT coalesce(max(version), 0) FROM presswork.migrations";
-    sqlx::query_scalar(newest).fetch_one(connection).await
+    Ok(schema)
 }
 
 /// Brings the schema up to date, in one transaction.
@@ -97,29 +132,34 @@ pub async fn migrate(pools: &Pools) -> Result<Migrated> {
     let before = schema(pools).await?.found;
     if KNOWN <= before {
         // nothing to do, and no right to make tables is needed to find that out
-        let mut connection = pools.main().acquire().await.map_err(explain)?;
-        compare(&mut connection).await?;
+        let connections = pools.main();
+        let mut connection = connections.pool().acquire().await.map_err(explain)?;
+        let transaction = connections.opening().begin(&mut connection).await;
+        let mut transaction = transaction.map_err(explain)?;
+        compare(&mut transaction).await?;
+        transaction.commit().await.map_err(explain)?;
         return Ok(Migrated {
             from: before,
             to: before,
         });
     }
-    let apply = pools.apart(pools.main(), PATIENCE, |it| Box::pin(apply(it)));
+    let opening = pools.main().opening();
+    let apply = pools.apart(pools.main(), PATIENCE, |it| Box::pin(apply(it, opening)));
     apply.await
 }
 
-async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
-    let mut transaction = connection.begin().await.map_err(explain)?;
+async fn apply(connection: &mut PgConnection, opening: Opening) -> Result<Migrated> {
+    let mut transaction = opening.begin(connection).await.map_err(explain)?;
     let millis = PATIENCE.as_millis();
     let patience =
         format!("SET LOCAL statement_timeout = {millis}; SET LOCAL lock_timeout = {millis}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(patience))
-        .execute(&mut *transaction)
+        .execute(transaction.on())
         .await
         .map_err(explain)?;
     execute(&mut transaction, LOCK).await?;
     let home: bool = sqlx::query_scalar(HAS_HOME)
-        .fetch_one(&mut *transaction)
+        .fetch_one(transaction.on())
         .await
         .map_err(explain)?;
     if !home {
@@ -127,7 +167,7 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
     }
     execute(&mut transaction, NOTES).await?;
     compare(&mut transaction).await?;
-    let from = found(&mut transaction).await.map_err(explain)?;
+    let from = found(&mut transaction).await.map_err(explain)?.found;
     for migration in MIGRATIONS.iter().filter(|it| from < it.version) {
         let said = |e| match explain(e) {
             LedgerError::Row(it) | LedgerError::Other(it) | LedgerError::Schema(it) => {
@@ -137,15 +177,16 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
             away => away,
         };
         sqlx::raw_sql(migration.sql)
-            .execute(&mut *transaction)
+            .execute(transaction.on())
             .await
             .map_err(said)?;
-        let note = "INSERT INTO presswork.migrations (version, name, checksum) VALUES ($1, $2, $3)";
+        let note = "INSERT INTO presswork.migrations (version, name, checksum, oldest) VALUES ($1, $2, $3, $4)";
         sqlx::query(note)
             .bind(migration.version)
             .bind(migration.name)
             .bind(checksum(migration))
-            .execute(&mut *transaction)
+            .bind(migration.oldest)
+            .execute(transaction.on())
             .await
             .map_err(said)?;
     }
@@ -153,8 +194,8 @@ async fn apply(connection: &mut PgConnection) -> Result<Migrated> {
     Ok(Migrated { from, to: KNOWN })
 }
 
-async fn execute(connection: &mut PgConnection, sql: &'static str) -> Result<()> {
-    let done = sqlx::raw_sql(sql).execute(connection).await;
+async fn execute(transaction: &mut Opened<'_>, sql: &'static str) -> Result<()> {
+    let done = sqlx::raw_sql(sql).execute(transaction.on()).await;
     done.map(|_| ()).map_err(explain)
 }
 
@@ -162,16 +203,18 @@ fn checksum(migration: &Migration) -> String {
     Digest::of_bytes(migration.sql.as_bytes()).hex()
 }
 
-/// What was applied must be what is known here.
-async fn compare(connection: &mut PgConnection) -> Result<()> {
+/// What was applied must be what is known here, or leave this program able to work.
+async fn compare(transaction: &mut Opened<'_>) -> Result<()> {
     let rows = sqlx::query(APPLIED)
-        .fetch_all(connection)
+        .fetch_all(transaction.on())
         .await
         .map_err(explain)?;
     for row in rows {
         let version: i64 = row.try_get("version").map_err(explain)?;
         let applied: String = row.try_get("checksum").map_err(explain)?;
+        let oldest: i64 = row.try_get("oldest").map_err(explain)?;
         match MIGRATIONS.iter().find(|it| it.version == version) {
+            None if oldest <= KNOWN => {}
             None => return Err(newer(version)),
             Some(known) if checksum(known) != applied => {
                 return Err(LedgerError::Schema(format!(
@@ -195,7 +238,6 @@ const SETTINGS: &str = "
 SELECT current_setting('fsync') AS fsync,
        current_setting('full_page_writes') AS full_page_writes,
        current_setting('synchronous_commit') AS synchronous_commit,
-       current_setting('statement_timeout') AS statement_timeout,
        current_setting('server_version_num')::integer AS version,
        current_setting('synchronous_standby_names') AS standby_names,
        (SELECT count(*) FROM pg_stat_replication) AS standbys,
@@ -258,12 +300,14 @@ pub async fn concerns(pools: &Pools) -> Result<Vec<Concern>> {
         );
         concern("synchronous_standby_names", false, message);
     }
-    if text("statement_timeout")? == "0" {
-        let message = "statement_timeout is 0 for this role: a statement may wait for ever (ALTER ROLE ... SET statement_timeout = '10s')";
-        concern("statement_timeout", false, message.to_owned());
+    if let Some(host) = pools.unproven() {
+        let message = format!(
+            "nothing proves that {host} is the ledger, and who is on the way may read what is sent: end the URL in ?sslmode=verify-full, with &sslrootcert=PATH for a CA of your own"
+        );
+        concern("sslmode", false, message);
     }
-    if row.try_get::<i32, _>("version").map_err(explain)? < 150_000 {
-        let message = "this PostgreSQL is older than 15, the oldest that Presswork is tested with";
+    if row.try_get::<i32, _>("version").map_err(explain)? < 140_000 {
+        let message = "this PostgreSQL is older than 14, the oldest that Presswork is tested with";
         concern("server_version", false, message.to_owned());
     }
     Ok(concerns)

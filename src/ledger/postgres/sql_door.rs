@@ -43,6 +43,17 @@ const DONE: &str =
 const HOLDERS: &str = "SELECT DISTINCT run, slot FROM presswork.intake WHERE run IS NOT NULL";
 const WAITING: &str = "SELECT count(*) FROM presswork.intake WHERE run IS NULL";
 
+/// Makes the role of producers and gives it its one right, where that isn't so yet: the last part of the
+/// migration, which may not have been allowed to. For who may make roles.
+///
+/// # Panics
+/// Never: a test shows that the migration ends in it.
+pub fn producers_role() -> &'static str {
+    let migration = include_str!("../../../migrations/postgres/0004_sql_door.sql");
+    let at = migration.rfind("DO $$").expect("it ends in it");
+    migration[at..].trim_end()
+}
+
 /// The rows that producers committed.
 struct SqlDoor(Arc<Pools>);
 
@@ -84,8 +95,8 @@ impl Inbox for SqlDoor {
         true
     }
 
-    fn pause(&self) -> Duration {
-        Duration::from_millis(50)
+    async fn arrived(&self) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 
     async fn take(&self, run: Uuid, slot: u32, most: u32) -> Result<Vec<Entry>> {

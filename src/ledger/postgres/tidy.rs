@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use super::codec::seconds;
+use super::connections::Opening;
 use super::pool::{Pools, explain, is_cancelled};
 use crate::content::Guard;
 use crate::ledger::door::Result;
@@ -134,10 +134,11 @@ SELECT count(*) FROM gone";
 pub async fn tidy(pools: &Pools, finished: Duration, keys: Duration) -> Result<u64> {
     let (finished, keys) = (seconds(finished), seconds(keys));
     let until = Instant::now() + BUDGET;
+    let opening = pools.main().opening();
     pools
         .apart(pools.main(), LIMIT, move |connection| {
             Box::pin(async move {
-                work(connection, until, finished, keys)
+                work(connection, &opening, until, finished, keys)
                     .await
                     .map_err(explain)
             })
@@ -147,17 +148,18 @@ pub async fn tidy(pools: &Pools, finished: Duration, keys: Duration) -> Result<u
 
 async fn work(
     connection: &mut PgConnection,
+    opening: &Opening,
     until: Instant,
     finished: f64,
     keys: f64,
 ) -> sqlx::Result<u64> {
-    make_room(connection).await?;
-    let mut gone = sweep_keys(connection, until, keys).await?;
+    make_room(connection, opening).await?;
+    let mut gone = sweep_keys(connection, opening, until, keys).await?;
     while Instant::now() < until {
         let jobs: Option<i64> = sqlx::query_scalar(DROP_PAGES)
             .bind(finished)
             .bind(PAGES)
-            .fetch_one(&mut *connection)
+            .fetch_one(opening.alone(connection))
             .await?;
         let Some(jobs) = jobs else { break };
         gone += jobs;
@@ -177,7 +179,7 @@ async fn work(
             let rows: i64 = sqlx::query_scalar(sql)
                 .bind(keeping)
                 .bind(CHUNK)
-                .fetch_one(&mut *connection)
+                .fetch_one(opening.alone(connection))
                 .await?;
             gone += rows;
             if rows < CHUNK {
@@ -185,29 +187,35 @@ async fn work(
             }
         }
     }
-    let runs: i64 = sqlx::query_scalar(DROP_RUNS).fetch_one(connection).await?;
+    let runs = sqlx::query_scalar(DROP_RUNS).fetch_one(opening.alone(connection));
+    let runs: i64 = runs.await?;
     Ok((gone + runs).unsigned_abs())
 }
 
-async fn make_room(connection: &mut PgConnection) -> sqlx::Result<()> {
-    let mut transaction = connection.begin().await?;
-    sqlx::raw_sql(PATIENCE).execute(&mut *transaction).await?;
+async fn make_room(connection: &mut PgConnection, opening: &Opening) -> sqlx::Result<()> {
+    let mut transaction = opening.begin(connection).await?;
+    sqlx::raw_sql(PATIENCE).execute(transaction.on()).await?;
     sqlx::query("SELECT presswork.make_partitions($1)")
         .bind(AHEAD)
-        .execute(&mut *transaction)
+        .execute(transaction.on())
         .await?;
     transaction.commit().await
 }
 
 /// Sweeps the keys of jobs that are still there; how many went.
-async fn sweep_keys(connection: &mut PgConnection, until: Instant, keys: f64) -> sqlx::Result<i64> {
+async fn sweep_keys(
+    connection: &mut PgConnection,
+    opening: &Opening,
+    until: Instant,
+    keys: f64,
+) -> sqlx::Result<i64> {
     let (mut gone, mut span) = (0, SPAN);
     while Instant::now() < until {
         let began = Instant::now();
         let swept = sqlx::query_as(SWEEP_KEYS)
             .bind(keys)
             .bind(span)
-            .fetch_one(&mut *connection)
+            .fetch_one(opening.alone(connection))
             .await;
         let more = match swept {
             Ok((rows, more)) => {

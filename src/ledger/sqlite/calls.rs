@@ -4,11 +4,11 @@
 use sqlx::SqliteConnection;
 
 use super::effects::witness;
-use super::map::get;
+use super::map::{get, text};
 use super::open::told;
 use crate::effect::{EffectId, Evidence};
 use crate::job::JobId;
-use crate::ledger::door::Result;
+use crate::ledger::door::{Result, Word};
 
 /// The job that waits for what a platform does under a handle.
 pub async fn job_of_handle(
@@ -45,6 +45,39 @@ pub async fn let_go(
         Some(row) => witness(conn, EffectId(get(&row, 0)?), seen).await,
         None => Ok(()),
     }
+}
+
+/// Writes down what a call-back said.
+pub async fn called_back(
+    conn: &mut SqliteConnection,
+    account: &str,
+    effect: EffectId,
+    said: &Word,
+) -> Result<Option<JobId>> {
+    let job = sqlx::query(
+        "SELECT job FROM effects WHERE id = ? AND account = ?
+           AND (handle IS NOT NULL OR state IN ('sending', 'unknown', 'unresolved'))",
+    )
+    .bind(effect.0)
+    .bind(account)
+    .fetch_optional(&mut *conn)
+    .await
+    .map_err(told)?;
+    let Some(job) = job.map(|it| Ok(JobId(get(&it, 0)?))).transpose()? else {
+        return Ok(None);
+    };
+    let written = match said {
+        Word::Progress(it) => sqlx::query("UPDATE jobs SET progress = ? WHERE id = ?")
+            .bind(text(it)?)
+            .bind(job.0)
+            .execute(conn),
+        Word::End(it) => sqlx::query("UPDATE effects SET told = coalesce(told, ?) WHERE id = ?")
+            .bind(it)
+            .bind(effect.0)
+            .execute(conn),
+    };
+    written.await.map_err(told)?;
+    Ok(Some(job))
 }
 
 /// Whether a call-back was taken before.

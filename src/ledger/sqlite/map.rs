@@ -162,6 +162,7 @@ pub fn effect(row: &SqliteRow) -> Result<Effect> {
         looks: count(row, "looks")?,
         look_at: maybe_time(get(row, "look_at")?)?,
         handle: get(row, "handle")?,
+        told: get(row, "told")?,
     })
 }
 

@@ -34,7 +34,7 @@ use crate::clock::{Clock, Time};
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
-use crate::ledger::door::{Ledger, LedgerError, Result, Together};
+use crate::ledger::door::{Ledger, LedgerError, Result, Together, Word};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
     Generation, Group, Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
@@ -297,7 +297,7 @@ impl Ledger for Sqlite {
     }
 
     async fn control(&self, run: Uuid) -> Result<Control> {
-        runs::control(&mut *self.reader().await?, run).await
+        runs::control(&mut *self.reader().await?, self.now_micros(), run).await
     }
 
     async fn generation(&self) -> Result<Generation> {
@@ -409,6 +409,14 @@ impl Ledger for Sqlite {
         let (handle, evidence) = (handle.to_owned(), evidence.clone());
         self.write(move |tx, _| {
             Box::pin(async move { calls::let_go(tx, job, &handle, &evidence).await })
+        })
+        .await
+    }
+
+    async fn called_back(&self, account: &str, id: EffectId, said: &Word) -> Result<Option<JobId>> {
+        let (account, said) = (account.to_owned(), said.clone());
+        self.write(move |tx, _| {
+            Box::pin(async move { calls::called_back(tx, &account, id, &said).await })
         })
         .await
     }

@@ -92,15 +92,18 @@ pub async fn schema(conn: &mut SqliteConnection) -> Result<Schema> {
         .fetch_one(conn)
         .await
         .map_err(told)?;
+    let found = row.try_get::<i64, _>(0).map_err(told)?;
     Ok(Schema {
-        found: row.try_get::<i64, _>(0).map_err(told)?,
+        found,
         known: KNOWN,
+        // one daemon has the file: nothing is upgraded under another
+        oldest: found,
     })
 }
 
 /// Applies what is missing, within the caller's transaction.
 pub async fn migrate(conn: &mut SqliteConnection) -> Result<Migrated> {
-    let Schema { found, known } = schema(conn).await?;
+    let Schema { found, known, .. } = schema(conn).await?;
     if known < found {
         return Err(LedgerError::Schema(format!(
             "the ledger's schema is version {found}, this program knows up to {known}: install the newer Presswork again"

@@ -80,10 +80,7 @@ pub async fn renew(file: &Path, it: &Restored, clock: &Clock) -> Result<()> {
 /// Marks what may have been done since the backup; how many effects. A handle (class B) may have been
 /// replaced since: nothing that is read through it clears.
 async fn doubt(conn: &mut SqliteConnection, now: i64, it: &Restored) -> Result<u64> {
-    let evidence = Evidence {
-        at: it.backup_at,
-        seen: restored(it.backup_at),
-    };
+    let evidence = Evidence::new(it.backup_at, restored(it.backup_at));
     let doubted = sqlx::query(
         "UPDATE effects SET state = iif(state = 'unresolved', state, 'unknown'),
              maybe_since = min(coalesce(maybe_since, ?1), ?1), key_lost = key_lost OR class = 'B',

@@ -66,7 +66,7 @@ pub async fn live(conn: &mut SqliteConnection, now: i64) -> Result<Vec<Run>> {
 }
 
 /// What a daemon must notice within a second.
-pub async fn control(conn: &mut SqliteConnection, run: Uuid) -> Result<Control> {
+pub async fn control(conn: &mut SqliteConnection, now: i64, run: Uuid) -> Result<Control> {
     let cancels =
         sqlx::query("SELECT id FROM jobs WHERE state = 'running' AND run = ? AND cancel = 1")
             .bind(run);
@@ -83,6 +83,7 @@ pub async fn control(conn: &mut SqliteConnection, run: Uuid) -> Result<Control> 
             .map(|row| get(row, 0))
             .collect::<Result<_>>()?,
         generation: generation(conn).await?.number,
+        live: u32::try_from(live(conn, now).await?.len()).unwrap_or(u32::MAX),
     })
 }
 

@@ -182,6 +182,14 @@ fn what_happens_twice_is_a_duplicate_and_what_is_paid_for_twice_may_be_allowed()
     assert_eq!((run.verdict().proven, run.verdict().paid_twice), (true, 1));
     run.acts.push(act("job-000003", "chat.completion"));
     assert_eq!((run.verdict().proven, run.verdict().duplicated), (false, 1));
+    // an error that is documented to cost nothing, and did: no repeat was spent on it
+    let mut lied = request("job-000003", "chat.completion", Some(500));
+    lied.fault = Some("act_500".to_owned());
+    run.requests.push(lied.clone());
+    assert_eq!((run.verdict().proven, run.verdict().paid_twice), (true, 2));
+    lied.status = None;
+    *run.requests.last_mut().expect("it was pushed") = lied;
+    assert_eq!((run.verdict().proven, run.verdict().duplicated), (false, 1));
 }
 
 #[test]
@@ -364,6 +372,23 @@ fn a_graceful_stop_costs_no_attempt_leaves_no_lease_and_excuses_nothing() {
         row.epoch = 3;
     });
     assert_eq!((left.stops_unclean, left.histories_wrong), (1, 0));
+    // a moment after the ledger's clock had jumped, all leases looked as if they had run out
+    let mut run = Run::good();
+    stopped(&mut run);
+    let row = &mut run.evidence.jobs[3];
+    row.history[1].outcome = "reclaimed".to_owned();
+    (row.history[0].outcome, row.state) = ("released".to_owned(), "cancelled".to_owned());
+    let jump = Strike {
+        n: 3,
+        sort: Sort::Skew,
+        at: 16_500,
+        until: 17_500,
+        ..run.evidence.strikes[0].clone()
+    };
+    run.evidence.strikes.insert(1, jump);
+    assert_eq!(run.verdict().stops_unclean, 0);
+    (run.evidence.strikes[1].at, run.evidence.strikes[1].until) = (15_000, 16_000);
+    assert_eq!(run.verdict().stops_unclean, 1);
     let charge = |it: &mut Run| {
         stopped(it);
         let row = &mut it.evidence.jobs[0];

@@ -57,9 +57,12 @@ impl Names {
         ]
     }
 
-    /// `presswork:inbox`, and what belongs to it.
-    pub(super) fn inbox(&self) -> InboxKeys {
-        let inbox = format!("{}{INBOX}", self.prefix);
+    /// `presswork:inbox`, or `presswork:inbox:<tenant>`, and what belongs to it.
+    pub(super) fn inbox(&self, tenant: Option<&str>) -> InboxKeys {
+        let inbox = match tenant {
+            Some(tenant) => format!("{}{INBOX}:{tenant}", self.prefix),
+            None => format!("{}{INBOX}", self.prefix),
+        };
         InboxKeys {
             holders: format!("{{{inbox}}}:holders"),
             inbox,
@@ -70,7 +73,23 @@ impl Names {
     pub(super) fn reply(&self, token: &str) -> Option<String> {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let good = !token.is_empty() && token.len() <= 64 && token.chars().all(fits);
-        good.then(|| format!("{}presswork:reply:{token}", self.prefix))
+        good.then(|| format!("{}{token}", self.replies()))
+    }
+
+    /// What the lists of receipts begin with.
+    pub(super) fn replies(&self) -> String {
+        format!("{}presswork:reply:", self.prefix)
+    }
+
+    /// What belongs to it behind hash tags, as patterns of an access list: lanes, and what the inboxes'
+    /// entries were moved to.
+    pub(super) fn tagged(&self) -> [String; 2] {
+        ["pw:lane:", INBOX].map(|it| format!("{{{}{it}*", self.prefix))
+    }
+
+    /// A name that is this installation's own.
+    pub(super) fn own(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix.replace(':', "-"))
     }
 
     /// The channel on which dispatchers are woken.
@@ -93,16 +112,21 @@ mod tests {
     #[test]
     fn names_are_as_documented() {
         let names = Names::new(None).unwrap();
-        assert_eq!(names.inbox().inbox, "presswork:inbox");
-        assert_eq!(names.inbox().holders, "{presswork:inbox}:holders");
+        assert_eq!(names.inbox(None).inbox, "presswork:inbox");
+        assert_eq!(names.inbox(None).holders, "{presswork:inbox}:holders");
         assert_eq!(
-            names.inbox().taken(Uuid::nil(), 3),
+            names.inbox(None).taken(Uuid::nil(), 3),
             "{presswork:inbox}:taken:00000000-0000-0000-0000-000000000000:3"
+        );
+        assert_eq!(names.inbox(Some("acme")).inbox, "presswork:inbox:acme");
+        assert_eq!(
+            names.inbox(Some("acme")).holders,
+            "{presswork:inbox:acme}:holders"
         );
         assert_eq!(names.lane("posts")[1], "{pw:lane:posts}:ready");
         assert_eq!(names.wake(), "presswork:wake");
         let names = Names::new(Some("staging")).unwrap();
-        assert_eq!(names.inbox().inbox, "staging:presswork:inbox");
+        assert_eq!(names.inbox(None).inbox, "staging:presswork:inbox");
         assert_eq!(names.lane("posts")[1], "{staging:pw:lane:posts}:ready");
     }
 

@@ -1,14 +1,20 @@
 //! The queue in Redis (7 or newer): for any number of hosts. Its scripts are in `scripts/`.
 //!
-//! One connection carries all commands, another one hears the wake-ups. Commands are never repeated
-//! here; each is safe to repeat. A key that is lost, alone or with all others, costs time only: with
+//! A server, the one that sentinels call the master, or a cluster: the keys of each script share a
+//! slot. One connection a server carries all commands, another one hears the wake-ups. Commands are never
+//! repeated here; each is safe to repeat. A key that is lost, alone or with all others, costs time only: with
 //! `held` goes the generation, and the lane is rebuilt.
 
 mod keys;
+mod acl;
+mod node;
+mod cluster;
+mod sentinel;
+mod place;
 mod link;
-
 mod inbox;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -20,12 +26,13 @@ use secrecy::SecretString;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+pub use acl::{PASSWORD, User, users};
 pub use inbox::RedisInbox;
 use keys::Names;
 use link::Link;
 
 use super::bell::Bell;
-use super::door::{Queue, QueueError, Result, Taken};
+use super::door::{Queue, QueueError, Result, Taken, Woken};
 use crate::job::JobId;
 use crate::ledger::Hint;
 
@@ -50,7 +57,8 @@ const PONG: Duration = Duration::from_secs(5);
 /// Where Redis is, and how its keys are told from others'.
 #[derive(Clone, Debug)]
 pub struct RedisOptions {
-    /// `redis://user:password@host:6379/0`, `rediss://` with TLS, or `unix:///path`. Never shown.
+    /// `redis://user:password@host:6379/0`, `redis-sentinel://host:26379,host:26379/MASTER/0`,
+    /// `redis-cluster://host:6379,host:6379`, these with TLS as `rediss`, or `unix:///path`. Never shown.
     pub url: SecretString,
     /// Put in front of each key and channel with a colon, so that several installations can share a
     /// server: letters, digits, `_`, `-`, `.` and `:`, 64 at most. `None`: the inbox is
@@ -67,6 +75,8 @@ pub struct RedisQueue {
     link: Arc<Link>,
     names: Names,
     bell: Arc<Bell>,
+    /// Tells one's own wake-ups from those of others.
+    origin: String,
     _listener: AbortOnDropHandle<()>,
 }
 
@@ -84,18 +94,27 @@ impl RedisQueue {
         let link = Link::open(&options.url).map_err(anyhow::Error::msg)?;
         let link = Arc::new(link);
         let bell = Arc::new(Bell::default());
-        let listener = tokio::spawn(listen(link.clone(), names.wake(), bell.clone()));
+        let origin = Uuid::new_v4().to_string();
+        let listener = listen(link.clone(), names.wake(), origin.clone(), bell.clone());
+        let listener = tokio::spawn(listener);
         Ok(Self {
             link,
             names,
             bell,
+            origin,
             _listener: AbortOnDropHandle::new(listener),
         })
     }
 
     /// The inbox in the same Redis, over the same connection.
     pub fn inbox(&self) -> RedisInbox {
-        RedisInbox::new(self.link.clone(), self.names.clone())
+        RedisInbox::new(self.link.clone(), self.names.clone(), None)
+    }
+
+    /// A tenant's own inbox there; `tenant` is a name as envelopes take it.
+    pub fn inbox_of(&self, tenant: &str) -> RedisInbox {
+        let tenant = Some(tenant.to_owned());
+        RedisInbox::new(self.link.clone(), self.names.clone(), tenant)
     }
 
     /// A call of a lane's script, with its keys and the generation.
@@ -109,8 +128,9 @@ impl RedisQueue {
     }
 
     /// Runs a lane's script. It answers nil when the lane is under another generation.
-    async fn run<T: FromRedisValue>(&self, call: &ScriptInvocation<'_>) -> Result<T> {
-        let answer: Option<T> = self.link.invoke(call).await?;
+    async fn run<T: FromRedisValue>(&self, lane: &str, call: &ScriptInvocation<'_>) -> Result<T> {
+        let [held, ..] = self.names.lane(lane);
+        let answer: Option<T> = self.link.invoke(&held, call).await?;
         answer.ok_or(QueueError::Stale)
     }
 }
@@ -127,9 +147,7 @@ impl Queue for RedisQueue {
     }
 
     async fn server(&self) -> Result<String> {
-        let info: String = self.link.query(&link::info()).await?;
-        let id = link::line(&info, "run_id").map(str::to_owned);
-        id.ok_or_else(|| QueueError::Away("it doesn't tell its run_id".to_owned()))
+        self.link.server().await
     }
 
     async fn offer(&self, generation: i64, lane: &str, hints: &[Hint], window: u32) -> Result<u64> {
@@ -142,7 +160,7 @@ impl Queue for RedisQueue {
                 call.arg(hint.id.to_string());
                 call.arg(hint.priority.rank()).arg(&*hint.tenant);
             }
-            let size = self.run(&call).await?;
+            let size = self.run(lane, &call).await?;
             if later.is_empty() {
                 return Ok(size);
             }
@@ -161,7 +179,7 @@ impl Queue for RedisQueue {
         let mut call = self.call(&TAKE, generation, lane);
         call.arg(run.to_string()).arg(most);
         call.arg(concurrency.map(|it| it.to_string()).unwrap_or_default());
-        let (ids, ready, held): (Vec<String>, u64, u64) = self.run(&call).await?;
+        let (ids, ready, held): (Vec<String>, u64, u64) = self.run(lane, &call).await?;
         let ids = ids.iter().map(|it| parse(it)).collect::<Result<_>>()?;
         Ok(Taken { ids, ready, held })
     }
@@ -171,19 +189,19 @@ impl Queue for RedisQueue {
         for id in ids {
             call.arg(id.to_string());
         }
-        let _: u64 = self.run(&call).await?;
+        let _: u64 = self.run(lane, &call).await?;
         Ok(())
     }
 
     async fn held(&self, generation: i64, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
         let call = self.call(&HELD, generation, lane);
-        let held: Vec<(String, String)> = self.run(&call).await?;
+        let held: Vec<(String, String)> = self.run(lane, &call).await?;
         let slot = |(id, run): &(String, String)| Ok((parse(id)?, parse(run)?));
         held.iter().map(slot).collect()
     }
 
     async fn size(&self, generation: i64, lane: &str) -> Result<u64> {
-        self.run(&self.call(&SIZE, generation, lane)).await
+        self.run(lane, &self.call(&SIZE, generation, lane)).await
     }
 
     async fn reset(&self, generation: i64, lane: &str, held: &[(JobId, Uuid)]) -> Result<bool> {
@@ -191,24 +209,42 @@ impl Queue for RedisQueue {
         for (id, run) in held {
             call.arg(id.to_string()).arg(run.to_string());
         }
-        self.run(&call).await
+        self.run(lane, &call).await
     }
 
-    async fn wake(&self) -> Result<()> {
-        self.bell.ring();
+    async fn wake(&self, lanes: &[String]) -> Result<()> {
+        self.bell.ring(lanes.iter().cloned());
         let mut command = redis::cmd("PUBLISH");
-        command.arg(self.names.wake()).arg("");
-        self.link.query(&command).await
+        let channel = self.names.wake();
+        command.arg(&channel);
+        command.arg(format!("{}\n{}", self.origin, lanes.join("\n")));
+        self.link.query(&channel, &command).await
     }
 
-    async fn woken(&self) {
+    async fn woken(&self) -> Woken {
         // At the end of the time there is a reason to return, too: callers look for themselves.
-        let _ = tokio::time::timeout(WOKEN, self.bell.rung()).await;
+        let rung = tokio::time::timeout(WOKEN, self.bell.rung()).await;
+        rung.unwrap_or_else(|_| Woken::Lanes(BTreeSet::new()))
+    }
+}
+
+/// Rings the bell for a wake-up of another daemon; one's own rang when it was sent.
+fn heard(message: &redis::Msg, origin: &str, bell: &Bell) {
+    // from whoever says no lanes: all
+    match message.get_payload_bytes() {
+        b"" => bell.ring_all(),
+        bytes => {
+            let text = String::from_utf8_lossy(bytes);
+            let mut lines = text.lines();
+            if lines.next() != Some(origin) {
+                bell.ring(lines.map(str::to_owned));
+            }
+        }
     }
 }
 
 /// Rings the bell at each wake-up on the channel, and subscribes again whenever it was lost.
-async fn listen(link: Arc<Link>, channel: String, bell: Arc<Bell>) {
+async fn listen(link: Arc<Link>, channel: String, origin: String, bell: Arc<Bell>) {
     loop {
         let mut pauses = link::pauses();
         let (sink, stream) = loop {
@@ -219,8 +255,8 @@ async fn listen(link: Arc<Link>, channel: String, bell: Arc<Bell>) {
             tokio::time::sleep(pauses.next().unwrap_or(WOKEN)).await;
         };
         // Something may have been said meanwhile.
-        bell.ring();
-        hear(sink, stream, &bell).await;
+        bell.ring_all();
+        hear(sink, stream, &origin, &bell).await;
         // The server has gone: so the other connection learns it before somebody uses it.
         link.probe().await;
         tokio::time::sleep(link::pauses().next().unwrap_or(WOKEN)).await;
@@ -228,10 +264,10 @@ async fn listen(link: Arc<Link>, channel: String, bell: Arc<Bell>) {
 }
 
 /// Returns when the channel is lost.
-async fn hear(mut sink: PubSubSink, mut stream: PubSubStream, bell: &Bell) {
+async fn hear(mut sink: PubSubSink, mut stream: PubSubStream, origin: &str, bell: &Bell) {
     loop {
         match tokio::time::timeout(SILENCE, stream.next()).await {
-            Ok(Some(_)) => bell.ring(),
+            Ok(Some(message)) => heard(&message, origin, bell),
             Ok(None) => return,
             Err(_) => {
                 let pong = sink.ping::<redis::Value>();

@@ -2,7 +2,6 @@
 
 mod request;
 mod ask;
-mod hook;
 mod images;
 mod png;
 mod draw;
@@ -16,7 +15,6 @@ use axum::http::Method;
 use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
-use self::hook::Sent;
 use self::images::Order;
 use self::request::{Chat, Invalid};
 use self::responses::{About, Responses};
@@ -26,6 +24,7 @@ use super::{
     clock::Clock,
     exchange::{Answer, Peek, Platform, Request, Token, token},
     form::{self, Form},
+    hook::Sent,
     rate::{Rate, Rates},
     settings::Settings,
 };

@@ -15,10 +15,10 @@ use super::super::{
     acts::{Act, ActLog, Draft, held},
     clock::Clock,
     exchange::{Answer, Peek, Request},
+    hook::{Letter, Sent},
     settings::{Ends, Hook, Settings, Values},
 };
 use super::ask::{self, Ask};
-use super::hook::{Letter, Sent};
 use super::said::{COMPLETION_USD, NAME, PROMPT_USD, refusal, refuse, tokens, write};
 
 /// A response, by what was recorded of it.
@@ -289,9 +289,9 @@ impl Responses {
 
     /// Sends what the settings ask for about a response, when it has ended.
     async fn call_back(&self, id: &str, values: &Values, work: Duration) {
-        let Some(letter) = Letter::of(values) else {
-            return;
-        };
+        let (url, secret) = (&values.openai_hook_url, &values.openai_hook_secret);
+        let letter = Letter::of(url.as_deref(), secret.as_ref(), values.openai_hook);
+        let Some(letter) = letter else { return };
         let (works, clock) = (Arc::clone(&self.works), Arc::clone(&self.clock));
         let (id, sent) = (id.to_owned(), Arc::clone(&self.sent));
         let plan = values.openai_hook;
@@ -308,7 +308,13 @@ impl Responses {
                 work.map(|it| it.status(clock.now()).to_owned())
             };
             let Some(status) = status else { return };
-            letter.post(&id, &status, plan, &sent).await;
+            let event = format!("response.{status}");
+            let body = json!({
+                "id": format!("evt_{}", uuid::Uuid::new_v4().simple()), "object": "event",
+                "created_at": Utc::now().timestamp(), "type": event, "data": {"id": id},
+            });
+            let about = (event.as_str(), id.as_str());
+            letter.post(about, &body.to_string(), plan, &sent).await;
         };
         match plan {
             Hook::Early => post.await,

@@ -1,5 +1,5 @@
-//! The call-backs of the simulated OpenAI: signed as Standard Webhooks has it, and sent as the settings
-//! ask, to this machine only.
+//! Call-backs of simulated platforms: signed as Standard Webhooks has it, and sent as the settings ask, to
+//! this machine only.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -7,7 +7,6 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use chrono::Utc;
 use hmac::{Hmac, KeyInit, Mac};
 use serde::Serialize;
-use serde_json::json;
 use sha2::Sha256;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,10 +14,7 @@ use tokio::{
 };
 use url::{Host, Url};
 
-use super::super::{
-    acts::held,
-    settings::{Hook, Values},
-};
+use super::{acts::held, settings::Hook};
 
 /// How long a call-back may take.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -34,7 +30,7 @@ pub(super) struct Letter {
 
 /// A call-back that was sent.
 #[derive(Clone, Debug, Serialize)]
-pub(in super::super) struct Sent {
+pub(super) struct Sent {
     /// Its `webhook-id`.
     id: String,
     /// `response.completed`
@@ -46,36 +42,29 @@ pub(in super::super) struct Sent {
 }
 
 impl Letter {
-    /// What the settings ask for; nothing where they name no receiver.
-    pub(super) fn of(values: &Values) -> Option<Letter> {
-        let url = Url::parse(values.openai_hook_url.as_deref()?).ok()?;
-        let secret = values.openai_hook_secret.clone()?;
-        (values.openai_hook != Hook::Never).then_some(Letter { url, secret })
+    /// What is asked for; nothing where nobody receives it.
+    pub(super) fn of(url: Option<&str>, secret: Option<&String>, plan: Hook) -> Option<Letter> {
+        let (url, secret) = (Url::parse(url?).ok()?, secret?.clone());
+        (plan != Hook::Never).then_some(Letter { url, secret })
     }
 
-    /// Sends a call-back about a response that stands so.
+    /// Sends a call-back: what happened, about what, and in which words.
     pub(super) async fn post(
         &self,
-        about: &str,
-        status: &str,
+        (event, about): (&str, &str),
+        body: &str,
         plan: Hook,
         sent: &Mutex<Vec<Sent>>,
     ) {
         let id = format!("wh_{}", uuid::Uuid::new_v4().simple());
-        let event = format!("response.{status}");
-        let body = json!({
-            "id": format!("evt_{}", uuid::Uuid::new_v4().simple()), "object": "event",
-            "created_at": Utc::now().timestamp(), "type": event, "data": {"id": about},
-        });
-        let body = body.to_string();
         let times = if plan == Hook::Twice { 2 } else { 1 };
         for _ in 0..times {
             for attempt in 1..=TRIES {
-                let told = tokio::time::timeout(PATIENCE, self.send(&id, &body, plan)).await;
+                let told = tokio::time::timeout(PATIENCE, self.send(&id, body, plan)).await;
                 let answered = told.ok().and_then(Result::ok).unwrap_or(0);
                 held(sent).push(Sent {
                     id: id.clone(),
-                    event: event.clone(),
+                    event: event.to_owned(),
                     about: about.to_owned(),
                     status: answered,
                 });
@@ -87,7 +76,7 @@ impl Letter {
         }
     }
 
-    fn signature(&self, id: &str, at: i64, body: &str) -> String {
+    pub(super) fn signature(&self, id: &str, at: i64, body: &str) -> String {
         let key = self.secret.strip_prefix("whsec_").unwrap_or(&self.secret);
         let key = STANDARD.decode(key).unwrap_or_default();
         let mut mac = Hmac::<Sha256>::new_from_slice(&key).expect("HMAC takes keys of any length");
@@ -115,7 +104,7 @@ impl Letter {
         let path = self.url.path();
         let authority = &self.url[url::Position::BeforeHost..url::Position::AfterPort];
         let head = format!(
-            "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: OpenAI/1.0 (+https://platform.openai.com/docs/webhooks)\r\n\
+            "POST {path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: presswork-sandbox\r\n\
              Content-Type: application/json\r\nConnection: close\r\nContent-Length: {}\r\n\
              webhook-id: {id}\r\nwebhook-timestamp: {at}\r\nwebhook-signature: {signature}\r\n\r\n",
             body.len()
