@@ -179,9 +179,10 @@ impl Dispatcher {
         let concurrency = config.lanes.get(&self.lane)?.concurrency;
         match self.taken(generation, most, concurrency).await {
             Ok(taken) => {
-                // a window that is empty already was told of when it was emptied: else each look at an
-                // idle lane would make the relay look, too
-                if !taken.ids.is_empty() && taken.ready < u64::from(config.window) / 4 {
+                // where the window holds all that is due, there is nothing to fill it with; and one that is
+                // empty already was told of when it was emptied
+                let low = taken.ready < u64::from(config.window) / 4;
+                if low && !taken.ids.is_empty() && self.shared.behind.is(&self.lane) {
                     self.shared.relay.notify_one();
                 }
                 Some(taken)

@@ -68,6 +68,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),
         dispatch: wakes::Wakes::default(),
+        behind: shared::Behind::default(),
         relay: Notify::new(),
         hints,
         suspects: Arc::new(Semaphore::new(1)),

@@ -2,8 +2,8 @@
 //! when it was wiped, restored, or away.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc};
@@ -37,8 +37,6 @@ pub struct Relay {
     shared: Arc<Shared>,
     hints: Mutex<mpsc::Receiver<(String, Hint)>>,
     memory: Mutex<Memory>,
-    /// Lanes of which more is due than their window holds.
-    behind: std::sync::Mutex<BTreeSet<String>>,
 }
 
 /// Slots are compared with what runs every so many ticks.
@@ -56,7 +54,6 @@ impl Relay {
             shared,
             hints: Mutex::new(hints),
             memory: Mutex::default(),
-            behind: std::sync::Mutex::default(),
         }
     }
 
@@ -95,28 +92,11 @@ impl Relay {
         let mut woke = Vec::with_capacity(lanes.len());
         for (lane, hints) in lanes {
             // behind a backlog that the window doesn't hold they would push in before their turn
-            if !self.is_behind(&lane) && self.offer(generation, &lane, &hints).await {
+            if !self.shared.behind.is(&lane) && self.offer(generation, &lane, &hints).await {
                 woke.push(lane);
             }
         }
         self.wake(&woke).await;
-    }
-
-    fn is_behind(&self, lane: &str) -> bool {
-        let behind = self.behind.lock();
-        behind
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(lane)
-    }
-
-    fn set_behind(&self, lane: &str, is: bool) {
-        let behind = self.behind.lock();
-        let mut behind = behind.unwrap_or_else(PoisonError::into_inner);
-        if is {
-            behind.insert(lane.to_owned());
-        } else {
-            behind.remove(lane);
-        }
     }
 
     /// Offers to each lane what is due; rebuilds first where that is needed. Bounded: one window a lane.
@@ -272,7 +252,7 @@ impl Relay {
     async fn refill(&self, generation: i64, lane: &str, window: u32, first: Vec<Hint>) -> bool {
         let mut due = first;
         if due.len() < FIRST.min(window) as usize {
-            self.set_behind(lane, false);
+            self.shared.behind.set(lane, false);
         } else {
             let low = match self.shared.queue.size(generation, lane).await {
                 Ok(size) => size < u64::from(window) / 2,
@@ -290,7 +270,7 @@ impl Relay {
                         return false;
                     }
                 };
-                self.set_behind(lane, window as usize <= due.len());
+                self.shared.behind.set(lane, window as usize <= due.len());
             }
         }
         due.retain(|it| !self.shared.running.holds(it.id));
@@ -302,7 +282,11 @@ impl Relay {
         let offered = async {
             crashpoint!("queue.before_offer", QueueError::Away)?;
             let queue = &self.shared.queue;
-            queue.offer(generation, lane, hints, window).await?;
+            let size = queue.offer(generation, lane, hints, window).await?;
+            if u64::from(window) <= size {
+                // what is beyond it was dropped
+                self.shared.behind.set(lane, true);
+            }
             crashpoint!("queue.after_offer", QueueError::Away)
         };
         match offered.await {

@@ -290,6 +290,31 @@ pub fn start_freeing(queue: Arc<dyn Queue>) -> Freeing {
     })
 }
 
+/// Lanes of which more is due than their window holds: the relay knows, the dispatchers ask.
+#[derive(Default)]
+pub struct Behind(Mutex<BTreeSet<String>>);
+
+impl Behind {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this one is.
+    pub fn is(&self, lane: &str) -> bool {
+        self.lock().contains(lane)
+    }
+
+    /// It is, or isn't any more.
+    pub fn set(&self, lane: &str, is: bool) {
+        let mut lanes = self.lock();
+        if is {
+            lanes.insert(lane.to_owned());
+        } else {
+            lanes.remove(lane);
+        }
+    }
+}
+
 /// What the loops of one daemon share.
 pub struct Shared {
     /// The truth.
@@ -320,6 +345,8 @@ pub struct Shared {
     pub dispatch: super::wakes::Wakes,
     /// Wakes the relay: the queue is stale, or a window runs low.
     pub relay: Notify,
+    /// Lanes of which more is due than their window holds.
+    pub behind: Behind,
     /// Due jobs for the relay, as soon as they are accepted.
     pub hints: mpsc::Sender<(String, Hint)>,
     /// Group commit of outcomes.

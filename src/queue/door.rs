@@ -54,7 +54,8 @@ pub trait Queue: Send + Sync + 'static {
         most: u32,
         concurrency: Option<u32>,
     ) -> Result<Taken>;
-    /// Frees slots and forgets the ids, wherever they are. Ids that aren't there are passed over.
+    /// Frees slots. Ids that hold none are passed over, also those that are ready: if they ended
+    /// otherwise, the ledger gives none of them to who takes them.
     async fn release(&self, generation: i64, lane: &str, ids: &[JobId]) -> Result<()>;
     /// The jobs that hold a slot, and in whose name.
     async fn held(&self, generation: i64, lane: &str) -> Result<Vec<(JobId, Uuid)>>;

@@ -1,6 +1,6 @@
 //! The queue in this process: for one host with nothing else configured, and for tests.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -39,7 +39,7 @@ type Place = (i16, u64, JobId);
 struct Lane {
     generation: i64,
     ready: BTreeMap<Place, Arc<str>>,
-    places: HashMap<JobId, Place>,
+    waiting: HashSet<JobId>,
     held: BTreeMap<JobId, Uuid>,
     clocks: BTreeMap<i16, Clock>,
 }
@@ -54,7 +54,7 @@ struct Clock {
 
 impl Lane {
     fn add(&mut self, hint: &Hint) {
-        if self.places.contains_key(&hint.id) || self.held.contains_key(&hint.id) {
+        if self.waiting.contains(&hint.id) || self.held.contains_key(&hint.id) {
             return;
         }
         let rank = hint.priority.rank();
@@ -63,7 +63,7 @@ impl Lane {
         let turn = clock.now.max(*next);
         *next = turn + 1;
         let place = (rank, turn, hint.id);
-        self.places.insert(hint.id, place);
+        self.waiting.insert(hint.id);
         self.ready.insert(place, hint.tenant.clone());
     }
 
@@ -74,7 +74,7 @@ impl Lane {
             let Some(((rank, turn, id), tenant)) = self.ready.pop_last() else {
                 return;
             };
-            self.places.remove(&id);
+            self.waiting.remove(&id);
             let next = self.clocks.get_mut(&rank);
             if let Some(next) = next.and_then(|it| it.next.get_mut(&tenant)) {
                 *next = turn.min(*next);
@@ -88,7 +88,7 @@ impl Lane {
             let Some(((rank, turn, id), _)) = self.ready.pop_first() else {
                 break;
             };
-            self.places.remove(&id);
+            self.waiting.remove(&id);
             self.held.insert(id, run);
             self.clocks.entry(rank).or_default().now = turn;
             ids.push(id);
@@ -174,11 +174,7 @@ impl Queue for MemoryQueue {
         self.within(generation, lane, |lane| {
             for id in ids {
                 lane.held.remove(id);
-                if let Some(place) = lane.places.remove(id) {
-                    lane.ready.remove(&place);
-                }
             }
-            lane.rest();
         })
     }
 

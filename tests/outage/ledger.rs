@@ -197,19 +197,27 @@ async fn a_long_lock_costs_time_and_no_lease() {
         .execute(&mut theirs)
         .await
         .expect("it is locked");
-    // its lease ends later and later all the same: four leases long
-    let beats = "SELECT extract(epoch FROM max(lease_until))::float8 FROM presswork.workers WHERE NOT ended";
-    let until = async |connection: &mut PgConnection| -> f64 {
-        let read = sqlx::query_scalar(beats).fetch_one(connection).await;
-        read.expect("the runs aren't locked")
-    };
-    let began = until(&mut theirs).await;
-    let lease = f64::from(case.stores.lease_s);
+    // its lease ends later and later all the same, four leases long, and never lapses: what takes jobs
+    // back waits for the lock too, so that only who looks sees a lapse
+    let beats = "SELECT extract(epoch FROM max(lease_until))::float8, \
+        extract(epoch FROM max(lease_until) - clock_timestamp())::float8 \
+        FROM presswork.workers WHERE NOT ended";
     let mut look = PgConnection::connect(&case.stores.ledger)
         .await
         .expect("connects");
+    let mut lease = async || -> (f64, f64) {
+        let read = sqlx::query_as(beats).fetch_one(&mut look).await;
+        read.expect("the runs aren't locked")
+    };
+    let (began, _) = lease().await;
+    let enough = began + 4.0 * f64::from(case.stores.lease_s);
     let deadline = Instant::now() + ENDED;
-    while until(&mut look).await < began + 4.0 * lease {
+    loop {
+        let (until, left) = lease().await;
+        assert!(0.0 < left, "the lease lapsed {left} s ago");
+        if enough <= until {
+            break;
+        }
         assert!(Instant::now() < deadline, "its lease isn't renewed");
         tokio::task::yield_now().await;
     }

@@ -54,7 +54,7 @@ async fn a_wiped_redis_is_stale() {
 async fn no_single_lost_key_breaks_the_concurrency() {
     let server = Redis::start();
     let queue = open(&server.url());
-    for (n, name) in ["held", "ready", "tenants", "clock", "turns:1"]
+    for (n, name) in ["held", "ready", "clock", "turns:1"]
         .into_iter()
         .enumerate()
     {
@@ -83,7 +83,7 @@ async fn no_single_lost_key_breaks_the_concurrency() {
 async fn a_key_of_another_type_is_stale_until_the_lane_is_reset() {
     let server = Redis::start();
     let queue = open(&server.url());
-    for (n, name) in ["held", "ready", "tenants"].into_iter().enumerate() {
+    for (n, name) in ["held", "ready", "clock"].into_iter().enumerate() {
         let now = NOW + n as i64;
         queue.reset(now, LANE, &[]).await.unwrap();
         server.cli(&["SET", &format!("{{pw:lane:{LANE}}}:{name}"), "text"]);

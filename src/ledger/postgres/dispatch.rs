@@ -276,10 +276,10 @@ const LOST: &str = concat!(
     SELECT ",
     live_columns!(),
     " FROM presswork.jobs j LEFT JOIN presswork.workers w ON w.run = j.run
+         LEFT JOIN named n ON n.run = j.run AND n.job = j.id
     WHERE j.token IS NOT NULL
       AND (w.run IS NULL OR w.ended OR w.lease_until < (SELECT now FROM clock)
-           OR (j.claimed_at < w.before_at
-               AND NOT EXISTS (SELECT FROM named n WHERE n.run = j.run AND n.job = j.id)))
+           OR (j.claimed_at < w.before_at AND n.job IS NULL))
     ORDER BY j.claimed_at, j.id LIMIT $1"
 );
 

@@ -12,7 +12,7 @@ pub(super) struct Names {
 }
 
 /// The keys of a lane, in the order of every lane script's KEYS.
-pub(super) type LaneKeys = [String; 7];
+pub(super) type LaneKeys = [String; 6];
 
 /// The inbox and what belongs to it. Its lists carry the inbox' whole key as their hash tag, so
 /// that all of them share a slot of a cluster.
@@ -49,7 +49,6 @@ impl Names {
         [
             key("held"),
             key("ready"),
-            key("tenants"),
             key("clock"),
             key("turns:0"),
             key("turns:1"),

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- The slots of a lane that are held.
 --
--- KEYS:    the lane's seven, as in offer.lua, of which it reads the first: held
+-- KEYS:    the lane's six, as in offer.lua, of which it reads the first: held
 -- ARGV:    1 generation
 -- Returns: job id, run, job id, run ... in no order; nil when the lane is under another generation.
 --

@@ -2,10 +2,9 @@
 -- Puts hints into a lane's window, by priority and the tenants' turns.
 --
 -- KEYS:    1 held: hash of the generation (field `generation`) and job id -> run
---          2 ready: sorted set of job ids; score = priority's rank * 2^50 + turn
---          3 tenants: hash of job id -> tenant, for what is ready
---          4 clock: hash of priority's rank -> the turn that is being served
---          5, 6, 7 turns of rank 0, 1, 2: sorted sets of tenants; score = the tenant's next turn
+--          2 ready: sorted set of `<job id> <tenant>`; score = priority's rank * 2^50 + turn
+--          3 clock: hash of priority's rank -> the turn that is being served
+--          4, 5, 6 turns of rank 0, 1, 2: sorted sets of tenants; score = the tenant's next turn
 -- ARGV:    1 generation, 2 window (jobs), then for each hint: job id, rank (0 to 2), tenant.
 --          At most 1,000 hints: `unpack` bears less than 8,000 values.
 -- Returns: the jobs in the window; nil when the lane is under another generation.
@@ -14,7 +13,7 @@
 -- Start-time fair queueing: a tenant's job starts one turn after the tenant's last one, and never
 -- before the turn that is being served. What is evicted gives its turn back: otherwise who is
 -- evicted and offered again would stand further behind each time.
-local held, ready, tenants, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local held, ready, clock = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('HGET', held, 'generation') ~= ARGV[1] then
     return false
 end
@@ -25,21 +24,23 @@ local turns = { [0] = {}, {}, {} }
 local function turn(rank, tenant)
     local found = turns[rank][tenant]
     if not found then
-        found = tonumber(redis.call('ZSCORE', KEYS[5 + rank], tenant) or 0)
+        found = tonumber(redis.call('ZSCORE', KEYS[4 + rank], tenant) or 0)
         turns[rank][tenant] = found
     end
     return found
 end
 
-local ids = {}
+-- The tenant stands with the id: a hash of its own for it doubles what an id costs.
+local ids, members = {}, {}
 for i = 3, #ARGV, 3 do
     ids[#ids + 1] = ARGV[i]
+    members[#members + 1] = ARGV[i] .. ' ' .. ARGV[i + 2]
 end
 if #ids > 0 then
     local now = redis.call('HMGET', clock, '0', '1', '2')
-    local scores = redis.call('ZMSCORE', ready, unpack(ids))
+    local scores = redis.call('ZMSCORE', ready, unpack(members))
     local runs = redis.call('HMGET', held, unpack(ids))
-    local seen, places, owners = {}, {}, {}
+    local seen, places = {}, {}
     for n, id in ipairs(ids) do
         if not (scores[n] or runs[n] or seen[id]) then
             seen[id] = true
@@ -47,14 +48,11 @@ if #ids > 0 then
             local start = math.max(turn(rank, tenant), tonumber(now[rank + 1] or 0))
             turns[rank][tenant] = start + 1
             places[#places + 1] = string.format('%.0f', rank * RANK + start)
-            places[#places + 1] = id
-            owners[#owners + 1] = id
-            owners[#owners + 1] = tenant
+            places[#places + 1] = members[n]
         end
     end
     if #places > 0 then
         redis.call('ZADD', ready, unpack(places))
-        redis.call('HSET', tenants, unpack(owners))
     end
 end
 
@@ -62,30 +60,25 @@ local count = redis.call('ZCARD', ready)
 local surplus = count - tonumber(ARGV[2])
 while surplus > 0 do
     local gone = redis.call('ZPOPMAX', ready, math.min(surplus, 1000))
-    local names = {}
     for i = 1, #gone, 2 do
-        names[#names + 1] = gone[i]
-    end
-    for n, tenant in ipairs(redis.call('HMGET', tenants, unpack(names))) do
-        local score = tonumber(gone[2 * n])
+        local tenant, score = string.sub(gone[i], 38), tonumber(gone[i + 1])
         local rank = math.floor(score / RANK)
         local start = score - rank * RANK
-        if tenant and start < turn(rank, tenant) then
+        if start < turn(rank, tenant) then
             turns[rank][tenant] = start
         end
     end
-    redis.call('HDEL', tenants, unpack(names))
-    surplus = surplus - #names
-    count = count - #names
+    surplus = surplus - #gone / 2
+    count = count - #gone / 2
 end
 
 if count == 0 then
     -- An empty window has no past: whoever comes next, comes first.
-    redis.call('UNLINK', clock, KEYS[5], KEYS[6], KEYS[7])
+    redis.call('UNLINK', clock, KEYS[4], KEYS[5], KEYS[6])
 else
     for rank = 0, 2 do
         for tenant, next in pairs(turns[rank]) do
-            redis.call('ZADD', KEYS[5 + rank], string.format('%.0f', next), tenant)
+            redis.call('ZADD', KEYS[4 + rank], string.format('%.0f', next), tenant)
         end
     end
 end

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Empties a lane and starts it under a generation.
 --
--- KEYS:    the lane's seven, as in offer.lua: held, ready, tenants, clock, turns of rank 0, 1, 2
+-- KEYS:    the lane's six, as in offer.lua: held, ready, clock, turns of rank 0, 1, 2
 -- ARGV:    1 generation, then for each slot that is held: job id, run
 -- Returns: 1 when it did, 0 when the lane is under that generation already.
 --

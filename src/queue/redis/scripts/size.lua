@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- How many jobs are ready in a lane's window.
 --
--- KEYS:    the lane's seven, as in offer.lua, of which it reads the first two: held, ready
+-- KEYS:    the lane's six, as in offer.lua, of which it reads the first two: held, ready
 -- ARGV:    1 generation
 -- Returns: the jobs in the window; nil when the lane is under another generation.
 --

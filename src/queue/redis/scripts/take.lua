@@ -1,14 +1,14 @@
 #!lua flags=allow-oom
 -- Takes the first jobs of a lane and gives each a slot in a run's name.
 --
--- KEYS:    the lane's seven, as in offer.lua: held, ready, tenants, clock, turns of rank 0, 1, 2
+-- KEYS:    the lane's six, as in offer.lua: held, ready, clock, turns of rank 0, 1, 2
 -- ARGV:    1 generation, 2 run, 3 how many at most, 4 slots that may be held (empty: any number)
 -- Returns: { job ids in order, jobs still ready, slots held now }; nil when the lane is under
 --          another generation.
 --
 -- Safe to repeat: what an unheard answer gave stays held in the run's name. A second take gives
 -- other jobs; the engine compares the held slots with what it runs and releases the rest.
-local held, ready, tenants, clock = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local held, ready, clock = KEYS[1], KEYS[2], KEYS[3]
 if redis.call('HGET', held, 'generation') ~= ARGV[1] then
     return false
 end
@@ -25,31 +25,29 @@ while free > 0 do
     if #popped == 0 then
         break
     end
-    local names, slots = {}, {}
+    local slots = {}
     for i = 1, #popped, 2 do
-        local id, score = popped[i], tonumber(popped[i + 1])
+        local id, score = string.sub(popped[i], 1, 36), tonumber(popped[i + 1])
         local rank = math.floor(score / RANK)
         now[rank] = score - rank * RANK
-        names[#names + 1] = id
         slots[#slots + 1] = id
         slots[#slots + 1] = ARGV[2]
         taken[#taken + 1] = id
     end
     redis.call('HSET', held, unpack(slots))
-    redis.call('HDEL', tenants, unpack(names))
-    free = free - #names
+    free = free - #popped / 2
 end
 
 local left = redis.call('ZCARD', ready)
 if left == 0 then
     -- An empty window has no past: whoever comes next, comes first.
-    redis.call('UNLINK', clock, KEYS[5], KEYS[6], KEYS[7])
+    redis.call('UNLINK', clock, KEYS[4], KEYS[5], KEYS[6])
 else
     for rank, turn in pairs(now) do
         local text = string.format('%.0f', turn)
         redis.call('HSET', clock, string.format('%.0f', rank), text)
         -- Turns that are past say no more than that there are none.
-        redis.call('ZREMRANGEBYSCORE', KEYS[5 + rank], '-inf', text)
+        redis.call('ZREMRANGEBYSCORE', KEYS[4 + rank], '-inf', text)
     end
 end
 return { taken, left, redis.call('HLEN', held) - 1 }
