@@ -16,7 +16,7 @@ use crate::job::Job;
 use crate::ledger::Attempt;
 use crate::lifecycle::State;
 use produce::{Order, SENT, produce};
-use world::{Cpu, World};
+use world::{ACCEPTED, Cpu, SETTLED, World};
 
 const AFTER: &str = "\
 drain_per_s          no-op jobs a second, from ready to their settled outcome
@@ -237,32 +237,38 @@ async fn measure(args: &Args) -> anyhow::Result<Figures> {
     };
     let rss_mb_idle = world.rss_mb()?;
     world.produce(&orders.quick(WARM_UP, 0)).await?;
+    world.until_counted(SETTLED, u64::from(WARM_UP)).await?;
     world.until("warm-up", done).await?;
     let mut checked = 0;
 
     // accepted while nothing runs, drained while nothing is accepted
     world.pause(true).await?;
     let since = world.now().await?;
+    let jobs = u64::from(args.jobs);
+    let accepted = world.counted(ACCEPTED).await?;
     let began = std::time::Instant::now();
     world.produce(&orders.quick(args.jobs, 0)).await?;
-    let jobs = u64::from(args.jobs);
-    let waits = |states: &std::collections::BTreeMap<State, u64>| {
-        jobs <= states.get(&State::Ready).copied().unwrap_or(0)
-    };
-    world.until("accept", waits).await?;
+    world.until_counted(ACCEPTED, accepted + jobs).await?;
     let accept_per_s = f64::from(args.jobs) / began.elapsed().as_secs_f64();
     let redis_bytes_per_job = world.redis_bytes_per_job().await?;
+    let settled = world.counted(SETTLED).await?;
     let cpu = world.cpu();
     world.pause(false).await?;
-    world.until("drain", done).await?;
+    world.until_counted(SETTLED, settled + jobs).await?;
     let by = world.cpu().per_10k(&cpu, args.jobs);
+    world.until("drain", done).await?;
     let drained = world.finished(since, args.jobs).await?;
     let drain_per_s = rate(&drained)?;
     checked += drained.len();
 
     let since = world.now().await?;
     let count = args.rate * args.seconds;
+    let settled = world.counted(SETTLED).await?;
     world.produce(&orders.quick(count, args.rate)).await?;
+    // what is still in the inbox no ledger knows of
+    world
+        .until_counted(SETTLED, settled + u64::from(count))
+        .await?;
     world.until("pickup", done).await?;
     let picked = world.finished(since, count).await?;
     checked += picked.len();

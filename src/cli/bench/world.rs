@@ -27,8 +27,12 @@ const LANE: &str = "default";
 pub const ROOM: u32 = 12_000;
 /// How long a phase may take.
 const PHASE: Duration = Duration::from_secs(300);
-/// How often it is looked whether a phase is over: a count of a large backlog costs, too.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often it is looked whether a phase is over.
+const LOOK: Duration = Duration::from_millis(50);
+/// The daemon's counter of jobs that came in.
+pub const ACCEPTED: &str = "presswork_jobs_accepted_total";
+/// That of attempts that ended.
+pub const SETTLED: &str = "presswork_jobs_settled_total";
 /// A paused lane is noticed by every daemon within a second.
 const NOTICED: Duration = Duration::from_secs(1);
 /// Questions to the ledger at once, when all is looked at again.
@@ -249,6 +253,42 @@ impl World {
             tokio::time::sleep(NOTICED).await;
         }
         Ok(())
+    }
+
+    /// What the daemon has counted so far, whatever the labels.
+    ///
+    /// # Errors
+    /// When it doesn't answer.
+    pub async fn counted(&self, name: &str) -> anyhow::Result<u64> {
+        let mut line = talk::Line::open(self.api.parse()?).await?;
+        let (status, text) = line.ask("GET", "/metrics", b"").await?;
+        ensure!(status == 200, "the API says {status}: {text}");
+        let mut sum = 0.0;
+        for line in text.lines().filter(|it| it.starts_with(name)) {
+            let (_, value) = line.rsplit_once(' ').context("a metric without a value")?;
+            sum += value.parse::<f64>()?;
+        }
+        Ok(sum as u64)
+    }
+
+    /// Waits until the daemon has counted so many. It is asked for this, and not the ledger, whose count of
+    /// a large backlog would be part of what is measured.
+    ///
+    /// # Errors
+    /// When it hasn't in time.
+    pub async fn until_counted(&self, name: &str, wanted: u64) -> anyhow::Result<()> {
+        let until = Instant::now() + PHASE;
+        loop {
+            let counted = self.counted(name).await?;
+            if wanted <= counted {
+                return Ok(());
+            }
+            ensure!(
+                Instant::now() < until,
+                "after 5 minutes {name} is {counted}, not {wanted}"
+            );
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// Waits until the jobs, by state, are as wanted.

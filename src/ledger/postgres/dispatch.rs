@@ -72,25 +72,26 @@ const DUE_IN: &str = concat!(
 );
 
 /// Rows that somebody else holds are passed over, so a claim waits for nobody and can't deadlock.
-/// The lane is compared as an expression: with stale statistics the planner took the index of what is
-/// due for it, and walked the whole lane to find a few ids.
+/// What may be claimed is told as an expression (`coalesce`): else the planner may take the index of what is
+/// due for it, and walk the whole lane to find a few ids.
 pub const CLAIM: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
     free AS MATERIALIZED (
         SELECT j.id, w.token
         FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w(id, token, n)
-             JOIN presswork.jobs j ON j.id = w.id
-        WHERE j.run_at <= (SELECT now FROM clock) AND j.lane || '' = $5 AND j.kind = ANY($6)
+             JOIN presswork.jobs j ON j.id = ANY(ARRAY[w.id])
+        WHERE j.run_at <= (SELECT now FROM clock) AND j.lane = $5 AND j.kind = ANY($6)
           AND ($4::int8 IS NULL OR (SELECT generation FROM presswork.meta) <= $4)
           AND (SELECT NOT r.ended AND clock.now < r.lease_until
-               FROM presswork.workers r, clock WHERE r.run = $3) AND ",
+               FROM presswork.workers r, clock WHERE r.run = $3) AND coalesce(",
     claimable!(),
-    "   ORDER BY w.n LIMIT $7 FOR UPDATE OF j SKIP LOCKED
+    ", false)
+        ORDER BY w.n LIMIT $7 FOR UPDATE OF j SKIP LOCKED
     )
     UPDATE presswork.jobs j
     SET state = 'running', token = free.token, run = $3, claimed_at = clock.now,
         epoch = j.epoch + 1, version = j.version + 1, progress = NULL
-    FROM free, clock WHERE j.id = free.id
+    FROM free, clock WHERE j.id = ANY(ARRAY[free.id])
     RETURNING ",
     live_columns!()
 );
@@ -128,7 +129,7 @@ fn hint(row: &PgRow) -> sqlx::Result<Hint> {
 /// Due jobs of a lane, fairly between tenants.
 pub async fn due(pools: &Pools, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
     let query = due_query(lane, kinds, limit);
-    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let rows = rows.iter().map(hint);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
 }
@@ -144,7 +145,7 @@ pub async fn due_in(
         .bind(lanes)
         .bind(kinds)
         .bind(i64::from(limit));
-    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let mut due: BTreeMap<String, Vec<Hint>> = BTreeMap::new();
     for row in &rows {
         let lane = row.try_get("lane").map_err(explain)?;
@@ -308,7 +309,7 @@ pub async fn expired(pools: &Pools, limit: u32) -> Result<Vec<Job>> {
 const PROGRESS: &str = "
 UPDATE presswork.jobs j SET progress = w.progress
 FROM unnest($1::uuid[], $2::uuid[], $3::text[]) AS w(id, token, progress)
-WHERE j.id = w.id AND j.token = w.token";
+WHERE j.id = ANY(ARRAY[w.id]) AND j.token = w.token";
 
 /// Keeps how far attempts are. No change of state: the version stays, so that an operator's
 /// command on a running job isn't refused for a percentage.

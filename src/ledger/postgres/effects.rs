@@ -24,7 +24,7 @@ pub async fn step(pools: &Pools, job: JobId, revision: u32, name: &str) -> Resul
         .bind(job.0)
         .bind(codec::int(revision))
         .bind(name);
-    pools.call(query.fetch_optional(pools.main())).await
+    pools.call(query.fetch_optional(pools.planned())).await
 }
 
 /// The job's row is locked first, so that its lease can't be lost between the look and the write.
@@ -49,7 +49,7 @@ pub async fn record_step(pools: &Pools, fence: &Fence, name: &str, value: &str) 
             .bind(codec::int(fence.revision))
             .bind(name)
             .bind(value)
-            .fetch_one(pools.main())
+            .fetch_one(pools.planned())
     };
     let leases: i64 = pools.again(query).await?;
     Ok(0 < leases)
@@ -121,7 +121,7 @@ pub async fn intend(
             .bind(effect.evidence.iter().map(evidence).collect::<Vec<_>>())
             .bind(effect.content.map(|it| it.0.to_vec()))
             .bind(effect.guard_s.map(codec::int))
-            .fetch_optional(pools.main())
+            .fetch_optional(pools.planned())
     };
     // a row that another writer committed while this statement waited for it isn't seen by this
     // statement, but by the next
@@ -179,7 +179,7 @@ pub async fn permit(
         .bind(codec::int(from.1))
         .bind(seconds(budget))
         .bind(follows);
-    let done = pools.call(query.execute(pools.main())).await?;
+    let done = pools.call(query.execute(pools.planned())).await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -187,7 +187,8 @@ const REPEATS: &str = concat!(
     "SELECT ",
     effect_columns!(),
     " FROM presswork.effects said
-JOIN presswork.effects e ON e.account = said.account AND e.content = said.content AND e.id <> said.id
+JOIN presswork.effects e ON e.account = ANY(ARRAY[said.account])
+  AND e.content = ANY(ARRAY[said.content]) AND e.id <> said.id
 WHERE said.id = $1 AND e.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
   AND presswork.now() - $2 * interval '1 second' < e.permit_at
 ORDER BY e.permit_at DESC LIMIT 1"
@@ -196,7 +197,7 @@ ORDER BY e.permit_at DESC LIMIT 1"
 /// The last effect of the same account that says the same and may have happened.
 pub async fn repeats(pools: &Pools, id: EffectId, within: Duration) -> Result<Option<Effect>> {
     let query = sqlx::query(REPEATS).bind(id.0).bind(seconds(within));
-    let row = pools.call(query.fetch_optional(pools.main())).await?;
+    let row = pools.call(query.fetch_optional(pools.planned())).await?;
     let row = row.as_ref().map(codec::effect).transpose();
     row.map_err(explain)
 }
@@ -223,7 +224,7 @@ pub async fn conclude(
             .bind(evidence(&conclusion.evidence))
             .bind(conclusion.look_in.map(seconds))
             .bind(conclusion.handle())
-            .execute(pools.main())
+            .execute(pools.planned())
     };
     Ok(pools.again(query).await?.rows_affected() == 1)
 }
@@ -267,7 +268,7 @@ pub async fn decide(
             .bind(codec::int(from.1))
             .bind(conclusion.look_in.map(seconds))
             .bind(conclusion.handle())
-            .fetch_one(pools.main())
+            .fetch_one(pools.planned())
     };
     let done: i64 = pools.again(query).await?;
     Ok(0 < done)
@@ -280,7 +281,7 @@ pub async fn witness(pools: &Pools, id: EffectId, seen: &Evidence) -> Result<()>
         sqlx::query(sql)
             .bind(id.0)
             .bind(evidence(seen))
-            .execute(pools.main())
+            .execute(pools.planned())
     };
     pools.again(query).await.map(|_| ())
 }
@@ -290,7 +291,7 @@ pub async fn job_of_handle(pools: &Pools, account: &str, handle: &str) -> Result
     let sql = "SELECT job FROM presswork.effects WHERE account = $1 AND handle = $2
                ORDER BY n DESC LIMIT 1";
     let query = sqlx::query_scalar(sql).bind(account).bind(handle);
-    let id: Option<Uuid> = pools.call(query.fetch_optional(pools.main())).await?;
+    let id: Option<Uuid> = pools.call(query.fetch_optional(pools.planned())).await?;
     Ok(id.map(JobId))
 }
 
@@ -303,7 +304,7 @@ pub async fn let_go(pools: &Pools, job: JobId, handle: &str, seen: &Evidence) ->
             .bind(job.0)
             .bind(handle)
             .bind(evidence(seen))
-            .execute(pools.main())
+            .execute(pools.planned())
     };
     pools.again(query).await.map(|_| ())
 }
@@ -322,7 +323,7 @@ pub async fn called_back(
         Word::Progress(it) => (
             format!(
                 "UPDATE presswork.jobs j SET progress = $3 FROM presswork.effects e
-                 WHERE e.id = $1 AND e.account = $2 AND {UNDER_WAY} AND j.id = e.job
+                 WHERE e.id = $1 AND e.account = $2 AND {UNDER_WAY} AND j.id = ANY(ARRAY[e.job])
                  RETURNING j.id"
             ),
             codec::text(it),
@@ -340,7 +341,7 @@ pub async fn called_back(
             .bind(effect.0)
             .bind(account)
             .bind(&said)
-            .fetch_optional(pools.main())
+            .fetch_optional(pools.planned())
     };
     Ok(pools.again(query).await?.map(JobId))
 }
@@ -349,7 +350,7 @@ pub async fn called_back(
 pub async fn heard(pools: &Pools, account: &str, id: &str) -> Result<bool> {
     let sql = "SELECT EXISTS (SELECT FROM presswork.calls WHERE account = $1 AND id = $2)";
     let query = sqlx::query_scalar(sql).bind(account).bind(id);
-    pools.call(query.fetch_one(pools.main())).await
+    pools.call(query.fetch_one(pools.planned())).await
 }
 
 /// Writes down that a call-back was taken.
@@ -359,7 +360,7 @@ pub async fn hear(pools: &Pools, account: &str, id: &str) -> Result<()> {
         sqlx::query(sql)
             .bind(account)
             .bind(id)
-            .execute(pools.main())
+            .execute(pools.planned())
     };
     pools.again(query).await.map(|_| ())
 }
@@ -409,7 +410,7 @@ pub async fn is_anothers(
         .bind(&effect.op)
         .bind(effect.id.0)
         .bind(Receipt::naming(remote_id));
-    let found = pools.call(query.fetch_one(pools.main())).await?;
+    let found = pools.call(query.fetch_one(pools.planned())).await?;
     Ok(found && !sabotage!("judge.anothers"))
 }
 
@@ -421,7 +422,7 @@ pub async fn sending(pools: &Pools, run: Uuid) -> Result<Vec<Effect>> {
         " FROM presswork.effects e WHERE e.permit_run = $1 AND e.state = 'sending' ORDER BY e.n"
     );
     let query = sqlx::query(sql).bind(run);
-    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let rows = rows.iter().map(codec::effect);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
 }
@@ -434,7 +435,7 @@ pub async fn effects(pools: &Pools, job: JobId) -> Result<Vec<Effect>> {
         " FROM presswork.effects e WHERE e.job = $1 ORDER BY e.n"
     );
     let query = sqlx::query(sql).bind(job.0);
-    let rows = pools.call(query.fetch_all(pools.main())).await?;
+    let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let rows = rows.iter().map(codec::effect);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
 }

@@ -99,8 +99,8 @@ WHERE NOT EXISTS (SELECT FROM presswork.idempotency_keys k
 const KNOWN: &str = "
 SELECT w.n, k.job, k.digest, k.options
 FROM unnest($1::int4[], $2::text[], $3::text[], $4::text[]) AS w(n, tenant, kind, key)
-JOIN presswork.idempotency_keys k
-  ON k.tenant = w.tenant AND k.kind = w.kind AND k.key = w.key";
+JOIN presswork.idempotency_keys k ON k.tenant = ANY(ARRAY[w.tenant])
+  AND k.kind = ANY(ARRAY[w.kind]) AND k.key = ANY(ARRAY[w.key])";
 
 /// A key may be swept between the two statements: then the batch is written again, so often at most.
 const TRIES: u32 = 3;
@@ -168,7 +168,7 @@ async fn write(
     let texts: Vec<_> = batch.iter().map(|it| (it.id, &*it.payload)).collect();
     media::hold(pools, &texts).await?;
     let rows = pools
-        .again(|| insert(ACCEPT, &batch).fetch_all(pools.intake()))
+        .again(|| insert(ACCEPT, &batch).fetch_all(pools.planned()))
         .await?;
     let due = due(&rows)?;
     for at in first {
@@ -243,7 +243,7 @@ async fn write_together(pools: &Pools, batch: &[&NewJob]) -> Result<Option<HashM
     let count = i64::try_from(batch.len()).unwrap_or(i64::MAX);
     let insert = || async move {
         let insert = insert(TOGETHER, batch).bind(count);
-        match insert.fetch_all(pools.intake()).await {
+        match insert.fetch_all(pools.planned()).await {
             Err(sqlx::Error::Database(e)) if e.code().as_deref() == Some("22012") => Ok(Vec::new()),
             done => done,
         }
@@ -285,7 +285,7 @@ async fn repeats(pools: &Pools, jobs: &[NewJob], first: &[usize]) -> Result<Hash
         .bind(each(&asked, |it| it.1.tenant.clone()))
         .bind(each(&asked, |it| it.1.kind.clone()))
         .bind(each(&asked, |it| it.1.key.clone()));
-    let rows = pools.call(query.fetch_all(pools.intake())).await?;
+    let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let read = |row: &PgRow| {
         let at: i32 = row.try_get("n")?;
         Ok((

@@ -45,8 +45,8 @@ impl Role {
 pub struct PgOptions {
     /// What the connections are for; they are named `presswork-<role>` at the server.
     pub role: Role,
-    /// The most connections; one to three more are opened for claims, where the role claims, and as many
-    /// again for intake, where the role asks other things beside it.
+    /// The most connections for the hot path; as many again are opened for other questions, and a third as
+    /// many for claims, each where the role has such.
     pub max_connections: u32,
     /// The URL leads to PgBouncer in transaction mode: no statement is kept prepared, and each has a
     /// transaction of its own with our settings in it. `?pgbouncer=true` in the URL says the same.
@@ -91,10 +91,16 @@ const KEEPALIVES: [(&str, &str); 3] = [
 ];
 /// What claims are told besides: a commit doesn't wait for the disk.
 const HASTE: (&str, &str) = ("synchronous_commit", "off");
-/// What the engine's connections are told besides. Its statements are few, and the same thousands of times a
-/// minute: planned anew for each batch, they cost the server more than to run. Each plan must be good for
-/// parameters of any size then (tests/postgres/hot_path.rs).
-const PLANNED: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+/// What the connections for the hot path are told besides. Its statements are few, and the same thousands of
+/// times a minute: planned anew for each batch, they cost the server more than to run. So each is planned
+/// once, for parameters and tables of any size, and maybe while these are empty: it must leave the planner
+/// no way but that by an index. So a table that grows is joined with `column = ANY(ARRAY[list.column])`,
+/// which can be nothing else, also in statements that only have to be right once
+/// (tests/postgres/hot_path.rs).
+const PLANNED: [(&str, &str); 2] = [
+    ("plan_cache_mode", "force_generic_plan"),
+    ("enable_seqscan", "off"),
+];
 /// What a dropped call left behind is waited for so long, then the connection is closed.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 /// The server gives a statement up so long before the client does, so that its word is heard.
@@ -117,7 +123,7 @@ pub struct Pools {
     options: PgOptions,
     main: OnceLock<Connections>,
     claims: OnceLock<Connections>,
-    intake: OnceLock<Connections>,
+    planned: OnceLock<Connections>,
 }
 
 impl Pools {
@@ -139,43 +145,38 @@ impl Pools {
             // it would refuse a setting of the connection's start that it doesn't know
             connect.statement_cache_capacity(0).extra_float_digits(None)
         } else {
-            let connect = connect.options(settings(&options)).options(KEEPALIVES);
-            connect.options(planning(options.role))
+            connect.options(settings(&options)).options(KEEPALIVES)
         };
         Ok(Self {
             connect,
             options,
             main: OnceLock::new(),
             claims: OnceLock::new(),
-            intake: OnceLock::new(),
+            planned: OnceLock::new(),
         })
     }
 
-    /// The role's connections.
+    /// Connections for questions of any kind, each planned for what it asks.
     pub fn main(&self) -> &Connections {
         self.main
-            .get_or_init(|| self.pool(None, self.options.max_connections))
+            .get_or_init(|| self.pool(vec![], self.options.max_connections))
     }
 
     /// Connections whose commits don't wait for the disk: for claims only, which the next permit or
     /// outcome makes durable.
     pub fn claims(&self) -> &Connections {
+        let more = || [vec![HASTE], PLANNED.to_vec()].concat();
         self.claims
-            .get_or_init(|| self.pool(Some(HASTE), self.options.max_connections.div_ceil(3)))
+            .get_or_init(|| self.pool(more(), self.options.max_connections.div_ceil(3)))
     }
 
-    /// Connections for jobs that come in, by whatever door: their statements are the engine's.
-    pub fn intake(&self) -> &Connections {
-        // behind PgBouncer nothing stays prepared
-        match planning(self.options.role) {
-            None if !self.options.pgbouncer => self
-                .intake
-                .get_or_init(|| self.pool(Some(PLANNED), self.options.max_connections)),
-            _ => self.main(),
-        }
+    /// Connections for the hot path: what each job needs on its way from intake to its outcome.
+    pub fn planned(&self) -> &Connections {
+        self.planned
+            .get_or_init(|| self.pool(PLANNED.to_vec(), self.options.max_connections))
     }
 
-    fn pool(&self, more: Option<(&'static str, &'static str)>, max: u32) -> Connections {
+    fn pool(&self, more: Vec<(&'static str, &'static str)>, max: u32) -> Connections {
         let pool = PgPoolOptions::new()
             .max_connections(max.max(1))
             .acquire_timeout(self.options.connect_timeout)
@@ -186,7 +187,9 @@ impl Pools {
             let connect = self.connect.clone().options(more);
             return Connections::straight(pool.connect_lazy_with(connect));
         }
-        let more = more.map(|(name, value)| (name, value.to_owned()));
+        let more = more
+            .into_iter()
+            .map(|(name, value)| (name, value.to_owned()));
         let settings = settings(&self.options).into_iter().chain(more);
         Connections::bounced(pool.connect_lazy_with(self.connect.clone()), settings)
     }
@@ -204,7 +207,7 @@ impl Pools {
 
     /// Closes what was opened.
     pub async fn close(&self) {
-        let all = [&self.main, &self.claims, &self.intake].into_iter();
+        let all = [&self.main, &self.claims, &self.planned].into_iter();
         for connections in all.filter_map(OnceLock::get) {
             connections.close().await;
         }
@@ -309,7 +312,7 @@ impl Pools {
 }
 
 /// What each connection is told, or each transaction behind PgBouncer.
-fn settings(options: &PgOptions) -> [(&'static str, String); 5] {
+fn settings(options: &PgOptions) -> [(&'static str, String); 6] {
     let statement = options.call_timeout.saturating_sub(SERVER_FIRST);
     let millis = |it: Duration| it.as_millis().max(1).to_string();
     [
@@ -322,12 +325,9 @@ fn settings(options: &PgOptions) -> [(&'static str, String); 5] {
         ("search_path", "pg_catalog,pg_temp".to_owned()),
         // a batch of keys against a table of any size: by the index, on today's disks
         ("random_page_cost", "1.1".to_owned()),
+        // what takes milliseconds isn't worth a compiler's tenth of a second
+        ("jit", "off".to_owned()),
     ]
-}
-
-/// How a role's statements are planned. What people ask is planned for what they ask.
-fn planning(role: Role) -> Option<(&'static str, &'static str)> {
-    matches!(role, Role::Lease | Role::Ledger).then_some(PLANNED)
 }
 
 /// Takes `pgbouncer=true` out of a URL; whether it was there.

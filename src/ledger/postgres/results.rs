@@ -32,7 +32,7 @@ pub async fn offer(pools: &Pools, fence: &Fence, request: Digest, age: Duration)
             .bind(fence.token)
             .bind(request.0.to_vec())
             .bind(seconds(age))
-            .fetch_one(pools.main())
+            .fetch_one(pools.planned())
     };
     let leases: i64 = pools.again(query).await?;
     Ok(0 < leases)
@@ -40,7 +40,7 @@ pub async fn offer(pools: &Pools, fence: &Fence, request: Digest, age: Duration)
 
 const OFFERED: &str = "
 SELECT r.job, r.at, f.result
-FROM presswork.results r JOIN presswork.finished_jobs f ON f.id = r.job
+FROM presswork.results r JOIN presswork.finished_jobs f ON f.id = ANY(ARRAY[r.job])
 WHERE r.tenant = $1 AND r.request = $2 AND presswork.now() - $3 * interval '1 second' < r.at
   AND f.state = 'completed' AND f.result IS NOT NULL
 ORDER BY r.at DESC LIMIT 1";
@@ -56,7 +56,7 @@ pub async fn offered(
         .bind(tenant)
         .bind(request.0.to_vec())
         .bind(seconds(age));
-    let row = pools.call(query.fetch_optional(pools.main())).await?;
+    let row = pools.call(query.fetch_optional(pools.planned())).await?;
     let read = |row: &PgRow| {
         Ok(Offered {
             job: JobId(row.try_get("job")?),

@@ -17,7 +17,7 @@ use crate::sabotage;
 /// jobs for it, and was thirty times slower.
 macro_rules! guarded {
     () => {
-        "j.id = w.id AND (j.token = w.token OR j.version = w.version)"
+        "j.id = ANY(ARRAY[w.id]) AND (j.token = w.token OR j.version = w.version)"
     };
 }
 
@@ -49,11 +49,11 @@ pub const SETTLE: &str = concat!(
                   w.crashes,
                   j.epoch, j.version + 1 AS version, coalesce(w.failure, j.failure) AS failure,
                   coalesce(w.fingerprint, j.fingerprint) AS fingerprint, w.result, w.record,
-                  coalesce(j.ended_at, clock.now) AS ended_at, clock.now AS archived_at
+                  coalesce(j.ended_at, clock.now) AS ended_at, clock.now AS archived_at,
+                  w.actor, w.action, w.detail
     ),
     past AS (
-        DELETE FROM presswork.attempts a USING gone WHERE a.job = gone.id
-        RETURNING a.job, a.n, a.record
+        DELETE FROM presswork.attempts a USING gone WHERE a.job = ANY(ARRAY[gone.id])
     ),
     kept AS (
         INSERT INTO presswork.finished_jobs (id, kind, lane, tenant, account, priority, key,
@@ -63,11 +63,10 @@ pub const SETTLE: &str = concat!(
         SELECT id, kind, lane, tenant, account, priority, key, payload, revision, created_at,
             run_at, not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to,
             state, attempts, crashes, epoch, version, failure, fingerprint, result,
-            coalesce(before.records, '{}')
+            ARRAY(SELECT a.record FROM presswork.attempts a WHERE a.job = gone.id ORDER BY a.n)
                 || CASE WHEN record IS NULL THEN '{}' ELSE ARRAY[record] END,
             ended_at, archived_at
-        FROM gone LEFT JOIN (SELECT job, array_agg(record ORDER BY n) AS records
-                             FROM past GROUP BY job) before ON before.job = gone.id
+        FROM gone
     ),
     changed AS (
         UPDATE presswork.jobs j
@@ -93,20 +92,19 @@ pub const SETTLE: &str = concat!(
             ended_at = CASE WHEN w.state = 'dead' THEN coalesce(j.ended_at, clock.now) END
         FROM want w, clock WHERE NOT w.archive AND ",
     guarded!(),
-    "   RETURNING w.n, j.id, w.epoch, w.record
+    "   RETURNING w.n, j.id, w.epoch, w.record, w.actor, w.action, w.detail, clock.now
     ),
     tried AS (
         INSERT INTO presswork.attempts (job, epoch, record)
         SELECT id, epoch, record FROM changed WHERE record IS NOT NULL ORDER BY n
     ),
     done AS (
-        SELECT n FROM gone UNION ALL SELECT n FROM changed
+        SELECT n, id, actor, action, detail, archived_at AS at FROM gone
+        UNION ALL SELECT n, id, actor, action, detail, now FROM changed
     ),
     noted AS (
         INSERT INTO presswork.audit (actor, action, job, detail, at)
-        SELECT w.actor, w.action, w.id, w.detail, clock.now
-        FROM want w JOIN done USING (n) CROSS JOIN clock
-        WHERE w.actor IS NOT NULL ORDER BY w.n
+        SELECT actor, action, id, detail, at FROM done WHERE actor IS NOT NULL ORDER BY n
     )
     SELECT n FROM done"
 );
@@ -136,7 +134,7 @@ pub async fn settle(pools: &Pools, batch: &[Settlement]) -> Result<Vec<Settled>>
         // rows are locked in one order wherever the planner keeps that of the array
         round.sort_by_key(|it| batch[*it].id);
         let columns = Columns::of(batch, &round);
-        let query = || columns.query().fetch_all(pools.main());
+        let query = || columns.query().fetch_all(pools.planned());
         for row in pools.again(query).await? {
             let n: i32 = row.try_get("n").map_err(explain)?;
             if let Some(it) = usize::try_from(n).ok().and_then(|it| settled.get_mut(it)) {
