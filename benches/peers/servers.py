@@ -214,18 +214,19 @@ def unprivileged():
 
 
 def redis_numbers(port, commands):
-    """Asks Redis for numbers, one for each command."""
+    """Asks Redis for numbers, one for each command, which is a text or a list of words."""
+    commands = [it.split() if isinstance(it, str) else it for it in commands]
     with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
         asked = "".join(
             f"*{len(words)}\r\n" + "".join(f"${len(it)}\r\n{it}\r\n" for it in words)
-            for words in (it.split() for it in commands)
+            for words in commands
         )
         line.sendall(asked.encode())
         answers = line.makefile("r", encoding="ascii", newline="\r\n")
         found = [answers.readline().strip() for _ in commands]
-    for command, answer in zip(commands, found):
+    for words, answer in zip(commands, found):
         if not answer.startswith(":"):
-            raise Failed(f"Redis said {answer!r} to {command}, not a number")
+            raise Failed(f"Redis said {answer!r} to {words[0]}, not a number")
     return [int(it[1:]) for it in found]
 
 

@@ -56,7 +56,7 @@ function work() {
       writeSync(pipe, line);
       last = line;
     }
-  }, 100);
+  }, 20);
   const worker = new Worker(QUEUE, noop, { connection, concurrency: CONCURRENCY });
   worker.on('error', (error) => console.error(error));
 }

@@ -37,7 +37,7 @@ class Tally:
     def tell(self):
         last = None
         while True:
-            time.sleep(0.1)
+            time.sleep(0.02)
             with self.lock:
                 line = f"tally {os.getpid()} {self.warm} {self.jobs} {self.began} {self.ended}\n"
             if line != last:

@@ -29,7 +29,7 @@ class Tally
     Thread.new do
       last = nil
       loop do
-        sleep 0.1
+        sleep 0.02
         line = @lock.synchronize { "tally #{Process.pid} #{@warm} #{@jobs} #{@began} #{@ended}\n" }
         @pipe.write(line) if line != last
         last = line

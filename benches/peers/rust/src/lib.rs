@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 /// Jobs of one request of the producer.
 pub const BATCH: usize = 500;
 /// How often the tally is told.
-const TOLD: Duration = Duration::from_millis(100);
+const TOLD: Duration = Duration::from_millis(20);
 
 /// A job that does nothing.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use graphile_worker::{
     IntoTaskHandlerResult, JobSpec, LocalQueueConfig, RawJobSpec, TaskHandler, WorkerContext,
-    WorkerOptions,
+    WorkerOptions, WorkerRecoveryConfig,
 };
 use presswork_peers::{BATCH, Role, Work, asked, produced, ran, tell};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ async fn main() -> anyhow::Result<()> {
         .complete_job_batch_delay(GATHERED)
         .fail_job_batch_delay(GATHERED)
         .local_queue(LocalQueueConfig::default().with_size(FETCHED))
+        // off unless asked for: a crashed worker's jobs would stay locked for hours
+        .worker_recovery(WorkerRecoveryConfig::default().enabled(true))
         .define_job::<Noop>()
         .pg_pool(pool.connect(&url).await?)
         .init()
