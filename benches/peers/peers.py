@@ -334,6 +334,8 @@ class Dramatiq(Peer):
     def work(self, world):
         processes = str(os.cpu_count())
         command = [str(self.bin / "dramatiq"), "tally", "--processes", processes, "--threads", "8"]
+        # it waits up to ten minutes for a Redis that has gone
+        command += ["--worker-shutdown-timeout", "3000"]
         return [(command, self.how(world))]
 
     def unsettled(self, world, jobs):
