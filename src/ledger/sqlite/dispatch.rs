@@ -1,5 +1,7 @@
 //! Claims, and what was lost on the way.
 
+use std::collections::HashMap;
+
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
@@ -68,34 +70,31 @@ async fn take(
     ids: &[JobId],
     room: u32,
 ) -> Result<Vec<Job>> {
-    let kinds = text(&claim.kinds)?;
-    let room = usize::try_from(room).unwrap_or(usize::MAX);
-    let mut jobs = Vec::with_capacity(ids.len());
-    for id in ids {
-        if room <= jobs.len() {
-            break;
-        }
-        let row = sqlx::query(concat!(
-            "UPDATE jobs SET state = 'running', run = ?, token = ?, claimed_at = ?, epoch = epoch + 1, version = version + 1, progress = NULL
-             WHERE id = ? AND token IS NULL AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= ?
-               AND +lane = ? AND kind IN (SELECT value FROM json_each(?))
-             RETURNING ",
-            job_columns!(hot)
-        ))
-        .bind(claim.run)
-        .bind(Uuid::new_v4())
-        .bind(now)
-        .bind(id.0)
-        .bind(now)
-        .bind(&claim.lane)
-        .bind(&kinds)
-        .fetch_optional(&mut *conn)
-        .await
-        .map_err(told)?;
-        if let Some(row) = row {
-            jobs.push(job(&row)?);
-        }
-    }
+    let wanted: Vec<String> = ids.iter().map(hex).collect();
+    // a token is 16 bytes that nobody else has
+    let rows = sqlx::query(concat!(
+        "UPDATE jobs SET state = 'running', run = ?1, token = randomblob(16), claimed_at = ?2, epoch = epoch + 1,
+                         version = version + 1, progress = NULL
+         WHERE id IN (SELECT j.id FROM json_each(?3) w CROSS JOIN jobs j ON j.id = unhex(w.value)
+                      WHERE j.token IS NULL AND j.state IN ('scheduled', 'ready', 'retrying') AND j.run_at <= ?2
+                        AND +j.lane = ?4 AND j.kind IN (SELECT value FROM json_each(?5))
+                      ORDER BY w.key LIMIT ?6)
+         RETURNING ",
+        job_columns!(hot)
+    ))
+    .bind(claim.run)
+    .bind(now)
+    .bind(text(&wanted)?)
+    .bind(&claim.lane)
+    .bind(text(&claim.kinds)?)
+    .bind(room)
+    .fetch_all(conn)
+    .await
+    .map_err(told)?;
+    // `RETURNING` keeps no order: that of the hints is priority and fairness
+    let place: HashMap<JobId, usize> = ids.iter().copied().zip(0..).collect();
+    let mut jobs = rows.iter().map(job).collect::<Result<Vec<_>>>()?;
+    jobs.sort_by_key(|it| place.get(&it.id).copied());
     Ok(jobs)
 }
 

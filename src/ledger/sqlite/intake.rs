@@ -1,13 +1,15 @@
 //! Jobs in: under their keys, all or nothing; and what couldn't be accepted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
+use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
-use uuid::Uuid;
 
+use super::dispatch::hex;
 use super::map::{get, micros, text};
 use super::media;
 use super::open::told;
+use super::rows;
 use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
 use crate::ledger::door::{LedgerError, Result, Together};
@@ -19,19 +21,126 @@ pub async fn accept(
     now: i64,
     jobs: &[NewJob],
 ) -> Result<Vec<Acceptance>> {
+    jobs.iter().try_for_each(refuse_nul)?;
     let mut answers = Vec::with_capacity(jobs.len());
-    for job in jobs {
-        refuse_nul(job)?;
-        let known = match &job.key {
-            Some(key) => taken(conn, job, key).await?,
-            None => accepted(conn, job).await?,
-        };
-        answers.push(match known {
-            Some(it) => it,
-            None => new(conn, now, job).await?,
-        });
+    while answers.len() < jobs.len() {
+        let rest = &jobs[answers.len()..];
+        // what somebody else may have said already is compared with all that came before it
+        let plain = rest.iter().take_while(|it| it.said.is_none()).count();
+        if plain == 0 {
+            answers.push(one(conn, now, &rest[0]).await?);
+        } else {
+            answers.extend(plainly(conn, now, &rest[..plain]).await?);
+        }
     }
     Ok(answers)
+}
+
+async fn one(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<Acceptance> {
+    let known = match &job.key {
+        Some(key) => taken(conn, job, key).await?,
+        None => accepted(conn, job).await?,
+    };
+    match known {
+        Some(it) => Ok(it),
+        None => new(conn, now, job).await,
+    }
+}
+
+/// Jobs without anything that others may have said: those that are new, all in a few statements.
+async fn plainly(
+    conn: &mut SqliteConnection,
+    now: i64,
+    jobs: &[NewJob],
+) -> Result<Vec<Acceptance>> {
+    let mut known = known(conn, jobs).await?;
+    let (mut keys, mut ids) = (HashMap::new(), HashSet::new());
+    let mut fresh = Vec::with_capacity(jobs.len());
+    for (at, job) in jobs.iter().enumerate() {
+        if known.contains_key(&at) {
+            continue;
+        }
+        // of those that are the same, the first
+        let first = match &job.key {
+            Some(key) => *keys.entry((&job.tenant, &job.kind, key)).or_insert(job),
+            None if ids.insert(job.id) => job,
+            None => {
+                known.insert(at, same(job.id, true, &job.options));
+                continue;
+            }
+        };
+        if std::ptr::eq(first, job) {
+            fresh.push(job);
+        } else {
+            let is_same = first.digest == job.digest;
+            known.insert(at, same(first.id, is_same, &first.options));
+        }
+    }
+    let keyed: Vec<(&NewJob, &String)> = fresh
+        .iter()
+        .filter_map(|it| Some((*it, it.key.as_ref()?)))
+        .collect();
+    let into = "INSERT INTO idempotency_keys (tenant, kind, key, job, digest, options)";
+    rows::insert(conn, (into, 6, ""), &keyed, |row, (job, key)| {
+        let row = row.bind(&job.tenant).bind(&job.kind).bind(*key);
+        Ok(row
+            .bind(job.id.0)
+            .bind(&job.digest.0[..])
+            .bind(&job.options))
+    })
+    .await?;
+    for job in &fresh {
+        media::hold(conn, now, job.id, &job.payload).await?;
+    }
+    insert(conn, now, &fresh).await?;
+    let answer = |(at, job): (usize, &NewJob)| {
+        known.remove(&at).unwrap_or(Acceptance::New {
+            id: job.id,
+            due: is_due(job, now),
+            repeats: None,
+        })
+    };
+    Ok(jobs.iter().enumerate().map(answer).collect())
+}
+
+/// Which of these jobs are there already, by their place in the batch.
+async fn known(conn: &mut SqliteConnection, jobs: &[NewJob]) -> Result<HashMap<usize, Acceptance>> {
+    let keys = jobs
+        .iter()
+        .map(|it| Some((&it.tenant, &it.kind, it.key.as_ref()?)));
+    let keys = text(&keys.collect::<Vec<_>>())?;
+    let keyed = sqlx::query(
+        "SELECT w.key, k.job, k.digest, k.options FROM json_each(?) w CROSS JOIN idempotency_keys k
+             ON k.tenant = w.value ->> 0 AND k.kind = w.value ->> 1 AND k.key = w.value ->> 2
+         WHERE w.type = 'array'",
+    )
+    .bind(keys)
+    .fetch_all(&mut *conn)
+    .await
+    .map_err(told)?;
+    let ids = jobs.iter().map(|it| it.key.is_none().then(|| hex(&it.id)));
+    let ids = text(&ids.collect::<Vec<_>>())?;
+    let unkeyed = sqlx::query(
+        "SELECT w.key FROM json_each(?) w
+         WHERE w.type = 'text' AND (EXISTS (SELECT 1 FROM jobs WHERE id = unhex(w.value))
+             OR EXISTS (SELECT 1 FROM finished_jobs WHERE id = unhex(w.value)))",
+    )
+    .bind(ids)
+    .fetch_all(conn)
+    .await
+    .map_err(told)?;
+    let at = |row: &SqliteRow| Ok(usize::try_from(get::<i64, _>(row, 0)?).unwrap_or(usize::MAX));
+    let mut known = HashMap::new();
+    for row in &keyed {
+        let (at, id) = (at(row)?, JobId(get(row, 1)?));
+        let is_same = get::<&[u8], _>(row, 2)? == jobs[at].digest.0;
+        known.insert(at, same(id, is_same, get(row, 3)?));
+    }
+    for row in &unkeyed {
+        let at = at(row)?;
+        known.insert(at, same(jobs[at].id, true, &jobs[at].options));
+    }
+    Ok(known)
 }
 
 /// As [`accept`], all or none.
@@ -117,15 +226,19 @@ async fn taken(conn: &mut SqliteConnection, job: &NewJob, key: &str) -> Result<O
         .fetch_one(conn)
         .await
         .map_err(told)?;
-    let id = JobId(get::<Uuid, _>(&row, 0)?);
-    Ok(Some(if get::<&[u8], _>(&row, 1)? == job.digest.0 {
-        Acceptance::Same {
+    let is_same = get::<&[u8], _>(&row, 1)? == job.digest.0;
+    Ok(Some(same(JobId(get(&row, 0)?), is_same, get(&row, 2)?)))
+}
+
+/// The answer to a key, or an id, that is known.
+fn same(id: JobId, is_same: bool, options: &str) -> Acceptance {
+    match is_same {
+        true => Acceptance::Same {
             id,
-            options: get(&row, 2)?,
-        }
-    } else {
-        Acceptance::Conflict { id }
-    }))
+            options: options.to_owned(),
+        },
+        false => Acceptance::Conflict { id },
+    }
 }
 
 /// Writes a job down, unless its account's guard refuses what it says.
@@ -163,8 +276,8 @@ async fn new(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<Acce
         .await
         .map_err(told)?;
     }
-    let due = insert(conn, now, job).await?;
-    let id = job.id;
+    insert(conn, now, &[job]).await?;
+    let (id, due) = (job.id, is_due(job, now));
     Ok(Acceptance::New { id, due, repeats })
 }
 
@@ -194,38 +307,33 @@ async fn repeats(
     row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
 }
 
-/// Enters a job; whether it is due at once.
-async fn insert(conn: &mut SqliteConnection, now: i64, job: &NewJob) -> Result<bool> {
-    let run_at = job.run_at.map_or(now, micros);
-    let due = run_at <= now;
-    let expires_at = run_at.max(now) + i64::from(job.age_max_s) * 1_000_000;
-    sqlx::query(
-        "INSERT INTO jobs (id, kind, lane, tenant, account, priority, key, payload, created_at, run_at, not_after,
-             expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-    )
-    .bind(job.id.0)
-    .bind(&job.kind)
-    .bind(&job.lane)
-    .bind(&job.tenant)
-    .bind(&job.account)
-    .bind(job.priority.rank())
-    .bind(&job.key)
-    .bind(&*job.payload)
-    .bind(now)
-    .bind(run_at)
-    .bind(job.not_after.map(micros))
-    .bind(expires_at)
-    .bind(job.attempts_max)
-    .bind(job.timeout_s)
-    .bind(text(&job.labels)?)
-    .bind(&job.traceparent)
-    .bind(&job.reply_to)
-    .bind(if due { "ready" } else { "scheduled" })
-    .execute(conn)
+fn is_due(job: &NewJob, now: i64) -> bool {
+    job.run_at.is_none_or(|it| micros(it) <= now)
+}
+
+/// Enters jobs.
+async fn insert(conn: &mut SqliteConnection, now: i64, jobs: &[&NewJob]) -> Result<()> {
+    let into = "INSERT INTO jobs (id, kind, lane, tenant, account, priority, key, payload, created_at, run_at,
+        not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state)";
+    rows::insert(conn, (into, 18, ""), jobs, |row, job| {
+        let run_at = job.run_at.map_or(now, micros);
+        let expires_at = run_at.max(now) + i64::from(job.age_max_s) * 1_000_000;
+        let state = if is_due(job, now) {
+            "ready"
+        } else {
+            "scheduled"
+        };
+        let row = row.bind(job.id.0).bind(&job.kind).bind(&job.lane);
+        let row = row.bind(&job.tenant).bind(&job.account);
+        let row = row.bind(job.priority.rank()).bind(&job.key);
+        let row = row.bind(&*job.payload).bind(now).bind(run_at);
+        let row = row.bind(job.not_after.map(micros)).bind(expires_at);
+        let row = row.bind(job.attempts_max).bind(job.timeout_s);
+        let row = row.bind(text(&job.labels)?).bind(&job.traceparent);
+        Ok(row.bind(&job.reply_to).bind(state))
+    })
     .await
-    .map_err(told)?;
-    Ok(due)
+    .map(drop)
 }
 
 /// Keeps what couldn't be accepted.

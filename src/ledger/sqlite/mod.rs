@@ -6,6 +6,7 @@
 
 mod open;
 mod map;
+mod rows;
 mod media;
 mod intake;
 mod due;

@@ -9,6 +9,7 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Row, SqlitePool};
 
+use super::settle;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
@@ -20,6 +21,9 @@ const MIGRATIONS: [&str; 2] = [
 
 /// The newest version that this program knows.
 pub const KNOWN: i64 = MIGRATIONS.len() as i64;
+
+/// Rows that a statement gives before somebody has to take them: of a claim, all.
+const ROWS: usize = 1_000;
 
 /// A writer that finds the file locked by another process waits this long.
 const BUSY: Duration = Duration::from_secs(5);
@@ -76,7 +80,13 @@ pub async fn open(path: &Path) -> Result<(SqliteConnection, SqlitePool)> {
         .mode(0o600)
         .open(path)
         .map_err(away)?;
-    let writer = options(path).connect().await.map_err(told)?;
+    let mut writer = options(path)
+        .row_buffer_size(ROWS)
+        .connect()
+        .await
+        .map_err(told)?;
+    let want = sqlx::raw_sql(settle::WANT).execute(&mut writer).await;
+    want.map_err(told)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(4)
         .acquire_timeout(BUSY)

@@ -1,15 +1,24 @@
 //! Settle: transitions written down, each guarded by its lease's token or its version.
 
+use std::collections::HashSet;
+
 use sqlx::SqliteConnection;
 
 use super::intake::audit;
-use super::map::{failure, get, micros};
+use super::map::{failure, get, json, micros};
 use super::media;
 use super::open::told;
+use super::rows::{self, Statement};
 use crate::job::JobId;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{AttemptEnd, Guard, Settled, Settlement};
-use crate::lifecycle::State;
+
+/// Settlements on their way into the tables: of one batch, gone with its transaction. What isn't guarded by
+/// the job's token or version leaves it first. On the writer's own connection.
+pub const WANT: &str = "CREATE TEMP TABLE want (
+    n INTEGER PRIMARY KEY, id BLOB, token BLOB, version INTEGER, state TEXT, run_at INTEGER, reset INTEGER,
+    attempts INTEGER, crashes INTEGER, held TEXT, cancel INTEGER, failure TEXT, fingerprint TEXT,
+    payload TEXT, archive INTEGER, result TEXT)";
 
 /// Writes transitions, each under its guard.
 pub async fn settle(
@@ -21,136 +30,132 @@ pub async fn settle(
         let said = format!("job {}: no sound transition: {:?}", it.id, it.transition);
         return Err(LedgerError::Row(said));
     }
-    let mut answers = Vec::with_capacity(batch.len());
-    for it in batch {
-        let done = change(conn, now, it).await?;
-        if done {
-            for text in [it.result.as_deref(), it.edit.as_deref()]
-                .into_iter()
-                .flatten()
-            {
-                media::hold(conn, now, it.id, text).await?;
-            }
-            if let Some(attempt) = &it.attempt {
-                record(conn, it.id, attempt).await?;
-            }
-            if let Some(why) = &it.audit {
-                audit(conn, now, why).await?;
-            }
+    let mut answers = vec![Settled::Stale; batch.len()];
+    let mut open: Vec<usize> = (0..batch.len()).collect();
+    while !open.is_empty() {
+        // of one job that is in the batch twice, the second after the first
+        let mut seen = HashSet::new();
+        let (round, later): (Vec<_>, Vec<_>) =
+            open.into_iter().partition(|it| seen.insert(batch[*it].id));
+        open = later;
+        let round: Vec<(usize, &Settlement)> = round.iter().map(|it| (*it, &batch[*it])).collect();
+        let done = want(conn, &round).await?;
+        let done: Vec<_> = round
+            .into_iter()
+            .filter(|it| done.contains(&it.0))
+            .collect();
+        change(conn, now).await?;
+        note(conn, now, &done).await?;
+        for (n, _) in done {
+            answers[n] = Settled::Done;
         }
-        answers.push(if done { Settled::Done } else { Settled::Stale });
     }
     Ok(answers)
 }
 
-async fn change(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Result<bool> {
-    let t = &it.transition;
-    let (token, version) = match it.guard {
-        Guard::Token(token) => (Some(token), None),
-        Guard::Version(version) => (None, Some(version)),
-    };
-    // a job that goes on running (somebody asked to cancel it) keeps its lease; a revive (`reset`)
-    // renews the age that the kind allows and lifts a `not_after` that is past: else what is brought
-    // back after it expired would expire at once
-    let running = t.to == State::Running;
-    let dead = t.to == State::Dead;
-    let row = sqlx::query(
-        "UPDATE jobs SET
-             state = CASE WHEN ?1 IN ('completed', 'cancelled') THEN 'dead' ELSE ?1 END,
-             run_at = coalesce(?2, run_at),
-             attempts = CASE WHEN ?3 THEN 0 ELSE attempts + ?4 END,
-             crashes = ?5,
-             held = ?6, cancel = ?7 OR (cancel AND NOT ?3 AND ?1 <> 'dead'),
-             failure = coalesce(?8, failure), fingerprint = coalesce(?9, fingerprint),
-             run = CASE WHEN ?10 THEN run END, token = CASE WHEN ?10 THEN token END,
-             claimed_at = CASE WHEN ?10 THEN claimed_at END,
-             ended_at = CASE WHEN ?11 THEN coalesce(ended_at, ?12) END,
-             payload = coalesce(?13, payload), revision = revision + (?13 IS NOT NULL),
-             expires_at = CASE WHEN ?3 THEN max(expires_at, ?12 + expires_at - created_at) ELSE expires_at END,
-             not_after = CASE WHEN ?3 AND not_after <= ?12 THEN NULL ELSE not_after END,
-             version = version + 1
-         WHERE id = ?14 AND (token = ?15 OR version = ?16)
-         RETURNING tenant, kind, key",
-    )
-    .bind(t.to.as_str())
-    .bind(t.run_at.map(micros))
-    .bind(t.reset)
-    .bind(t.attempts)
-    .bind(t.crashes)
-    .bind(t.held.map(|it| it.as_str()))
-    .bind(t.cancel)
-    .bind(t.failure.as_ref().map(failure).transpose()?)
-    .bind(&it.fingerprint)
-    .bind(running)
-    .bind(dead || t.archive)
-    .bind(now)
-    .bind(it.edit.as_deref())
-    .bind(it.id.0)
-    .bind(token)
-    .bind(version)
-    .fetch_optional(&mut *conn)
-    .await
-    .map_err(told)?;
-    let Some(row) = row else { return Ok(false) };
-    let key: Option<String> = get(&row, 2)?;
-    if t.archive {
-        archive(conn, now, it).await?;
-        if let Some(key) = &key {
-            sqlx::query("UPDATE idempotency_keys SET ended_at = ? WHERE tenant = ? AND kind = ? AND key = ?")
-                .bind(now)
-                .bind(get::<&str, _>(&row, 0)?)
-                .bind(get::<&str, _>(&row, 1)?)
-                .bind(key)
-                .execute(conn)
-                .await
-                .map_err(told)?;
-        }
-    }
-    Ok(true)
-}
-
-/// Out of the hot table, into the history.
-async fn archive(conn: &mut SqliteConnection, now: i64, it: &Settlement) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO finished_jobs (id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at,
-             not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state, attempts, crashes, epoch,
-             version, failure, fingerprint, result, ended_at, archived_at)
-         SELECT id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at,
-             not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, ?, attempts, crashes, epoch,
-             version, failure, fingerprint, ?, ended_at, ?
-         FROM jobs WHERE id = ?",
-    )
-    .bind(it.transition.to.as_str())
-    .bind(&it.result)
-    .bind(now)
-    .bind(it.id.0)
-    .execute(&mut *conn)
-    .await
-    .map_err(told)?;
-    sqlx::query("DELETE FROM jobs WHERE id = ?")
-        .bind(it.id.0)
-        .execute(conn)
+/// Fills `want`; which of the settlements stay in it.
+async fn want(
+    conn: &mut SqliteConnection,
+    round: &[(usize, &Settlement)],
+) -> Result<HashSet<usize>> {
+    run(conn, sqlx::query("DELETE FROM want")).await?;
+    rows::insert(conn, ("INSERT INTO want", 16, ""), round, |row, (n, it)| {
+        let t = &it.transition;
+        let (token, version) = match it.guard {
+            Guard::Token(token) => (Some(token), None),
+            Guard::Version(version) => (None, Some(version)),
+        };
+        let row = row.bind(i64::try_from(*n).unwrap_or(i64::MAX));
+        let row = row.bind(it.id.0).bind(token).bind(version);
+        let row = row.bind(t.to.as_str()).bind(t.run_at.map(micros));
+        let row = row.bind(t.reset).bind(t.attempts).bind(t.crashes);
+        let row = row.bind(t.held.map(|it| it.as_str())).bind(t.cancel);
+        let row = row.bind(t.failure.as_ref().map(failure).transpose()?);
+        let row = row.bind(&it.fingerprint).bind(it.edit.as_deref());
+        Ok(row.bind(t.archive).bind(&it.result))
+    })
+    .await?;
+    let guarded = "DELETE FROM want WHERE NOT EXISTS (SELECT 1 FROM jobs j
+        WHERE j.id = want.id AND (j.token = want.token OR j.version = want.version))";
+    run(conn, sqlx::query(guarded)).await?;
+    let left = sqlx::query("SELECT json_group_array(n) FROM want")
+        .fetch_one(conn)
         .await
         .map_err(told)?;
+    json(get(&left, 0)?)
+}
+
+/// A revive (`reset`) renews the age that the kind allows and lifts a `not_after` that is past: else what is
+/// brought back after it expired would expire at once. A job that goes on running (somebody asked to cancel
+/// it) keeps its lease.
+async fn change(conn: &mut SqliteConnection, now: i64) -> Result<()> {
+    let keys = "UPDATE idempotency_keys SET ended_at = ?1 WHERE (tenant, kind, key) IN
+        (SELECT j.tenant, j.kind, j.key FROM want w CROSS JOIN jobs j ON j.id = w.id
+         WHERE w.archive AND j.key IS NOT NULL)";
+    run(conn, sqlx::query(keys).bind(now)).await?;
+    // out of the hot table, into the history
+    let archived = "INSERT INTO finished_jobs (id, kind, lane, tenant, account, priority, key, payload, revision,
+            created_at, run_at, not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to,
+            state, attempts, crashes, epoch, version, failure, fingerprint, result, ended_at, archived_at)
+        SELECT j.id, kind, lane, tenant, account, priority, key, coalesce(w.payload, j.payload),
+            revision + (w.payload IS NOT NULL), created_at, coalesce(w.run_at, j.run_at), not_after, expires_at,
+            attempts_max, timeout_s, labels, traceparent, reply_to, w.state,
+            CASE WHEN w.reset THEN 0 ELSE j.attempts + w.attempts END, w.crashes, epoch, j.version + 1,
+            coalesce(w.failure, j.failure), coalesce(w.fingerprint, j.fingerprint), w.result,
+            coalesce(ended_at, ?1), ?1
+        FROM want w CROSS JOIN jobs j ON j.id = w.id WHERE w.archive";
+    run(conn, sqlx::query(archived).bind(now)).await?;
+    let gone = "DELETE FROM jobs WHERE id IN (SELECT id FROM want WHERE archive)";
+    run(conn, sqlx::query(gone)).await?;
+    let stay = "UPDATE jobs SET
+            state = w.state,
+            run_at = coalesce(w.run_at, jobs.run_at),
+            attempts = CASE WHEN w.reset THEN 0 ELSE jobs.attempts + w.attempts END,
+            crashes = w.crashes,
+            held = w.held,
+            cancel = w.cancel OR (jobs.cancel AND NOT w.reset AND w.state <> 'dead'),
+            failure = coalesce(w.failure, jobs.failure),
+            fingerprint = coalesce(w.fingerprint, jobs.fingerprint),
+            run = CASE WHEN w.state = 'running' THEN run END,
+            token = CASE WHEN w.state = 'running' THEN jobs.token END,
+            claimed_at = CASE WHEN w.state = 'running' THEN claimed_at END,
+            ended_at = CASE WHEN w.state = 'dead' THEN coalesce(ended_at, ?1) END,
+            payload = coalesce(w.payload, jobs.payload),
+            revision = revision + (w.payload IS NOT NULL),
+            expires_at = CASE WHEN w.reset THEN max(expires_at, ?1 + expires_at - created_at) ELSE expires_at END,
+            not_after = CASE WHEN w.reset AND not_after <= ?1 THEN NULL ELSE not_after END,
+            version = jobs.version + 1
+        FROM want w WHERE jobs.id = w.id AND NOT w.archive";
+    run(conn, sqlx::query(stay).bind(now)).await
+}
+
+/// What belongs to the settlements that were written: the media they name, their attempts, who did it.
+async fn note(conn: &mut SqliteConnection, now: i64, done: &[(usize, &Settlement)]) -> Result<()> {
+    for (_, it) in done {
+        let texts = [it.result.as_deref(), it.edit.as_deref()];
+        for text in texts.into_iter().flatten() {
+            media::hold(conn, now, it.id, text).await?;
+        }
+    }
+    let attempts = done
+        .iter()
+        .filter_map(|(_, it)| Some((it.id, it.attempt.as_ref()?)));
+    let attempts: Vec<(JobId, &AttemptEnd)> = attempts.collect();
+    let into = "INSERT INTO attempts (job, epoch, number, run, host, began_at, ended_at, outcome, failure)";
+    let statement = (into, 9, "ON CONFLICT DO NOTHING");
+    rows::insert(conn, statement, &attempts, |row, (job, it)| {
+        let row = row.bind(job.0).bind(it.epoch).bind(it.number).bind(it.run);
+        let row = row.bind(&it.host).bind(micros(it.began_at));
+        let row = row.bind(micros(it.ended_at)).bind(&it.outcome);
+        Ok(row.bind(it.failure.as_ref().map(failure).transpose()?))
+    })
+    .await?;
+    for why in done.iter().filter_map(|(_, it)| it.audit.as_ref()) {
+        audit(conn, now, why).await?;
+    }
     Ok(())
 }
 
-async fn record(conn: &mut SqliteConnection, id: JobId, it: &AttemptEnd) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO attempts (job, epoch, number, run, host, began_at, ended_at, outcome, failure)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-    )
-    .bind(id.0)
-    .bind(it.epoch)
-    .bind(it.number)
-    .bind(it.run)
-    .bind(&it.host)
-    .bind(micros(it.began_at))
-    .bind(micros(it.ended_at))
-    .bind(&it.outcome)
-    .bind(it.failure.as_ref().map(failure).transpose()?)
-    .execute(conn)
-    .await
-    .map_err(told)?;
-    Ok(())
+async fn run(conn: &mut SqliteConnection, statement: Statement<'_>) -> Result<()> {
+    statement.execute(conn).await.map(drop).map_err(told)
 }
