@@ -59,23 +59,31 @@ impl Relay {
 
     /// Ticks until the daemon has ended: while it drains, too, since slots are still freed.
     pub async fn run(&self) {
-        let mut hints = self.hints.lock().await;
-        let mut fresh = Vec::new();
+        // side by side: what has just come in doesn't wait for a look at all lanes, nor that for a flood
+        tokio::select! {
+            () = self.ticks() => {}
+            () = self.pass_on() => {}
+        }
+    }
+
+    async fn ticks(&self) {
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                biased;
-                // first, so that a flood of fresh jobs can't keep the lanes from being filled
-                _ = poll.tick() => self.tick().await,
-                n = hints.recv_many(&mut fresh, BATCH) => {
-                    if n == 0 {
-                        return;
-                    }
-                    self.offer_fresh(std::mem::take(&mut fresh)).await;
-                }
-                () = self.shared.relay.notified() => self.tick().await,
+                _ = poll.tick() => {}
+                () = self.shared.relay.notified() => {}
             }
+            self.tick().await;
+        }
+    }
+
+    /// Offers what is accepted, until nobody can accept any more.
+    async fn pass_on(&self) {
+        let mut hints = self.hints.lock().await;
+        let mut fresh = Vec::new();
+        while hints.recv_many(&mut fresh, BATCH).await != 0 {
+            self.offer_fresh(std::mem::take(&mut fresh)).await;
         }
     }
 

@@ -6,7 +6,7 @@ use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
 use super::due::due;
-use super::map::{self, get, job, job_columns, text};
+use super::map::{self, get, hex, job, job_columns, text};
 use super::open::told;
 use crate::job::{Job, JobId, Progress};
 use crate::ledger::door::Result;
@@ -162,13 +162,6 @@ pub async fn running(conn: &mut SqliteConnection, lane: &str) -> Result<Vec<(Job
     rows.iter()
         .map(|row| Ok((JobId(get(row, 0)?), row.try_get(1).map_err(told)?)))
         .collect()
-}
-
-/// An id as [`lost`] compares it.
-pub fn hex(id: &JobId) -> String {
-    id.0.simple()
-        .encode_upper(&mut Uuid::encode_buffer())
-        .to_owned()
 }
 
 /// One job, unfinished or finished.

@@ -5,8 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row, SqliteConnection};
 
-use super::dispatch::hex;
-use super::map::{get, micros, text};
+use super::map::{get, hex, micros, text};
 use super::media;
 use super::open::told;
 use super::rows;

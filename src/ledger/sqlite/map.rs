@@ -71,6 +71,13 @@ pub fn text<T: serde::Serialize>(value: &T) -> Result<String> {
     serde_json::to_string(value).map_err(|e| odd("JSON", e))
 }
 
+/// An id as statements name it within JSON.
+pub fn hex(id: &JobId) -> String {
+    id.0.simple()
+        .encode_upper(&mut Uuid::encode_buffer())
+        .to_owned()
+}
+
 /// A failure's JSON.
 pub fn failure(it: &Failure) -> Result<String> {
     text(&it.storable())

@@ -271,7 +271,7 @@ impl Ledger for Sqlite {
     }
 
     async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
-        let jobs: Vec<String> = jobs.iter().map(dispatch::hex).collect();
+        let jobs: Vec<String> = jobs.iter().map(map::hex).collect();
         let until = self
             .write(move |tx, now| {
                 Box::pin(async move { runs::beat(tx, now, run, &jobs, lease).await })

@@ -9,7 +9,6 @@ use sqlx::sqlite::{
 };
 use sqlx::{ConnectOptions, Row, SqlitePool};
 
-use super::settle;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
@@ -24,6 +23,13 @@ pub const KNOWN: i64 = MIGRATIONS.len() as i64;
 
 /// Rows that a statement gives before somebody has to take them: of a claim, all.
 const ROWS: usize = 1_000;
+
+/// Settlements on their way into the tables: of one batch, gone with its transaction. On the writer's own
+/// connection.
+const WANT: &str = "CREATE TEMP TABLE want (
+    n INTEGER PRIMARY KEY, id BLOB, token BLOB, version INTEGER, state TEXT, run_at INTEGER, reset INTEGER,
+    attempts INTEGER, crashes INTEGER, held TEXT, cancel INTEGER, failure TEXT, fingerprint TEXT,
+    payload TEXT, archive INTEGER, result TEXT)";
 
 /// A writer that finds the file locked by another process waits this long.
 const BUSY: Duration = Duration::from_secs(5);
@@ -85,7 +91,7 @@ pub async fn open(path: &Path) -> Result<(SqliteConnection, SqlitePool)> {
         .connect()
         .await
         .map_err(told)?;
-    let want = sqlx::raw_sql(settle::WANT).execute(&mut writer).await;
+    let want = sqlx::raw_sql(WANT).execute(&mut writer).await;
     want.map_err(told)?;
     let readers = SqlitePoolOptions::new()
         .max_connections(4)

@@ -13,13 +13,6 @@ use crate::job::JobId;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{AttemptEnd, Guard, Settled, Settlement};
 
-/// Settlements on their way into the tables: of one batch, gone with its transaction. What isn't guarded by
-/// the job's token or version leaves it first. On the writer's own connection.
-pub const WANT: &str = "CREATE TEMP TABLE want (
-    n INTEGER PRIMARY KEY, id BLOB, token BLOB, version INTEGER, state TEXT, run_at INTEGER, reset INTEGER,
-    attempts INTEGER, crashes INTEGER, held TEXT, cancel INTEGER, failure TEXT, fingerprint TEXT,
-    payload TEXT, archive INTEGER, result TEXT)";
-
 /// Writes transitions, each under its guard.
 pub async fn settle(
     conn: &mut SqliteConnection,

@@ -2,8 +2,7 @@
 
 use sqlx::SqliteConnection;
 
-use super::dispatch::hex;
-use super::map::{get, text};
+use super::map::{get, hex, text};
 use super::open::told;
 use crate::content::Guard;
 use crate::job::JobId;
