@@ -48,6 +48,11 @@ pub struct Doors {
     complaints: Complaints,
 }
 
+/// The loops that empty an inbox wait for what comes in turn: while one writes down what it took, the next one
+/// waits already. When lists of dead runs were looked for last.
+#[derive(Default)]
+pub struct Turn(tokio::sync::Mutex<Option<Instant>>);
+
 /// What the loops that empty inboxes complain of, and how many of them.
 type Complaints = Arc<Mutex<BTreeMap<String, usize>>>;
 
@@ -271,42 +276,42 @@ impl Doors {
         }
     }
 
-    /// Moves entries of an inbox until the daemon drains. Each `slot` has a list of its own.
-    pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32) {
+    /// Moves entries of an inbox until the daemon drains. Each `slot` has a list of its own; all slots of an
+    /// inbox share `turn`.
+    pub async fn inbox(&self, inbox: Arc<dyn Inbox>, slot: u32, turn: Arc<Turn>) {
         let me = self.shared.run_id();
-        let mut looked: Option<Instant> = None;
+        let draining = &self.shared.draining;
         let mut complaint = Complaint::none(&self.complaints);
-        while !self.shared.draining.is_cancelled() {
-            if slot == 0 && looked.is_none_or(|it| ADOPT_EVERY < it.elapsed()) {
-                looked = Some(Instant::now());
+        // what is in the slot's list already is taken without waiting for more
+        let mut waits = false;
+        while let Some(mut looked) = draining.run_until_cancelled(turn.0.lock()).await {
+            if looked.is_none_or(|it| ADOPT_EVERY < it.elapsed()) {
+                *looked = Some(Instant::now());
                 if let Err(e) = self.adopt(&*inbox).await {
                     tracing::debug!("inbox: {e}");
                 }
             }
-            let wait = match self.tick(&*inbox, me, slot, MOST).await {
-                // one loop waits for what comes; the others help when there is much
-                Ok(n) => {
-                    complaint.is_news("");
-                    match (n, slot) {
-                        (0, 0) if !self.is_shut() => {
-                            let arrived = inbox.arrived();
-                            self.shared.draining.run_until_cancelled(arrived).await;
-                            continue;
-                        }
-                        (0, _) => SHUT,
-                        _ => continue,
-                    }
-                }
-                Err(e) => {
-                    if complaint.is_news(&e) {
-                        tracing::warn!("inbox: {e}");
-                    }
-                    SHUT
-                }
+            if waits && !self.is_shut() {
+                draining.run_until_cancelled(inbox.arrived()).await;
+            }
+            let moved = Instant::now();
+            let taken = self.take(&*inbox, me, slot, MOST).await;
+            drop(looked);
+            let done = match taken {
+                Ok(entries) => self.enter(&*inbox, me, slot, (entries, moved)).await,
+                Err(e) => Err(e),
             };
-            tokio::select! {
-                () = self.shared.draining.cancelled() => {}
-                () = tokio::time::sleep(wait) => {}
+            match &done {
+                Ok(_) => {
+                    complaint.is_news("");
+                }
+                Err(e) if complaint.is_news(e) => tracing::warn!("inbox: {e}"),
+                Err(_) => {}
+            }
+            waits = done.as_ref().is_ok_and(|n| *n < MOST as usize);
+            if done.is_err() || self.is_shut() {
+                let pause = tokio::time::sleep(SHUT);
+                draining.run_until_cancelled(pause).await;
             }
         }
     }
@@ -345,17 +350,40 @@ impl Doors {
         slot: u32,
         most: u32,
     ) -> Result<usize, String> {
+        let moved = Instant::now();
+        let entries = self.take(inbox, run, slot, most).await?;
+        self.enter(inbox, run, slot, (entries, moved)).await
+    }
+
+    /// Moves entries to a slot's list; what that holds.
+    async fn take(
+        &self,
+        inbox: &dyn Inbox,
+        run: uuid::Uuid,
+        slot: u32,
+        most: u32,
+    ) -> Result<Vec<Entry>, String> {
         if self.is_shut() && most != 0 {
             // it stays in the inbox: Redis is asked for nothing
-            return Ok(0);
+            return Ok(Vec::new());
         }
         let said = |e: InboxError| e.to_string();
         crashpoint!("inbox.before_take", InboxError).map_err(said)?;
-        let entries = inbox.take(run, slot, most).await.map_err(said)?;
+        inbox.take(run, slot, most).await.map_err(said)
+    }
+
+    /// Writes down the entries of a slot's list, moved there at some time, and removes them.
+    async fn enter(
+        &self,
+        inbox: &dyn Inbox,
+        run: uuid::Uuid,
+        slot: u32,
+        (entries, moved): (Vec<Entry>, Instant),
+    ) -> Result<usize, String> {
         if entries.is_empty() {
             return Ok(0);
         }
-        let moved = Instant::now();
+        let said = |e: InboxError| e.to_string();
         if sabotage!("inbox.commit") {
             inbox.done(run, slot, &entries).await.map_err(said)?;
         }
@@ -450,7 +478,7 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// this part of the time at most, but as often as this.
 const COUNT_SHARE: u32 = 50;
 const COUNT_LATEST: Duration = Duration::from_secs(60);
-/// How often an inbox is looked at while nothing can be taken from it, or by the loops that only help.
+/// How often an inbox is looked at while nothing can be taken from it.
 const SHUT: Duration = Duration::from_millis(250);
 /// Entries that the inbox gives at once.
 const MOST: u32 = 500;

@@ -180,13 +180,14 @@ impl Engine {
         for inbox in &self.shared.inboxes {
             // a tenant's share of the stream is what one loop moves
             let slots = inbox.tenant().map_or(INBOX_SLOTS, |_| 1);
+            let turn = Arc::new(doors::Turn::default());
             for slot in 0..slots {
-                let (doors, inbox) = (self.doors.clone(), inbox.clone());
+                let (doors, inbox) = (self.doors.clone(), (inbox.clone(), turn.clone()));
                 self.supervisor
                     .keep("inbox", self.shared.draining.clone(), move || {
-                        let (doors, inbox) = (doors.clone(), inbox.clone());
+                        let (doors, (inbox, turn)) = (doors.clone(), inbox.clone());
                         async move {
-                            doors.inbox(inbox, slot).await;
+                            doors.inbox(inbox, slot, turn).await;
                             Ok(())
                         }
                     });

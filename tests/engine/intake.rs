@@ -167,7 +167,7 @@ async fn what_the_inbox_brings_is_written_down_or_kept_with_its_reason() {
     let inbox = base.inbox.clone().unwrap();
     let (doors, draining) = (rig.doors.clone(), rig.shared.draining.clone());
     let moved = inbox.clone();
-    let mover = tokio::spawn(async move { doors.inbox(moved, 0).await });
+    let mover = tokio::spawn(async move { doors.inbox(moved, 0, std::sync::Arc::default()).await });
     crate::kit::wait::until("the inbox is empty", crate::SOON, async || {
         inbox.waiting().await.unwrap() == 0 && inbox.holders().await.unwrap().is_empty()
     })

@@ -25,6 +25,29 @@ pub struct Redis {
     options: Vec<String>,
     /// By which the servers of a cluster talk.
     _bus: Option<Port>,
+    secure: Option<Port>,
+}
+
+/// What a server proves itself with to those who come by TLS, as paths.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub cert: String,
+    pub key: String,
+    pub root: String,
+}
+
+impl Tls {
+    /// Listens on a port besides, and speaks by TLS with its like.
+    fn options(&self, port: u16) -> [(&'static str, String); 6] {
+        [
+            ("tls-port", port.to_string()),
+            ("tls-cert-file", self.cert.clone()),
+            ("tls-key-file", self.key.clone()),
+            ("tls-ca-cert-file", self.root.clone()),
+            ("tls-auth-clients", "no".to_owned()),
+            ("tls-replication", "yes".to_owned()),
+        ]
+    }
 }
 
 impl Redis {
@@ -47,7 +70,7 @@ impl Redis {
     /// # Panics
     /// As [`Redis::start`].
     pub fn start_with(options: &[&str]) -> Redis {
-        Redis::of(&program("redis-server"), options, false)
+        Redis::of(&program("redis-server"), options, false, None)
     }
 
     /// A Valkey, where `scripts/test` could install one.
@@ -56,11 +79,11 @@ impl Redis {
     /// As [`Redis::start`].
     pub fn start_valkey(options: &[&str]) -> Option<Redis> {
         let program = find_program("valkey-server", &[installed_by_scripts("valkey")])?;
-        Some(Redis::of(&program, options, false))
+        Some(Redis::of(&program, options, false, None))
     }
 
     /// A server that is to be one of a cluster.
-    fn start_member() -> Redis {
+    fn start_member(tls: Option<&Tls>) -> Redis {
         let options = [
             "--cluster-enabled",
             "yes",
@@ -68,11 +91,13 @@ impl Redis {
             "1000",
             "--cluster-replica-validity-factor",
             "0",
+            "--tls-cluster",
+            if tls.is_some() { "yes" } else { "no" },
         ];
-        Redis::of(&program("redis-server"), &options, true)
+        Redis::of(&program("redis-server"), &options, true, tls)
     }
 
-    fn of(program: &Path, options: &[&str], in_cluster: bool) -> Redis {
+    fn of(program: &Path, options: &[&str], in_cluster: bool, tls: Option<&Tls>) -> Redis {
         let make = || {
             let folder = tempfile::Builder::new()
                 .prefix("presswork-redis-")
@@ -82,11 +107,17 @@ impl Redis {
             if let Some(bus) = &bus {
                 options.extend(["--cluster-port".to_owned(), bus.number().to_string()]);
             }
+            let secure = tls.map(|_| Port::take());
+            if let (Some(tls), Some(port)) = (tls, &secure) {
+                let said = tls.options(port.number()).into_iter();
+                options.extend(said.flat_map(|(name, value)| [format!("--{name}"), value]));
+            }
             Redis {
                 server: Server::new("redis", folder.expect("a temporary folder can be made")),
                 program: program.to_owned(),
                 options,
                 _bus: bus,
+                secure,
             }
         };
         Server::first("Redis", make, Redis::launch)
@@ -101,6 +132,11 @@ impl Redis {
 
     pub fn port(&self) -> u16 {
         self.server.port()
+    }
+
+    /// The port by which others reach it: that of TLS, where it has one.
+    pub fn public_port(&self) -> u16 {
+        self.secure.as_ref().map_or(self.port(), Port::number)
     }
 
     pub fn url(&self) -> String {
@@ -212,6 +248,7 @@ const SLOTS: u16 = 16_384;
 pub struct Cluster {
     pub masters: Vec<Redis>,
     pub replica: Redis,
+    tls: Option<Tls>,
 }
 
 impl Cluster {
@@ -220,8 +257,13 @@ impl Cluster {
     /// # Panics
     /// Where they don't come together.
     pub fn start() -> Cluster {
-        let masters: Vec<Redis> = (0..3).map(|_| Redis::start_member()).collect();
-        let replica = Redis::start_member();
+        Cluster::start_with(None)
+    }
+
+    /// As [`Cluster::start`]; they speak by TLS.
+    pub fn start_with(tls: Option<&Tls>) -> Cluster {
+        let masters: Vec<Redis> = (0..3).map(|_| Redis::start_member(tls)).collect();
+        let replica = Redis::start_member(tls);
         let share = SLOTS.div_ceil(3);
         for (n, master) in (0..).zip(&masters) {
             let last = (share * (n + 1)).min(SLOTS) - 1;
@@ -231,11 +273,15 @@ impl Cluster {
             master.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
         }
         for other in masters[1..].iter().chain([&replica]) {
-            let (port, bus) = (masters[0].port(), masters[0]._bus.as_ref());
+            let (port, bus) = (masters[0].public_port(), masters[0]._bus.as_ref());
             let bus = bus.expect("a member has a bus").number().to_string();
             other.cli(&["CLUSTER", "MEET", "127.0.0.1", &port.to_string(), &bus]);
         }
-        let cluster = Cluster { masters, replica };
+        let cluster = Cluster {
+            masters,
+            replica,
+            tls: tls.cloned(),
+        };
         let first = cluster.masters[0].cli(&["CLUSTER", "MYID"]);
         wait::until_blocking("the replica to know its master", STARTED, || {
             cluster.replica.cli(&["CLUSTER", "NODES"]).contains(&first)
@@ -261,7 +307,14 @@ impl Cluster {
 
     /// The URL of one of its servers: it knows the others.
     pub fn url(&self) -> String {
-        format!("redis-cluster://127.0.0.1:{}", self.masters[1].port())
+        let port = self.masters[1].public_port();
+        match &self.tls {
+            None => format!("redis-cluster://127.0.0.1:{port}"),
+            Some(tls) => {
+                let root = &tls.root;
+                format!("rediss-cluster://127.0.0.1:{port}/?sslrootcert={root}")
+            }
+        }
     }
 
     /// The slot of a key.
@@ -330,6 +383,9 @@ pub struct Sentinels {
     pub master: Redis,
     pub replica: Redis,
     watchers: Vec<Server>,
+    /// Theirs, where they speak by TLS.
+    secure: Vec<Port>,
+    tls: Option<Tls>,
 }
 
 impl Sentinels {
@@ -341,26 +397,38 @@ impl Sentinels {
     /// # Panics
     /// Where they don't come together.
     pub fn start() -> Sentinels {
+        Sentinels::start_with(None)
+    }
+
+    /// As [`Sentinels::start`]; all of them speak by TLS.
+    pub fn start_with(tls: Option<&Tls>) -> Sentinels {
         let (password, own) = Self::PASSWORDS;
         let auth = ["--requirepass", password, "--masterauth", password];
         let auth = [&auth[..], &["--repl-diskless-sync-delay", "0"]].concat();
-        let master = Redis::start_with(&auth);
-        let port = master.port().to_string();
+        let server = |options: &[&str]| Redis::of(&program("redis-server"), options, false, tls);
+        let master = server(&auth);
+        let port = master.public_port().to_string();
         let replicaof = format!("127.0.0.1 {port}");
-        let replica = Redis::start_with(&[&auth[..], &["--replicaof", &replicaof]].concat());
-        let watchers = (0..3).map(|_| {
+        let replica = server(&[&auth[..], &["--replicaof", &replicaof]].concat());
+        let secure: Vec<Port> = (0..3).filter_map(|_| tls.map(|_| Port::take())).collect();
+        let watchers = (0..3).map(|n| {
+            let tls = tls
+                .zip(secure.get(n))
+                .map(|(it, port)| it.options(port.number()));
             let make = || {
                 let folder = tempfile::Builder::new()
                     .prefix("presswork-sentinel-")
                     .tempdir();
                 Server::new("sentinel", folder.expect("a temporary folder can be made"))
             };
-            Server::first("a sentinel", make, |it| watch(it, &port))
+            Server::first("a sentinel", make, |it| watch(it, &port, tls.as_ref()))
         });
         let sentinels = Sentinels {
             watchers: watchers.collect(),
             master,
             replica,
+            secure,
+            tls: tls.cloned(),
         };
         wait::until_blocking("the sentinels to know all", STARTED, || {
             sentinels.watchers.iter().all(|it| {
@@ -379,15 +447,17 @@ impl Sentinels {
     /// By all of the sentinels.
     pub fn url(&self) -> String {
         let (password, own) = Self::PASSWORDS;
-        let hosts = self
-            .watchers
-            .iter()
-            .map(|it| format!("127.0.0.1:{}", it.port()));
-        let hosts: Vec<String> = hosts.collect();
-        format!(
-            "redis-sentinel://:{password}@{}/main?sentinel_password={own}",
-            hosts.join(",")
-        )
+        let ports: Vec<u16> = match &self.tls {
+            None => self.watchers.iter().map(Server::port).collect(),
+            Some(_) => self.secure.iter().map(Port::number).collect(),
+        };
+        let hosts = ports.iter().map(|it| format!("127.0.0.1:{it}"));
+        let hosts = hosts.collect::<Vec<_>>().join(",");
+        let at = format!("://:{password}@{hosts}/main?sentinel_password={own}");
+        match &self.tls {
+            None => format!("redis-sentinel{at}"),
+            Some(tls) => format!("rediss-sentinel{at}&sslrootcert={}", tls.root),
+        }
     }
 
     /// Ends one of the sentinels.
@@ -396,11 +466,15 @@ impl Sentinels {
     }
 }
 
-fn watch(server: &Server, master: &str) -> Result<(), String> {
+fn watch(server: &Server, master: &str, tls: Option<&[(&str, String); 6]>) -> Result<(), String> {
     let (password, own) = Sentinels::PASSWORDS;
     let config = server.folder().join("sentinel.conf");
+    let tls = tls.into_iter().flatten();
+    let tls: String = tls
+        .map(|(name, value)| format!("{name} {value}\n"))
+        .collect();
     let text = format!(
-        "port {}\nbind 127.0.0.1\ndir {}\nrequirepass {own}\nsentinel sentinel-pass {own}\n\
+        "{tls}port {}\nbind 127.0.0.1\ndir {}\nrequirepass {own}\nsentinel sentinel-pass {own}\n\
          sentinel monitor main 127.0.0.1 {master} 2\nsentinel auth-pass main {password}\n\
          sentinel down-after-milliseconds main 1000\nsentinel failover-timeout main 5000\n",
         server.port(),

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use crate::kit::redis::{Cluster, Redis};
 use crate::kit::wait;
+use crate::tls::{authority, proof};
 use crate::{Case, SOON, queue, said};
 
 const NOW: i64 = 7;
@@ -39,7 +40,16 @@ fn away<T: std::fmt::Debug>(answer: Result<T, QueueError>) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_lane_is_served_by_the_master_of_its_slot() {
-    let cluster = Cluster::start();
+    every_lane_is_served(Cluster::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_by_tls() {
+    let Some(authority) = authority() else { return };
+    every_lane_is_served(Cluster::start_with(Some(&proof(&authority)))).await;
+}
+
+async fn every_lane_is_served(cluster: Cluster) {
     let queue = queue(&cluster.url());
     let mut owners: Vec<usize> = LANES
         .iter()

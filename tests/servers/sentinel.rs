@@ -6,11 +6,21 @@ use presswork::queue::{Queue, QueueError};
 
 use crate::kit::redis::Sentinels;
 use crate::kit::wait;
+use crate::tls::{authority, proof};
 use crate::{Case, SOON, queue, said};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_master_dies_while_jobs_flow_and_the_next_one_is_found() {
-    let redis = Sentinels::start();
+    a_master_dies(Sentinels::start()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_by_tls() {
+    let Some(authority) = authority() else { return };
+    a_master_dies(Sentinels::start_with(Some(&proof(&authority)))).await;
+}
+
+async fn a_master_dies(redis: Sentinels) {
     let mut case = Case::with_queue(&redis.url()).await;
     let (host, daemon) = case.host().await;
     case.load(&host, 10).await;

@@ -11,19 +11,29 @@ use sqlx::{Connection as _, PgConnection};
 use crate::kit::pki::Authority;
 use crate::kit::port::Port;
 use crate::kit::postgres::Postgres;
-use crate::kit::redis::Redis;
+use crate::kit::redis::{Redis, Tls};
 use crate::{Case, queue};
 
 fn shown(path: &Path) -> String {
     path.display().to_string()
 }
 
-fn authority() -> Option<Authority> {
+pub fn authority() -> Option<Authority> {
     let authority = Authority::new();
     if authority.is_none() {
         println!("skipped: there is no openssl here, which makes the certificates");
     }
     authority
+}
+
+/// What servers on this host prove themselves with, by their address: so they name each other.
+pub fn proof(authority: &Authority) -> Tls {
+    let (cert, key) = authority.sign("redis", "IP:127.0.0.1");
+    Tls {
+        cert: shown(&cert),
+        key: shown(&key),
+        root: shown(&authority.root()),
+    }
 }
 
 /// The user that is made for the daemon, over TLS on both sides.

@@ -14,7 +14,6 @@ use crate::clock::Time;
 use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Control, Generation, Run};
-use crate::sabotage;
 
 const BEGIN: &str = "
 INSERT INTO presswork.workers (run, host, boot, pid, version, began_at, lease_until, heard)
@@ -59,12 +58,7 @@ pub async fn beat(
         .bind(run)
         .bind(jobs)
         .bind(seconds(lease));
-    // without connections of its own it would wait where the jobs' writes wait
-    let connections = match sabotage!("lease.connections") {
-        true => pools.planned(),
-        false => pools.main(),
-    };
-    pools.call(query.fetch_optional(connections)).await
+    pools.call(query.fetch_optional(pools.planned())).await
 }
 
 const END: &str = "
