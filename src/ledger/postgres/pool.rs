@@ -45,8 +45,8 @@ impl Role {
 pub struct PgOptions {
     /// What the connections are for; they are named `presswork-<role>` at the server.
     pub role: Role,
-    /// The most connections for the hot path; as many again are opened for other questions, and a third as
-    /// many for claims, each where the role has such.
+    /// The most connections. The engine keeps a third of them for what isn't the hot path, and has a third as
+    /// many again for claims; other roles have as many again for intake, where they take jobs in.
     pub max_connections: u32,
     /// The URL leads to PgBouncer in transaction mode: no statement is kept prepared, and each has a
     /// transaction of its own with our settings in it. `?pgbouncer=true` in the URL says the same.
@@ -158,8 +158,11 @@ impl Pools {
 
     /// Connections for questions of any kind, each planned for what it asks.
     pub fn main(&self) -> &Connections {
-        self.main
-            .get_or_init(|| self.pool(vec![], self.options.max_connections))
+        let max = match self.options.role {
+            Role::Ledger => self.aside(),
+            _ => self.options.max_connections,
+        };
+        self.main.get_or_init(|| self.pool(vec![], max))
     }
 
     /// Connections whose commits don't wait for the disk: for claims only, which the next permit or
@@ -172,8 +175,17 @@ impl Pools {
 
     /// Connections for the hot path: what each job needs on its way from intake to its outcome.
     pub fn planned(&self) -> &Connections {
+        let max = match self.options.role {
+            Role::Ledger => self.options.max_connections - self.aside(),
+            _ => self.options.max_connections,
+        };
         self.planned
-            .get_or_init(|| self.pool(PLANNED.to_vec(), self.options.max_connections))
+            .get_or_init(|| self.pool(PLANNED.to_vec(), max))
+    }
+
+    /// Of the engine's connections, those that are kept for what isn't the hot path: a server has few.
+    fn aside(&self) -> u32 {
+        self.options.max_connections.div_ceil(3)
     }
 
     fn pool(&self, more: Vec<(&'static str, &'static str)>, max: u32) -> Connections {
