@@ -71,7 +71,7 @@ async fn opposite_batches_settle_without_a_deadlock_told() {
 async fn kill_9_loses_no_acknowledged_job() {
     let server = kit::postgres::Postgres::start();
     let url = server.create_database().await;
-    let ledger = Arc::new(open(&url, PgOptions::new(Role::Ledger)));
+    let mut ledger = Arc::new(open(&url, PgOptions::new(Role::Ledger)));
     ledger.migrate().await.unwrap();
     let mut acknowledged: Vec<JobId> = Vec::new();
     for round in 1..=3 {
@@ -102,6 +102,8 @@ async fn kill_9_loses_no_acknowledged_job() {
             acknowledged.extend(jobs.iter().map(|it| it.id));
         }
         server.restart();
+        // with connections of its own: those from before are dead, and each says so once
+        ledger = Arc::new(open(&url, PgOptions::new(Role::Ledger)));
         kit::wait::until("the ledger to be back", SOON, || async {
             ledger.now().await.is_ok()
         })
