@@ -332,7 +332,6 @@ async fn insert(conn: &mut SqliteConnection, now: i64, jobs: &[&NewJob]) -> Resu
         Ok(row.bind(&job.reply_to).bind(state))
     })
     .await
-    .map(drop)
 }
 
 /// Keeps what couldn't be accepted.
