@@ -23,6 +23,7 @@ use crate::media::Media;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::fetch::SystemNames;
+use crate::platform::gate::{Caller, Gate};
 use crate::platform::http::Http;
 pub use crate::protocol::{Permit, Wanted};
 use crate::protocol::{Protocol, away, lease_lost, stopped};
@@ -80,6 +81,8 @@ pub struct Tools {
     pub fetcher: Arc<Fetcher>,
     /// Where sends and answers are written down on this host. `None`: a crash leaves them unknown.
     pub journal: Option<Journal>,
+    /// Counts requests to platforms. `None`: nobody does.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Tools {
@@ -96,7 +99,30 @@ impl Tools {
             media,
             fetcher: Arc::new(fetcher),
             journal: None,
+            gate: None,
         })
+    }
+
+    /// For whom a job's requests are made, where they are counted.
+    fn caller(&self, job: &Job, config: &Config) -> Option<Caller> {
+        let account = job.account.as_deref().unwrap_or_default();
+        let of = config.accounts.get(account);
+        Some(Caller {
+            gate: self.gate.clone()?,
+            platform: of.map_or("", |it| &it.platform).into(),
+            account: account.into(),
+            tenant: (*job.tenant).into(),
+            kind: (*job.kind).into(),
+            nearby: of.is_some_and(Account::is_nearby),
+        })
+    }
+
+    /// The client for a job's requests: each is counted.
+    pub fn http_of(&self, job: &Job, config: &Config) -> Http {
+        match self.caller(job, config) {
+            Some(it) => self.http.of(it),
+            None => self.http.clone(),
+        }
     }
 }
 
@@ -151,6 +177,8 @@ impl Context {
         let account = job.account.clone().unwrap_or_default();
         let guard = config.accounts.get(&account).map(|it| it.guard);
         let guard = guard.filter(|it| it.looks_back_s().is_some());
+        let http = tools.http_of(&job, &config);
+        let caller = tools.caller(&job, &config);
         let protocol = Protocol::new(
             ledger.clone(),
             tools.journal,
@@ -162,7 +190,7 @@ impl Context {
         Self {
             job,
             config,
-            http: tools.http,
+            http,
             cancelled,
             attempt,
             sign,
@@ -173,7 +201,7 @@ impl Context {
             fence,
             ledger,
             sink,
-            protocol,
+            protocol: protocol.counted(caller),
         }
     }
 

@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod retry;
 pub mod lifecycle;
 pub mod content;
+pub mod budget;
 pub mod job;
 pub mod effect;
 pub mod finding;

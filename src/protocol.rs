@@ -21,6 +21,7 @@ use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
+use crate::platform::gate::{self, Caller};
 use crate::sabotage;
 use crate::sync::{RwLock, timeout};
 use crate::telemetry::{metrics, redact};
@@ -73,6 +74,7 @@ pub struct Protocol {
     lease: Duration,
     cancelled: CancellationToken,
     called_off: bool,
+    caller: Option<Caller>,
     /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
     sending: RwLock<()>,
 }
@@ -97,8 +99,14 @@ impl Protocol {
             lease,
             cancelled,
             called_off: false,
+            caller: None,
             sending: RwLock::new(()),
         }
+    }
+
+    /// Whose sends go through this caller's gate, where there is one.
+    pub fn counted(self, caller: Option<Caller>) -> Self {
+        Self { caller, ..self }
     }
 
     /// The effects of an attempt that only sees to what is under way, since its job was called off.
@@ -208,8 +216,11 @@ impl Protocol {
         S: FnOnce(Permit) -> F,
         F: Future<Output = Result<Receipt, CallError>>,
     {
+        // before its permit, which isn't kept waiting
+        let pass = gate::pass(self.caller.as_ref(), wanted.op, wanted.budget).await?;
         let _under_way = self.sending.read().await;
         if self.cancelled.is_cancelled() {
+            pass.over(false);
             return Err(stopped());
         }
         let from = (effect.state, effect.sends);
@@ -220,6 +231,7 @@ impl Protocol {
         let turns = self.journal.as_ref().map(Journal::turns);
         let permitted = self.permit(effect.id, from, left).await;
         if !permitted.map_err(away)? {
+            pass.over(false);
             return Err(self.denied(&effect, now).await);
         }
         let sends = effect.sends + 1;
@@ -242,18 +254,16 @@ impl Protocol {
             let why = "its daemon was asleep for longer than its lease lasts";
             return self.unsent(wanted, &effect, sends, now, why).await;
         }
-        let answer = match timeout(wanted.budget, send(permit)).await {
-            Ok(it) => it,
-            Err(_) => {
-                let message = format!("no answer within {} s", wanted.budget.as_secs());
-                Err(CallError::Unknown(Failure::new(
-                    Class::Unknown,
-                    Scope::Platform,
-                    "timeout",
-                    message,
-                )))
-            }
-        };
+        let (answer, left) = gate::with(pass, timeout(wanted.budget, send(permit))).await;
+        if let Some(pass) = left {
+            // no request of the client's went with it: what was done instead is known by its answer
+            pass.over(!matches!(answer, Ok(Err(CallError::Refused(_)))));
+        }
+        let answer = answer.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", wanted.budget.as_secs());
+            let failure = Failure::new(Class::Unknown, Scope::Platform, "timeout", message);
+            Err(CallError::Unknown(failure))
+        });
         let answer = answer.map(shown);
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         self.note_answer(effect.id, sends, now, &conclusion).await;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
+use crate::budget::Budget;
 use crate::content::Guard;
 use crate::effect::Resend;
 use crate::retry::Policy;
@@ -66,6 +67,8 @@ pub struct Config {
     pub kinds: BTreeMap<String, KindSettings>,
     /// By name.
     pub accounts: BTreeMap<String, Account>,
+    /// By name: how much may be done.
+    pub budgets: BTreeMap<String, Budget>,
     /// By name: what jobs that draw have in common.
     pub presets: BTreeMap<String, Preset>,
     /// By name: programs that jobs may run.

@@ -85,11 +85,8 @@ impl Reconciler {
         let rule = kind.and_then(|it| Some((it, it.looked_up(&config)?)));
         let (looking, in_flight, finding) = match rule {
             Some((kind, rule)) => {
-                let probe = Probe {
-                    job,
-                    config,
-                    http: self.shared.tools.http.clone(),
-                };
+                let http = self.shared.tools.http_of(&job, &config);
+                let probe = Probe { job, config, http };
                 let looked = tokio::time::timeout(LOOK, kind.look(probe, effect.clone())).await;
                 let finding = looked.unwrap_or_else(|_| {
                     Finding::CannotTell(format!("no answer within {} s", LOOK.as_secs()))

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::rows::*;
+use crate::budget::{Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
 use crate::inbox::Inbox;
@@ -316,6 +317,17 @@ pub trait Ledger: Send + Sync + 'static {
     async fn keep_fetched(&self, it: &Fetched) -> Result<bool>;
     /// What a URL led to when it was last asked.
     async fn fetched(&self, url: Digest) -> Result<Option<Fetched>>;
+
+    // ---- budgets
+
+    /// What is used of these parts of budgets, and the ledger's time. A part that isn't there begins
+    /// empty, at version 0.
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)>;
+    /// Writes all of these if each still has the version that it was read with, which counts on then;
+    /// else none. The ledger's time if it did, durable when it returns. No part twice.
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>>;
+    /// All parts of budgets that anything was ever counted in, by name and part.
+    async fn all_counted(&self) -> Result<Vec<Counted>>;
 
     // ---- looking
 

@@ -25,6 +25,7 @@ use crate::sabotage;
 
 use super::body::{self, Watch};
 pub use super::body::{Body, Part};
+use super::gate::{self, BUDGET, Caller, PATIENCE, Pass};
 
 /// A connection must stand within this: DNS, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -45,6 +46,7 @@ pub struct Http {
     fresh: Client,
     clock: Clock,
     kept: Arc<Mutex<HashMap<String, Kept>>>,
+    caller: Option<Caller>,
 }
 
 type Kept = Arc<dyn Any + Send + Sync>;
@@ -215,10 +217,12 @@ pub type Stream = BoxStream<'static, io::Result<Bytes>>;
 pub struct Lost {
     /// Whether a byte of the request can have left this machine.
     pub sent: bool,
-    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`.
+    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`, `budget`.
     pub code: &'static str,
     /// What happened, for people.
     pub message: String,
+    /// It wasn't let go: when to ask again.
+    pub wait: Option<Duration>,
 }
 
 impl Lost {
@@ -227,6 +231,7 @@ impl Lost {
             sent,
             code,
             message,
+            wait: None,
         }
     }
 }
@@ -273,6 +278,31 @@ impl Http {
             fresh: builder(0).build()?,
             clock,
             kept: Arc::default(),
+            caller: None,
+        })
+    }
+
+    /// The client for requests of this caller: each goes through its gate.
+    pub fn of(&self, caller: Caller) -> Self {
+        Self {
+            caller: Some(caller),
+            ..self.clone()
+        }
+    }
+
+    /// What lets this request go.
+    async fn pass(&self, call: &Call) -> Result<Pass, Lost> {
+        if let Some(taken) = gate::taken() {
+            return Ok(taken);
+        }
+        let Some(caller) = &self.caller else {
+            return Ok(Pass::free());
+        };
+        let op = caller.op(call.method());
+        let taken = caller.take(&op, call.deadline, PATIENCE).await;
+        taken.map_err(|it| Lost {
+            wait: Some(it.wait),
+            ..Lost::new(false, BUDGET, it.message)
         })
     }
 
@@ -305,10 +335,11 @@ impl Http {
             let response = self.head(call, &host).await?;
             self.answer(response, call, &host).await
         };
-        match tokio::time::timeout(call.deadline, exchange).await {
-            Ok(it) => it,
-            Err(_) => Err(late(call, &host)),
-        }
+        let pass = self.pass(call).await?;
+        let answer = tokio::time::timeout(call.deadline, exchange).await;
+        let answer = answer.unwrap_or_else(|_| Err(late(call, &host)));
+        pass.over(answer.as_ref().map_or_else(|it| it.sent, |_| true));
+        answer
     }
 
     /// Makes a call, once; the body of a success comes as a stream, of any length and for as long as it
@@ -341,10 +372,11 @@ impl Http {
             };
             Ok((head, Some(try_unfold(response, next).boxed())))
         };
-        match tokio::time::timeout(call.deadline, opened).await {
-            Ok(it) => it,
-            Err(_) => Err(late(call, &host)),
-        }
+        let pass = self.pass(call).await?;
+        let answer = tokio::time::timeout(call.deadline, opened).await;
+        let answer = answer.unwrap_or_else(|_| Err(late(call, &host)));
+        pass.over(answer.as_ref().map_or_else(|it| it.sent, |_| true));
+        answer
     }
 
     async fn head(&self, call: &Call, host: &str) -> Result<reqwest::Response, Lost> {

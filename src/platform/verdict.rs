@@ -13,6 +13,7 @@ use crate::job::Progress;
 use crate::outcome::{Class, Failure, Scope};
 use crate::telemetry::redact::{self, Redactor};
 
+use super::gate::Full;
 use super::http::{Answer, Call, Http, Lost};
 
 /// Why a call brought no success, and whether the platform may have acted.
@@ -159,6 +160,9 @@ pub fn unreadable(rules: &Rules, call: &Call, answer: &Answer, why: &str) -> Cal
 /// What a lost answer means.
 pub fn lost(rules: &Rules, lost: &Lost) -> CallError {
     let message = format!("{}: {lost}", rules.platform);
+    if let Some(wait) = lost.wait {
+        return CallError::Refused(Full { message, wait }.into());
+    }
     match lost.sent {
         false => CallError::Refused(Failure::transient(lost.code, message)),
         true => CallError::Unknown(Failure::new(
@@ -467,6 +471,7 @@ mod tests {
     #[test]
     fn nothing_sent_is_refused() {
         let it = |sent| Lost {
+            wait: None,
             sent,
             code: "x",
             message: String::new(),

@@ -3,6 +3,7 @@
 pub mod fixture;
 
 pub mod accept;
+pub mod budgets;
 pub mod contents;
 pub mod calls;
 pub mod dispatch;
@@ -49,6 +50,11 @@ macro_rules! conformance {
                 payload_bytes_come_back_verbatim,
                 concurrent_accepts_of_the_same_keys_make_one_job_each,
                 an_empty_batch_is_no_error,
+            }
+            budgets {
+                what_is_used_is_kept_and_begins_empty,
+                all_of_a_write_is_done_or_none,
+                of_concurrent_counts_each_counts,
             }
             contents {
                 what_was_just_said_is_refused_at_intake,

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use presswork::budget::{Counted, Key};
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
 use presswork::job::{Job, JobId, NewJob, Progress};
@@ -480,6 +481,15 @@ impl Ledger for Faulty {
     }
     async fn note_call(&self, account: &str, id: &str) -> Result<()> {
         through!(self, note_call(account, id))
+    }
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)> {
+        through!(self, counted(keys))
+    }
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>> {
+        through!(self, count(counted))
+    }
+    async fn all_counted(&self) -> Result<Vec<Counted>> {
+        through!(self, all_counted())
     }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;

@@ -14,6 +14,7 @@ mod settle;
 mod runs;
 mod effects;
 mod results;
+mod budgets;
 mod look;
 mod tidy;
 mod restore;
@@ -26,6 +27,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::budget::{Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::inbox::Inbox;
@@ -366,6 +368,18 @@ impl Ledger for Postgres {
 
     async fn fetched(&self, url: Digest) -> Result<Option<Fetched>> {
         media::fetched(&self.pools, url).await
+    }
+
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)> {
+        budgets::read(&self.pools, keys).await
+    }
+
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>> {
+        budgets::write(&self.pools, counted).await
+    }
+
+    async fn all_counted(&self) -> Result<Vec<Counted>> {
+        budgets::all(&self.pools).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
