@@ -16,6 +16,8 @@ mod people;
 mod promotion;
 #[path = "outage/scale.rs"]
 mod scale;
+#[path = "outage/stops.rs"]
+mod stops;
 #[path = "outage/upgrade.rs"]
 mod upgrade;
 #[path = "storm/checker.rs"]
