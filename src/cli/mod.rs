@@ -21,6 +21,8 @@ pub mod unresolved;
 pub mod quarantine;
 pub mod lanes;
 pub mod budgets;
+pub mod stop;
+pub mod go;
 pub mod kinds;
 mod acl;
 pub mod check;
@@ -50,6 +52,7 @@ Examples:
       --payload '{\"model\": \"gpt-4.1-mini\", \"prompt\": \"A haiku about presses\"}'
   presswork jobs list                             what is going on
   presswork dead list --group                     what went wrong, by cause
+  presswork stop                                  nothing more is sent, on any host
 
 Exit codes:
     0  done
@@ -86,6 +89,8 @@ enum Command {
     Quarantine(quarantine::Args),
     Lanes(lanes::Args),
     Budgets(budgets::Args),
+    Stop(stop::Args),
+    Go(go::Args),
     Kinds(kinds::Args),
     Check(check::Args),
     Migrate(migrate::Args),
@@ -184,6 +189,8 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Quarantine(args) => quarantine::run(&cx()?, args).await,
         Command::Lanes(args) => lanes::run(&cx()?, args).await,
         Command::Budgets(args) => budgets::run(&cx()?, args).await,
+        Command::Stop(args) => stop::run(&cx()?, args).await,
+        Command::Go(args) => go::run(&cx()?, args).await,
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,
         Command::Migrate(args) => migrate::run(&cx()?, args).await,

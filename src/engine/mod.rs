@@ -9,6 +9,7 @@ pub mod progress;
 pub mod pulse;
 pub mod pressure;
 pub mod wakes;
+pub mod gates;
 pub mod shared;
 pub mod settler;
 pub mod runner;
@@ -75,6 +76,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         running: Running::default(),
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),
+        shut: gates::Gates::default(),
         dispatch: wakes::Wakes::default(),
         behind: shared::Behind::default(),
         relay: Notify::new(),
@@ -121,6 +123,10 @@ impl Engine {
         let length = shared.config.load().lease;
         let failover = Arc::new(failover::Failover::begin(shared.clone()).await?);
         shared.ledger.begin_run(&shared.run, length).await?;
+        // a daemon that starts while much is shut takes none of it first; permits ask for themselves
+        if let Err(e) = shared.look_at_closures().await {
+            tracing::debug!("closures: {e}");
+        }
         let lease = lease::Lease::new(shared.clone(), lease_ledger, began)
             .start(ended.clone(), failed.clone())?;
         let supervisor = Supervisor::new(ended.clone(), failed.clone());

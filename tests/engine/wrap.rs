@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use presswork::budget::{Counted, Key};
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
+use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{Job, JobId, NewJob, Progress};
 use presswork::json::Digest;
 use presswork::ledger::*;
@@ -199,9 +200,15 @@ impl Ledger for Faulty {
         self.after("unquarantine").await?;
         it
     }
-    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+    async fn due(
+        &self,
+        lane: &str,
+        kinds: &[String],
+        shut: &Shut,
+        limit: u32,
+    ) -> Result<Vec<Hint>> {
         self.gate("due").await?;
-        let it = self.inner.due(lane, kinds, limit).await;
+        let it = self.inner.due(lane, kinds, shut, limit).await;
         self.after("due").await?;
         it
     }
@@ -209,10 +216,11 @@ impl Ledger for Faulty {
         &self,
         lanes: &[String],
         kinds: &[String],
+        shut: &Shut,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
         self.gate("due_in").await?;
-        let it = self.inner.due_in(lanes, kinds, limit).await;
+        let it = self.inner.due_in(lanes, kinds, shut, limit).await;
         self.after("due_in").await?;
         it
     }
@@ -328,9 +336,10 @@ impl Ledger for Faulty {
         id: EffectId,
         from: (presswork::effect::EffectState, u32),
         budget: Duration,
+        platform: Option<&str>,
     ) -> Result<bool> {
         self.gate("permit").await?;
-        let it = self.inner.permit(fence, id, from, budget).await;
+        let it = self.inner.permit(fence, id, from, budget, platform).await;
         self.after("permit").await?;
         it
     }
@@ -490,6 +499,15 @@ impl Ledger for Faulty {
     }
     async fn all_counted(&self) -> Result<Vec<Counted>> {
         through!(self, all_counted())
+    }
+    async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure> {
+        through!(self, close(it, shorten, audit))
+    }
+    async fn open(&self, cause: Cause, scope: &Scope, audit: Option<&Audit>) -> Result<bool> {
+        through!(self, open(cause, scope, audit))
+    }
+    async fn closures(&self) -> Result<Vec<Closure>> {
+        through!(self, closures())
     }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;

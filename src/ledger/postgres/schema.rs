@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 5] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -50,11 +50,19 @@ const MIGRATIONS: [Migration; 5] = [
         sql: include_str!("../../../migrations/postgres/0004_sql_door.sql"),
         oldest: 4,
     },
+    // a program of the version before would give permits though the scope is closed
     Migration {
         version: 5,
+        name: "closures",
+        sql: include_str!("../../../migrations/postgres/0005_closures.sql"),
+        oldest: 5,
+    },
+    // a program of the version before would send without counting
+    Migration {
+        version: 6,
         name: "budgets",
         sql: include_str!("../../../migrations/postgres/0008_budgets.sql"),
-        oldest: 4,
+        oldest: 6,
     },
 ];
 
