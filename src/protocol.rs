@@ -19,7 +19,7 @@ use crate::effect::{
 use crate::journal::Journal;
 use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
-use crate::outcome::{Class, Failure, Held, Outcome, Scope};
+use crate::outcome::{Class, Failure, Held, Outcome, POLICY, Scope};
 use crate::platform::CallError;
 use crate::sabotage;
 use crate::sync::{RwLock, timeout};
@@ -524,7 +524,11 @@ pub(crate) fn concluded(
                 Some(looking) => Some(chrono_of(looking.wait(0) + LOOKED)),
                 None => failure.retry_after().or_else(|| pause(sends)),
             };
-            let lost = Failure::new(Class::Unknown, failure.scope, "unknown", message).after(wait);
+            let code = match failure.code.as_str() {
+                it if POLICY.contains(&it) => it,
+                _ => "unknown",
+            };
+            let lost = Failure::new(Class::Unknown, failure.scope, code, message).after(wait);
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }
     };

@@ -45,9 +45,18 @@ pub struct Http {
     fresh: Client,
     clock: Clock,
     kept: Arc<Mutex<HashMap<String, Kept>>>,
+    ear: Option<Arc<dyn Ear>>,
 }
 
 type Kept = Arc<dyn Any + Send + Sync>;
+
+/// Who hears what came of each call.
+pub trait Ear: Send + Sync {
+    /// An answer, whatever it says; of one that comes as a stream its head.
+    fn answer(&self, answer: &Answer);
+    /// No whole answer came.
+    fn lost(&self, lost: &Lost);
+}
 
 /// One request, to be made once.
 pub struct Call {
@@ -273,7 +282,16 @@ impl Http {
             fresh: builder(0).build()?,
             clock,
             kept: Arc::default(),
+            ear: None,
         })
+    }
+
+    /// The same client, of whose calls `ear` hears.
+    pub fn heard_by(&self, ear: Arc<dyn Ear>) -> Self {
+        Self {
+            ear: Some(ear),
+            ..self.clone()
+        }
     }
 
     /// The time by the client's clock.
@@ -305,9 +323,17 @@ impl Http {
             let response = self.head(call, &host).await?;
             self.answer(response, call, &host).await
         };
-        match tokio::time::timeout(call.deadline, exchange).await {
-            Ok(it) => it,
-            Err(_) => Err(late(call, &host)),
+        let done = tokio::time::timeout(call.deadline, exchange).await;
+        let done = done.unwrap_or_else(|_| Err(late(call, &host)));
+        self.note(done.as_ref());
+        done
+    }
+
+    fn note(&self, done: Result<&Answer, &Lost>) {
+        match (&self.ear, done) {
+            (Some(ear), Ok(answer)) => ear.answer(answer),
+            (Some(ear), Err(lost)) => ear.lost(lost),
+            (None, _) => {}
         }
     }
 
@@ -341,10 +367,10 @@ impl Http {
             };
             Ok((head, Some(try_unfold(response, next).boxed())))
         };
-        match tokio::time::timeout(call.deadline, opened).await {
-            Ok(it) => it,
-            Err(_) => Err(late(call, &host)),
-        }
+        let done = tokio::time::timeout(call.deadline, opened).await;
+        let done = done.unwrap_or_else(|_| Err(late(call, &host)));
+        self.note(done.as_ref().map(|(head, _)| head));
+        done
     }
 
     async fn head(&self, call: &Call, host: &str) -> Result<reqwest::Response, Lost> {

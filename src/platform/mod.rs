@@ -3,6 +3,7 @@
 
 mod body;
 pub mod http;
+pub mod limits;
 pub mod verdict;
 mod session;
 pub mod address;
