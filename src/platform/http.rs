@@ -20,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use crate::clock::{Clock, Time};
+use crate::clock::{Clock, Time, stamp};
 use crate::sabotage;
 
 use super::body::{self, Watch};
@@ -50,8 +50,10 @@ pub struct Http {
 
 type Kept = Arc<dyn Any + Send + Sync>;
 
-/// Who hears what came of each call.
+/// Who is asked before each call, and hears what came of it.
 pub trait Ear: Send + Sync {
+    /// Until when no call may be made, if none may now.
+    fn held(&self, now: Time) -> Option<Time>;
     /// An answer, whatever it says; of one that comes as a stream its head.
     fn answer(&self, answer: &Answer);
     /// No whole answer came.
@@ -224,8 +226,10 @@ pub type Stream = BoxStream<'static, io::Result<Bytes>>;
 pub struct Lost {
     /// Whether a byte of the request can have left this machine.
     pub sent: bool,
-    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`.
+    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`, `held`.
     pub code: &'static str,
+    /// It wasn't made because none may be made for so long.
+    pub held: Option<chrono::Duration>,
     /// What happened, for people.
     pub message: String,
 }
@@ -235,6 +239,7 @@ impl Lost {
         Self {
             sent,
             code,
+            held: None,
             message,
         }
     }
@@ -319,6 +324,7 @@ impl Http {
     /// When no whole answer came within the call's bounds.
     pub async fn send(&self, call: &Call) -> Result<Answer, Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
+        self.may_ask(&host)?;
         let exchange = async {
             let response = self.head(call, &host).await?;
             self.answer(response, call, &host).await
@@ -327,6 +333,18 @@ impl Http {
         let done = done.unwrap_or_else(|_| Err(late(call, &host)));
         self.note(done.as_ref());
         done
+    }
+
+    fn may_ask(&self, host: &str) -> Result<(), Lost> {
+        let now = self.clock.now();
+        let Some(until) = self.ear.as_ref().and_then(|it| it.held(now)) else {
+            return Ok(());
+        };
+        let message = format!("{host} isn't asked before {}", stamp(until));
+        Err(Lost {
+            held: Some(until - now),
+            ..Lost::new(false, "held", message)
+        })
     }
 
     fn note(&self, done: Result<&Answer, &Lost>) {
@@ -345,6 +363,7 @@ impl Http {
     /// When no head came within the call's bounds.
     pub async fn open(&self, call: &Call) -> Result<(Answer, Option<Stream>), Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
+        self.may_ask(&host)?;
         let opened = async {
             let response = self.head(call, &host).await?;
             if !response.status().is_success() {

@@ -4,7 +4,8 @@
 //! teaches whatever its status: where a success says that nothing is left, the next request would be
 //! refused, and isn't made.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Duration, TimeZone, Utc};
 use serde_json::Value;
@@ -36,10 +37,53 @@ pub struct Learned {
     pub why: String,
 }
 
+/// Accounts of which nothing is asked for a while, as this host knows it.
+#[derive(Debug, Default)]
+pub struct Quiet(Mutex<Accounts>);
+
+#[derive(Debug, Default)]
+struct Accounts {
+    /// By the ledger's word.
+    told: HashMap<String, Time>,
+    /// Heard here, and on its way to the ledger.
+    heard: HashMap<String, Time>,
+}
+
+/// What was heard here is in the ledger by then, whose word holds from then on.
+const ON_ITS_WAY: Duration = Duration::seconds(2);
+
+impl Quiet {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Accounts> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the ledger says, in place of what it said before.
+    pub fn told(&self, accounts: HashMap<String, Time>) {
+        self.lock().told = accounts;
+    }
+
+    /// Nothing is asked of an account before a moment; the ledger is told now.
+    pub fn heard(&self, account: &str, until: Time, now: Time) {
+        let until = until.min(now + ON_ITS_WAY);
+        let mut accounts = self.lock();
+        let held = accounts.heard.entry(account.to_owned()).or_insert(until);
+        *held = until.max(*held);
+    }
+
+    /// Until when nothing is asked of an account; `None`: it may be asked at `now`.
+    pub fn until(&self, account: &str, now: Time) -> Option<Time> {
+        let accounts = self.lock();
+        let (told, heard) = (accounts.told.get(account), accounts.heard.get(account));
+        told.max(heard).copied().filter(|it| now < *it)
+    }
+}
+
 /// What the requests of one attempt, or of one look, were answered. Whoever makes them gets a client
 /// that tells it here ([`super::http::Http::heard_by`]).
 #[derive(Debug, Default)]
 pub struct Heard {
+    /// Whose requests they are, and what is known of it. `None`: they are made whatever is known.
+    of: Option<(String, Arc<Quiet>)>,
     noted: Mutex<Noted>,
     learned: Notify,
 }
@@ -51,8 +95,19 @@ struct Noted {
 }
 
 impl Ear for Heard {
+    fn held(&self, now: Time) -> Option<Time> {
+        let (account, quiet) = self.of.as_ref()?;
+        quiet.until(account, now)
+    }
+
     fn answer(&self, answer: &Answer) {
         let learned = learned(answer);
+        if let Some((account, quiet)) = &self.of {
+            for it in &learned {
+                // whatever its scope, this account is in it
+                quiet.heard(account, it.until, answer.at);
+            }
+        }
         let taught = !learned.is_empty();
         let mut noted = self.lock();
         noted.last = Some(answer.status < 500);
@@ -72,6 +127,14 @@ impl Ear for Heard {
 }
 
 impl Heard {
+    /// Of the requests of an account, which aren't made while `quiet` says so.
+    pub fn of(account: &str, quiet: Arc<Quiet>) -> Self {
+        Self {
+            of: Some((account.to_owned(), quiet)),
+            ..Self::default()
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Noted> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }

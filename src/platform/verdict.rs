@@ -157,6 +157,10 @@ pub fn unreadable(rules: &Rules, call: &Call, answer: &Answer, why: &str) -> Cal
 pub fn lost(rules: &Rules, lost: &Lost) -> CallError {
     let message = format!("{}: {lost}", rules.platform);
     match lost.sent {
+        false if lost.held.is_some() => {
+            let failure = Failure::new(Class::Throttled, Scope::Handler, lost.code, message);
+            CallError::Refused(failure.after(lost.held))
+        }
         false => CallError::Refused(Failure::transient(lost.code, message)),
         true => CallError::Unknown(Failure::new(
             UNKNOWN.class,
@@ -338,6 +342,7 @@ mod tests {
         let it = |sent| Lost {
             sent,
             code: "x",
+            held: None,
             message: String::new(),
         };
         assert!(matches!(lost(&PLAIN, &it(false)), CallError::Refused(_)));

@@ -184,12 +184,32 @@ fn what_is_heard_says_whether_the_platform_works() {
     let lost = |code| Lost {
         sent: false,
         code,
+        held: None,
         message: String::new(),
     };
     heard.lost(&lost("source"));
     assert_eq!(heard.works(), Some(true));
     heard.lost(&lost("connect"));
     assert_eq!(heard.works(), Some(false));
+}
+
+#[test]
+fn what_is_told_and_heard_keeps_an_account_quiet() {
+    let quiet = Arc::new(Quiet::default());
+    let at = |s| now() + Duration::seconds(s);
+    let of = |s| quiet.until("ann", at(s));
+    assert_eq!(of(0), None);
+    let heard = Heard::of("ann", quiet.clone());
+    heard.answer(&answer(429, &[("retry-after", "60")]));
+    // as long as the ledger takes to tell it everybody
+    assert_eq!((of(1), of(2)), (Some(at(2)), None));
+    assert_eq!(heard.held(at(1)), Some(at(2)));
+    quiet.told(HashMap::from([("ann".to_owned(), at(60))]));
+    assert_eq!((of(2), of(59), of(60)), (Some(at(60)), Some(at(60)), None));
+    assert_eq!(quiet.until("bob", at(1)), None);
+    // somebody opened it
+    quiet.told(HashMap::new());
+    assert_eq!(of(2), None);
 }
 
 proptest! {
