@@ -8,6 +8,8 @@ mod backlog;
 mod clocks;
 #[path = "outage/ledger.rs"]
 mod ledger;
+#[path = "outage/limits.rs"]
+mod limits;
 #[path = "outage/partition.rs"]
 mod partition;
 #[path = "outage/people.rs"]

@@ -8,8 +8,10 @@ pub mod progress;
 pub mod pulse;
 pub mod pressure;
 pub mod wakes;
+pub mod breakers;
 pub mod shared;
 pub mod settler;
+pub mod scopes;
 pub mod runner;
 pub mod lane;
 pub mod dispatcher;
@@ -69,6 +71,8 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         paused: ArcSwap::default(),
         dispatch: wakes::Wakes::default(),
         behind: shared::Behind::default(),
+        breakers: breakers::Breakers::default(),
+        quiet: Arc::default(),
         relay: Notify::new(),
         hints,
         suspects: Arc::new(Semaphore::new(1)),
@@ -157,6 +161,8 @@ impl Engine {
         let reconciler = Arc::new(reconciler::Reconciler::new(self.shared.clone()));
         keep!("reconciler", reconciler, run);
         keep!("control", control, run);
+        let prober = Arc::new(scopes::Prober::new(self.shared.clone()));
+        keep!("breakers", prober, run);
         let failover = &self.failover;
         keep!("failover", failover, run);
         keep!("progress", control, keep_progress);

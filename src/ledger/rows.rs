@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::breaker::Breaker;
 use crate::clock::{Time, stamp};
 use crate::effect::{EffectId, EffectState, Evidence, Receipt};
 use crate::job::{JobId, Priority};
@@ -568,6 +569,17 @@ pub struct Group {
     pub first: Time,
     /// When the last died.
     pub last: Time,
+}
+
+/// Where the breaker of a server stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whose it is: a platform and where it is reached.
+    pub scope: String,
+    /// Counts its changes; 0: nothing is written down of it.
+    pub version: i64,
+    /// How it stands.
+    pub breaker: Breaker,
 }
 
 /// A lane's pause.

@@ -220,6 +220,9 @@ impl Answer {
 /// The body of an answer on its way.
 pub type Stream = BoxStream<'static, io::Result<Bytes>>;
 
+/// The code of a call that wasn't made, since none may be for a while.
+pub const HELD: &str = "held";
+
 /// No whole answer came.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -343,7 +346,7 @@ impl Http {
         let message = format!("{host} isn't asked before {}", stamp(until));
         Err(Lost {
             held: Some(until - now),
-            ..Lost::new(false, "held", message)
+            ..Lost::new(false, HELD, message)
         })
     }
 

@@ -18,6 +18,7 @@ mod calls;
 mod results;
 mod look;
 mod tidy;
+mod breakers;
 mod restore;
 
 use std::collections::BTreeMap;
@@ -39,7 +40,7 @@ use crate::ledger::door::{Ledger, LedgerError, Result, Together, Word};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
     Generation, Group, Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
-    Settlement, Stored,
+    Settlement, Standing, Stored,
 };
 use crate::lifecycle::State;
 use map::{get, micros};
@@ -556,6 +557,16 @@ impl Ledger for Sqlite {
 
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
         look::audits(&mut *self.reader().await?, job, limit).await
+    }
+
+    async fn breakers(&self) -> Result<Vec<Standing>> {
+        breakers::all(&mut *self.reader().await?).await
+    }
+
+    async fn put_breaker(&self, it: &Standing) -> Result<bool> {
+        let it = it.clone();
+        self.write(move |tx, now| Box::pin(async move { breakers::put(tx, now, &it).await }))
+            .await
     }
 
     /// What is to go is looked for by a reader: the writing connection only deletes it.
