@@ -224,8 +224,10 @@ mod tests {
     #[test]
     fn it_opens_at_the_threshold_within_the_window() {
         let failed = |seconds: &[i64]| {
-            let events: Vec<(Event, i64)> =
-                seconds.iter().map(|it| (Event::Failed, it * 1_000)).collect();
+            let events: Vec<(Event, i64)> = seconds
+                .iter()
+                .map(|it| (Event::Failed, it * 1_000))
+                .collect();
             run(&events, &SETTINGS).0.state
         };
         assert_eq!(failed(&[0, 1, 2, 3]), State::Closed);
@@ -241,8 +243,15 @@ mod tests {
         events.push((Event::Succeeded, 1));
         events.extend(vec![(Event::Failed, 2); 4]);
         let (it, actions) = run(&events, &SETTINGS);
-        assert_eq!((it.state, it.failures.len(), actions), (State::Closed, 4, vec![]));
-        assert!(run(&[(Event::Failed, 0), (Event::Succeeded, 1)], &SETTINGS).0.is_clean());
+        assert_eq!(
+            (it.state, it.failures.len(), actions),
+            (State::Closed, 4, vec![])
+        );
+        assert!(
+            run(&[(Event::Failed, 0), (Event::Succeeded, 1)], &SETTINGS)
+                .0
+                .is_clean()
+        );
     }
 
     #[test]
@@ -276,8 +285,14 @@ mod tests {
 
     #[test]
     fn switched_off_it_lets_everything_through() {
-        let off = Settings { failures: 0, ..SETTINGS };
-        assert_eq!(run(&[(Event::Failed, 0); 99], &off), (Breaker::default(), vec![]));
+        let off = Settings {
+            failures: 0,
+            ..SETTINGS
+        };
+        assert_eq!(
+            run(&[(Event::Failed, 0); 99], &off),
+            (Breaker::default(), vec![])
+        );
         let (open, _) = run(&[(Event::Failed, 0); 5], &SETTINGS);
         let (it, actions) = advance(&open, Event::Looked, at(1), &off);
         assert_eq!((it, actions), (Breaker::default(), vec![Action::Admit]));

@@ -16,6 +16,7 @@ use crate::config::{Account, Config};
 use crate::crashpoint;
 use crate::effect::{EffectId, Evidence, Receipt};
 use crate::fetch::Fetcher;
+use crate::gate::Subject;
 use crate::job::{Job, JobId, Progress};
 use crate::journal::Journal;
 use crate::ledger::{Fence, Ledger, LedgerError};
@@ -148,14 +149,15 @@ impl Context {
     ) -> Self {
         let cancelled = sign.token().clone();
         let attempt = job.attempts + 1;
-        let account = job.account.clone().unwrap_or_default();
-        let guard = config.accounts.get(&account).map(|it| it.guard);
+        let subject = Subject::of(&job, &config);
+        let account = job.account.as_ref();
+        let guard = account.and_then(|it| Some(config.accounts.get(it)?.guard));
         let guard = guard.filter(|it| it.looks_back_s().is_some());
         let protocol = Protocol::new(
             ledger.clone(),
             tools.journal,
             fence,
-            (account, guard),
+            (subject, guard),
             config.lease,
             cancelled.clone(),
         );

@@ -21,6 +21,7 @@ pub mod effect;
 pub mod finding;
 pub mod telemetry;
 pub mod config;
+pub mod gate;
 
 // where things are kept: one door each
 pub mod inbox;

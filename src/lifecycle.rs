@@ -274,7 +274,7 @@ fn expired() -> Failure {
 /// given back has shown nothing: it keeps what it was claimed with, and a charge ahead is taken back.
 fn ended(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
     let crashes = match outcome {
-        Outcome::Released { .. } => facts.crashes,
+        Outcome::Released { .. } | Outcome::Shut { .. } => facts.crashes,
         _ => 0,
     };
     Transition {
@@ -288,9 +288,16 @@ fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
         Outcome::Completed(_) => Transition::to(facts, State::Completed),
         Outcome::Cancelled => Transition::to(facts, State::Cancelled),
         // what was cancelled meanwhile isn't run again
-        Outcome::Snoozed { .. } | Outcome::Released { .. } if facts.cancel && !facts.open => {
+        Outcome::Snoozed { .. } | Outcome::Released { .. } | Outcome::Shut { .. }
+            if facts.cancel && !facts.open =>
+        {
             Transition::to(facts, State::Cancelled)
         }
+        // dispatch passes over it for as long as it is shut; its place is the one it had
+        Outcome::Shut { .. } => Transition {
+            attempts: u32::from(sabotage!("failed.released")),
+            ..Transition::to(facts, State::Ready)
+        },
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
         Outcome::Released { .. } => Transition {
             attempts: u32::from(sabotage!("failed.released")),

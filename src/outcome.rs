@@ -207,6 +207,11 @@ pub enum Outcome {
         /// Why, for people.
         reason: String,
     },
+    /// A closure stands before it: back to its place in the lane, at no charge, until that is open.
+    Shut {
+        /// What is closed, and why, for people.
+        reason: String,
+    },
     /// Only a person can let it go on.
     Held(Held, Failure),
     /// An effect may or may not have happened, and only a person can say.
@@ -220,6 +225,12 @@ impl From<Failure> for Outcome {
 }
 
 impl Outcome {
+    /// Given back, for a reason.
+    pub fn released(reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self::Released { reason }
+    }
+
     /// The outcome's word in the attempts' history.
     pub fn word(&self) -> &'static str {
         match self {
@@ -227,7 +238,7 @@ impl Outcome {
             Self::Failed(_) => "failed",
             Self::Snoozed { .. } => "snoozed",
             Self::Cancelled => "cancelled",
-            Self::Released { .. } => "released",
+            Self::Released { .. } | Self::Shut { .. } => "released",
             Self::Held(..) => "held",
             Self::Unresolved(_) => "unresolved",
         }
@@ -246,7 +257,7 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed(_) | Self::Cancelled => f.write_str(self.word()),
-            Self::Snoozed { reason, .. } | Self::Released { reason } => {
+            Self::Snoozed { reason, .. } | Self::Released { reason } | Self::Shut { reason } => {
                 write!(f, "{}: {reason}", self.word())
             }
             Self::Failed(it) | Self::Held(_, it) | Self::Unresolved(it) => {

@@ -16,6 +16,7 @@ use crate::effect::{
     Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, Receipt, Rule, chrono_of,
     intent_digest, next,
 };
+use crate::gate::Subject;
 use crate::journal::Journal;
 use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
@@ -68,7 +69,7 @@ pub struct Protocol {
     ledger: Arc<dyn Ledger>,
     journal: Option<Journal>,
     fence: Fence,
-    account: String,
+    subject: Subject,
     guard: Option<Guard>,
     lease: Duration,
     cancelled: CancellationToken,
@@ -78,13 +79,13 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The effects of an attempt for `account` and its guard, whose writes compare `fence`. None is
+    /// The effects of an attempt for a job and the guard of its account, whose writes compare `fence`. None is
     /// begun once `cancelled` has fired.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         journal: Option<Journal>,
         fence: Fence,
-        (account, guard): (String, Option<Guard>),
+        (subject, guard): (Subject, Option<Guard>),
         lease: Duration,
         cancelled: CancellationToken,
     ) -> Self {
@@ -92,7 +93,7 @@ impl Protocol {
             ledger,
             journal,
             fence,
-            account,
+            subject,
             guard,
             lease,
             cancelled,
@@ -184,7 +185,8 @@ impl Protocol {
     }
 
     fn intended(&self, wanted: &Wanted<'_>, intent: &str) -> Effect {
-        let (job, revision, account) = (self.fence.job, self.fence.revision, &self.account);
+        let (job, revision) = (self.fence.job, self.fence.revision);
+        let account = self.subject.account.as_deref().unwrap_or("");
         let (step, op) = ((wanted.step, wanted.ordinal), wanted.op);
         let guard = self.guard.filter(|_| wanted.says.is_some());
         let refuses = guard.filter(|it| it.reaction == Reaction::Refuse);
@@ -276,7 +278,8 @@ impl Protocol {
         left: Duration,
     ) -> Result<bool, LedgerError> {
         crashpoint!("effect.before_permit", LedgerError::Away)?;
-        let permitted = self.ledger.permit(&self.fence, id, from, left).await?;
+        let (fence, platform) = (&self.fence, self.subject.platform.as_deref());
+        let permitted = self.ledger.permit(fence, id, from, left, platform).await?;
         crashpoint!("effect.after_permit", LedgerError::Away)?;
         Ok(permitted)
     }
@@ -300,8 +303,15 @@ impl Protocol {
             .map_err(away)
     }
 
-    /// Why there was no permit: the account said the same, or the lease is lost.
+    /// Why there was no permit: it is shut, the account said the same, or the lease is lost.
     async fn denied(&self, effect: &Effect, now: Time) -> Outcome {
+        let shut = match self.ledger.closures().await {
+            Err(e) => return away(e),
+            Ok(closed) => closed.into_iter().find(|it| it.scope.fits(&self.subject)),
+        };
+        if let Some(reason) = shut.map(|it| it.to_string()) {
+            return Outcome::Shut { reason };
+        }
         let Some(within_s) = effect.guard_s else {
             return self.held_or_lost().await;
         };
@@ -572,21 +582,15 @@ fn pause(sends: u32) -> Option<chrono::Duration> {
 
 /// An attempt that is asked to stop hasn't failed.
 pub(crate) fn stopped() -> Outcome {
-    Outcome::Released {
-        reason: "the attempt was asked to stop".to_owned(),
-    }
+    Outcome::released("the attempt was asked to stop")
 }
 
 /// What another run owns isn't written.
 pub(crate) fn lease_lost() -> Outcome {
-    Outcome::Released {
-        reason: "the lease was lost".to_owned(),
-    }
+    Outcome::released("the lease was lost")
 }
 
 /// A ledger that is away charges no attempt: stopping is not failing.
 pub(crate) fn away(error: LedgerError) -> Outcome {
-    Outcome::Released {
-        reason: error.to_string(),
-    }
+    Outcome::released(error.to_string())
 }

@@ -54,6 +54,10 @@ pub const LINES: &[(&str, &str)] = &[
         "a permit looks at what the account has just said",
     ),
     (
+        "permit.closures",
+        "a permit isn't given within what is closed",
+    ),
+    (
         "permit.journal",
         "what is sent is in the host's journal first",
     ),

@@ -129,6 +129,7 @@ impl Press {
             lane: "default".to_owned(),
             kinds: Arc::new([kind.name().to_owned()]),
             concurrency: None,
+            shut: Arc::default(),
         };
         let claimed = self.ledger.claim(&claim, &[id]).await.unwrap();
         Arc::new(claimed.into_iter().next().expect("it is due"))

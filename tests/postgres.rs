@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use presswork::gate::Shut;
 use presswork::job::{DEFAULT_TENANT, JobId, NewJob, Priority};
 use presswork::json::Digest;
 use presswork::ledger::postgres::{PgOptions, Postgres, Role, hooked};
@@ -171,5 +172,6 @@ async fn begin(ledger: &Postgres) -> Claim {
         lane: "test".into(),
         kinds: kinds().into(),
         concurrency: None,
+        shut: Arc::default(),
     }
 }

@@ -27,6 +27,7 @@ mod ledger {
 
     use presswork::clock::Time;
     use presswork::effect::{Effect, EffectId, EffectState, Evidence};
+    use presswork::gate::Closure;
     pub use presswork::ledger::{Audit, Conclusion, Fence, History, LedgerError, Result, Run};
 
     #[async_trait::async_trait]
@@ -40,7 +41,9 @@ mod ledger {
             id: EffectId,
             from: (EffectState, u32),
             budget: Duration,
+            platform: Option<&str>,
         ) -> Result<bool>;
+        async fn closures(&self) -> Result<Vec<Closure>>;
         async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>>;
         async fn conclude(&self, id: EffectId, sends: u32, it: &Conclusion) -> Result<bool>;
         async fn decide(
@@ -54,7 +57,9 @@ mod ledger {
     }
 }
 use presswork::platform::verdict;
-use presswork::{clock, content, crashpoint, effect, json, outcome, platform, sabotage, telemetry};
+use presswork::{
+    clock, content, crashpoint, effect, gate, json, outcome, platform, sabotage, telemetry,
+};
 
 #[path = "schedules/batches.rs"]
 mod batches;

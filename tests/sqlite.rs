@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use presswork::clock::Clock;
+use presswork::gate::Shut;
 use presswork::job::{JobId, NewJob, Priority};
 use presswork::json::Digest;
 use presswork::ledger::sqlite::Sqlite;
@@ -50,6 +51,7 @@ async fn enter(ledger: &Sqlite) -> Claim {
         lane: LANE.into(),
         kinds: Arc::new(["demo.work".into()]),
         concurrency: None,
+        shut: Arc::default(),
     }
 }
 
@@ -177,7 +179,10 @@ async fn two_handles_never_share_a_job() {
         tasks.push(tokio::spawn(async move {
             let mut mine = vec![];
             loop {
-                let hints = ledger.due(LANE, &["demo.work".into()], 20).await.unwrap();
+                let hints = ledger
+                    .due(LANE, &["demo.work".into()], &Shut::default(), 20)
+                    .await
+                    .unwrap();
                 if hints.is_empty() {
                     return mine;
                 }

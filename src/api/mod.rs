@@ -7,6 +7,9 @@
 //! GET  /v1/jobs/{id}/receipt what it did to the outside world, and the proof
 //! GET  /v1/unresolved        jobs of which a person must say whether they happened
 //! POST /v1/jobs/{id}/resolve that word
+//! GET  /v1/stops             what is stopped, by whom and why
+//! POST /v1/stop              stops everything, or a part; at once, on all hosts
+//! POST /v1/go                lets that go on
 //! POST /v1/hooks/{account}   a platform calls about work that it goes on with; signed, no token
 //! GET  /livez  /readyz       open to anybody
 //! GET  /metrics              as Prometheus reads them
@@ -21,6 +24,7 @@ pub mod body;
 pub mod state;
 pub mod jobs;
 pub mod unresolved;
+pub mod stops;
 pub mod signed;
 pub mod hooks;
 pub mod probes;
@@ -80,6 +84,9 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/jobs/{id}/receipt", get(unresolved::show))
         .route("/v1/jobs/{id}/resolve", post(unresolved::resolve))
         .route("/v1/unresolved", get(unresolved::list))
+        .route("/v1/stops", get(stops::list))
+        .route("/v1/stop", post(stops::stop))
+        .route("/v1/go", post(stops::go))
         .route(hooks::ROUTE, post(hooks::called))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))

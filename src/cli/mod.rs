@@ -20,6 +20,8 @@ pub mod dead;
 pub mod unresolved;
 pub mod quarantine;
 pub mod lanes;
+pub mod stop;
+pub mod go;
 pub mod kinds;
 mod acl;
 pub mod check;
@@ -49,6 +51,7 @@ Examples:
       --payload '{\"model\": \"gpt-4.1-mini\", \"prompt\": \"A haiku about presses\"}'
   presswork jobs list                             what is going on
   presswork dead list --group                     what went wrong, by cause
+  presswork stop                                  nothing more is sent, on any host
 
 Exit codes:
     0  done
@@ -84,6 +87,8 @@ enum Command {
     Unresolved(unresolved::Args),
     Quarantine(quarantine::Args),
     Lanes(lanes::Args),
+    Stop(stop::Args),
+    Go(go::Args),
     Kinds(kinds::Args),
     Check(check::Args),
     Migrate(migrate::Args),
@@ -181,6 +186,8 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Unresolved(args) => unresolved::run(&cx()?, args).await,
         Command::Quarantine(args) => quarantine::run(&cx()?, args).await,
         Command::Lanes(args) => lanes::run(&cx()?, args).await,
+        Command::Stop(args) => stop::run(&cx()?, args).await,
+        Command::Go(args) => go::run(&cx()?, args).await,
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,
         Command::Migrate(args) => migrate::run(&cx()?, args).await,

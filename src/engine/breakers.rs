@@ -70,10 +70,8 @@ impl Breakers {
         let _turn = self.turn.lock().await;
         for _ in 0..TRIES {
             let standing = self.known.load().get(scope).cloned();
-            let (version, breaker) = standing.map_or_else(
-                || (0, Breaker::default()),
-                |it| (it.version, it.breaker),
-            );
+            let (version, breaker) =
+                standing.map_or_else(|| (0, Breaker::default()), |it| (it.version, it.breaker));
             let (next, actions) = advance(&breaker, event, now, settings);
             if next == breaker {
                 return Ok((next, actions));

@@ -58,6 +58,7 @@ impl Control {
             self.shared.paused.store(Arc::new(paused));
             self.shared.dispatch.all();
         }
+        self.shared.learn_closures(control.closures);
         Ok(())
     }
 

@@ -273,6 +273,7 @@ impl Dispatcher {
             lane: self.lane.clone(),
             kinds: self.shared.kind_names.clone(),
             concurrency,
+            shut: self.shared.shut.load(),
         })
     }
 

@@ -9,6 +9,7 @@ pub mod pulse;
 pub mod pressure;
 pub mod wakes;
 pub mod breakers;
+pub mod gates;
 pub mod shared;
 pub mod settler;
 pub mod scopes;
@@ -69,6 +70,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         running: Running::default(),
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),
+        shut: gates::Gates::default(),
         dispatch: wakes::Wakes::default(),
         behind: shared::Behind::default(),
         breakers: breakers::Breakers::default(),
@@ -117,6 +119,10 @@ impl Engine {
         let length = shared.config.load().lease;
         let failover = Arc::new(failover::Failover::begin(shared.clone()).await?);
         shared.ledger.begin_run(&shared.run, length).await?;
+        // a daemon that starts while much is shut takes none of it first; permits ask for themselves
+        if let Err(e) = shared.look_at_closures().await {
+            tracing::debug!("closures: {e}");
+        }
         let lease = lease::Lease::new(shared.clone(), lease_ledger, began)
             .start(ended.clone(), failed.clone())?;
         let supervisor = Supervisor::new(ended.clone(), failed.clone());

@@ -246,7 +246,8 @@ impl Relay {
         let lanes: Vec<String> = config.lanes.keys().cloned().collect();
         let most = FIRST.min(config.window);
         let kinds = &self.shared.kind_names;
-        match self.shared.ledger.due_in(&lanes, kinds, most).await {
+        let shut = self.shared.shut.load();
+        match self.shared.ledger.due_in(&lanes, kinds, &shut, most).await {
             Ok(due) => Some(due),
             Err(e) => {
                 tracing::warn!("due: {e}");
@@ -271,7 +272,8 @@ impl Relay {
             };
             if low {
                 let kinds = &self.shared.kind_names;
-                due = match self.shared.ledger.due(lane, kinds, window).await {
+                let shut = self.shared.shut.load();
+                due = match self.shared.ledger.due(lane, kinds, &shut, window).await {
                     Ok(it) => it,
                     Err(e) => {
                         tracing::warn!(lane, "due: {e}");

@@ -52,6 +52,11 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
                 // nobody can be told to stop the work any more: its receipt says that it is under way
                 outcome = Outcome::Cancelled;
             }
+            if matches!(outcome, Outcome::Shut { .. })
+                && let Err(e) = shared.look_at_closures().await
+            {
+                tracing::debug!("closures: {e}");
+            }
             let outcome = redact::outcome(outcome);
             (Event::Ended(outcome), alone)
         }

@@ -70,7 +70,14 @@ pub async fn learn(shared: &Shared, account: Option<&str>, heard: &Heard) {
     let Some(account) = account else { return };
     let ahead = shared.ahead();
     for Learned { scope, until, why } in heard.take() {
-        close(shared, Cause::Learned, (account, scope), Some(until + ahead), &why).await;
+        close(
+            shared,
+            Cause::Learned,
+            (account, scope),
+            Some(until + ahead),
+            &why,
+        )
+        .await;
     }
 }
 
@@ -81,7 +88,14 @@ async fn judged(shared: &Shared, account: &str, outcome: Outcome) -> Outcome {
     };
     let why = failure.to_string();
     if POLICY.contains(&failure.code.as_str()) {
-        close(shared, Cause::Account, (account, Scope::Account), None, &why).await;
+        close(
+            shared,
+            Cause::Account,
+            (account, Scope::Account),
+            None,
+            &why,
+        )
+        .await;
         return match failure.class {
             // it may have been done: that is looked at first
             Class::Unknown => outcome,
@@ -103,9 +117,7 @@ async fn judged(shared: &Shared, account: &str, outcome: Outcome) -> Outcome {
             }
         }
         // it wasn't sent: others had heard that nothing may be
-        (Class::Throttled, Scope::Handler) if failure.code == HELD => {
-            Outcome::Shut { reason: why }
-        }
+        (Class::Throttled, Scope::Handler) if failure.code == HELD => Outcome::Shut { reason: why },
         _ => outcome,
     }
 }
@@ -205,7 +217,9 @@ fn concerned<'a>(config: &'a Config, of: &'a str, scope: Scope) -> Vec<&'a str> 
         Scope::Account | Scope::Content | Scope::Handler => false,
     };
     let others = accounts_of(config, &server(one)).into_iter();
-    others.filter(|it| *it == of || is(&config.accounts[*it])).collect()
+    others
+        .filter(|it| *it == of || is(&config.accounts[*it]))
+        .collect()
 }
 
 fn area(account: &str) -> Area {
@@ -357,6 +371,9 @@ mod tests {
         ] {
             assert_eq!(concerned(&config, of, scope), all, "{of} {scope}");
         }
-        assert_eq!(server(&config.accounts["d"]), "mastodon at https://one.example");
+        assert_eq!(
+            server(&config.accounts["d"]),
+            "mastodon at https://one.example"
+        );
     }
 }

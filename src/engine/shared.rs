@@ -16,6 +16,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::context::{Stop, StopSign, Tools};
 use crate::effect::Effect;
+use crate::gate::Closure;
 use crate::handler::Kind;
 use crate::inbox::Inbox;
 use crate::intake::{Answer, Rules};
@@ -346,6 +347,8 @@ pub struct Shared {
     pub breakers: super::breakers::Breakers,
     /// Accounts of which nothing is asked for a while.
     pub quiet: Arc<Quiet>,
+    /// What is shut: dispatch passes over it.
+    pub shut: super::gates::Gates,
     /// Wakes the dispatchers.
     pub dispatch: super::wakes::Wakes,
     /// Wakes the relay: the queue is stale, or a window runs low.
@@ -447,6 +450,26 @@ impl Shared {
         self.draining.is_cancelled()
             || Pressure::None < self.pressure.get()
             || self.paused.load().contains(lane)
+    }
+
+    /// Takes over what the ledger's closures are; wakes everybody where something goes again.
+    pub fn learn_closures(&self, written: Vec<Closure>) {
+        let changed = self.shut.learn(written, &self.config.load(), self.now());
+        if changed.opened {
+            self.relay.notify_one();
+            self.dispatch.all();
+        }
+    }
+
+    /// As [`Shared::learn_closures`], asked of the ledger now: who was refused by one that this host
+    /// doesn't know yet must not come back for the same.
+    ///
+    /// # Errors
+    /// When the ledger is away.
+    pub async fn look_at_closures(&self) -> Result<(), LedgerError> {
+        let written = self.ledger.closures().await?;
+        self.learn_closures(written);
+        Ok(())
     }
 
     /// Frees the slot of a job that ended, and wakes who waits for it. A queue that is away is

@@ -10,9 +10,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use super::filter::{Filter, Group};
 use super::rows::*;
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
+use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
@@ -113,19 +115,23 @@ pub trait Ledger: Send + Sync + 'static {
 
     // ---- dispatch
 
-    /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants,
-    /// then oldest `run_at` first. Only kinds in `kinds`.
-    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>>;
+    /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants
+    /// and their accounts (a job without one counts as one more),
+    /// then oldest `run_at` first. Only kinds in `kinds`, and nothing that `shut` names: an account or a
+    /// tenant that is shut is passed over without a look at its jobs, where a kind or a label is, job by job.
+    async fn due(&self, lane: &str, kinds: &[String], shut: &Shut, limit: u32)
+    -> Result<Vec<Hint>>;
     /// As [`Ledger::due`], of each of these lanes in one look: at most `limit` each, lanes in which
     /// nothing is due left out.
     async fn due_in(
         &self,
         lanes: &[String],
         kinds: &[String],
+        shut: &Shut,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>>;
     /// Takes the leases of those of `ids` that are still claimable and due, and of the claim's lane and
-    /// kinds: compare-and-set, a fresh token each, `epoch + 1`, state `running`. Refuses all when
+    /// kinds, and that `claim.shut` doesn't name: compare-and-set, a fresh token each, `epoch + 1`, state `running`. Refuses all when
     /// `claim.generation` is behind, or the run ended or its lease is past by the ledger's clock.
     /// Never more than `claim.concurrency` of the lane run across all hosts (serialised per lane where
     /// it is bounded): of more, the first of `ids`. The write may be made durable with the next
@@ -160,7 +166,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn end_run(&self, run: Uuid) -> Result<()>;
     /// The runs whose lease isn't past.
     async fn live_runs(&self) -> Result<Vec<Run>>;
-    /// What a daemon must notice within a second: cancels of the jobs it runs, paused lanes, the
+    /// What a daemon must notice within a second: cancels of the jobs it runs, paused lanes, what
+    /// is closed, the
     /// generation.
     async fn control(&self, run: Uuid) -> Result<Control>;
     /// The queue's generation.
@@ -205,6 +212,17 @@ pub trait Ledger: Send + Sync + 'static {
         Ok(None)
     }
 
+    // ---- closures: nothing of their scope is permitted, and dispatch passes over it
+
+    /// Closes a scope, and returns how it is closed then. Of a cause and a scope there is one closure: what
+    /// is closed already gets the reason, the actor, and `until`, which is never moved to an earlier time
+    /// unless `shorten` says so. `since` is the ledger's. Once it returns no permit is given within the scope.
+    async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure>;
+    /// Opens what was closed of a scope for a cause; whether it was.
+    async fn open(&self, cause: Cause, scope: &Scope, audit: Option<&Audit>) -> Result<bool>;
+    /// What is closed now, the oldest first.
+    async fn closures(&self) -> Result<Vec<Closure>>;
+
     // ---- steps and effects
 
     /// The recorded value of a step (JSON text).
@@ -219,14 +237,16 @@ pub trait Ledger: Send + Sync + 'static {
     /// The single-use permit: to `sending` for the current lease, if the effect still is in state
     /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
     /// lasts for `budget` more, its guard knows no other that says the same, and the server hasn't taken
-    /// another one's place since ([`Ledger::history`]). `sends + 1`; its looks
-    /// are counted anew. Durable when it returns.
+    /// another one's place since ([`Ledger::history`]), and nothing is
+    /// closed that fits the job: `platform` is that of its account, where it is known. A closure that was
+    /// committed before this began is seen. `sends + 1`; its looks are counted anew. Durable when it returns.
     async fn permit(
         &self,
         fence: &Fence,
         id: EffectId,
         from: (crate::effect::EffectState, u32),
         budget: Duration,
+        platform: Option<&str>,
     ) -> Result<bool>;
     /// The last effect of the same account that says the same as this one, and was permitted within so
     /// long and not refused: the one that the guard of the content looks at.

@@ -1,5 +1,6 @@
 //! The ledger: the truth about every job. One trait, two implementations, one conformance suite.
 
+pub mod filter;
 pub mod rows;
 pub mod door;
 
@@ -7,4 +8,5 @@ pub mod postgres;
 pub mod sqlite;
 
 pub use door::*;
+pub use filter::*;
 pub use rows::*;

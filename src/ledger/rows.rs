@@ -9,9 +9,10 @@ use uuid::Uuid;
 use crate::breaker::Breaker;
 use crate::clock::{Time, stamp};
 use crate::effect::{EffectId, EffectState, Evidence, Receipt};
+use crate::gate::{Closure, Shut};
 use crate::job::{JobId, Priority};
 use crate::json::Digest;
-use crate::lifecycle::{State, Transition};
+use crate::lifecycle::Transition;
 use crate::outcome::{Failure, words};
 use crate::reference::{Name, Pixels, Reference};
 
@@ -153,6 +154,8 @@ pub struct Claim {
     pub kinds: Arc<[String]>,
     /// Never more of the lane than this run at once, on all hosts together. `None`: no bound.
     pub concurrency: Option<u32>,
+    /// Jobs that it names are passed over.
+    pub shut: Arc<Shut>,
 }
 
 /// What a write compares: it is made only while this lease is the current one.
@@ -272,6 +275,8 @@ pub struct Control {
     pub cancels: Vec<JobId>,
     /// Lanes that are paused.
     pub paused: Vec<String>,
+    /// What is closed, for dispatch to pass over.
+    pub closures: Vec<Closure>,
     /// The queue's generation.
     pub generation: i64,
     /// Daemons that are alive, this one included.
@@ -511,64 +516,6 @@ pub struct Fetched {
     pub last_modified: Option<String>,
     /// When it was asked; written by the ledger's clock, ignored on the way in.
     pub at: Time,
-}
-
-/// Which jobs to show or change. Empty fields let everything through.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Filter {
-    /// Any of these states; empty: all unfinished ones and the dead.
-    pub states: Vec<State>,
-    /// This kind.
-    pub kind: Option<String>,
-    /// This lane.
-    pub lane: Option<String>,
-    /// This account.
-    pub account: Option<String>,
-    /// This tenant.
-    pub tenant: Option<String>,
-    /// The failure's code is this, or its message contains it.
-    pub error: Option<String>,
-    /// The failure's group.
-    pub fingerprint: Option<String>,
-    /// Ended (dead) or accepted (others) before.
-    pub before: Option<Time>,
-    /// Ended (dead) or accepted (others) at or after.
-    pub after: Option<Time>,
-    /// At most so many; 0 means 100.
-    pub limit: u32,
-}
-
-impl Filter {
-    /// The most jobs that it lets through.
-    pub fn most(&self) -> u32 {
-        if self.limit == 0 { 100 } else { self.limit }
-    }
-
-    /// The states that it lets through.
-    pub fn let_through(&self) -> Vec<State> {
-        if !self.states.is_empty() {
-            return self.states.clone();
-        }
-        let past = |it: &State| matches!(it, State::Completed | State::Cancelled);
-        State::ALL.iter().copied().filter(|it| !past(it)).collect()
-    }
-}
-
-/// Dead letters of one error.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Group {
-    /// The group.
-    pub fingerprint: String,
-    /// The kind they share.
-    pub kind: String,
-    /// One failure of the group.
-    pub failure: Option<Failure>,
-    /// How many.
-    pub count: u64,
-    /// When the first died.
-    pub first: Time,
-    /// When the last died.
-    pub last: Time,
 }
 
 /// Where the breaker of a server stands.

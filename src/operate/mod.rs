@@ -1,6 +1,7 @@
 //! What people do to jobs: cancel, revive, discard, let go on, resolve. Every door that a person
 //! uses calls these; each change is guarded by the job's version, and audited.
 
+pub mod stops;
 pub mod why;
 pub mod receipt;
 

@@ -3,9 +3,11 @@
 
 use serde::Serialize;
 
+use super::stops::command;
 use crate::clock::{Time, span, stamp, when};
 use crate::config::Config;
 use crate::effect::{Effect, EffectState};
+use crate::gate::{Closure, Subject};
 use crate::job::Job;
 use crate::ledger::{Ledger, LedgerError, Pause};
 use crate::lifecycle::State;
@@ -201,6 +203,8 @@ fn account(job: &Job) -> String {
 pub struct Around {
     /// The ledger's time.
     pub now: Time,
+    /// What shuts it.
+    pub closure: Option<Closure>,
     /// The lane's pause.
     pub pause: Option<Pause>,
     /// How many of the lane run.
@@ -228,6 +232,7 @@ impl Around {
         let lane = config.lanes.get(&job.lane);
         let mut around = Self {
             now: ledger.now().await?,
+            closure: None,
             pause: None,
             running: 0,
             concurrency: lane.and_then(|it| it.concurrency),
@@ -236,6 +241,9 @@ impl Around {
             host: None,
         };
         if job.state.is_claimable() {
+            let subject = Subject::of(job, config);
+            let mut closures = ledger.closures().await?.into_iter();
+            around.closure = closures.find(|it| it.scope.fits(&subject));
             let paused = ledger.paused().await?;
             around.pause = paused.into_iter().find(|it| it.lane == job.lane);
             let counts = ledger.counts().await?;
@@ -362,6 +370,16 @@ fn waits(job: &Job, around: &Around) -> Advice {
         };
         return Advice::new(text, []);
     }
+    if let Some(closure) = &around.closure {
+        let told = format!(
+            "It is shut, and stays where it is at no charge: {closure}.{}",
+            match closure.until {
+                Some(_) => " It goes on by itself then, or before by hand.",
+                None => "",
+            }
+        );
+        return Advice::new(told, [command(closure)]);
+    }
     if let Some(pause) = &around.pause {
         let reason = if pause.reason.is_empty() {
             String::new()
@@ -460,6 +478,7 @@ mod tests {
     fn around() -> Around {
         Around {
             now: now(),
+            closure: None,
             pause: None,
             running: 0,
             concurrency: Some(2),

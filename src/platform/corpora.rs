@@ -71,27 +71,101 @@ fn answers_of_x_land_in_their_scope() {
     check(
         &x::RULES,
         &[
-            (401, &[], r#"{"title":"Unauthorized","type":"about:blank","status":401,"detail":"Unauthorized"}"#, CREDENTIALS),
-            (402, &[], r#"{"title":"CreditsDepleted","detail":"Your enrolled account does not have any credits","type":"https://api.x.com/2/problems/credits"}"#, QUOTA_OF_APP),
-            (429, &[("x-rate-limit-reset", "1800000900")], usage, (false, Class::Permanent, Scope::App, None)),
-            (403, &[], r#"{"detail":"You are not allowed to create a Tweet with duplicate content.","type":"about:blank","title":"Forbidden","status":403}"#, NOBODY_KNOWS),
-            (403, &[], r#"{"errors":[{"code":187,"message":"Status is a duplicate."}]}"#, NOBODY_KNOWS),
-            (403, &[], r#"{"errors":[{"code":64,"message":"Your account is suspended"}]}"#, CREDENTIALS),
-            (403, &[], r#"{"client_id":"1","reason":"client-not-enrolled","title":"Client Forbidden","type":"https://api.twitter.com/2/problems/client-forbidden"}"#, OF_APP),
-            (403, &[], r#"{"title":"Forbidden","detail":"You are not permitted to perform this action.","type":"about:blank","status":403}"#, CONTENT),
-            (400, &[], r#"{"errors":[{"message":"Invalid"}],"title":"Invalid Request","type":"https://api.x.com/2/problems/invalid-request"}"#, CONTENT),
-            (429, &[("x-rate-limit-limit", "100"), ("x-rate-limit-remaining", "0"), ("x-rate-limit-reset", "1800000900")],
-                r#"{"title":"Too Many Requests","detail":"Too Many Requests","type":"about:blank","status":429}"#, throttled(Scope::Account, Some(900))),
-            (429, &[("x-rate-limit-remaining", "99"), ("x-rate-limit-reset", "1800000100"), ("x-app-limit-24hour-remaining", "0"), ("x-app-limit-24hour-reset", "1800080000")],
-                r#"{"errors":[{"code":88,"message":"Rate limit exceeded"}]}"#, throttled(Scope::Account, Some(80_000))),
-            (503, &[], r#"{"title":"Service Unavailable","type":"about:blank"}"#, NOBODY_KNOWS),
+            (
+                401,
+                &[],
+                r#"{"title":"Unauthorized","type":"about:blank","status":401,"detail":"Unauthorized"}"#,
+                CREDENTIALS,
+            ),
+            (
+                402,
+                &[],
+                r#"{"title":"CreditsDepleted","detail":"Your enrolled account does not have any credits","type":"https://api.x.com/2/problems/credits"}"#,
+                QUOTA_OF_APP,
+            ),
+            (
+                429,
+                &[("x-rate-limit-reset", "1800000900")],
+                usage,
+                (false, Class::Permanent, Scope::App, None),
+            ),
+            (
+                403,
+                &[],
+                r#"{"detail":"You are not allowed to create a Tweet with duplicate content.","type":"about:blank","title":"Forbidden","status":403}"#,
+                NOBODY_KNOWS,
+            ),
+            (
+                403,
+                &[],
+                r#"{"errors":[{"code":187,"message":"Status is a duplicate."}]}"#,
+                NOBODY_KNOWS,
+            ),
+            (
+                403,
+                &[],
+                r#"{"errors":[{"code":64,"message":"Your account is suspended"}]}"#,
+                CREDENTIALS,
+            ),
+            (
+                403,
+                &[],
+                r#"{"client_id":"1","reason":"client-not-enrolled","title":"Client Forbidden","type":"https://api.twitter.com/2/problems/client-forbidden"}"#,
+                OF_APP,
+            ),
+            (
+                403,
+                &[],
+                r#"{"title":"Forbidden","detail":"You are not permitted to perform this action.","type":"about:blank","status":403}"#,
+                CONTENT,
+            ),
+            (
+                400,
+                &[],
+                r#"{"errors":[{"message":"Invalid"}],"title":"Invalid Request","type":"https://api.x.com/2/problems/invalid-request"}"#,
+                CONTENT,
+            ),
+            (
+                429,
+                &[
+                    ("x-rate-limit-limit", "100"),
+                    ("x-rate-limit-remaining", "0"),
+                    ("x-rate-limit-reset", "1800000900"),
+                ],
+                r#"{"title":"Too Many Requests","detail":"Too Many Requests","type":"about:blank","status":429}"#,
+                throttled(Scope::Account, Some(900)),
+            ),
+            (
+                429,
+                &[
+                    ("x-rate-limit-remaining", "99"),
+                    ("x-rate-limit-reset", "1800000100"),
+                    ("x-app-limit-24hour-remaining", "0"),
+                    ("x-app-limit-24hour-reset", "1800080000"),
+                ],
+                r#"{"errors":[{"code":88,"message":"Rate limit exceeded"}]}"#,
+                throttled(Scope::Account, Some(80_000)),
+            ),
+            (
+                503,
+                &[],
+                r#"{"title":"Service Unavailable","type":"about:blank"}"#,
+                NOBODY_KNOWS,
+            ),
         ],
     );
-    let (_, it) = means(&x::RULES, &answer(403, &[], r#"{"errors":[{"code":326,"message":"locked"}]}"#));
+    let (_, it) = means(
+        &x::RULES,
+        &answer(403, &[], r#"{"errors":[{"code":326,"message":"locked"}]}"#),
+    );
     assert_eq!(it.code, RESTRICTED);
     let day = answer(
         201,
-        &[("x-app-limit-24hour-remaining", "0"), ("x-app-limit-24hour-reset", "1800080000"), ("x-rate-limit-remaining", "3")],
+        &[
+            ("x-app-limit-24hour-remaining", "0"),
+            ("x-app-limit-24hour-reset", "1800080000"),
+            ("x-rate-limit-remaining", "3"),
+        ],
         "{}",
     );
     let scopes: Vec<Scope> = learned(&day).iter().map(|it| it.scope).collect();
@@ -102,7 +176,9 @@ fn answers_of_x_land_in_their_scope() {
 fn answers_of_instagram_land_in_their_scope() {
     let error = |code: i64, subcode: Option<i64>| {
         let subcode = subcode.map_or(String::new(), |it| format!(r#","error_subcode":{it}"#));
-        format!(r#"{{"error":{{"message":"m","type":"OAuthException","code":{code}{subcode},"is_transient":false,"fbtrace_id":"x"}}}}"#)
+        format!(
+            r#"{{"error":{{"message":"m","type":"OAuthException","code":{code}{subcode},"is_transient":false,"fbtrace_id":"x"}}}}"#
+        )
     };
     let usage = r#"{"17841400008460056":[{"type":"instagram","call_count":100,"total_cputime":25,"total_time":25,"estimated_time_to_regain_access":5}]}"#;
     let usage: Headers<'_> = &[("x-business-use-case-usage", usage)];
@@ -114,22 +190,52 @@ fn answers_of_instagram_land_in_their_scope() {
         (403, &[], 200, None, CREDENTIALS),
         (400, &[], 299, None, CREDENTIALS),
         (400, &[], 4, None, throttled(Scope::App, None)),
-        (403, &[("x-app-usage", r#"{"call_count":100}"#)], 4, None, throttled(Scope::App, Some(600))),
+        (
+            403,
+            &[("x-app-usage", r#"{"call_count":100}"#)],
+            4,
+            None,
+            throttled(Scope::App, Some(600)),
+        ),
         (400, usage, 17, None, throttled(Scope::Account, Some(300))),
         (400, &[], 32, None, throttled(Scope::Account, None)),
         (400, &[], 613, None, throttled(Scope::Account, None)),
-        (400, usage, 80_002, None, throttled(Scope::Account, Some(300))),
-        (429, &[("retry-after", "7")], 80_002, None, throttled(Scope::Account, Some(7))),
-        (400, &[], 9, Some(2_207_042), throttled(Scope::Account, None)),
+        (
+            400,
+            usage,
+            80_002,
+            None,
+            throttled(Scope::Account, Some(300)),
+        ),
+        (
+            429,
+            &[("retry-after", "7")],
+            80_002,
+            None,
+            throttled(Scope::Account, Some(7)),
+        ),
+        (
+            400,
+            &[],
+            9,
+            Some(2_207_042),
+            throttled(Scope::Account, None),
+        ),
         (400, &[], 25, Some(2_207_050), CREDENTIALS),
         (400, &[], 4, Some(2_207_051), blocked),
         (400, &[], 36_003, Some(2_207_009), CONTENT),
         (500, &[], 2, None, NOBODY_KNOWS),
     ] {
-        check(&instagram::RULES, &[(status, headers, &error(code, subcode), lands)]);
+        check(
+            &instagram::RULES,
+            &[(status, headers, &error(code, subcode), lands)],
+        );
     }
     for (code, subcode, word) in [(25, 2_207_050, RESTRICTED), (4, 2_207_051, BLOCKED)] {
-        let (_, it) = means(&instagram::RULES, &answer(400, &[], &error(code, Some(subcode))));
+        let (_, it) = means(
+            &instagram::RULES,
+            &answer(400, &[], &error(code, Some(subcode))),
+        );
         assert_eq!(it.code, word);
         assert!(it.message.contains(&subcode.to_string()), "{it}");
     }
@@ -146,16 +252,54 @@ fn answers_of_bluesky_land_in_their_scope() {
     check(
         &bluesky::RULES,
         &[
-            (400, &[], r#"{"error":"ExpiredToken","message":"Token has expired"}"#, CREDENTIALS),
-            (400, &[], r#"{"error":"InvalidToken","message":"Token could not be verified"}"#, CREDENTIALS),
-            (401, &[], r#"{"error":"AuthenticationRequired","message":"Invalid identifier or password"}"#, CREDENTIALS),
-            (401, &[], r#"{"error":"AccountTakedown","message":"Account has been taken down"}"#, CREDENTIALS),
-            (400, &[], r#"{"error":"InvalidRequest","message":"Invalid app.bsky.feed.post record"}"#, CONTENT),
-            (429, spent, r#"{"error":"RateLimitExceeded","message":"Rate Limit Exceeded"}"#, throttled(Scope::Account, Some(3_600))),
-            (500, &[], r#"{"error":"InternalServerError","message":"Internal Server Error"}"#, NOBODY_KNOWS),
+            (
+                400,
+                &[],
+                r#"{"error":"ExpiredToken","message":"Token has expired"}"#,
+                CREDENTIALS,
+            ),
+            (
+                400,
+                &[],
+                r#"{"error":"InvalidToken","message":"Token could not be verified"}"#,
+                CREDENTIALS,
+            ),
+            (
+                401,
+                &[],
+                r#"{"error":"AuthenticationRequired","message":"Invalid identifier or password"}"#,
+                CREDENTIALS,
+            ),
+            (
+                401,
+                &[],
+                r#"{"error":"AccountTakedown","message":"Account has been taken down"}"#,
+                CREDENTIALS,
+            ),
+            (
+                400,
+                &[],
+                r#"{"error":"InvalidRequest","message":"Invalid app.bsky.feed.post record"}"#,
+                CONTENT,
+            ),
+            (
+                429,
+                spent,
+                r#"{"error":"RateLimitExceeded","message":"Rate Limit Exceeded"}"#,
+                throttled(Scope::Account, Some(3_600)),
+            ),
+            (
+                500,
+                &[],
+                r#"{"error":"InternalServerError","message":"Internal Server Error"}"#,
+                NOBODY_KNOWS,
+            ),
         ],
     );
-    let (_, it) = means(&bluesky::RULES, &answer(401, &[], r#"{"error":"AccountTakedown"}"#));
+    let (_, it) = means(
+        &bluesky::RULES,
+        &answer(401, &[], r#"{"error":"AccountTakedown"}"#),
+    );
     assert_eq!(it.code, RESTRICTED);
     assert_eq!(learned(&answer(200, spent, "{}")).len(), 1);
 }
@@ -170,12 +314,42 @@ fn answers_of_mastodon_land_in_their_scope() {
     check(
         &mastodon::RULES,
         &[
-            (401, &[], r#"{"error":"The access token is invalid"}"#, CREDENTIALS),
-            (403, &[], r#"{"error":"This action is outside the authorized scopes"}"#, CREDENTIALS),
-            (403, &[], r#"{"error":"Your login is currently disabled"}"#, CREDENTIALS),
-            (422, &[], r#"{"error":"Validation failed: Text can't be blank"}"#, CONTENT),
-            (429, spent, r#"{"error":"Too many requests"}"#, throttled(Scope::Account, Some(300))),
-            (503, &[("retry-after", "30")], "<html>", (true, Class::Unknown, Scope::Platform, Some(30))),
+            (
+                401,
+                &[],
+                r#"{"error":"The access token is invalid"}"#,
+                CREDENTIALS,
+            ),
+            (
+                403,
+                &[],
+                r#"{"error":"This action is outside the authorized scopes"}"#,
+                CREDENTIALS,
+            ),
+            (
+                403,
+                &[],
+                r#"{"error":"Your login is currently disabled"}"#,
+                CREDENTIALS,
+            ),
+            (
+                422,
+                &[],
+                r#"{"error":"Validation failed: Text can't be blank"}"#,
+                CONTENT,
+            ),
+            (
+                429,
+                spent,
+                r#"{"error":"Too many requests"}"#,
+                throttled(Scope::Account, Some(300)),
+            ),
+            (
+                503,
+                &[("retry-after", "30")],
+                "<html>",
+                (true, Class::Unknown, Scope::Platform, Some(30)),
+            ),
         ],
     );
     let disabled = answer(403, &[], r#"{"error":"Your login is currently disabled"}"#);
@@ -195,16 +369,67 @@ fn answers_of_openai_land_in_their_scope() {
         ("x-ratelimit-reset-tokens", "6m0s"),
     ];
     for (status, headers, kind, code, lands) in [
-        (401, &[][..], "invalid_request_error", "invalid_api_key", CREDENTIALS),
-        (403, &[], "invalid_request_error", "unsupported_country", CREDENTIALS),
-        (429, spent, "tokens", "rate_limit_exceeded", throttled(Scope::Account, Some(360))),
-        (429, &[("retry-after", "20")], "requests", "rate_limit_exceeded", throttled(Scope::Account, Some(20))),
-        (429, &[], "insufficient_quota", "insufficient_quota", QUOTA_OF_APP),
-        (400, &[], "invalid_request_error", "billing_hard_limit_reached", QUOTA_OF_APP),
-        (400, &[], "invalid_request_error", "content_policy_violation", CONTENT),
-        (503, &[], "server_error", "overloaded", (false, Class::Transient, Scope::Platform, None)),
+        (
+            401,
+            &[][..],
+            "invalid_request_error",
+            "invalid_api_key",
+            CREDENTIALS,
+        ),
+        (
+            403,
+            &[],
+            "invalid_request_error",
+            "unsupported_country",
+            CREDENTIALS,
+        ),
+        (
+            429,
+            spent,
+            "tokens",
+            "rate_limit_exceeded",
+            throttled(Scope::Account, Some(360)),
+        ),
+        (
+            429,
+            &[("retry-after", "20")],
+            "requests",
+            "rate_limit_exceeded",
+            throttled(Scope::Account, Some(20)),
+        ),
+        (
+            429,
+            &[],
+            "insufficient_quota",
+            "insufficient_quota",
+            QUOTA_OF_APP,
+        ),
+        (
+            400,
+            &[],
+            "invalid_request_error",
+            "billing_hard_limit_reached",
+            QUOTA_OF_APP,
+        ),
+        (
+            400,
+            &[],
+            "invalid_request_error",
+            "content_policy_violation",
+            CONTENT,
+        ),
+        (
+            503,
+            &[],
+            "server_error",
+            "overloaded",
+            (false, Class::Transient, Scope::Platform, None),
+        ),
     ] {
-        check(&openai::RULES, &[(status, headers, &error(kind, code), lands)]);
+        check(
+            &openai::RULES,
+            &[(status, headers, &error(kind, code), lands)],
+        );
     }
 }
 
@@ -216,8 +441,18 @@ fn answers_of_endpoints_land_in_their_scope() {
             (401, &[], "", CREDENTIALS),
             (403, &[], r#"{"error":"no"}"#, CREDENTIALS),
             (402, &[], r#"{"error":"no"}"#, CONTENT),
-            (429, &[("ratelimit", "\"default\";r=0;t=9")], "", throttled(Scope::Account, Some(9))),
-            (429, &[("ratelimit-remaining", "0"), ("ratelimit-reset", "9")], "", throttled(Scope::Account, Some(9))),
+            (
+                429,
+                &[("ratelimit", "\"default\";r=0;t=9")],
+                "",
+                throttled(Scope::Account, Some(9)),
+            ),
+            (
+                429,
+                &[("ratelimit-remaining", "0"), ("ratelimit-reset", "9")],
+                "",
+                throttled(Scope::Account, Some(9)),
+            ),
             (502, &[], "<html>", NOBODY_KNOWS),
         ],
     );

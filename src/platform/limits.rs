@@ -263,7 +263,14 @@ fn structured(answer: &Answer) -> Vec<Window> {
         let mut parts = item.split(';').map(str::trim);
         let name = parts.next()?.trim_matches('"').to_owned();
         let pairs: Vec<(&str, &str)> = parts.filter_map(|it| it.split_once('=')).collect();
-        let of = |key| pairs.iter().find(|(it, _)| *it == key)?.1.parse::<u64>().ok();
+        let of = |key| {
+            pairs
+                .iter()
+                .find(|(it, _)| *it == key)?
+                .1
+                .parse::<u64>()
+                .ok()
+        };
         Some(Window {
             name: format!("ratelimit \"{name}\""),
             scope: Scope::Account,
@@ -327,12 +334,13 @@ fn shares(answer: &Answer) -> impl Iterator<Item = (Scope, Duration, &'static st
     let businesses = read("x-business-use-case-usage");
     let cases = businesses.as_ref().and_then(Value::as_object);
     let cases = cases.into_iter().flat_map(|it| it.values());
-    let waits = cases.filter_map(Value::as_array).flatten().filter_map(|it| {
-        match it["estimated_time_to_regain_access"].as_i64() {
+    let waits = cases
+        .filter_map(Value::as_array)
+        .flatten()
+        .filter_map(|it| match it["estimated_time_to_regain_access"].as_i64() {
             Some(minutes @ 1..) => Some(Duration::minutes(minutes.min(REGAIN_MAX.num_minutes()))),
             _ => is_full(it).then_some(SHARE_WAIT),
-        }
-    });
+        });
     let business = waits.max();
     let business = business.map(|it| (Scope::Account, it, "x-business-use-case-usage"));
     app.into_iter().chain(business)

@@ -13,8 +13,8 @@ use crate::effect::{Receipt, UNDER_WAY};
 use crate::outcome::{Class, Failure, Scope};
 
 use super::http::{Answer, Body, Call, Http, below};
-use super::openai::{Chat, Completion, RULES, cost};
 use super::limits::come_back;
+use super::openai::{Chat, Completion, RULES, cost};
 use super::verdict::{CallError, Progressed, ask, unreadable};
 
 /// What became of a response. Kept as a step: OpenAI may forget it.

@@ -133,8 +133,8 @@ pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
         None => page(answer, call),
     };
     let message = format!("{} answered {status}: {words}", rules.platform);
-    let failure =
-        Failure::new(meaning.class, meaning.scope, &code, message).after(limits::come_back(answer, meaning.class));
+    let failure = Failure::new(meaning.class, meaning.scope, &code, message)
+        .after(limits::come_back(answer, meaning.class));
     match meaning.acted {
         false => CallError::Refused(failure),
         true => CallError::Unknown(failure),

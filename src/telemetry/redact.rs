@@ -96,6 +96,9 @@ pub fn outcome(outcome: Outcome) -> Outcome {
         Outcome::Released { reason } => Outcome::Released {
             reason: text(&reason).into_owned(),
         },
+        Outcome::Shut { reason } => Outcome::Shut {
+            reason: text(&reason).into_owned(),
+        },
         Outcome::Cancelled => Outcome::Cancelled,
     }
 }

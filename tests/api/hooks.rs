@@ -89,6 +89,7 @@ impl Site {
             lane: "default".to_owned(),
             kinds: Arc::new(["test.echo".to_owned()]),
             concurrency: None,
+            shut: Arc::default(),
         };
         let ledger = &*self.shared.ledger;
         let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);
@@ -113,7 +114,7 @@ impl Site {
         let budget = Duration::from_secs(1);
         assert!(
             ledger
-                .permit(&fence, effect.id, from, budget)
+                .permit(&fence, effect.id, from, budget, None)
                 .await
                 .unwrap()
         );

@@ -1,5 +1,6 @@
 //! What only a person can say, over HTTP: the list, the evidence, the word, and receipts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::effect::{Effect, EffectClass, EffectState, Evidence};
@@ -28,6 +29,7 @@ async fn lost(site: &Site, text: &str) -> JobId {
         lane: "default".to_owned(),
         kinds: std::sync::Arc::new(["test.echo".to_owned()]),
         concurrency: None,
+        shut: Arc::default(),
     };
     let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);
     let token = job.token.unwrap();
@@ -46,7 +48,7 @@ async fn lost(site: &Site, text: &str) -> JobId {
     let from = (EffectState::Intended, 0);
     assert!(
         ledger
-            .permit(&fence, effect.id, from, Duration::ZERO)
+            .permit(&fence, effect.id, from, Duration::ZERO, None)
             .await
             .unwrap()
     );

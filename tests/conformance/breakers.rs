@@ -26,13 +26,33 @@ pub async fn a_breaker_is_changed_by_who_knows_how_it_stood(f: Fixture) {
         ..Breaker::default()
     };
     let (one, other) = ("x at https://api.x.com", "mastodon at https://b.example");
-    assert!(f.put_breaker(&standing(one, 0, failed.clone())).await.unwrap());
-    assert!(!f.put_breaker(&standing(one, 0, open.clone())).await.unwrap());
-    assert!(!f.put_breaker(&standing(one, 2, open.clone())).await.unwrap());
-    assert!(f.put_breaker(&standing(other, 0, failed.clone())).await.unwrap());
+    assert!(
+        f.put_breaker(&standing(one, 0, failed.clone()))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !f.put_breaker(&standing(one, 0, open.clone()))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !f.put_breaker(&standing(one, 2, open.clone()))
+            .await
+            .unwrap()
+    );
+    assert!(
+        f.put_breaker(&standing(other, 0, failed.clone()))
+            .await
+            .unwrap()
+    );
     let both = [standing(other, 1, failed.clone()), standing(one, 1, failed)];
     assert_eq!(f.breakers().await.unwrap(), both);
-    assert!(f.put_breaker(&standing(one, 1, open.clone())).await.unwrap());
+    assert!(
+        f.put_breaker(&standing(one, 1, open.clone()))
+            .await
+            .unwrap()
+    );
     assert_eq!(f.breakers().await.unwrap()[1], standing(one, 2, open));
 }
 
@@ -46,7 +66,10 @@ pub async fn of_many_at_once_one_changes_a_breaker(f: Fixture) {
                 failures: vec![now + chrono::Duration::seconds(n)],
                 ..Breaker::default()
             };
-            if f.put_breaker(&standing("x", version, breaker)).await.unwrap() {
+            if f.put_breaker(&standing("x", version, breaker))
+                .await
+                .unwrap()
+            {
                 return lost;
             }
             lost += 1;

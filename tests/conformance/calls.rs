@@ -19,7 +19,11 @@ async fn sent(f: &Fixture) -> (Job, Effect) {
     let (_, job) = f.start(job(KIND)).await;
     let (mine, wanted) = (fence(&job), effect(&job, "generate"));
     f.intend(&mine, &wanted).await.unwrap();
-    assert!(f.permit(&mine, wanted.id, INTENDED, BUDGET).await.unwrap());
+    assert!(
+        f.permit(&mine, wanted.id, INTENDED, BUDGET, None)
+            .await
+            .unwrap()
+    );
     (job, wanted)
 }
 

@@ -165,7 +165,9 @@ async fn guarded(f: &Fixture, new: NewJob) -> (Job, EffectId) {
 
 async fn permit(f: &Fixture, (job, id): &(Job, EffectId)) -> bool {
     let from = (EffectState::Intended, 0);
-    f.permit(&fence(job), *id, from, BUDGET).await.unwrap()
+    f.permit(&fence(job), *id, from, BUDGET, None)
+        .await
+        .unwrap()
 }
 
 pub async fn no_permit_while_another_may_have_said_it(f: Fixture) {
@@ -210,7 +212,10 @@ pub async fn what_was_refused_was_not_said(f: Fixture) {
 /// A second permit for an effect that was refused.
 async fn permit_again(f: &Fixture, (job, id): &(Job, EffectId)) -> Option<()> {
     let from = (EffectState::Refused, 1);
-    let given = f.permit(&fence(job), *id, from, BUDGET).await.unwrap();
+    let given = f
+        .permit(&fence(job), *id, from, BUDGET, None)
+        .await
+        .unwrap();
     given.then_some(())
 }
 

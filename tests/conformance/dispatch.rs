@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use presswork::gate::Shut;
 use presswork::job::{Job, JobId, NewJob, Priority};
 use presswork::ledger::Claim;
 use presswork::lifecycle::{Event, State};
@@ -12,7 +13,10 @@ use uuid::Uuid;
 use super::fixture::{Fixture, KIND, LANE, LEASE, at_most, job, kinds};
 
 async fn due(f: &Fixture, limit: u32) -> Vec<JobId> {
-    let hints = f.due(LANE, &kinds(), limit).await.unwrap();
+    let hints = f
+        .due(LANE, &kinds(), &Shut::default(), limit)
+        .await
+        .unwrap();
     hints.into_iter().map(|it| it.id).collect()
 }
 
@@ -38,7 +42,7 @@ pub async fn due_is_by_priority_then_age(f: Fixture) {
     let order: Vec<JobId> = [4, 2, 3, 1, 0].map(|it: usize| added[it]).into();
     assert_eq!(due(&f, 10).await, order);
     assert_eq!(due(&f, 3).await, order[..3]);
-    let hints = f.due(LANE, &kinds(), 1).await.unwrap();
+    let hints = f.due(LANE, &kinds(), &Shut::default(), 1).await.unwrap();
     assert_eq!(
         (hints[0].priority, &*hints[0].tenant),
         (Priority::High, "default")
@@ -87,19 +91,36 @@ pub async fn due_of_several_lanes_is_that_of_each(f: Fixture) {
     f.add(&[later]).await;
     let lanes: Vec<String> = ["b", "c", "a", "nothing"].map(str::to_owned).to_vec();
     for limit in [1, 4, 100] {
-        let together = f.due_in(&lanes, &kinds(), limit).await.unwrap();
+        let together = f
+            .due_in(&lanes, &kinds(), &Shut::default(), limit)
+            .await
+            .unwrap();
         let here: Vec<&str> = together.keys().map(String::as_str).collect();
         assert_eq!(here, ["a", "b"], "lanes without anything due are left out");
         for (lane, hints) in &together {
             assert_eq!(
                 *hints,
-                f.due(lane, &kinds(), limit).await.unwrap(),
+                f.due(lane, &kinds(), &Shut::default(), limit)
+                    .await
+                    .unwrap(),
                 "{lane}"
             );
         }
     }
-    assert_eq!(f.due_in(&[], &kinds(), 9).await.unwrap().len(), 0);
-    assert_eq!(f.due_in(&lanes, &[], 9).await.unwrap().len(), 0);
+    assert_eq!(
+        f.due_in(&[], &kinds(), &Shut::default(), 9)
+            .await
+            .unwrap()
+            .len(),
+        0
+    );
+    assert_eq!(
+        f.due_in(&lanes, &[], &Shut::default(), 9)
+            .await
+            .unwrap()
+            .len(),
+        0
+    );
 }
 
 pub async fn due_is_only_what_may_be_claimed(f: Fixture) {
@@ -124,7 +145,10 @@ pub async fn due_is_only_what_may_be_claimed(f: Fixture) {
     assert_eq!(due(&f, 10).await, [ready.id]);
     assert_eq!(f.look(running.id).await.state, State::Running);
     assert!(
-        f.due(LANE, &[], 10).await.unwrap().is_empty(),
+        f.due(LANE, &[], &Shut::default(), 10)
+            .await
+            .unwrap()
+            .is_empty(),
         "a daemon that knows no kind"
     );
 }

@@ -147,7 +147,7 @@ pub async fn a_permit_is_single_use(f: Fixture) {
                 let ledger = f.ledger.clone();
                 tokio::spawn(async move {
                     ledger
-                        .permit(&fence, id, (state, sends), BUDGET)
+                        .permit(&fence, id, (state, sends), BUDGET, None)
                         .await
                         .unwrap()
                 })
@@ -177,55 +177,59 @@ pub async fn a_permit_needs_the_lease_and_its_time(f: Fixture) {
         ..mine
     };
     assert!(
-        !f.permit(&other, id, from, BUDGET).await.unwrap(),
+        !f.permit(&other, id, from, BUDGET, None).await.unwrap(),
         "a wrong token"
     );
     let unknown = EffectId(Uuid::new_v4());
     assert!(
-        !f.permit(&mine, unknown, from, BUDGET).await.unwrap(),
+        !f.permit(&mine, unknown, from, BUDGET, None).await.unwrap(),
         "an unknown effect"
     );
     assert!(
-        !f.permit(&mine, id, (EffectState::Refused, 0), BUDGET)
+        !f.permit(&mine, id, (EffectState::Refused, 0), BUDGET, None)
             .await
             .unwrap()
     );
     assert!(
-        !f.permit(&mine, id, (EffectState::Intended, 1), BUDGET)
+        !f.permit(&mine, id, (EffectState::Intended, 1), BUDGET, None)
             .await
             .unwrap()
     );
     let long = LEASE + Duration::from_secs(60);
     assert!(
-        !f.permit(&mine, id, from, long).await.unwrap(),
+        !f.permit(&mine, id, from, long, None).await.unwrap(),
         "the lease is shorter"
     );
     f.shift(i64::try_from(LEASE.as_secs()).unwrap() - 30).await;
     assert!(
-        !f.permit(&mine, id, from, BUDGET).await.unwrap(),
+        !f.permit(&mine, id, from, BUDGET, None).await.unwrap(),
         "too little of it is left"
     );
     f.beat(mine.run, &[job.id], LEASE).await.unwrap();
     f.happen(&job, Event::Reclaimed).await;
     assert!(
-        !f.permit(&mine, id, from, BUDGET).await.unwrap(),
+        !f.permit(&mine, id, from, BUDGET, None).await.unwrap(),
         "nobody has the lease"
     );
     let claim = f.enter().await;
     let again = f.take(&claim, job.id).await;
     assert!(
-        !f.permit(&mine, id, from, BUDGET).await.unwrap(),
+        !f.permit(&mine, id, from, BUDGET, None).await.unwrap(),
         "another run has it"
     );
     assert_eq!(one(&f, &job).await.sends, 0);
-    assert!(f.permit(&fence(&again), id, from, BUDGET).await.unwrap());
+    assert!(
+        f.permit(&fence(&again), id, from, BUDGET, None)
+            .await
+            .unwrap()
+    );
 }
 
 pub async fn no_permit_for_a_run_that_was_declared_dead(f: Fixture) {
     let (job, mine, id) = intended(&f).await;
     f.end_run(mine.run).await.unwrap();
     assert!(
-        !f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        !f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -236,7 +240,7 @@ pub async fn no_permit_of_another_job(f: Fixture) {
     let (_, _, id) = intended(&f).await;
     let (_, other) = f.start(job(KIND)).await;
     assert!(
-        !f.permit(&fence(&other), id, (EffectState::Intended, 0), BUDGET)
+        !f.permit(&fence(&other), id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -247,7 +251,7 @@ pub async fn an_effect_is_concluded_with_its_receipt(f: Fixture) {
     let done = to(&f, EffectState::Confirmed, "201").await;
     assert!(!f.conclude(id, 0, &done).await.unwrap(), "nothing was sent");
     assert!(
-        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -266,7 +270,7 @@ pub async fn an_effect_is_concluded_with_its_receipt(f: Fixture) {
         "it is concluded"
     );
     assert!(
-        !f.permit(&mine, id, (EffectState::Confirmed, 0), BUDGET)
+        !f.permit(&mine, id, (EffectState::Confirmed, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -276,7 +280,7 @@ pub async fn an_effect_is_concluded_with_its_receipt(f: Fixture) {
 pub async fn a_late_answer_is_kept_though_the_lease_is_lost(f: Fixture) {
     let (job, mine, id) = intended(&f).await;
     assert!(
-        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -300,12 +304,12 @@ pub async fn a_late_answer_is_kept_though_the_lease_is_lost(f: Fixture) {
 pub async fn an_answer_to_an_older_send_concludes_nothing(f: Fixture) {
     let (job, mine, id) = intended(&f).await;
     assert!(
-        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
     assert!(
-        f.permit(&mine, id, (EffectState::Sending, 1), BUDGET)
+        f.permit(&mine, id, (EffectState::Sending, 1), BUDGET, None)
             .await
             .unwrap()
     );
@@ -322,7 +326,7 @@ pub async fn an_answer_to_an_older_send_concludes_nothing(f: Fixture) {
 pub async fn evidence_accumulates_in_order(f: Fixture) {
     let (job, mine, id) = intended(&f).await;
     assert!(
-        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -353,7 +357,7 @@ pub async fn evidence_accumulates_in_order(f: Fixture) {
 pub async fn a_decision_compares_the_state(f: Fixture) {
     let (job, mine, id) = intended(&f).await;
     assert!(
-        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );
@@ -400,7 +404,11 @@ pub async fn a_decision_on_a_send_that_was_repeated_is_refused(f: Fixture) {
             0 => EffectState::Intended,
             _ => EffectState::Unknown,
         };
-        assert!(f.permit(&mine, id, (from, sends), BUDGET).await.unwrap());
+        assert!(
+            f.permit(&mine, id, (from, sends), BUDGET, None)
+                .await
+                .unwrap()
+        );
         assert!(f.conclude(id, sends + 1, &unknown).await.unwrap());
     }
     let before = one(&f, &job).await;
@@ -421,7 +429,7 @@ pub async fn effects_and_steps_outlive_the_attempt_and_the_job(f: Fixture) {
     let (job, mine, id) = intended(&f).await;
     assert!(f.record_step(&mine, "draft", "1").await.unwrap());
     assert!(
-        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap()
     );

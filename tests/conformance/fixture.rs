@@ -81,6 +81,7 @@ impl Fixture {
             lane: LANE.to_owned(),
             kinds: kinds().into(),
             concurrency: None,
+            shut: Arc::default(),
         }
     }
 

@@ -23,7 +23,11 @@ pub async fn what_is_unknown_is_looked_for_when_it_is_due(f: Fixture) {
     let (mine, wanted) = (fence(&job), effect(&job, "publish"));
     f.intend(&mine, &wanted).await.unwrap();
     let intended = (EffectState::Intended, 0);
-    assert!(f.permit(&mine, wanted.id, intended, BUDGET).await.unwrap());
+    assert!(
+        f.permit(&mine, wanted.id, intended, BUDGET, None)
+            .await
+            .unwrap()
+    );
     assert_eq!(
         f.looks_due(9, HOLD).await.unwrap(),
         [],
@@ -66,7 +70,7 @@ pub async fn an_unknown_effect_without_a_look_is_left_alone(f: Fixture) {
     let (_, job) = f.start(job(KIND)).await;
     let (mine, wanted) = (fence(&job), effect(&job, "publish"));
     f.intend(&mine, &wanted).await.unwrap();
-    f.permit(&mine, wanted.id, (EffectState::Intended, 0), BUDGET)
+    f.permit(&mine, wanted.id, (EffectState::Intended, 0), BUDGET, None)
         .await
         .unwrap();
     let unknown = lost(&f, None).await;
@@ -82,7 +86,7 @@ pub async fn an_unknown_effect_without_a_look_is_left_alone(f: Fixture) {
     );
     assert_eq!(f.looks_due(9, HOLD).await.unwrap().len(), 1);
     assert!(
-        f.permit(&mine, wanted.id, (EffectState::Unknown, 1), BUDGET)
+        f.permit(&mine, wanted.id, (EffectState::Unknown, 1), BUDGET, None)
             .await
             .unwrap()
     );
@@ -95,7 +99,7 @@ pub async fn the_sends_of_a_run_are_found(f: Fixture) {
     let (mine, wanted) = (fence(&job), effect(&job, "publish"));
     f.intend(&mine, &wanted).await.unwrap();
     assert_eq!(f.sending(mine.run).await.unwrap(), []);
-    f.permit(&mine, wanted.id, (EffectState::Intended, 0), BUDGET)
+    f.permit(&mine, wanted.id, (EffectState::Intended, 0), BUDGET, None)
         .await
         .unwrap();
     assert_eq!(f.sending(mine.run).await.unwrap(), [one(&f, &job).await]);
@@ -125,7 +129,7 @@ pub async fn a_handle_is_renewed_only_while_nothing_depends_on_it(f: Fixture) {
         };
         assert_eq!(keep(1).await, 1);
         assert_eq!(keep(2).await, if renewed { 2 } else { 1 });
-        f.permit(&mine, wanted.id, (EffectState::Intended, 0), BUDGET)
+        f.permit(&mine, wanted.id, (EffectState::Intended, 0), BUDGET, None)
             .await
             .unwrap();
         let stays = keep(3).await;
@@ -148,7 +152,11 @@ pub async fn what_another_effect_was_confirmed_as_is_its_own(f: Fixture) {
         (wanted.account, wanted.op) = (account.to_owned(), op.to_owned());
         f.intend(&mine, &wanted).await.unwrap();
         let from = (EffectState::Intended, 0);
-        assert!(f.permit(&mine, wanted.id, from, BUDGET).await.unwrap());
+        assert!(
+            f.permit(&mine, wanted.id, from, BUDGET, None)
+                .await
+                .unwrap()
+        );
         let there = to(&f, EffectState::Confirmed, "it is there").await;
         assert!(f.conclude(wanted.id, 1, &there).await.unwrap());
         one(&f, &job).await

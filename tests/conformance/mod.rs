@@ -6,6 +6,7 @@ pub mod accept;
 pub mod breakers;
 pub mod contents;
 pub mod calls;
+pub mod closures;
 pub mod dispatch;
 pub mod effects;
 pub mod histories;
@@ -140,6 +141,14 @@ macro_rules! conformance {
                 a_decision_compares_the_state,
                 a_decision_on_a_send_that_was_repeated_is_refused,
                 effects_and_steps_outlive_the_attempt_and_the_job,
+            }
+            closures {
+                a_closure_is_told_until_it_is_opened,
+                closed_again_it_is_never_for_shorter_unless_that_is_said,
+                nothing_is_permitted_within_a_closure,
+                what_is_shut_is_passed_over_and_given_again,
+                due_is_fair_between_the_accounts_of_a_tenant,
+                what_is_given_back_by_a_closure_keeps_its_place,
             }
             calls {
                 a_handle_finds_its_job_until_it_is_let_go,

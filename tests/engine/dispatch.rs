@@ -1,5 +1,6 @@
 //! What goes first, how much at once, and what happens when the queue doesn't know better.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -194,6 +195,7 @@ async fn a_stale_hint_is_refused_by_the_ledger_and_gives_its_slot_back() {
             lane: LANE.to_owned(),
             kinds: other.shared.kind_names.clone(),
             concurrency: None,
+            shut: Arc::default(),
         };
         assert_eq!(base.ledger.claim(&claim, &[id]).await.unwrap().len(), 1);
         assert!(rig.dispatch(LANE).await.is_empty());

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
+use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{Job, JobId, NewJob, Progress};
 use presswork::json::Digest;
 use presswork::ledger::*;
@@ -198,9 +199,15 @@ impl Ledger for Faulty {
         self.after("unquarantine").await?;
         it
     }
-    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
+    async fn due(
+        &self,
+        lane: &str,
+        kinds: &[String],
+        shut: &Shut,
+        limit: u32,
+    ) -> Result<Vec<Hint>> {
         self.gate("due").await?;
-        let it = self.inner.due(lane, kinds, limit).await;
+        let it = self.inner.due(lane, kinds, shut, limit).await;
         self.after("due").await?;
         it
     }
@@ -208,10 +215,11 @@ impl Ledger for Faulty {
         &self,
         lanes: &[String],
         kinds: &[String],
+        shut: &Shut,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
         self.gate("due_in").await?;
-        let it = self.inner.due_in(lanes, kinds, limit).await;
+        let it = self.inner.due_in(lanes, kinds, shut, limit).await;
         self.after("due_in").await?;
         it
     }
@@ -327,9 +335,10 @@ impl Ledger for Faulty {
         id: EffectId,
         from: (presswork::effect::EffectState, u32),
         budget: Duration,
+        platform: Option<&str>,
     ) -> Result<bool> {
         self.gate("permit").await?;
-        let it = self.inner.permit(fence, id, from, budget).await;
+        let it = self.inner.permit(fence, id, from, budget, platform).await;
         self.after("permit").await?;
         it
     }
@@ -480,6 +489,15 @@ impl Ledger for Faulty {
     }
     async fn note_call(&self, account: &str, id: &str) -> Result<()> {
         through!(self, note_call(account, id))
+    }
+    async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure> {
+        through!(self, close(it, shorten, audit))
+    }
+    async fn open(&self, cause: Cause, scope: &Scope, audit: Option<&Audit>) -> Result<bool> {
+        through!(self, open(cause, scope, audit))
+    }
+    async fn closures(&self) -> Result<Vec<Closure>> {
+        through!(self, closures())
     }
     async fn breakers(&self) -> Result<Vec<Standing>> {
         through!(self, breakers())

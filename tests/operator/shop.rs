@@ -122,6 +122,7 @@ impl Shop {
             lane: job.lane,
             kinds: Arc::new([job.kind]),
             concurrency: None,
+            shut: Arc::default(),
         };
         let claimed = self.ledger.claim(&claim, &[id]).await.expect("a claim");
         claimed.into_iter().next().expect("a job that was due")
@@ -190,7 +191,7 @@ impl Shop {
         let budget = Duration::from_secs(30);
         let permit = self
             .ledger
-            .permit(&fence, effect.id, (EffectState::Intended, 0), budget)
+            .permit(&fence, effect.id, (EffectState::Intended, 0), budget, None)
             .await;
         assert!(permit.expect("an answer"), "the permit is given");
         let now = self.clock.now();

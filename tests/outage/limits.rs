@@ -80,8 +80,10 @@ async fn a_429_is_waited_out_by_all_jobs_of_its_account_on_all_hosts() {
     one.queue_in_use(&first).await;
     other.queue_in_use(&second).await;
     case.outside
-        .fault(&json!({"platform": "mastodon", "op": "status.create", "account": "alice",
-            "fault": "429", "retry_after_s": WAIT_S, "after": 4}))
+        .fault(
+            &json!({"platform": "mastodon", "op": "status.create", "account": "alice",
+            "fault": "429", "retry_after_s": WAIT_S, "after": 4}),
+        )
         .await;
     let posts: Vec<Value> = (0..30).map(|_| case.post("alice")).collect();
     let accepted = accept_directly(&*case.ledger, &rules(&one), &posts).await;
@@ -91,7 +93,10 @@ async fn a_429_is_waited_out_by_all_jobs_of_its_account_on_all_hosts() {
         let refused = requests.iter().find(|it| it.status == Some(429));
         refused.map(|it| it.at)
     };
-    wait::until("a post is refused", ENDED, async || refused().await.is_some()).await;
+    wait::until("a post is refused", ENDED, async || {
+        refused().await.is_some()
+    })
+    .await;
     let refused = refused().await.expect("it was seen");
     let others: Vec<Value> = (0..5).map(|_| case.post("amy")).collect();
     for post in &others {
@@ -110,10 +115,15 @@ async fn a_429_is_waited_out_by_all_jobs_of_its_account_on_all_hosts() {
         .collect();
     assert_eq!(early, [], "sent before its time");
     let at_once = of("alice");
-    let at_once = at_once.iter().filter(|it| TimeDelta::zero() < **it && **it <= KNOWN);
+    let at_once = at_once
+        .iter()
+        .filter(|it| TimeDelta::zero() < **it && **it <= KNOWN);
     assert!(at_once.count() <= 2, "only what was on its way");
     let quick = of("amy").into_iter().min().expect("it has posted");
-    assert!(quick < TimeDelta::seconds(WAIT_S), "another account waits: {quick}");
+    assert!(
+        quick < TimeDelta::seconds(WAIT_S),
+        "another account waits: {quick}"
+    );
     assert_eq!(case.attempts_charged().await, 0);
     println!("the first post of another account came {quick} after the refusal");
 }
@@ -136,9 +146,11 @@ async fn a_server_that_fails_is_left_alone_and_burns_no_attempts() {
     let posts: Vec<Value> = (0..12).map(|_| case.post("alice")).collect();
     let accepted = accept_directly(&*case.ledger, &rules(&one), &posts).await;
     accepted.expect("the ledger takes them");
-    wait::until("it was asked three times whether it works", ENDED, async || {
-        8 <= case.outside.requests().await.len()
-    })
+    wait::until(
+        "it was asked three times whether it works",
+        ENDED,
+        async || 8 <= case.outside.requests().await.len(),
+    )
     .await;
     let requests = case.outside.requests().await;
     case.outside.no_faults().await;

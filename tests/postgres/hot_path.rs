@@ -25,7 +25,13 @@ async fn the_hot_path_uses_its_indexes() {
     // planned while there is nothing at all: the plans stay
     let nothing = begin(&ledger).await;
     let unknown = [JobId::mint()];
-    assert!(ledger.due("test", &kinds(), 500).await.unwrap().is_empty());
+    assert!(
+        ledger
+            .due("test", &kinds(), &Shut::default(), 500)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let none = ledger.claim(&nothing, &unknown).await.unwrap();
     assert!(none.is_empty());
     let unsettled = new_jobs(1).remove(0);
@@ -51,12 +57,18 @@ async fn the_hot_path_uses_its_indexes() {
         let claim = begin(&ledger).await;
         // more than five times: then a plan for all parameters may be taken
         for _ in 0..8 {
-            let hints = ledger.due("test", &kinds(), 500).await.unwrap();
+            let hints = ledger
+                .due("test", &kinds(), &Shut::default(), 500)
+                .await
+                .unwrap();
             assert_eq!(hints.len(), 500);
             let tenants: HashSet<_> = hints.iter().take(7).map(|it| it.tenant.clone()).collect();
             assert_eq!(tenants.len(), 7, "turns between tenants");
             let lanes = ["test".to_owned(), "nothing".to_owned()];
-            let together = ledger.due_in(&lanes, &kinds(), 500).await.unwrap();
+            let together = ledger
+                .due_in(&lanes, &kinds(), &Shut::default(), 500)
+                .await
+                .unwrap();
             assert_eq!(together["test"], hints);
             let ids: Vec<_> = hints.iter().map(|it| it.id).collect();
             let jobs = ledger.claim(&claim, &ids).await.unwrap();

@@ -62,7 +62,7 @@ impl Scene {
         let from = (it.state, it.sends);
         let permit = self
             .ledger
-            .permit(fence, it.id, from, Duration::from_secs(1));
+            .permit(fence, it.id, from, Duration::from_secs(1), None);
         permit.await.unwrap()
     }
 

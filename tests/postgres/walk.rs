@@ -58,7 +58,7 @@ async fn an_effect_is_permitted_once_and_under_the_lease_only() {
     let from = (EffectState::Intended, 0);
     let permit = |fence: Fence, budget| {
         let (ledger, id) = (ledger.clone(), effect.id);
-        async move { ledger.permit(&fence, id, from, budget).await.unwrap() }
+        async move { ledger.permit(&fence, id, from, budget, None).await.unwrap() }
     };
     assert!(!permit(other, Duration::ZERO).await, "another lease");
     assert!(

@@ -10,6 +10,7 @@ use presswork::clock::Time;
 use presswork::effect::{
     Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Receipt, Rule,
 };
+use presswork::gate::{Closure, Subject};
 use presswork::job::JobId;
 use presswork::outcome::Outcome;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,10 @@ impl Ledger for Books {
         Ok(None)
     }
 
+    async fn closures(&self) -> LedgerResult<Vec<Closure>> {
+        Ok(vec![])
+    }
+
     async fn intend(&self, _: &Fence, effect: &Effect) -> LedgerResult<Option<(Effect, Time)>> {
         point();
         let mut rows = self.rows.lock().unwrap();
@@ -68,6 +73,7 @@ impl Ledger for Books {
         id: EffectId,
         from: (EffectState, u32),
         _: Duration,
+        _: Option<&str>,
     ) -> LedgerResult<bool> {
         point();
         let permitted = {
@@ -126,11 +132,15 @@ impl Ledger for Books {
 /// An attempt at the job.
 fn attempt(books: &Arc<Books>, journal: &Journal, cancelled: &CancellationToken) -> Protocol {
     let lease = Duration::from_secs(3_600);
+    let subject = Subject {
+        account: Some("alice".to_owned()),
+        ..Subject::default()
+    };
     Protocol::new(
         books.clone(),
         Some(journal.clone()),
         FENCE,
-        ("alice".to_owned(), None),
+        (subject, None),
         lease,
         cancelled.clone(),
     )

@@ -1,5 +1,6 @@
 //! PostgreSQL behind PgBouncer in transaction mode: nothing that we need is kept by a session.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::ledger::postgres::{PgOptions, Postgres as PostgresLedger, Role};
@@ -89,6 +90,7 @@ async fn settings_hold_for_our_statements_and_nobody_elses() {
         lane: "default".to_owned(),
         kinds: Vec::new().into(),
         concurrency: Some(1),
+        shut: Arc::default(),
     };
     let many = (0..40).map(|_| ledger.claim_due(&claim, 1));
     for done in futures_util::future::join_all(many).await {

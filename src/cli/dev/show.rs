@@ -8,6 +8,7 @@ use super::super::out::{Cell, CliError, Out, Table, Tone, cut, plain, span};
 use crate::engine::shared::{Happening, What};
 use crate::job::JobId;
 use crate::lifecycle::{State, Transition};
+use crate::operate::stops::shell;
 use crate::outcome::Outcome;
 
 /// Where it shows, and since when.
@@ -206,28 +207,4 @@ impl Show {
 fn short(id: JobId) -> String {
     let id = id.to_string();
     format!("…{}", &id[id.len() - 8..])
-}
-
-/// A word for a shell.
-fn shell(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,=".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn words_are_pasted_as_they_are() {
-        assert_eq!(
-            shell("target/release/presswork"),
-            "target/release/presswork"
-        );
-        assert_eq!(shell("a b"), "'a b'");
-        assert_eq!(shell("it's"), r"'it'\''s'");
-    }
 }

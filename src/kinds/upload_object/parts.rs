@@ -253,7 +253,9 @@ pub(super) fn is_over(cx: &Context, outcome: &Outcome) -> bool {
             // it may be complete
             Class::Unknown => false,
         },
-        Outcome::Released { .. } | Outcome::Snoozed { .. } => called_off || (late && is_last),
+        Outcome::Released { .. } | Outcome::Shut { .. } | Outcome::Snoozed { .. } => {
+            called_off || (late && is_last)
+        }
         _ => false,
     }
 }

@@ -265,7 +265,8 @@ pub fn optional_json<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Re
     text.map(|it| read_json(column, it)).transpose()
 }
 
-fn read_json<T: DeserializeOwned>(column: &str, text: &str) -> sqlx::Result<T> {
+/// A value from JSON that a column held.
+pub fn read_json<T: DeserializeOwned>(column: &str, text: &str) -> sqlx::Result<T> {
     serde_json::from_str(text).map_err(|e| wrong(column, e))
 }
 

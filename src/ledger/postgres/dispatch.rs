@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::codec::{self, live_columns};
 use super::connections::{Opening, Within};
 use super::pool::{Pools, explain};
+use crate::gate::Shut;
 use crate::job::{Job, JobId, Priority, Progress};
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Claim, Hint};
@@ -21,40 +22,57 @@ macro_rules! claimable {
     };
 }
 
-/// What is due in a lane. Jumps from tenant to tenant over the index (a loose scan), looks at no more
-/// than `$3` jobs of each, and takes turns between them: the cost is by tenants and limit, not by the
-/// backlog.
+/// What is due in a lane. Jumps from account to account over the index (a loose scan), looks at no more
+/// than `$3` jobs of each, and takes turns between them: the cost is by tenants, their accounts and limit,
+/// not by the backlog. Of three forms, so that what isn't closed costs nothing: `$heads` are the accounts
+/// that may go, `$one` is what a job must be besides.
 macro_rules! due {
-    ($lane:literal) => {
+    ($lane:literal, open) => {
+        due!($lane, "", "head", "")
+    };
+    ($lane:literal, accounts) => {
+        due!($lane, going!(), "going", "")
+    };
+    ($lane:literal, jobs) => {
+        due!($lane, going!(), "going", within!())
+    };
+    ($lane:literal, $going:expr, $heads:literal, $one:expr) => {
         concat!(
             "WITH RECURSIVE clock AS MATERIALIZED (SELECT presswork.now() AS now),
     head AS (
-        (SELECT j.priority, j.tenant FROM presswork.jobs j
+        (SELECT j.priority, j.tenant, coalesce(j.account, '') AS account FROM presswork.jobs j
          WHERE j.lane = ",
             $lane,
             " AND ",
             claimable!(),
-            "    ORDER BY j.priority, j.tenant LIMIT 1)
+            "    ORDER BY j.priority, j.tenant, coalesce(j.account, '') LIMIT 1)
         UNION ALL
-        SELECT next.priority, next.tenant FROM head CROSS JOIN LATERAL (
-            SELECT j.priority, j.tenant FROM presswork.jobs j
+        SELECT next.priority, next.tenant, next.account FROM head CROSS JOIN LATERAL (
+            SELECT j.priority, j.tenant, coalesce(j.account, '') AS account FROM presswork.jobs j
             WHERE j.lane = ",
             $lane,
-            " AND (j.priority, j.tenant) > (head.priority, head.tenant) AND ",
+            " AND (j.priority, j.tenant, coalesce(j.account, ''))
+                  > (head.priority, head.tenant, head.account) AND ",
             claimable!(),
-            "       ORDER BY j.priority, j.tenant LIMIT 1) next
-    ),
+            "       ORDER BY j.priority, j.tenant, coalesce(j.account, '') LIMIT 1) next
+    ),",
+            $going,
+            "
     turn AS (
-        SELECT head.priority, head.tenant, one.id, one.run_at,
-               row_number() OVER (PARTITION BY head.priority, head.tenant
+        SELECT going.priority, going.tenant, one.id, one.run_at,
+               row_number() OVER (PARTITION BY going.priority, going.tenant, going.account
                                   ORDER BY one.run_at, one.id) AS turn
-        FROM head CROSS JOIN LATERAL (
+        FROM ",
+            $heads,
+            " going CROSS JOIN LATERAL (
             SELECT j.id, j.run_at FROM presswork.jobs j
             WHERE j.lane = ",
             $lane,
-            " AND j.priority = head.priority AND j.tenant = head.tenant
+            " AND j.priority = going.priority AND j.tenant = going.tenant
+              AND coalesce(j.account, '') = going.account
               AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
             claimable!(),
+            $one,
             "       ORDER BY j.run_at, j.id LIMIT $3) one
     )
     SELECT id, priority, tenant, turn, run_at FROM turn
@@ -63,19 +81,67 @@ macro_rules! due {
     };
 }
 
-const DUE: &str = due!("$1");
-const DUE_IN: &str = concat!(
-    "SELECT l.lane, d.id, d.priority, d.tenant
+/// The accounts of which not everything is shut. Materialised: they are chosen before their jobs are
+/// looked at.
+macro_rules! going {
+    () => {
+        "
+    shut AS MATERIALIZED (
+        SELECT s.account, s.tenant, s.kind, s.mark
+        FROM unnest($4::text[], $5::text[], $6::text[], $7::text[]) AS s(account, tenant, kind, mark)
+    ),
+    going AS MATERIALIZED (
+        SELECT head.priority, head.tenant, head.account FROM head
+        WHERE NOT EXISTS (SELECT FROM shut s
+                          WHERE s.kind = '' AND s.mark = '' AND (s.account = '' OR s.account = head.account)
+                            AND (s.tenant = '' OR s.tenant = head.tenant))
+    ),"
+    };
+}
+
+/// A job that no entry names which looks at more than its account and tenant.
+macro_rules! within {
+    () => {
+        " AND NOT EXISTS (SELECT FROM shut s
+                              WHERE (s.kind <> '' OR s.mark <> '')
+                                AND (s.account = '' OR s.account = going.account)
+                                AND (s.tenant = '' OR s.tenant = going.tenant)
+                                AND (s.kind = '' OR s.kind = j.kind)
+                                AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)))
+        "
+    };
+}
+
+macro_rules! due_in {
+    ($form:ident) => {
+        concat!(
+            "SELECT l.lane, d.id, d.priority, d.tenant
     FROM unnest($1::text[]) AS l(lane) CROSS JOIN LATERAL (",
-    due!("l.lane"),
-    ") d ORDER BY l.lane, d.priority, d.turn, d.run_at, d.id"
-);
+            due!("l.lane", $form),
+            ") d ORDER BY l.lane, d.priority, d.turn, d.run_at, d.id"
+        )
+    };
+}
+
+const DUE: [&str; 3] = [due!("$1", open), due!("$1", accounts), due!("$1", jobs)];
+const DUE_IN: [&str; 3] = [due_in!(open), due_in!(accounts), due_in!(jobs)];
+
+/// Which of three forms a look at what is due takes.
+fn form(shut: &Shut) -> usize {
+    match (shut.is_empty(), shut.looks_within()) {
+        (true, _) => 0,
+        (false, false) => 1,
+        (false, true) => 2,
+    }
+}
 
 /// Rows that somebody else holds are passed over, so a claim waits for nobody and can't deadlock.
 /// What may be claimed is told as an expression (`coalesce`): else the planner may take the index of what is
 /// due for it, and walk the whole lane to find a few ids.
-pub const CLAIM: &str = concat!(
-    "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
+macro_rules! claim {
+    ($passes_over:literal) => {
+        concat!(
+            "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
     free AS MATERIALIZED (
         SELECT j.id, w.token
         FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY AS w(id, token, n)
@@ -84,8 +150,10 @@ pub const CLAIM: &str = concat!(
           AND ($4::int8 IS NULL OR (SELECT generation FROM presswork.meta) <= $4)
           AND (SELECT NOT r.ended AND clock.now < r.lease_until
                FROM presswork.workers r, clock WHERE r.run = $3) AND coalesce(",
-    claimable!(),
-    ", false)
+            claimable!(),
+            ", false)",
+            $passes_over,
+            "
         ORDER BY w.n LIMIT $7 FOR UPDATE OF j SKIP LOCKED
     )
     UPDATE presswork.jobs j
@@ -93,27 +161,58 @@ pub const CLAIM: &str = concat!(
         epoch = j.epoch + 1, version = j.version + 1, progress = NULL
     FROM free, clock WHERE j.id = ANY(ARRAY[free.id])
     RETURNING ",
-    live_columns!()
+            live_columns!()
+        )
+    };
+}
+
+/// Where nothing is closed.
+const CLAIM: &str = claim!("");
+/// What is closed is passed over.
+const CLAIM_OPEN: &str = claim!(
+    " AND NOT EXISTS (
+              SELECT FROM unnest($8::text[], $9::text[], $10::text[], $11::text[])
+                  AS s(account, tenant, kind, mark)
+              WHERE (s.account = '' OR s.account = j.account) AND (s.tenant = '' OR s.tenant = j.tenant)
+                AND (s.kind = '' OR s.kind = j.kind) AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)))"
 );
 
-fn due_query<'q>(lane: &'q str, kinds: &'q [String], limit: u32) -> Query<'q> {
-    sqlx::query(DUE)
-        .bind(lane)
-        .bind(kinds)
-        .bind(i64::from(limit))
+fn due_query<'q>(lane: &'q str, kinds: &'q [String], shut: &Shut, limit: u32) -> Query<'q> {
+    let query = sqlx::query(DUE[form(shut)]);
+    passing_over(query.bind(lane).bind(kinds).bind(i64::from(limit)), shut)
+}
+
+/// Binds what is shut, where the statement asks for it.
+fn passing_over<'q>(query: Query<'q>, shut: &Shut) -> Query<'q> {
+    if shut.is_empty() {
+        return query;
+    }
+    let it = shut.columns();
+    query
+        .bind(it.accounts)
+        .bind(it.tenants)
+        .bind(it.kinds)
+        .bind(it.marks)
 }
 
 /// At most `limit`; `None`: as many as there are.
 fn claim_query<'q>(claim: &'q Claim, ids: &[Uuid], limit: Option<u32>) -> Query<'q> {
     let tokens: Vec<Uuid> = ids.iter().map(|_| Uuid::new_v4()).collect();
-    sqlx::query(sabotage!(CLAIM, "claim.generation": "(SELECT generation FROM presswork.meta) <= $4" => "true"))
+    let sql = if claim.shut.is_empty() {
+        CLAIM
+    } else {
+        CLAIM_OPEN
+    };
+    let sql = sabotage!(sql, "claim.generation": "(SELECT generation FROM presswork.meta) <= $4" => "true");
+    let query = sqlx::query(sql)
         .bind(ids.to_vec())
         .bind(tokens)
         .bind(claim.run)
         .bind(claim.generation)
         .bind(&claim.lane)
         .bind(&*claim.kinds)
-        .bind(limit.map(i64::from))
+        .bind(limit.map(i64::from));
+    passing_over(query, &claim.shut)
 }
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
@@ -127,8 +226,17 @@ fn hint(row: &PgRow) -> sqlx::Result<Hint> {
 }
 
 /// Due jobs of a lane, fairly between tenants.
-pub async fn due(pools: &Pools, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
-    let query = due_query(lane, kinds, limit);
+pub async fn due(
+    pools: &Pools,
+    lane: &str,
+    kinds: &[String],
+    shut: &Shut,
+    limit: u32,
+) -> Result<Vec<Hint>> {
+    if shut.is_everything() {
+        return Ok(vec![]);
+    }
+    let query = due_query(lane, kinds, shut, limit);
     let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let rows = rows.iter().map(hint);
     rows.collect::<sqlx::Result<_>>().map_err(explain)
@@ -139,12 +247,17 @@ pub async fn due_in(
     pools: &Pools,
     lanes: &[String],
     kinds: &[String],
+    shut: &Shut,
     limit: u32,
 ) -> Result<BTreeMap<String, Vec<Hint>>> {
-    let query = sqlx::query(DUE_IN)
+    if shut.is_everything() {
+        return Ok(BTreeMap::new());
+    }
+    let query = sqlx::query(DUE_IN[form(shut)])
         .bind(lanes)
         .bind(kinds)
         .bind(i64::from(limit));
+    let query = passing_over(query, shut);
     let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let mut due: BTreeMap<String, Vec<Hint>> = BTreeMap::new();
     for row in &rows {
@@ -159,6 +272,9 @@ pub async fn due_in(
 /// Takes the leases of those that are still free.
 pub async fn claim(pools: &Pools, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
     let ids = each_once(ids.iter().map(|it| it.0));
+    if claim.shut.is_everything() {
+        return Ok(vec![]);
+    }
     if claim.concurrency.is_some() {
         return claim_in_lane(pools, claim, Wanted::These(ids)).await;
     }
@@ -199,6 +315,9 @@ enum Wanted {
 
 /// Takes the leases of due jobs of a lane, under the lane's lock.
 pub async fn claim_due(pools: &Pools, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
+    if claim.shut.is_everything() {
+        return Ok(vec![]);
+    }
     claim_in_lane(pools, claim, Wanted::Due(limit)).await
 }
 
@@ -250,7 +369,7 @@ async fn under_lock(
 }
 
 async fn due_ids(connection: Within<'_>, claim: &Claim, limit: u32) -> sqlx::Result<Vec<Uuid>> {
-    let hints = due_query(&claim.lane, &claim.kinds, limit)
+    let hints = due_query(&claim.lane, &claim.kinds, &claim.shut, limit)
         .fetch_all(connection)
         .await?;
     hints.iter().map(|row| row.try_get("id")).collect()

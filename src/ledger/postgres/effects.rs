@@ -140,10 +140,12 @@ fn evidence(it: &Evidence) -> String {
 /// Locks the job, then the effect, in this order everywhere: under READ COMMITTED each lock is
 /// followed by another look at its condition, so of two that want the same permit one gets it.
 /// None on a server whose history isn't the one that effects are permitted on, nor on another than the
-/// one that this program follows: an old primary may still answer.
+/// one that this program follows: an old primary may still answer. None where a closure fits: what was
+/// committed before this statement began is seen, and so is what was while it waited for the rows. That is
+/// enough: a permit that began before a closure's commit is one that was given before it.
 pub const PERMIT: &str = "
 WITH lease AS MATERIALIZED (
-    SELECT id, run FROM presswork.jobs WHERE id = $1 AND token = $2 FOR SHARE
+    SELECT id, run, tenant, kind, labels FROM presswork.jobs WHERE id = $1 AND token = $2 FOR SHARE
 ),
 clock AS MATERIALIZED (SELECT presswork.now() AS now, presswork.timeline() AS timeline)
 UPDATE presswork.effects e
@@ -153,7 +155,8 @@ FROM lease JOIN presswork.workers w ON w.run = lease.run CROSS JOIN clock CROSS 
 WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
   AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until
   AND m.timeline = clock.timeline AND clock.timeline = coalesce($7, clock.timeline)
-  AND (e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))";
+  AND (e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))
+  AND NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)";
 
 /// The single-use permit.
 pub async fn permit(
@@ -162,7 +165,7 @@ pub async fn permit(
     id: EffectId,
     from: (EffectState, u32),
     budget: Duration,
-    follows: Option<String>,
+    (follows, platform): (Option<String>, Option<&str>),
 ) -> Result<bool> {
     // not made again by itself: whoever asks must look at the effect first
     let sql = sabotage!(PERMIT,
@@ -170,6 +173,7 @@ pub async fn permit(
         "permit.lease": "WHERE id = $1 AND token = $2 FOR SHARE" => "WHERE id = $1 AND $2::uuid IS NOT NULL FOR SHARE",
         "permit.time": "clock.now + $6 * interval '1 second' < w.lease_until" => "0 <= $6::float8",
         "permit.content": "(e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))" => "true",
+        "permit.closures": "NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)" => "$8::text IS NOT DISTINCT FROM $8",
     );
     let query = sqlx::query(sql)
         .bind(fence.job.0)
@@ -178,7 +182,8 @@ pub async fn permit(
         .bind(from.0.as_str())
         .bind(codec::int(from.1))
         .bind(seconds(budget))
-        .bind(follows);
+        .bind(follows)
+        .bind(platform);
     let done = pools.call(query.execute(pools.planned())).await?;
     Ok(done.rows_affected() == 1)
 }

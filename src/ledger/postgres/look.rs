@@ -11,7 +11,8 @@ use super::codec::{self, finished_columns, live_columns};
 use super::pool::{Pools, explain};
 use crate::job::{Job, JobId};
 use crate::ledger::door::Result;
-use crate::ledger::rows::{Attempt, Audit, Filter, Group, Pause};
+use crate::ledger::filter::{Filter, Group};
+use crate::ledger::rows::{Attempt, Audit, Pause};
 use crate::lifecycle::State;
 
 const JOB: &str = concat!(

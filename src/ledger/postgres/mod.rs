@@ -12,6 +12,7 @@ mod sql_door;
 mod dispatch;
 mod settle;
 mod runs;
+mod closures;
 mod effects;
 mod results;
 mod look;
@@ -29,10 +30,12 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 use crate::ledger::door::*;
+use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
 
@@ -148,17 +151,24 @@ impl Ledger for Postgres {
         intake::unquarantine(&self.pools, id, audit).await
     }
 
-    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
-        dispatch::due(&self.pools, lane, kinds, limit).await
+    async fn due(
+        &self,
+        lane: &str,
+        kinds: &[String],
+        shut: &Shut,
+        limit: u32,
+    ) -> Result<Vec<Hint>> {
+        dispatch::due(&self.pools, lane, kinds, shut, limit).await
     }
 
     async fn due_in(
         &self,
         lanes: &[String],
         kinds: &[String],
+        shut: &Shut,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
-        dispatch::due_in(&self.pools, lanes, kinds, limit).await
+        dispatch::due_in(&self.pools, lanes, kinds, shut, limit).await
     }
 
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
@@ -242,6 +252,18 @@ impl Ledger for Postgres {
         promotion::lift(&self.pools, history, wait).await
     }
 
+    async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure> {
+        closures::close(&self.pools, it, shorten, audit).await
+    }
+
+    async fn open(&self, cause: Cause, scope: &Scope, audit: Option<&Audit>) -> Result<bool> {
+        closures::open(&self.pools, cause, scope, audit).await
+    }
+
+    async fn closures(&self) -> Result<Vec<Closure>> {
+        closures::closures(&self.pools).await
+    }
+
     async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
         effects::step(&self.pools, job, revision, name).await
     }
@@ -260,8 +282,9 @@ impl Ledger for Postgres {
         id: EffectId,
         from: (EffectState, u32),
         budget: Duration,
+        platform: Option<&str>,
     ) -> Result<bool> {
-        let follows = self.followed();
+        let follows = (self.followed(), platform);
         effects::permit(&self.pools, fence, id, from, budget, follows).await
     }
 

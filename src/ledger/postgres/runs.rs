@@ -86,6 +86,13 @@ const CONTROL: &str = "
 SELECT ARRAY(SELECT id FROM presswork.jobs
              WHERE cancel AND token IS NOT NULL AND run = $1 ORDER BY id) AS cancels,
        ARRAY(SELECT lane FROM presswork.lanes ORDER BY lane) AS paused,
+       ARRAY(SELECT json_build_object(
+                 'id', id, 'cause', cause, 'reason', reason, 'actor', actor, 'since', since, 'until', until,
+                 'scope', json_build_object(
+                     'platform', nullif(platform, ''), 'account', nullif(account, ''),
+                     'tenant', nullif(tenant, ''), 'label', nullif(label, ''), 'kind', nullif(kind, '')))::text
+             FROM presswork.closures WHERE until IS NULL OR presswork.now() < until
+             ORDER BY since, id) AS closures,
        generation,
        (SELECT count(*)::int4 FROM presswork.workers
         WHERE NOT ended AND presswork.now() < lease_until) AS live
@@ -95,9 +102,12 @@ FROM presswork.meta";
 pub async fn control(pools: &Pools, run: Uuid) -> Result<Control> {
     let read = |row: &PgRow| {
         let cancels: Vec<Uuid> = row.try_get("cancels")?;
+        let closures: Vec<String> = row.try_get("closures")?;
+        let closures = closures.iter().map(|it| codec::read_json("closures", it));
         Ok(Control {
             cancels: cancels.into_iter().map(JobId).collect(),
             paused: row.try_get("paused")?,
+            closures: closures.collect::<sqlx::Result<_>>()?,
             generation: row.try_get("generation")?,
             live: u32::try_from(row.try_get::<i32, _>("live")?).unwrap_or(0),
         })

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 6] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -49,6 +49,19 @@ const MIGRATIONS: [Migration; 4] = [
         name: "sql_door",
         sql: include_str!("../../../migrations/postgres/0004_sql_door.sql"),
         oldest: 4,
+    },
+    // a program of the version before would give permits though the scope is closed
+    Migration {
+        version: 5,
+        name: "closures",
+        sql: include_str!("../../../migrations/postgres/0005_closures.sql"),
+        oldest: 5,
+    },
+    Migration {
+        version: 6,
+        name: "breakers",
+        sql: include_str!("../../../migrations/postgres/0006_breakers.sql"),
+        oldest: 5,
     },
 ];
 

@@ -111,6 +111,9 @@ const DROP_RESULTS: &str = older!("results", "until");
 /// What was said `$1` seconds ago, which no guard asks for any more.
 const DROP_CONTENTS: &str = older!("contents", "at");
 
+/// Closures whose time was past `$1` seconds ago.
+const DROP_CLOSURES: &str = older!("closures", "until");
+
 /// Call-backs that were taken `$1` seconds ago.
 const DROP_CALLS: &str = older!("calls", "at");
 
@@ -168,6 +171,7 @@ async fn work(
         (DROP_OTHERS, finished),
         (DROP_KEYS, keys),
         (DROP_RESULTS, 0.0),
+        (DROP_CLOSURES, 0.0),
         (DROP_TESTIMONY, seconds(TESTIMONY)),
         (
             DROP_CONTENTS,

@@ -14,9 +14,8 @@ pub async fn all(conn: &mut SqliteConnection) -> Result<Vec<Standing>> {
     let rows = sqlx::query(sql).fetch_all(conn).await.map_err(told)?;
     let read = |row: &SqliteRow| -> Result<Standing> {
         let state: String = get(row, 2)?;
-        let breaker = serde_json::from_str(&state).map_err(|e| {
-            LedgerError::Other(format!("breakers: `{state}` can't be read: {e}"))
-        })?;
+        let breaker = serde_json::from_str(&state)
+            .map_err(|e| LedgerError::Other(format!("breakers: `{state}` can't be read: {e}")))?;
         Ok(Standing {
             scope: get(row, 0)?,
             version: get(row, 1)?,

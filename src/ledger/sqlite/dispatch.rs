@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::{Row, SqliteConnection};
 use uuid::Uuid;
 
-use super::due::due;
+use super::due::{Look, entries};
 use super::map::{self, get, hex, job, job_columns, text};
 use super::open::told;
 use crate::job::{Job, JobId, Progress};
@@ -31,7 +31,8 @@ pub async fn claim_due(
     limit: u32,
 ) -> Result<Vec<Job>> {
     let room = room(conn, now, claim).await?;
-    let due = due(conn, now, &claim.lane, &claim.kinds, limit.min(room)).await?;
+    let look = Look::at(now, &claim.kinds, &claim.shut, limit.min(room))?;
+    let due = look.due(conn, &claim.lane).await?;
     let ids: Vec<JobId> = due.iter().map(|it| it.id).collect();
     take(conn, now, claim, &ids, room).await
 }
@@ -71,6 +72,9 @@ async fn take(
     room: u32,
 ) -> Result<Vec<Job>> {
     let wanted: Vec<String> = ids.iter().map(hex).collect();
+    if claim.shut.is_everything() {
+        return Ok(vec![]);
+    }
     // a token is 16 bytes that nobody else has
     let rows = sqlx::query(concat!(
         "UPDATE jobs SET state = 'running', run = ?1, token = randomblob(16), claimed_at = ?2, epoch = epoch + 1,
@@ -78,6 +82,11 @@ async fn take(
          WHERE id IN (SELECT j.id FROM json_each(?3) w CROSS JOIN jobs j ON j.id = unhex(w.value)
                       WHERE j.token IS NULL AND j.state IN ('scheduled', 'ready', 'retrying') AND j.run_at <= ?2
                         AND +j.lane = ?4 AND j.kind IN (SELECT value FROM json_each(?5))
+                        AND NOT EXISTS (
+                            SELECT 1 FROM json_each(?7) s
+                            WHERE s.value ->> 0 IN ('', j.account) AND s.value ->> 1 IN ('', j.tenant)
+                              AND s.value ->> 2 IN ('', j.kind)
+                              AND (s.value ->> 3 = '' OR instr(j.labels, s.value ->> 3)))
                       ORDER BY w.key LIMIT ?6)
          RETURNING ",
         job_columns!(hot)
@@ -88,6 +97,7 @@ async fn take(
     .bind(&claim.lane)
     .bind(text(&claim.kinds)?)
     .bind(room)
+    .bind(entries(&claim.shut)?)
     .fetch_all(conn)
     .await
     .map_err(told)?;

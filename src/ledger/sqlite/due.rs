@@ -1,17 +1,19 @@
-//! What is due: by priority, then the tenants' turns, then age.
+//! What is due: by priority, then the turns of tenants and their accounts, then age.
 
 use std::sync::Arc;
 
 use sqlx::SqliteConnection;
+use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
 use super::map::{get, text};
 use super::open::told;
+use crate::gate::Shut;
 use crate::job::{JobId, Priority};
 use crate::ledger::door::Result;
 use crate::ledger::rows::Hint;
 
-/// A due job and its turn among those of its tenant, from 0.
+/// A due job and its turn among those of its account, from 0.
 struct Turn {
     turn: usize,
     run_at: i64,
@@ -19,32 +21,127 @@ struct Turn {
     tenant: Arc<str>,
 }
 
-/// Due jobs of a lane. Jumps from tenant to tenant over the index `jobs_due` and looks at no more
-/// than `limit` jobs of each: the cost is by tenants and limit, not by the backlog.
-pub async fn due(
-    conn: &mut SqliteConnection,
+/// The first job of an account of a tenant of a priority: what the index jumps to.
+struct Head {
+    rank: i64,
+    tenant: Arc<str>,
+    account: String,
+}
+
+/// What a look at what is due goes by.
+pub struct Look<'a> {
     now: i64,
-    lane: &str,
-    kinds: &[String],
+    kinds: String,
+    shut: &'a Shut,
+    /// The entries that look at more than accounts and tenants, where there are some.
+    within: Option<String>,
     limit: u32,
-) -> Result<Vec<Hint>> {
-    let kinds = text(&kinds)?;
-    let most = usize::try_from(limit).unwrap_or(usize::MAX);
-    let mut hints = Vec::new();
-    let mut level: Vec<Turn> = Vec::new();
-    let mut head = (-1, Arc::from(""));
-    while hints.len() < most {
-        let next = next_head(conn, lane, &head).await?;
-        // those of a lower priority take no turn before all of a higher one had theirs
-        if next.as_ref().is_none_or(|it| it.0 != head.0) {
-            take_turns(head.0, &mut level, &mut hints);
-        }
-        let Some(next) = next else { break };
-        head = next;
-        level.extend(first_of(conn, now, lane, &head, &kinds, limit).await?);
+}
+
+/// What is shut, as statements read it: an array of account, tenant, kind and mark each.
+pub fn entries(shut: &Shut) -> Result<String> {
+    let it = shut.columns();
+    let entry = |n: usize| [&it.accounts[n], &it.tenants[n], &it.kinds[n], &it.marks[n]];
+    let entries: Vec<_> = (0..it.accounts.len()).map(entry).collect();
+    text(&entries)
+}
+
+/// The oldest due jobs of an account, of those that `$within` lets through.
+macro_rules! first {
+    ($within:literal) => {
+        concat!(
+            "SELECT id, run_at FROM jobs
+             WHERE lane = ?1 AND priority = ?2 AND tenant = ?3 AND coalesce(account, '') = ?4
+               AND state IN ('scheduled', 'ready', 'retrying')
+               AND run_at <= ?5 AND kind IN (SELECT value FROM json_each(?6)) ",
+            $within,
+            " ORDER BY run_at, id LIMIT ?7"
+        )
+    };
+}
+impl<'a> Look<'a> {
+    /// At most `limit` jobs of `kinds` that are due by `now` and that `shut` doesn't name.
+    pub fn at(now: i64, kinds: &[String], shut: &'a Shut, limit: u32) -> Result<Self> {
+        let within = shut.looks_within().then(|| entries(shut));
+        Ok(Self {
+            now,
+            kinds: text(&kinds)?,
+            shut,
+            within: within.transpose()?,
+            limit,
+        })
     }
-    hints.truncate(most);
-    Ok(hints)
+
+    /// Due jobs of a lane. Jumps from account to account over the index `jobs_due` and looks at no more
+    /// than `limit` jobs of each: the cost is by tenants, their accounts and limit, not by the backlog.
+    pub async fn due(&self, conn: &mut SqliteConnection, lane: &str) -> Result<Vec<Hint>> {
+        let most = usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let mut hints = Vec::new();
+        if self.shut.is_everything() {
+            return Ok(hints);
+        }
+        let mut level: Vec<Turn> = Vec::new();
+        let mut head = Head {
+            rank: -1,
+            tenant: Arc::from(""),
+            account: String::new(),
+        };
+        while hints.len() < most {
+            let next = next_head(conn, lane, &head).await?;
+            // those of a lower priority take no turn before all of a higher one had theirs
+            if next.as_ref().is_none_or(|it| it.rank != head.rank) {
+                take_turns(head.rank, &mut level, &mut hints);
+            }
+            let Some(next) = next else { break };
+            head = next;
+            if !self.shut.is_whole(&head.account, &head.tenant) {
+                level.extend(self.first_of(conn, lane, &head).await?);
+            }
+        }
+        hints.truncate(most);
+        Ok(hints)
+    }
+
+    /// The oldest due jobs of an account.
+    async fn first_of(
+        &self,
+        conn: &mut SqliteConnection,
+        lane: &str,
+        head: &Head,
+    ) -> Result<Vec<Turn>> {
+        let query = match &self.within {
+            None => sqlx::query(first!("")),
+            Some(_) => sqlx::query(first!(
+                "AND NOT EXISTS (
+                     SELECT 1 FROM json_each(?8) s
+                     WHERE s.value ->> 0 IN ('', ?4) AND s.value ->> 1 IN ('', ?3)
+                       AND s.value ->> 2 IN ('', kind)
+                       AND (s.value ->> 3 = '' OR instr(labels, s.value ->> 3)))"
+            )),
+        };
+        let query = query
+            .bind(lane)
+            .bind(head.rank)
+            .bind(&*head.tenant)
+            .bind(&head.account)
+            .bind(self.now)
+            .bind(&self.kinds)
+            .bind(self.limit);
+        let query = match &self.within {
+            None => query,
+            Some(within) => query.bind(within),
+        };
+        let rows = query.fetch_all(conn).await.map_err(told)?;
+        let turn = |(turn, row)| {
+            Ok(Turn {
+                turn,
+                run_at: get(row, 1)?,
+                id: get(row, 0)?,
+                tenant: head.tenant.clone(),
+            })
+        };
+        rows.iter().enumerate().map(turn).collect()
+    }
 }
 
 fn take_turns(rank: i64, level: &mut Vec<Turn>, hints: &mut Vec<Hint>) {
@@ -57,58 +154,36 @@ fn take_turns(rank: i64, level: &mut Vec<Turn>, hints: &mut Vec<Hint>) {
     }));
 }
 
-/// The first priority and tenant after `head` that have a job that may be claimed, due or not.
-async fn next_head(
-    conn: &mut SqliteConnection,
-    lane: &str,
-    head: &(i64, Arc<str>),
-) -> Result<Option<(i64, Arc<str>)>> {
+/// The first account after `head` that has a job that may be claimed, due or not: of the same tenant, then
+/// of the next. Two statements in one, since a comparison of rows goes by columns of the index alone.
+async fn next_head(conn: &mut SqliteConnection, lane: &str, head: &Head) -> Result<Option<Head>> {
     let row = sqlx::query(
-        "SELECT priority, tenant FROM jobs
-         WHERE lane = ? AND state IN ('scheduled', 'ready', 'retrying') AND (priority, tenant) > (?, ?)
-         ORDER BY priority, tenant LIMIT 1",
+        "SELECT * FROM (
+             SELECT priority, tenant, coalesce(account, '') FROM jobs
+             WHERE lane = ?1 AND state IN ('scheduled', 'ready', 'retrying')
+               AND priority = ?2 AND tenant = ?3 AND coalesce(account, '') > ?4
+             ORDER BY coalesce(account, '') LIMIT 1)
+         UNION ALL
+         SELECT * FROM (
+             SELECT priority, tenant, coalesce(account, '') FROM jobs
+             WHERE lane = ?1 AND state IN ('scheduled', 'ready', 'retrying')
+               AND (priority, tenant) > (?2, ?3)
+             ORDER BY priority, tenant, coalesce(account, '') LIMIT 1)
+         LIMIT 1",
     )
     .bind(lane)
-    .bind(head.0)
-    .bind(&*head.1)
+    .bind(head.rank)
+    .bind(&*head.tenant)
+    .bind(&head.account)
     .fetch_optional(conn)
     .await
     .map_err(told)?;
-    row.map(|it| Ok((get(&it, 0)?, get::<&str, _>(&it, 1)?.into())))
-        .transpose()
-}
-
-/// The oldest due jobs of a priority and tenant.
-async fn first_of(
-    conn: &mut SqliteConnection,
-    now: i64,
-    lane: &str,
-    (rank, tenant): &(i64, Arc<str>),
-    kinds: &str,
-    limit: u32,
-) -> Result<Vec<Turn>> {
-    let rows = sqlx::query(
-        "SELECT id, run_at FROM jobs
-         WHERE lane = ? AND priority = ? AND tenant = ? AND state IN ('scheduled', 'ready', 'retrying')
-           AND run_at <= ? AND kind IN (SELECT value FROM json_each(?))
-         ORDER BY run_at, id LIMIT ?",
-    )
-    .bind(lane)
-    .bind(rank)
-    .bind(&**tenant)
-    .bind(now)
-    .bind(kinds)
-    .bind(limit)
-    .fetch_all(conn)
-    .await
-    .map_err(told)?;
-    let turn = |(turn, row)| {
-        Ok(Turn {
-            turn,
-            run_at: get(row, 1)?,
-            id: get(row, 0)?,
-            tenant: tenant.clone(),
+    let read = |row: SqliteRow| {
+        Ok(Head {
+            rank: get(&row, 0)?,
+            tenant: get::<&str, _>(&row, 1)?.into(),
+            account: get(&row, 2)?,
         })
     };
-    rows.iter().enumerate().map(turn).collect()
+    row.map(read).transpose()
 }

@@ -124,7 +124,7 @@ pub async fn permit(
     fence: &Fence,
     id: EffectId,
     (state, sends): (EffectState, u32),
-    budget: Duration,
+    (budget, platform): (Duration, Option<&str>),
 ) -> Result<bool> {
     let budget = i64::try_from(budget.as_micros()).unwrap_or(i64::MAX / 2);
     let given = sqlx::query(
@@ -136,7 +136,13 @@ pub async fn permit(
            AND (guard_s IS NULL OR NOT EXISTS (
                SELECT 1 FROM effects o WHERE o.account = effects.account AND o.content = effects.content
                    AND o.id <> effects.id AND o.state IN ('sending', 'confirmed', 'unknown', 'unresolved')
-                   AND o.permit_at > ?1 - effects.guard_s * 1000000))",
+                   AND o.permit_at > ?1 - effects.guard_s * 1000000))
+           AND NOT EXISTS (
+               SELECT 1 FROM closures c JOIN jobs j ON j.id = ?4
+               WHERE (c.until IS NULL OR ?1 < c.until)
+                 AND (c.platform = '' OR c.platform = ?9) AND (c.account = '' OR c.account = effects.account)
+                 AND (c.tenant = '' OR c.tenant = j.tenant) AND (c.kind = '' OR c.kind = j.kind)
+                 AND (c.mark = '' OR instr(j.labels, c.mark)))",
     )
     .bind(now)
     .bind(fence.run)
@@ -146,6 +152,7 @@ pub async fn permit(
     .bind(sends)
     .bind(fence.token)
     .bind(now.saturating_add(budget))
+    .bind(platform)
     .execute(conn)
     .await
     .map_err(told)?;

@@ -12,6 +12,7 @@ mod intake;
 mod due;
 mod dispatch;
 mod settle;
+mod closures;
 mod effects;
 mod runs;
 mod calls;
@@ -34,13 +35,15 @@ use uuid::Uuid;
 
 use crate::clock::{Clock, Time};
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 use crate::ledger::door::{Ledger, LedgerError, Result, Together, Word};
+use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::{
-    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Filter,
-    Generation, Group, Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
-    Settlement, Standing, Stored,
+    Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Generation,
+    Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
+    Standing, Stored,
 };
 use crate::lifecycle::State;
 use map::{get, micros};
@@ -197,27 +200,28 @@ impl Ledger for Sqlite {
         .await
     }
 
-    async fn due(&self, lane: &str, kinds: &[String], limit: u32) -> Result<Vec<Hint>> {
-        due::due(
-            &mut *self.reader().await?,
-            self.now_micros(),
-            lane,
-            kinds,
-            limit,
-        )
-        .await
+    async fn due(
+        &self,
+        lane: &str,
+        kinds: &[String],
+        shut: &Shut,
+        limit: u32,
+    ) -> Result<Vec<Hint>> {
+        let look = due::Look::at(self.now_micros(), kinds, shut, limit)?;
+        look.due(&mut *self.reader().await?, lane).await
     }
 
     async fn due_in(
         &self,
         lanes: &[String],
         kinds: &[String],
+        shut: &Shut,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
-        let (mut reader, now) = (self.reader().await?, self.now_micros());
-        let mut due = BTreeMap::new();
+        let look = due::Look::at(self.now_micros(), kinds, shut, limit)?;
+        let (mut reader, mut due) = (self.reader().await?, BTreeMap::new());
         for lane in lanes {
-            let hints = due::due(&mut reader, now, lane, kinds, limit).await?;
+            let hints = look.due(&mut reader, lane).await?;
             if !hints.is_empty() {
                 due.insert(lane.clone(), hints);
             }
@@ -312,6 +316,26 @@ impl Ledger for Sqlite {
             .await
     }
 
+    async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure> {
+        let (it, audit) = (it.clone(), audit.cloned());
+        self.write(move |tx, now| {
+            Box::pin(async move { closures::close(tx, now, &it, shorten, audit.as_ref()).await })
+        })
+        .await
+    }
+
+    async fn open(&self, cause: Cause, scope: &Scope, audit: Option<&Audit>) -> Result<bool> {
+        let (scope, audit) = (scope.clone(), audit.cloned());
+        self.write(move |tx, now| {
+            Box::pin(async move { closures::open(tx, now, cause, &scope, audit.as_ref()).await })
+        })
+        .await
+    }
+
+    async fn closures(&self) -> Result<Vec<Closure>> {
+        closures::closures(&mut *self.reader().await?, self.now_micros()).await
+    }
+
     async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
         effects::step(&mut *self.reader().await?, job, revision, name).await
     }
@@ -343,10 +367,14 @@ impl Ledger for Sqlite {
         id: EffectId,
         from: (EffectState, u32),
         budget: Duration,
+        platform: Option<&str>,
     ) -> Result<bool> {
-        let fence = *fence;
+        let (fence, platform) = (*fence, platform.map(str::to_owned));
         self.write(move |tx, now| {
-            Box::pin(async move { effects::permit(tx, now, &fence, id, from, budget).await })
+            Box::pin(async move {
+                let within = (budget, platform.as_deref());
+                effects::permit(tx, now, &fence, id, from, within).await
+            })
         })
         .await
     }
@@ -492,26 +520,11 @@ impl Ledger for Sqlite {
     }
 
     async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
-        let row = sqlx::query(
-            "SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?",
-        );
-        let row = row
-            .bind(tenant)
-            .bind(kind)
-            .bind(key)
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+        look::job_of_key(&mut *self.reader().await?, (tenant, kind, key)).await
     }
 
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
-        let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
-        let rows = rows
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::attempt).collect()
+        look::attempts(&mut *self.reader().await?, id).await
     }
 
     async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
@@ -527,30 +540,13 @@ impl Ledger for Sqlite {
     }
 
     async fn paused(&self) -> Result<Vec<Pause>> {
-        let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane")
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::pause).collect()
+        look::paused(&mut *self.reader().await?).await
     }
 
     async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()> {
         let (lane, pause, audit) = (lane.to_owned(), pause.cloned(), audit.clone());
         self.write(move |tx, now| {
-            Box::pin(async move {
-                let change = match &pause {
-                    Some(it) => sqlx::query(
-                        "INSERT OR REPLACE INTO lanes (lane, reason, by, at) VALUES (?, ?, ?, ?)",
-                    )
-                    .bind(&lane)
-                    .bind(&it.reason)
-                    .bind(&it.by)
-                    .bind(micros(it.at)),
-                    None => sqlx::query("DELETE FROM lanes WHERE lane = ?").bind(&lane),
-                };
-                change.execute(&mut *tx).await.map_err(told)?;
-                intake::audit(tx, now, &audit).await
-            })
+            Box::pin(async move { look::pause(tx, now, &lane, pause.as_ref(), &audit).await })
         })
         .await
     }

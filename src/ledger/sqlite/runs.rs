@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::SqliteConnection;
 use uuid::Uuid;
 
+use super::closures::closures;
 use super::effects::span_micros;
 use super::map::{self, get, micros, text};
 use super::open::told;
@@ -82,6 +83,7 @@ pub async fn control(conn: &mut SqliteConnection, now: i64, run: Uuid) -> Result
             .iter()
             .map(|row| get(row, 0))
             .collect::<Result<_>>()?,
+        closures: closures(conn, now).await?,
         generation: generation(conn).await?.number,
         live: u32::try_from(live(conn, now).await?.len()).unwrap_or(u32::MAX),
     })

@@ -100,6 +100,10 @@ pub async fn drop_small(conn: &mut SqliteConnection, before: i64, now: i64) -> R
             now,
         ),
         (
+            "DELETE FROM closures WHERE id IN (SELECT id FROM closures WHERE until < ? LIMIT ?)",
+            now,
+        ),
+        (
             "DELETE FROM contents WHERE (account, digest, job) IN
                  (SELECT account, digest, job FROM contents WHERE at < ? LIMIT ?)",
             now.saturating_sub(SAID),

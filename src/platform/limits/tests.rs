@@ -88,11 +88,17 @@ fn a_success_teaches_where_it_says_that_nothing_is_left() {
     let rfc = rfc.as_str();
     for (headers, expected) in [
         (
-            vec![("x-rate-limit-remaining", "0"), ("x-rate-limit-reset", unix)],
+            vec![
+                ("x-rate-limit-remaining", "0"),
+                ("x-rate-limit-reset", unix),
+            ],
             vec![(Scope::Account, 60)],
         ),
         (
-            vec![("x-rate-limit-remaining", "1"), ("x-rate-limit-reset", unix)],
+            vec![
+                ("x-rate-limit-remaining", "1"),
+                ("x-rate-limit-reset", unix),
+            ],
             vec![],
         ),
         (
@@ -133,14 +139,8 @@ fn a_success_teaches_where_it_says_that_nothing_is_left() {
     ] {
         assert_eq!(taught(200, &headers), expected, "{headers:?}");
     }
-    assert_eq!(
-        taught(429, &[("retry-after", "5")]),
-        [(Scope::Account, 5)]
-    );
-    assert_eq!(
-        taught(503, &[("retry-after", "5")]),
-        [(Scope::Platform, 5)]
-    );
+    assert_eq!(taught(429, &[("retry-after", "5")]), [(Scope::Account, 5)]);
+    assert_eq!(taught(503, &[("retry-after", "5")]), [(Scope::Platform, 5)]);
 }
 
 #[test]
@@ -160,7 +160,13 @@ fn metas_usage_is_told_in_percent_and_minutes() {
         business(&of("9", "999999999999")),
         [(Scope::Account, REGAIN_MAX.num_seconds())]
     );
-    for none in [of("99", "0"), of("9", "-1"), of("9", "\"soon\""), "{}".into(), "x".into()] {
+    for none in [
+        of("99", "0"),
+        of("9", "-1"),
+        of("9", "\"soon\""),
+        "{}".into(),
+        "x".into(),
+    ] {
         assert_eq!(business(&none), [], "{none}");
     }
     let app = |usage| taught(200, &[("x-app-usage", usage)]);
