@@ -46,7 +46,7 @@ use crate::ledger::rows::{
     Standing, Stored,
 };
 use crate::lifecycle::State;
-use map::{get, micros};
+use map::micros;
 use open::told;
 
 pub use open::KNOWN;
