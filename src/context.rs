@@ -185,7 +185,7 @@ impl Context {
             ledger.clone(),
             tools.journal,
             fence,
-            (subject, guard),
+            (subject, guard, caller),
             config.lease,
             cancelled.clone(),
         );
@@ -203,7 +203,7 @@ impl Context {
             fence,
             ledger,
             sink,
-            protocol: protocol.counted(caller),
+            protocol,
         }
     }
 

@@ -13,6 +13,7 @@ pub mod reference;
 pub mod tls;
 pub mod outcome;
 pub mod retry;
+pub mod breaker;
 pub mod lifecycle;
 pub mod content;
 pub mod budget;

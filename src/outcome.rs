@@ -93,6 +93,12 @@ pub struct Failure {
     pub retry_after_ms: Option<u64>,
 }
 
+/// The account may do nothing any more, says its platform.
+pub const RESTRICTED: &str = "restricted";
+/// What the account did was blocked, says its platform; it may have been done all the same.
+pub const BLOCKED: &str = "action_blocked";
+/// The codes of a platform's refusals of an account: nothing of it is sent before a person has been there.
+pub const POLICY: [&str; 2] = [RESTRICTED, BLOCKED];
 /// A longer message is cut: it is for a person to read.
 const MESSAGE_MAX: usize = 2_048;
 /// A platform's word on when to come back is taken for a year at most.

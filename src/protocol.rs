@@ -20,7 +20,7 @@ use crate::gate::Subject;
 use crate::journal::Journal;
 use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
-use crate::outcome::{Class, Failure, Held, Outcome, Scope};
+use crate::outcome::{Class, Failure, Held, Outcome, POLICY, Scope};
 use crate::platform::CallError;
 use crate::platform::gate::{self, Caller};
 use crate::sabotage;
@@ -81,13 +81,13 @@ pub struct Protocol {
 }
 
 impl Protocol {
-    /// The effects of an attempt for a job and the guard of its account, whose writes compare `fence`. None is
-    /// begun once `cancelled` has fired.
+    /// The effects of an attempt for a job, the guard of its account, and whose gate its sends go through;
+    /// whose writes compare `fence`. None is begun once `cancelled` has fired.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         journal: Option<Journal>,
         fence: Fence,
-        (subject, guard): (Subject, Option<Guard>),
+        (subject, guard, caller): (Subject, Option<Guard>, Option<Caller>),
         lease: Duration,
         cancelled: CancellationToken,
     ) -> Self {
@@ -100,14 +100,9 @@ impl Protocol {
             lease,
             cancelled,
             called_off: false,
-            caller: None,
+            caller,
             sending: RwLock::new(()),
         }
-    }
-
-    /// Whose sends go through this caller's gate, where there is one.
-    pub fn counted(self, caller: Option<Caller>) -> Self {
-        Self { caller, ..self }
     }
 
     /// The effects of an attempt that only sees to what is under way, since its job was called off.
@@ -544,7 +539,11 @@ pub(crate) fn concluded(
                 Some(looking) => Some(chrono_of(looking.wait(0) + LOOKED)),
                 None => failure.retry_after().or_else(|| pause(sends)),
             };
-            let lost = Failure::new(Class::Unknown, failure.scope, "unknown", message).after(wait);
+            let code = match failure.code.as_str() {
+                it if POLICY.contains(&it) => it,
+                _ => "unknown",
+            };
+            let lost = Failure::new(Class::Unknown, failure.scope, code, message).after(wait);
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }
     };

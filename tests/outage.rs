@@ -10,6 +10,8 @@ mod budgets;
 mod clocks;
 #[path = "outage/ledger.rs"]
 mod ledger;
+#[path = "outage/limits.rs"]
+mod limits;
 #[path = "outage/partition.rs"]
 mod partition;
 #[path = "outage/people.rs"]

@@ -13,7 +13,8 @@ use presswork::effect::Receipt;
 use presswork::media::sniff;
 use presswork::outcome::Class;
 use presswork::platform::http::{Answer, Call};
-use presswork::platform::verdict::{CallError, Rules, come_back, judge, read};
+use presswork::platform::limits::{come_back, learned};
+use presswork::platform::verdict::{CallError, Rules, judge, read};
 use presswork::platform::{bluesky, facets, mastodon, openai, openai_images};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use secrecy::SecretString;
@@ -55,8 +56,12 @@ pub fn holds(bytes: &[u8]) {
         Duration::from_secs(1),
     )
     .bearer(&SecretString::from(TOKEN));
-    if let Some(wait) = come_back(&answer) {
-        assert!((TimeDelta::zero()..=TimeDelta::days(7)).contains(&wait));
+    let bounds = TimeDelta::zero()..=TimeDelta::days(7);
+    if let Some(wait) = come_back(&answer, Class::Throttled) {
+        assert!(bounds.contains(&wait));
+    }
+    for it in learned(&answer) {
+        assert!(bounds.contains(&(it.until - answer.at)));
     }
     for rules in [&openai::RULES, &mastodon::RULES, &bluesky::RULES] {
         judged(rules, &call, &answer);

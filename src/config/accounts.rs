@@ -111,6 +111,7 @@ impl<'a> Reader<'a> {
             webhook_secret,
             previous_secret,
             timeout: Duration::from_secs(self.int_or_default(part, "timeout_s")),
+            app: self.text(part, "app").map(|it| it.value),
         })
     }
 
@@ -183,6 +184,7 @@ impl<'a> Reader<'a> {
             "webhook_secret",
             "previous_secret",
             "timeout_s",
+            "app",
         ];
         self.useless(part, &keys, "means nothing to a folder; leave it out");
         self.useless(part, &OF_POSTS, "is for accounts that post; leave it out");

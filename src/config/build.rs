@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::breaker::Settings;
 use crate::job::envelope::{NAME_MAX, is_name};
 use crate::json::did_you_mean;
 use crate::retry::Policy;
@@ -48,7 +49,14 @@ impl<'a> Reader<'a> {
         let accounts = self.accounts();
         self.media_account(&media, &accounts);
         let (api, resp) = self.api();
+        let breaker = self.part("breaker");
         Config {
+            breaker: Settings {
+                failures: u32::try_from(self.int_or_default(&breaker, "failures"))
+                    .expect("its bounds are below 2^32"),
+                window: Duration::from_secs(self.int_or_default(&breaker, "window_s")),
+                cool_down: Duration::from_secs(self.int_or_default(&breaker, "cool_down_s")),
+            },
             origin: origin.map(Path::to_owned),
             lease: Duration::from_secs(self.int_or_default(&daemon, "lease_s")),
             drain: Duration::from_secs(self.int_or_default(&daemon, "drain_s")),

@@ -143,6 +143,12 @@ impl Config {
             ("media.fetch_http", media.fetch_http.to_string()),
             ("media.fetch_allow", listed(&allow)),
         ]);
+        let breaker = &self.breaker;
+        all.extend([
+            ("breaker.failures", breaker.failures.to_string()),
+            ("breaker.window_s", seconds(breaker.window)),
+            ("breaker.cool_down_s", seconds(breaker.cool_down)),
+        ]);
         if let Some(retry) = self.retry {
             all.push(("retry.attempts", retry.attempts_max.to_string()));
             all.push(("retry.base_ms", retry.base_ms.to_string()));
@@ -226,6 +232,7 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
     }
     let secret = it.webhook_secret.as_ref();
     all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
+    all.extend(it.app.clone().map(|it| ("app", it)));
     if it.platform == "http" {
         let previous = it.previous_secret.as_ref();
         all.extend(previous.map(|_| ("previous_secret", HIDDEN.to_owned())));

@@ -330,6 +330,37 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "breaker",
+        by_name: false,
+        overlay: false,
+        keys: &[
+            int(
+                "failures",
+                (0, ""),
+                (
+                    10_000,
+                    ", because so many attempts are lost before anybody stops",
+                ),
+                Some(5),
+            ),
+            int(
+                "window_s",
+                (1, ", because no failures come closer together"),
+                (DAY_S, " (a day), because what was a day ago says nothing"),
+                Some(60),
+            ),
+            int(
+                "cool_down_s",
+                (1, ", because each probe is a request"),
+                (
+                    3_600,
+                    " (an hour), because it is doubled each time that it didn't help",
+                ),
+                Some(30),
+            ),
+        ],
+    },
+    Section {
         name: "accounts",
         by_name: true,
         overlay: false,
@@ -368,6 +399,7 @@ pub const SECTIONS: &[Section] = &[
             ),
             key("webhook_secret", Shape::Secret),
             key("previous_secret", Shape::Secret),
+            key("app", TEXT),
             int(
                 "timeout_s",
                 (1, ", because no answer comes in no time"),

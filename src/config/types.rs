@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::budget::Budget;
+use crate::breaker::Settings;
 use crate::content::Guard;
 use crate::effect::Resend;
 use crate::retry::Policy;
@@ -61,6 +62,8 @@ pub struct Config {
     pub media: Media,
     /// The policy of kinds that `[kinds]` gives none; `None`: each kind's own.
     pub retry: Option<Policy>,
+    /// When a server that fails is left alone, and for how long.
+    pub breaker: Settings,
     /// By lane. `default` is always there.
     pub lanes: BTreeMap<String, Lane>,
     /// By kind: only what differs from the kind's own defaults.
@@ -204,6 +207,8 @@ pub struct Account {
     pub previous_secret: Option<SecretString>,
     /// How long an answer may take (`http`).
     pub timeout: Duration,
+    /// Accounts of a platform that name the same share an app, and its quota; so do those that name none.
+    pub app: Option<String>,
 }
 
 impl Account {
@@ -220,6 +225,7 @@ impl Account {
             webhook_secret: None,
             previous_secret: None,
             timeout: Duration::from_secs(60),
+            app: None,
         }
     }
 }

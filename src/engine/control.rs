@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::scopes;
 use super::shared::Shared;
 use crate::context::Stop;
 use crate::ledger::Result;
@@ -50,6 +51,7 @@ impl Control {
         for id in control.cancels {
             self.shared.running.stop(id, Stop::Cancelled);
         }
+        scopes::quiet(&self.shared, &control.closures);
         let paused: BTreeSet<String> = control.paused.into_iter().collect();
         if **self.shared.paused.load() != paused {
             tracing::info!(paused = ?paused, "lanes paused");

@@ -9,9 +9,11 @@ pub mod progress;
 pub mod pulse;
 pub mod pressure;
 pub mod wakes;
+pub mod breakers;
 pub mod gates;
 pub mod shared;
 pub mod settler;
+pub mod scopes;
 pub mod runner;
 pub mod lane;
 pub mod dispatcher;
@@ -79,6 +81,8 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         shut: gates::Gates::default(),
         dispatch: wakes::Wakes::default(),
         behind: shared::Behind::default(),
+        breakers: breakers::Breakers::default(),
+        quiet: Arc::default(),
         relay: Notify::new(),
         hints,
         suspects: Arc::new(Semaphore::new(1)),
@@ -171,6 +175,8 @@ impl Engine {
         let reconciler = Arc::new(reconciler::Reconciler::new(self.shared.clone()));
         keep!("reconciler", reconciler, run);
         keep!("control", control, run);
+        let prober = Arc::new(scopes::Prober::new(self.shared.clone()));
+        keep!("breakers", prober, run);
         let failover = &self.failover;
         keep!("failover", failover, run);
         let gate = &self.shared.gate;

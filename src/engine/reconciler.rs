@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::scopes;
 use super::shared::Shared;
 use crate::context::Probe;
 use crate::crashpoint;
@@ -77,6 +78,11 @@ impl Reconciler {
     }
 
     async fn look(&self, effect: Effect) -> Result<()> {
+        // it comes up again once the hold is over
+        let now = self.shared.clock.now();
+        if self.shared.quiet.until(&effect.account, now).is_some() {
+            return Ok(());
+        }
         let Some(job) = self.shared.ledger.job(effect.job).await? else {
             return Ok(());
         };
@@ -85,9 +91,12 @@ impl Reconciler {
         let rule = kind.and_then(|it| Some((it, it.looked_up(&config)?)));
         let (looking, in_flight, finding) = match rule {
             Some((kind, rule)) => {
+                let heard = scopes::ear(&self.shared, Some(&effect.account));
                 let http = self.shared.tools.http_of(&job, &config);
+                let http = http.heard_by(heard.clone());
                 let probe = Probe { job, config, http };
                 let looked = tokio::time::timeout(LOOK, kind.look(probe, effect.clone())).await;
+                scopes::learn(&self.shared, Some(&effect.account), &heard).await;
                 let finding = looked.unwrap_or_else(|_| {
                     Finding::CannotTell(format!("no answer within {} s", LOOK.as_secs()))
                 });

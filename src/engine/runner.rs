@@ -7,6 +7,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::progress::Sink;
+use super::scopes;
 use super::settler::{Ended, charge_ahead, settle};
 use super::shared::{Assigned, Shared, What};
 use crate::clock::Time;
@@ -157,10 +158,13 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         token,
         run,
     };
+    let heard = scopes::ear(shared, job.account.as_deref());
+    let mut tools = shared.tools.clone();
+    tools.http = tools.http.heard_by(heard.clone());
     let cx = Context::new(
         job.clone(),
         shared.config.load_full(),
-        shared.tools.clone(),
+        tools,
         shared.running.sign(job.id),
         fence,
         shared.ledger.clone(),
@@ -168,7 +172,7 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
     );
     let cx = Arc::new(cx.of_called_off(shared.running.is_looking(job.id)));
     crashpoint!("runner.before_handler");
-    supervise(shared, kind, cx).await
+    scopes::attended(shared, job, &heard, supervise(shared, kind, cx)).await
 }
 
 /// Runs the handler in a task of its own, under the attempt's time-out and its stop token. One that

@@ -24,6 +24,7 @@ use crate::intake::{Answer, Rules};
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::ledger::{Hint, Ledger, LedgerError, Run, Settled, Settlement};
 use crate::outcome::{Class, Outcome};
+use crate::platform::limits::Quiet;
 use crate::queue::Queue;
 use crate::retry::Policy;
 
@@ -345,6 +346,10 @@ pub struct Shared {
     pub generation: AtomicI64,
     /// Lanes that are paused.
     pub paused: ArcSwap<BTreeSet<String>>,
+    /// The breakers of servers that failed.
+    pub breakers: super::breakers::Breakers,
+    /// Accounts of which nothing is asked for a while.
+    pub quiet: Arc<Quiet>,
     /// What is shut: dispatch passes over it.
     pub shut: super::gates::Gates,
     /// Wakes the dispatchers.
@@ -513,7 +518,12 @@ impl Shared {
 
     /// The time by the ledger's clock, as the last heartbeat knew it: what is stored is compared there.
     pub fn now(&self) -> Time {
-        self.clock.now() + chrono::Duration::microseconds(self.skew.load(Ordering::Relaxed))
+        self.clock.now() + self.ahead()
+    }
+
+    /// How far the ledger's clock is ahead of this host's.
+    pub fn ahead(&self) -> chrono::Duration {
+        chrono::Duration::microseconds(self.skew.load(Ordering::Relaxed))
     }
 
     /// Whether an effect of a job may have happened and nobody knows yet, or a platform goes on working

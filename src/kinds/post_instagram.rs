@@ -19,7 +19,7 @@ use crate::finding::Finding;
 use crate::handler::{AGE_MAX_S, Defaults, Handler};
 use crate::job::Envelope;
 use crate::json::{Digest, Violation};
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::{Class, Failure, Outcome, Scope};
 use crate::platform::instagram::{
     ALT_MAX, CAPTION_MAX, CONTAINER_LIFE, IMAGES_MAX, Image, Instagram, QUOTA_WAIT, State,
 };
@@ -226,10 +226,9 @@ async fn make<'a>(
     of: &impl Fn(Duration) -> Instagram<'a>,
 ) -> Result<Container, Outcome> {
     if !of(CALL).may_publish().await.map_err(|e| e.harmless())? {
-        return Err(Outcome::Snoozed {
-            until: cx.http.now() + QUOTA_WAIT,
-            reason: "the account's quota of the last 24 hours is used up".to_owned(),
-        });
+        let message = "the account's quota of the last 24 hours is used up";
+        let failure = Failure::new(Class::Throttled, Scope::Account, "quota", message);
+        return Err(failure.after(Some(QUOTA_WAIT)).into());
     }
     cx.progress(20, "making the container");
     let at = cx.http.now();

@@ -370,6 +370,14 @@ pub trait Ledger: Send + Sync + 'static {
     /// Who did what, newest first, at most `limit`.
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>>;
 
+    // ---- breakers: where they stand, shared by all hosts
+
+    /// Those that ever counted a failure, by scope.
+    async fn breakers(&self) -> Result<Vec<Standing>>;
+    /// Writes down how one stands now, if it still is at the version that it was read with: compare-and-set.
+    /// Its version is one more then. Whether it was written.
+    async fn put_breaker(&self, it: &Standing) -> Result<bool>;
+
     // ---- housekeeping
 
     /// Makes room ahead (partitions) and drops what is past its keeping: finished jobs after

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::breaker::Breaker;
 use crate::clock::{Time, stamp};
 use crate::effect::{EffectId, EffectState, Evidence, Receipt};
 use crate::gate::{Closure, Shut};
@@ -515,6 +516,17 @@ pub struct Fetched {
     pub last_modified: Option<String>,
     /// When it was asked; written by the ledger's clock, ignored on the way in.
     pub at: Time,
+}
+
+/// Where the breaker of a server stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Whose it is: a platform and where it is reached.
+    pub scope: String,
+    /// Counts its changes; 0: nothing is written down of it.
+    pub version: i64,
+    /// How it stands.
+    pub breaker: Breaker,
 }
 
 /// A lane's pause.

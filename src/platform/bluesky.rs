@@ -17,7 +17,7 @@ use crate::clock::Time;
 use crate::config::Account;
 use crate::effect::Receipt;
 use crate::json::Digest;
-use crate::outcome::{Class, Failure, Scope};
+use crate::outcome::{Class, Failure, RESTRICTED, Scope};
 
 use super::http::{Body, Call, Http, below};
 use super::session::Sessions;
@@ -348,6 +348,14 @@ fn said(body: &[u8]) -> Said {
         message: Option<String>,
     }
     match serde_json::from_slice::<Told>(body) {
+        // a person has to talk to whoever runs the server
+        Ok(told) if ["AccountTakedown", "AccountSuspended"].contains(&told.error.as_str()) => {
+            let words = told.message.unwrap_or_default();
+            Said {
+                message: Some(format!("{}: {words}", told.error)),
+                code: Some(RESTRICTED.to_owned()),
+            }
+        }
         Ok(told) => Said {
             message: Some(told.message.unwrap_or_else(|| told.error.clone())),
             code: Some(told.error),
@@ -363,8 +371,7 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
         (400 | 401 | 403, "ExpiredToken" | "InvalidToken" | "AuthMissing") => unauthorised,
         (
             400 | 401 | 403,
-            "AccountTakedown"
-            | "AccountSuspended"
+            RESTRICTED
             | "AccountDeactivated"
             | "AuthenticationRequired"
             | "AuthFactorTokenRequired",

@@ -17,8 +17,9 @@ use crate::job::Progress;
 use crate::outcome::{Class, Failure, Scope};
 
 use super::http::{Answer, Body, Call, Http, below};
+use super::limits::come_back;
 use super::verdict::{
-    CallError, Meaning, Progressed, Rules, Said, come_back, judge, lost, refused, unreadable,
+    CallError, Meaning, Progressed, Rules, Said, judge, lost, refused, unreadable,
 };
 
 /// What an endpoint's answers mean.
@@ -128,7 +129,7 @@ impl Endpoint<'_> {
             Ok((answer, None)) => {
                 let told = answer.json::<Value>().ok();
                 let progress = told.and_then(|it| progress(&it));
-                let after = come_back(&answer).and_then(|it| it.to_std().ok());
+                let after = come_back(&answer, Class::Transient).and_then(|it| it.to_std().ok());
                 Ok(Progressed::IsAt(progress, after))
             }
             Err(CallError::Refused(it)) if it.class == Class::Permanent => {

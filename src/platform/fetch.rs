@@ -25,7 +25,7 @@ use url::Url;
 
 use super::address::{Policy, not_public};
 use super::http::{Answer, FIRST_BYTE, IDLE_READ, builder, chain, not_answered};
-use super::verdict::come_back;
+use super::limits::come_back;
 use crate::clock::Clock;
 use crate::json::Digest;
 use crate::outcome::{Class, Failure, Scope};
@@ -244,7 +244,7 @@ impl Fetch {
             at: self.clock.now(),
         };
         let (code, message) = (format!("http_{status}"), format!("{host} answers {status}"));
-        Failure::new(class, Scope::Content, &code, message).after(come_back(&answer))
+        Failure::new(class, Scope::Content, &code, message).after(come_back(&answer, class))
     }
 }
 

@@ -20,7 +20,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use url::Url;
 
-use crate::clock::{Clock, Time};
+use crate::clock::{Clock, Time, stamp};
 use crate::sabotage;
 
 use super::body::{self, Watch};
@@ -47,9 +47,20 @@ pub struct Http {
     clock: Clock,
     kept: Arc<Mutex<HashMap<String, Kept>>>,
     caller: Option<Caller>,
+    ear: Option<Arc<dyn Ear>>,
 }
 
 type Kept = Arc<dyn Any + Send + Sync>;
+
+/// Who is asked before each call, and hears what came of it.
+pub trait Ear: Send + Sync {
+    /// Until when no call may be made, if none may now.
+    fn held(&self, now: Time) -> Option<Time>;
+    /// An answer, whatever it says; of one that comes as a stream its head.
+    fn answer(&self, answer: &Answer);
+    /// No whole answer came.
+    fn lost(&self, lost: &Lost);
+}
 
 /// One request, to be made once.
 pub struct Call {
@@ -211,18 +222,21 @@ impl Answer {
 /// The body of an answer on its way.
 pub type Stream = BoxStream<'static, io::Result<Bytes>>;
 
+/// The code of a call that wasn't made, since none may be for a while.
+pub const HELD: &str = "held";
+
 /// No whole answer came.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Lost {
     /// Whether a byte of the request can have left this machine.
     pub sent: bool,
-    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`, `budget`.
+    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`, `held`, `budget`.
     pub code: &'static str,
+    /// It wasn't made because none may be made for so long.
+    pub held: Option<chrono::Duration>,
     /// What happened, for people.
     pub message: String,
-    /// It wasn't let go: when to ask again.
-    pub wait: Option<Duration>,
 }
 
 impl Lost {
@@ -230,8 +244,8 @@ impl Lost {
         Self {
             sent,
             code,
+            held: None,
             message,
-            wait: None,
         }
     }
 }
@@ -279,6 +293,7 @@ impl Http {
             clock,
             kept: Arc::default(),
             caller: None,
+            ear: None,
         })
     }
 
@@ -301,9 +316,17 @@ impl Http {
         let op = caller.op(call.method());
         let taken = caller.take(&op, call.deadline, PATIENCE).await;
         taken.map_err(|it| Lost {
-            wait: Some(it.wait),
+            held: chrono::Duration::from_std(it.wait).ok(),
             ..Lost::new(false, BUDGET, it.message)
         })
+    }
+
+    /// The same client, of whose calls `ear` hears.
+    pub fn heard_by(&self, ear: Arc<dyn Ear>) -> Self {
+        Self {
+            ear: Some(ear),
+            ..self.clone()
+        }
     }
 
     /// The time by the client's clock.
@@ -331,15 +354,37 @@ impl Http {
     /// When no whole answer came within the call's bounds.
     pub async fn send(&self, call: &Call) -> Result<Answer, Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
+        self.may_ask(&host)?;
         let exchange = async {
             let response = self.head(call, &host).await?;
             self.answer(response, call, &host).await
         };
         let pass = self.pass(call).await?;
-        let answer = tokio::time::timeout(call.deadline, exchange).await;
-        let answer = answer.unwrap_or_else(|_| Err(late(call, &host)));
-        pass.over(answer.as_ref().map_or_else(|it| it.sent, |_| true));
-        answer
+        let done = tokio::time::timeout(call.deadline, exchange).await;
+        let done = done.unwrap_or_else(|_| Err(late(call, &host)));
+        pass.over(done.as_ref().map_or_else(|it| it.sent, |_| true));
+        self.note(done.as_ref());
+        done
+    }
+
+    fn may_ask(&self, host: &str) -> Result<(), Lost> {
+        let now = self.clock.now();
+        let Some(until) = self.ear.as_ref().and_then(|it| it.held(now)) else {
+            return Ok(());
+        };
+        let message = format!("{host} isn't asked before {}", stamp(until));
+        Err(Lost {
+            held: Some(until - now),
+            ..Lost::new(false, HELD, message)
+        })
+    }
+
+    fn note(&self, done: Result<&Answer, &Lost>) {
+        match (&self.ear, done) {
+            (Some(ear), Ok(answer)) => ear.answer(answer),
+            (Some(ear), Err(lost)) => ear.lost(lost),
+            (None, _) => {}
+        }
     }
 
     /// Makes a call, once; the body of a success comes as a stream, of any length and for as long as it
@@ -350,6 +395,7 @@ impl Http {
     /// When no head came within the call's bounds.
     pub async fn open(&self, call: &Call) -> Result<(Answer, Option<Stream>), Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
+        self.may_ask(&host)?;
         let opened = async {
             let response = self.head(call, &host).await?;
             if !response.status().is_success() {
@@ -373,10 +419,11 @@ impl Http {
             Ok((head, Some(try_unfold(response, next).boxed())))
         };
         let pass = self.pass(call).await?;
-        let answer = tokio::time::timeout(call.deadline, opened).await;
-        let answer = answer.unwrap_or_else(|_| Err(late(call, &host)));
-        pass.over(answer.as_ref().map_or_else(|it| it.sent, |_| true));
-        answer
+        let done = tokio::time::timeout(call.deadline, opened).await;
+        let done = done.unwrap_or_else(|_| Err(late(call, &host)));
+        pass.over(done.as_ref().map_or_else(|it| it.sent, |_| true));
+        self.note(done.as_ref().map(|(head, _)| head));
+        done
     }
 
     async fn head(&self, call: &Call, host: &str) -> Result<reqwest::Response, Lost> {

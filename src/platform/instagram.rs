@@ -14,10 +14,10 @@ use unicode_normalization::UnicodeNormalization;
 use crate::clock::Time;
 use crate::config::Account;
 use crate::effect::Receipt;
-use crate::outcome::{Class, Failure, Scope};
+use crate::outcome::{BLOCKED, Class, Failure, RESTRICTED, Scope};
 
 use super::http::{Answer, Body, Call, Http, below};
-use super::verdict::{CallError, Meaning, Rules, Said, UNKNOWN, judge, lost, refused, unreadable};
+use super::verdict::{CallError, Meaning, Rules, Said, UNKNOWN, refused, unreadable};
 
 /// Pictures of a carousel.
 pub const IMAGES_MAX: usize = 10;
@@ -321,35 +321,14 @@ fn encoded(part: &str) -> String {
     url::form_urlencoded::byte_serialize(part.as_bytes()).collect()
 }
 
-/// Makes a call once, as [`super::verdict::ask`] does; a wait is told by another header here.
+/// Makes a call once, as [`super::verdict::ask`] does; of a day's quota nothing says when it is back.
 async fn ask<T: DeserializeOwned>(http: &Http, call: &Call) -> Result<(T, Answer), CallError> {
-    let answer = http.send(call).await.map_err(|it| lost(&RULES, &it))?;
-    if !(200..300).contains(&answer.status) {
-        return Err(match judge(&RULES, call, &answer) {
-            CallError::Refused(it) if it.code.contains(QUOTA) => {
-                CallError::Refused(it.after(Some(QUOTA_WAIT)))
-            }
-            CallError::Refused(it) if it.class == Class::Throttled => {
-                CallError::Refused(it.after(regained(&answer)))
-            }
-            other => other,
-        });
+    match super::verdict::ask(http, &RULES, call).await {
+        Err(CallError::Refused(it)) if it.code.contains(QUOTA) => {
+            Err(CallError::Refused(it.after(Some(QUOTA_WAIT))))
+        }
+        other => other,
     }
-    match answer.json() {
-        Ok(it) => Ok((it, answer)),
-        Err(why) => Err(unreadable(&RULES, call, &answer, &why)),
-    }
-}
-
-/// When calls are taken again: the longest wait of the usage header, which tells minutes.
-fn regained(answer: &Answer) -> Option<TimeDelta> {
-    let usage: Value = serde_json::from_str(answer.header("x-business-use-case-usage")?).ok()?;
-    let all = usage.as_object()?.values().filter_map(Value::as_array);
-    let minutes = all
-        .flatten()
-        .filter_map(|it| it["estimated_time_to_regain_access"].as_i64());
-    let longest = minutes.max().filter(|it| 0 < *it)?;
-    Some(TimeDelta::minutes(longest.min(24 * 60)))
 }
 
 /// What Instagram's answers mean. Of publishing, a refusal is believed only where the container
@@ -368,9 +347,9 @@ const PASSING: [&str; 9] = [
     "2207053",
 ];
 /// The account may do nothing, or this app nothing with it, until a person has been there.
-const RESTRICTED: &str = "2207050";
+const RESTRICTION: i64 = 2_207_050;
 /// An action was blocked; posts were live under this answer.
-const BLOCKED: &str = "2207051";
+const BLOCK: i64 = 2_207_051;
 
 fn said(body: &[u8]) -> Said {
     #[derive(Deserialize)]
@@ -395,9 +374,18 @@ fn said(body: &[u8]) -> Said {
     if error.is_transient {
         code.push_str("_transient");
     }
+    let message = match error.error_subcode {
+        Some(RESTRICTION | BLOCK) => format!("{} ({code})", error.message),
+        _ => error.message,
+    };
+    let code = match error.error_subcode {
+        Some(RESTRICTION) if !error.is_transient => RESTRICTED.to_owned(),
+        Some(BLOCK) => BLOCKED.to_owned(),
+        _ => code,
+    };
     Said {
         code: Some(code),
-        message: Some(error.message),
+        message: Some(message),
     }
 }
 
@@ -406,18 +394,29 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
     if !(400..500).contains(&status) {
         return None;
     }
+    match said.code.as_deref()? {
+        RESTRICTED => return Some(refused(Class::Unauthorised, Scope::Account)),
+        BLOCKED => {
+            return Some(Meaning {
+                scope: Scope::Account,
+                ..UNKNOWN
+            });
+        }
+        _ => {}
+    }
     let mut parts = said.code.as_deref()?.strip_prefix("graph_")?.split('_');
     let code: i64 = parts.next()?.parse().ok()?;
     let rest: Vec<&str> = parts.collect();
     let is = |subcode: &str| rest.contains(&subcode);
     Some(match code {
-        _ if is("transient") || is(BLOCKED) => UNKNOWN,
+        _ if is("transient") => UNKNOWN,
         _ if is(QUOTA) => refused(Class::Throttled, Scope::Account),
-        _ if is(RESTRICTED) => refused(Class::Unauthorised, Scope::Account),
         _ if rest.iter().any(|it| PASSING.contains(it)) => {
             refused(Class::Transient, Scope::Content)
         }
-        4 | 17 | 32 | 613 | 80_001 | 80_002 => refused(Class::Throttled, Scope::Account),
+        // "application request limit reached", where the others are of a user, a page, an account
+        4 => refused(Class::Throttled, Scope::App),
+        17 | 32 | 613 | 80_001 | 80_002 => refused(Class::Throttled, Scope::Account),
         10 | 102 | 190 | 200..300 => refused(Class::Unauthorised, Scope::Account),
         // of the service, unless a number says what is wrong with the media
         -1 | 1 | 2 if rest.is_empty() => UNKNOWN,
@@ -428,9 +427,7 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
     use proptest::prelude::*;
-    use reqwest::header::{HeaderMap, HeaderValue};
 
     fn of(status: u16, code: i64, subcode: Option<i64>, is_transient: bool) -> (bool, Class) {
         let body = json!({"error": {
@@ -469,40 +466,6 @@ mod tests {
             );
             assert_eq!(of(500, code, subcode, false), (true, Unknown), "{code}");
             assert_eq!(of(400, code, subcode, true), (true, Unknown), "{code}");
-        }
-    }
-
-    #[test]
-    fn a_wait_is_told_in_minutes_and_bounded() {
-        let wait = |usage: &str| {
-            let mut headers = HeaderMap::new();
-            let value = HeaderValue::from_str(usage).unwrap();
-            headers.insert("x-business-use-case-usage", value);
-            let body = Bytes::new();
-            regained(&Answer {
-                status: 400,
-                headers,
-                body,
-                at: Time::UNIX_EPOCH,
-            })
-        };
-        let of = |minutes: &str| {
-            format!(
-                r#"{{"1": [{{"type": "a", "estimated_time_to_regain_access": 0}},
-                {{"type": "instagram", "estimated_time_to_regain_access": {minutes}}}]}}"#
-            )
-            .replace('\n', "")
-        };
-        assert_eq!(wait(&of("3")), Some(TimeDelta::minutes(3)));
-        assert_eq!(wait(&of("999999999999")), Some(TimeDelta::days(1)));
-        for none in [
-            of("0"),
-            of("-1"),
-            of("\"soon\""),
-            "{}".to_owned(),
-            "x".to_owned(),
-        ] {
-            assert_eq!(wait(&none), None, "{none}");
         }
     }
 

@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 use crate::clock::Time;
 use crate::config::Account;
 use crate::effect::Receipt;
-use crate::outcome::{Class, Scope};
+use crate::outcome::{Class, RESTRICTED, Scope};
 
 use super::http::{Body, Call, Http, Part, below};
 use super::text::{graphemes, links};
@@ -345,8 +345,10 @@ fn said(body: &[u8]) -> Said {
         Some(more) => format!("{}: {more}", told.error),
         None => told.error,
     };
+    // "Your login is currently disabled": a moderator did that
+    let restricted = message.contains("login is currently disabled");
     Said {
-        code: None,
+        code: restricted.then(|| RESTRICTED.to_owned()),
         message: Some(message),
     }
 }

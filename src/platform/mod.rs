@@ -4,6 +4,7 @@
 mod body;
 pub mod gate;
 pub mod http;
+pub mod limits;
 pub mod verdict;
 mod session;
 pub mod address;
@@ -21,7 +22,10 @@ pub mod x;
 pub mod instagram;
 pub mod objects;
 pub mod endpoint;
+#[cfg(test)]
+mod corpora;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::Account;
@@ -96,4 +100,20 @@ pub async fn ping(
         }
     };
     found.map_err(CallError::harmless)
+}
+
+/// Asks the server of an account something harmless, once: whether it works. One that is asked nothing,
+/// since there is nothing to ask, does.
+pub async fn works(http: &http::Http, account: &Account, deadline: Duration) -> bool {
+    let heard = Arc::new(limits::Heard::default());
+    let http = http.heard_by(heard.clone());
+    // whether it takes the secret is another question
+    let _ = ping(&http, account, deadline).await;
+    if let Some(works) = heard.works() {
+        return works;
+    }
+    // a session that is kept needs no request
+    let call = http::Call::head(account.base_url.clone(), deadline);
+    let _ = http.send(&call).await;
+    heard.works().unwrap_or(true)
 }

@@ -13,8 +13,9 @@ use crate::effect::{Receipt, UNDER_WAY};
 use crate::outcome::{Class, Failure, Scope};
 
 use super::http::{Answer, Body, Call, Http, below};
+use super::limits::come_back;
 use super::openai::{Chat, Completion, RULES, cost};
-use super::verdict::{CallError, Progressed, ask, come_back, unreadable};
+use super::verdict::{CallError, Progressed, ask, unreadable};
 
 /// What became of a response. Kept as a step: OpenAI may forget it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -195,7 +196,7 @@ const ANSWER_MAX: usize = 8 << 20;
 fn suggested(answer: &Answer) -> Option<Duration> {
     let own = answer.header("openai-poll-after-ms");
     let own = own.and_then(|it| it.trim().parse().ok());
-    let usual = || come_back(answer)?.to_std().ok();
+    let usual = || come_back(answer, Class::Transient)?.to_std().ok();
     own.map(Duration::from_millis).or_else(usual)
 }
 

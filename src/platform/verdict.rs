@@ -4,17 +4,15 @@
 //! success (408, 409, 5xx, redirects, resets, time-outs, what can't be read) leaves open whether it
 //! acted, and is looked at again before anything is repeated.
 
-use chrono::{DateTime, Duration, TimeZone, Utc};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use crate::clock::Time;
 use crate::job::Progress;
 use crate::outcome::{Class, Failure, Scope};
 use crate::telemetry::redact::{self, Redactor};
 
-use super::gate::Full;
 use super::http::{Answer, Call, Http, Lost};
+use super::limits;
 
 /// Why a call brought no success, and whether the platform may have acted.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -119,8 +117,6 @@ pub fn usual(status: u16) -> Meaning {
 const TOLD_MAX: usize = 2_048;
 /// What is told of a body that isn't in the platform's form: some proxy's page says little.
 const PAGE_MAX: usize = 300;
-/// A platform's word on when to come back is believed up to this.
-const AFTER_MAX: Duration = Duration::days(7);
 
 /// What an answer that is no success, or can't be read, means.
 pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
@@ -137,8 +133,8 @@ pub fn judge(rules: &Rules, call: &Call, answer: &Answer) -> CallError {
         None => page(answer, call),
     };
     let message = format!("{} answered {status}: {words}", rules.platform);
-    let failure =
-        Failure::new(meaning.class, meaning.scope, &code, message).after(come_back(answer));
+    let failure = Failure::new(meaning.class, meaning.scope, &code, message)
+        .after(limits::come_back(answer, meaning.class));
     match meaning.acted {
         false => CallError::Refused(failure),
         true => CallError::Unknown(failure),
@@ -160,10 +156,11 @@ pub fn unreadable(rules: &Rules, call: &Call, answer: &Answer, why: &str) -> Cal
 /// What a lost answer means.
 pub fn lost(rules: &Rules, lost: &Lost) -> CallError {
     let message = format!("{}: {lost}", rules.platform);
-    if let Some(wait) = lost.wait {
-        return CallError::Refused(Full { message, wait }.into());
-    }
     match lost.sent {
+        false if lost.held.is_some() => {
+            let failure = Failure::new(Class::Throttled, Scope::Handler, lost.code, message);
+            CallError::Refused(failure.after(lost.held))
+        }
         false => CallError::Refused(Failure::transient(lost.code, message)),
         true => CallError::Unknown(Failure::new(
             UNKNOWN.class,
@@ -241,96 +238,12 @@ fn cut(text: &str, most: usize) -> String {
     }
 }
 
-/// When to come back, by the answer's own word: `Retry-After` in both forms, and for a 429 the
-/// reset headers of the platforms. Never more than seven days.
-pub fn come_back(answer: &Answer) -> Option<Duration> {
-    let told = answer
-        .header("retry-after")
-        .and_then(|it| retry_after(it, answer.at));
-    let wait = match (told, answer.status) {
-        (Some(it), _) => it,
-        (None, 429) => reset(answer)?,
-        _ => return None,
-    };
-    Some(wait.clamp(Duration::zero(), AFTER_MAX))
-}
-
-/// `Retry-After: 120`, or `Retry-After: Fri, 31 Dec 1999 23:59:59 GMT` (RFC 9110, 10.2.3).
-fn retry_after(text: &str, now: Time) -> Option<Duration> {
-    let text = text.trim();
-    if let Ok(seconds) = text.parse::<f64>() {
-        return seconds_of(seconds);
-    }
-    let at = DateTime::parse_from_rfc2822(text).ok()?;
-    Some(at.with_timezone(&Utc) - now)
-}
-
-fn seconds_of(seconds: f64) -> Option<Duration> {
-    // the cap is applied before the cast, so that it can't overflow
-    let most = AFTER_MAX.num_seconds() as f64;
-    (seconds.is_finite() && 0.0 <= seconds)
-        .then(|| Duration::milliseconds((seconds.min(most) * 1_000.0).ceil() as i64))
-}
-
-/// `RateLimit-Reset` (Bluesky, Unix seconds), `X-RateLimit-Reset` (Mastodon, RFC 3339 or Unix
-/// seconds), `x-rate-limit-reset` (X, Unix seconds), `x-ratelimit-reset-requests` and `-tokens` (OpenAI, `1m0s`): of those, the ones whose
-/// `remaining` isn't known to be above nothing, and the latest of them.
-fn reset(answer: &Answer) -> Option<Duration> {
-    let at = |name| answer.header(name).and_then(|it| moment(it, answer.at));
-    let spent = |what: &str| {
-        let remaining = answer.header(&format!("x-ratelimit-remaining-{what}"));
-        let wait = answer.header(&format!("x-ratelimit-reset-{what}"));
-        wait.filter(|_| remaining.is_none_or(|it| it.trim() == "0"))
-            .and_then(units)
-    };
-    [
-        at("ratelimit-reset"),
-        at("x-ratelimit-reset"),
-        at("x-rate-limit-reset"),
-        spent("requests"),
-        spent("tokens"),
-    ]
-    .into_iter()
-    .flatten()
-    .max()
-}
-
-fn moment(text: &str, now: Time) -> Option<Duration> {
-    if let Ok(unix) = text.trim().parse::<i64>() {
-        return Some(Utc.timestamp_opt(unix, 0).single()? - now);
-    }
-    let at = DateTime::parse_from_rfc3339(text.trim()).ok()?;
-    Some(at.with_timezone(&Utc) - now)
-}
-
-/// `12ms`, `1m0s`, `6h0m0.5s`.
-fn units(text: &str) -> Option<Duration> {
-    let (mut rest, mut seconds) = (text.trim(), 0.0);
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let number: f64 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        seconds += number
-            * match &rest[..unit] {
-                "ms" => 0.001,
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3_600.0,
-                "d" => 86_400.0,
-                _ => return None,
-            };
-        rest = &rest[unit..];
-    }
-    seconds_of(seconds)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Time;
     use bytes::Bytes;
+    use chrono::{TimeZone as _, Utc};
     use proptest::prelude::*;
     use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
     use secrecy::SecretString;
@@ -374,50 +287,6 @@ mod tests {
             let refused = matches!(error, CallError::Refused(_));
             assert_eq!(refused, known.contains(&status), "{status}");
         }
-    }
-
-    #[test]
-    fn retry_after_has_two_forms_and_a_cap() {
-        let wait = |value: &str| come_back(&answer(503, &[("retry-after", value)], b""));
-        assert_eq!(wait("120"), Some(Duration::seconds(120)));
-        assert_eq!(wait("0.5"), Some(Duration::milliseconds(500)));
-        let date = (now() + Duration::seconds(90)).format("%a, %d %b %Y %H:%M:%S GMT");
-        assert_eq!(wait(&date.to_string()), Some(Duration::seconds(90)));
-        assert_eq!(
-            wait("Fri, 31 Dec 1999 23:59:59 GMT"),
-            Some(Duration::zero())
-        );
-        assert_eq!(wait("99999999999999999999"), Some(AFTER_MAX));
-        assert_eq!(wait("soon"), None);
-        assert_eq!(wait("-3"), None);
-        assert_eq!(wait("NaN"), None);
-    }
-
-    #[test]
-    fn reset_headers_count_for_a_429_only() {
-        let unix = (now().timestamp() + 60).to_string();
-        let rfc = (now() + Duration::seconds(70)).to_rfc3339();
-        for (name, value, wait) in [
-            ("RateLimit-Reset", unix.as_str(), 60_000),
-            ("X-RateLimit-Reset", rfc.as_str(), 70_000),
-            ("x-rate-limit-reset", unix.as_str(), 60_000),
-            ("x-ratelimit-reset-requests", "1m0.5s", 60_500),
-            ("x-ratelimit-reset-tokens", "12ms", 12),
-        ] {
-            let told = |status| come_back(&answer(status, &[(name, value)], b""));
-            assert_eq!(told(429), Some(Duration::milliseconds(wait)), "{name}");
-            assert_eq!(told(503), None, "{name}");
-        }
-        let both = [
-            ("x-ratelimit-reset-requests", "5s"),
-            ("x-ratelimit-remaining-requests", "0"),
-            ("x-ratelimit-reset-tokens", "6m"),
-            ("x-ratelimit-remaining-tokens", "900"),
-        ];
-        assert_eq!(
-            come_back(&answer(429, &both, b"")),
-            Some(Duration::seconds(5))
-        );
     }
 
     #[test]
@@ -471,9 +340,9 @@ mod tests {
     #[test]
     fn nothing_sent_is_refused() {
         let it = |sent| Lost {
-            wait: None,
             sent,
             code: "x",
+            held: None,
             message: String::new(),
         };
         assert!(matches!(lost(&PLAIN, &it(false)), CallError::Refused(_)));
@@ -485,7 +354,7 @@ mod tests {
         fn no_header_or_body_panics(status in 100u16..600, header in "[ -~]{0,40}", body: Vec<u8>) {
             let headers = ["retry-after", "ratelimit-reset", "x-ratelimit-reset-requests"].map(|it| (it, header.as_str()));
             let error = judge(&PLAIN, &call(), &answer(status, &headers, &body));
-            prop_assert!(error.harmless().retry_after().is_none_or(|it| it <= AFTER_MAX));
+            prop_assert!(error.harmless().retry_after().is_none_or(|it| it <= limits::AFTER_MAX));
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::clock::Time;
 use crate::config::Account;
 use crate::effect::Receipt;
 use crate::json::Digest;
-use crate::outcome::{Class, Scope};
+use crate::outcome::{Class, RESTRICTED, Scope};
 
 use super::http::{Body, Call, Http, Part, below};
 use super::verdict::{CallError, Meaning, Rules, Said, UNKNOWN, ask, refused, unreadable};
@@ -379,6 +379,8 @@ pub const RULES: Rules = Rules {
 const DUPLICATE: &str = "duplicate";
 /// X's older number for it.
 const DUPLICATE_NUMBER: u64 = 187;
+/// The account is suspended, or locked until its person has proven to be one.
+const RESTRICTIONS: [u64; 2] = [64, 326];
 
 fn said(body: &[u8]) -> Said {
     #[derive(Deserialize)]
@@ -412,6 +414,7 @@ fn said(body: &[u8]) -> Said {
     let word = kind.and_then(|it| it.rsplit('/').next());
     let code = match (word, number) {
         _ if is_twin || number == Some(DUPLICATE_NUMBER) => Some(DUPLICATE.to_owned()),
+        (_, Some(it)) if RESTRICTIONS.contains(&it) => Some(RESTRICTED.to_owned()),
         (Some(it), _) => Some(it.to_owned()),
         (None, Some(it)) => Some(format!("code_{it}")),
         (None, None) => None,
@@ -429,6 +432,7 @@ fn meaning(status: u16, said: &Said) -> Option<Meaning> {
         400..500 if NO_MONEY.contains(&code) => Some(refused(Class::Permanent, Scope::App)),
         // the app may not write: a person changes that in X's console
         403 if code == "client-forbidden" => Some(refused(Class::Unauthorised, Scope::App)),
+        403 if code == RESTRICTED => Some(refused(Class::Unauthorised, Scope::Account)),
         // of this post: an answer to a deleted one, a quote that isn't allowed
         403 => Some(refused(Class::Permanent, Scope::Content)),
         _ => None,

@@ -3,6 +3,7 @@
 pub mod fixture;
 
 pub mod accept;
+pub mod breakers;
 pub mod budgets;
 pub mod contents;
 pub mod calls;
@@ -51,6 +52,10 @@ macro_rules! conformance {
                 payload_bytes_come_back_verbatim,
                 concurrent_accepts_of_the_same_keys_make_one_job_each,
                 an_empty_batch_is_no_error,
+            }
+            breakers {
+                a_breaker_is_changed_by_who_knows_how_it_stood,
+                of_many_at_once_one_changes_a_breaker,
             }
             budgets {
                 what_is_used_is_kept_and_begins_empty,

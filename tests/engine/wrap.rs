@@ -509,6 +509,12 @@ impl Ledger for Faulty {
     async fn closures(&self) -> Result<Vec<Closure>> {
         through!(self, closures())
     }
+    async fn breakers(&self) -> Result<Vec<Standing>> {
+        through!(self, breakers())
+    }
+    async fn put_breaker(&self, it: &Standing) -> Result<bool> {
+        through!(self, put_breaker(it))
+    }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;
         let it = self.inner.tidy(finished, keys).await;

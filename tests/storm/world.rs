@@ -266,6 +266,10 @@ fn config(stores: &Stores, sandbox: &str, api: SocketAddr, home: &Home) -> Strin
             secret.display()
         ));
     }
+    if !stores.more.contains("[breaker]") {
+        // the faults of these tests come so closely that a breaker would do nothing but wait
+        text.push_str("[breaker]\nfailures = 0\n");
+    }
     text.push_str(&stores.more);
     text
 }

@@ -18,6 +18,7 @@ mod results;
 mod budgets;
 mod look;
 mod tidy;
+mod breakers;
 mod restore;
 
 use std::collections::BTreeMap;
@@ -439,6 +440,14 @@ impl Ledger for Postgres {
 
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
         look::audit(&self.pools, job, limit).await
+    }
+
+    async fn breakers(&self) -> Result<Vec<Standing>> {
+        breakers::all(&self.pools).await
+    }
+
+    async fn put_breaker(&self, it: &Standing) -> Result<bool> {
+        breakers::put(&self.pools, it).await
     }
 
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {

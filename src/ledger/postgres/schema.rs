@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 7] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -57,12 +57,18 @@ const MIGRATIONS: [Migration; 6] = [
         sql: include_str!("../../../migrations/postgres/0005_closures.sql"),
         oldest: 5,
     },
-    // a program of the version before would send without counting
     Migration {
         version: 6,
+        name: "breakers",
+        sql: include_str!("../../../migrations/postgres/0006_breakers.sql"),
+        oldest: 5,
+    },
+    // a program of the version before would send without counting
+    Migration {
+        version: 7,
         name: "budgets",
         sql: include_str!("../../../migrations/postgres/0008_budgets.sql"),
-        oldest: 6,
+        oldest: 7,
     },
 ];
 

@@ -8,7 +8,7 @@ use super::open::told;
 use crate::job::{Job, JobId};
 use crate::ledger::door::Result;
 use crate::ledger::filter::{Filter, Group};
-use crate::ledger::rows::{Audit, Pause, Quarantined};
+use crate::ledger::rows::{Attempt, Audit, Pause, Quarantined};
 use crate::lifecycle::State;
 
 /// Where jobs of some states are, and the time that tells their age.
@@ -49,6 +49,24 @@ impl Shelf {
             }
         }
     }
+}
+
+/// The job of an idempotency key, of a tenant and a kind.
+pub async fn job_of_key(
+    conn: &mut SqliteConnection,
+    (tenant, kind, key): (&str, &str, &str),
+) -> Result<Option<JobId>> {
+    let sql = "SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?";
+    let row = sqlx::query(sql).bind(tenant).bind(kind).bind(key);
+    let row = row.fetch_optional(conn).await.map_err(told)?;
+    row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+}
+
+/// The attempts of a job, oldest first.
+pub async fn attempts(conn: &mut SqliteConnection, id: JobId) -> Result<Vec<Attempt>> {
+    let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
+    let rows = rows.fetch_all(conn).await.map_err(told)?;
+    rows.iter().map(map::attempt).collect()
 }
 
 /// Jobs that a filter lets through.

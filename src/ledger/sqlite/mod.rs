@@ -16,6 +16,7 @@ mod results;
 mod budgets;
 mod look;
 mod tidy;
+mod breakers;
 mod restore;
 mod store;
 
@@ -35,10 +36,11 @@ use crate::ledger::door::{Ledger, Result, Together, Word};
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Generation,
-    Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement, Stored,
+    Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
+    Standing, Stored,
 };
 use crate::lifecycle::State;
-use map::{get, micros};
+use map::micros;
 use open::told;
 
 pub use open::KNOWN;
@@ -460,26 +462,11 @@ impl Ledger for Sqlite {
     }
 
     async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
-        let row = sqlx::query(
-            "SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?",
-        );
-        let row = row
-            .bind(tenant)
-            .bind(kind)
-            .bind(key)
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+        look::job_of_key(&mut *self.reader().await?, (tenant, kind, key)).await
     }
 
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
-        let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
-        let rows = rows
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::attempt).collect()
+        look::attempts(&mut *self.reader().await?, id).await
     }
 
     async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
@@ -508,6 +495,16 @@ impl Ledger for Sqlite {
 
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
         look::audits(&mut *self.reader().await?, job, limit).await
+    }
+
+    async fn breakers(&self) -> Result<Vec<Standing>> {
+        breakers::all(&mut *self.reader().await?).await
+    }
+
+    async fn put_breaker(&self, it: &Standing) -> Result<bool> {
+        let it = it.clone();
+        self.write(move |tx, now| Box::pin(async move { breakers::put(tx, now, &it).await }))
+            .await
     }
 
     /// What is to go is looked for by a reader: the writing connection only deletes it.
