@@ -18,6 +18,7 @@ pub mod content;
 pub mod job;
 pub mod effect;
 pub mod finding;
+pub mod token;
 pub mod telemetry;
 pub mod config;
 

@@ -16,6 +16,7 @@ use crate::effect::{Effect, EffectId, Evidence};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
+use crate::token::{Token, TokenId};
 
 /// What can go wrong at the ledger's door.
 #[derive(Debug, thiserror::Error)]
@@ -337,6 +338,20 @@ pub trait Ledger: Send + Sync + 'static {
     async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()>;
     /// Who did what, newest first, at most `limit`.
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>>;
+
+    // ---- tokens of the API
+
+    /// Writes a new token down, whose creation is the ledger's time; false: its id is taken, and nothing
+    /// was written.
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool>;
+    /// A token, whether it still counts or not, and the ledger's time.
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>>;
+    /// Tokens, newest first, at most `limit`.
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>>;
+    /// Takes a token back, for good; whether it was there and wasn't taken back before.
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool>;
+    /// A token was used: written down if that is a minute ago, lazily durable.
+    async fn token_used(&self, id: TokenId) -> Result<()>;
 
     // ---- housekeeping
 

@@ -15,6 +15,7 @@ mod runs;
 mod effects;
 mod results;
 mod look;
+mod tokens;
 mod tidy;
 mod restore;
 
@@ -34,6 +35,7 @@ use crate::json::Digest;
 use crate::ledger::door::*;
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
+use crate::token::{Token, TokenId};
 
 pub use pool::{PgOptions, Role, hooked};
 pub use restore::{prepare, renew};
@@ -402,6 +404,26 @@ impl Ledger for Postgres {
 
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
         look::audit(&self.pools, job, limit).await
+    }
+
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        tokens::add(&self.pools, token, audit).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        tokens::one(&self.pools, id).await
+    }
+
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        tokens::all(&self.pools, limit).await
+    }
+
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        tokens::revoke(&self.pools, id, audit).await
+    }
+
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        tokens::used(&self.pools, id).await
     }
 
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 4] = [
+const MIGRATIONS: [Migration; 5] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -48,6 +48,12 @@ const MIGRATIONS: [Migration; 4] = [
         version: 4,
         name: "sql_door",
         sql: include_str!("../../../migrations/postgres/0004_sql_door.sql"),
+        oldest: 4,
+    },
+    Migration {
+        version: 5,
+        name: "tokens",
+        sql: include_str!("../../../migrations/postgres/0005_tokens.sql"),
         oldest: 4,
     },
 ];

@@ -2,11 +2,12 @@
 
 use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
 
+use super::intake::audit as note;
 use super::map::{self, get, job_columns, json, micros};
 use super::open::told;
 use crate::job::{Job, JobId};
 use crate::ledger::door::Result;
-use crate::ledger::rows::{Audit, Filter, Group, Quarantined};
+use crate::ledger::rows::{Attempt, Audit, Filter, Group, Pause, Quarantined};
 use crate::lifecycle::State;
 
 /// Where jobs of some states are, and the time that tells their age.
@@ -207,4 +208,63 @@ pub async fn audits(
             .await
             .map_err(told)?;
     rows.iter().map(map::audit).collect()
+}
+
+/// The job of an idempotency key.
+pub async fn job_of_key(
+    conn: &mut SqliteConnection,
+    tenant: &str,
+    kind: &str,
+    key: &str,
+) -> Result<Option<JobId>> {
+    let sql = "SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?";
+    let row = sqlx::query(sql)
+        .bind(tenant)
+        .bind(kind)
+        .bind(key)
+        .fetch_optional(conn)
+        .await
+        .map_err(told)?;
+    row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+}
+
+/// The attempts of a job, oldest first.
+pub async fn attempts(conn: &mut SqliteConnection, id: JobId) -> Result<Vec<Attempt>> {
+    let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch")
+        .bind(id.0)
+        .fetch_all(conn)
+        .await
+        .map_err(told)?;
+    rows.iter().map(map::attempt).collect()
+}
+
+/// Lanes that are paused.
+pub async fn paused(conn: &mut SqliteConnection) -> Result<Vec<Pause>> {
+    let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane")
+        .fetch_all(conn)
+        .await
+        .map_err(told)?;
+    rows.iter().map(map::pause).collect()
+}
+
+/// Pauses a lane or lets it go on.
+pub async fn pause(
+    conn: &mut SqliteConnection,
+    now: i64,
+    lane: &str,
+    pause: Option<&Pause>,
+    audit: &Audit,
+) -> Result<()> {
+    let change = match pause {
+        Some(it) => {
+            sqlx::query("INSERT OR REPLACE INTO lanes (lane, reason, by, at) VALUES (?, ?, ?, ?)")
+                .bind(lane)
+                .bind(&it.reason)
+                .bind(&it.by)
+                .bind(micros(it.at))
+        }
+        None => sqlx::query("DELETE FROM lanes WHERE lane = ?").bind(lane),
+    };
+    change.execute(&mut *conn).await.map_err(told)?;
+    note(conn, now, audit).await
 }

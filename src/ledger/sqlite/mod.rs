@@ -17,6 +17,7 @@ mod runs;
 mod calls;
 mod results;
 mod look;
+mod tokens;
 mod tidy;
 mod restore;
 
@@ -42,7 +43,8 @@ use crate::ledger::rows::{
     Settlement, Stored,
 };
 use crate::lifecycle::State;
-use map::{get, micros};
+use crate::token::{Token, TokenId};
+use map::micros;
 use open::told;
 
 pub use open::KNOWN;
@@ -491,26 +493,11 @@ impl Ledger for Sqlite {
     }
 
     async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
-        let row = sqlx::query(
-            "SELECT job FROM idempotency_keys WHERE tenant = ? AND kind = ? AND key = ?",
-        );
-        let row = row
-            .bind(tenant)
-            .bind(kind)
-            .bind(key)
-            .fetch_optional(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        row.map(|it| Ok(JobId(get(&it, 0)?))).transpose()
+        look::job_of_key(&mut *self.reader().await?, tenant, kind, key).await
     }
 
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
-        let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
-        let rows = rows
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::attempt).collect()
+        look::attempts(&mut *self.reader().await?, id).await
     }
 
     async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
@@ -526,36 +513,48 @@ impl Ledger for Sqlite {
     }
 
     async fn paused(&self) -> Result<Vec<Pause>> {
-        let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane")
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::pause).collect()
+        look::paused(&mut *self.reader().await?).await
     }
 
     async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()> {
         let (lane, pause, audit) = (lane.to_owned(), pause.cloned(), audit.clone());
         self.write(move |tx, now| {
-            Box::pin(async move {
-                let change = match &pause {
-                    Some(it) => sqlx::query(
-                        "INSERT OR REPLACE INTO lanes (lane, reason, by, at) VALUES (?, ?, ?, ?)",
-                    )
-                    .bind(&lane)
-                    .bind(&it.reason)
-                    .bind(&it.by)
-                    .bind(micros(it.at)),
-                    None => sqlx::query("DELETE FROM lanes WHERE lane = ?").bind(&lane),
-                };
-                change.execute(&mut *tx).await.map_err(told)?;
-                intake::audit(tx, now, &audit).await
-            })
+            Box::pin(async move { look::pause(tx, now, &lane, pause.as_ref(), &audit).await })
         })
         .await
     }
 
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
         look::audits(&mut *self.reader().await?, job, limit).await
+    }
+
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        let (token, audit) = (token.clone(), audit.clone());
+        self.write(move |tx, now| {
+            Box::pin(async move { tokens::add(tx, now, &token, &audit).await })
+        })
+        .await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        tokens::one(&mut *self.reader().await?, self.now_micros(), id).await
+    }
+
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        tokens::all(&mut *self.reader().await?, limit).await
+    }
+
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        let audit = audit.clone();
+        self.write(move |tx, now| {
+            Box::pin(async move { tokens::revoke(tx, now, id, &audit).await })
+        })
+        .await
+    }
+
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        self.write(move |tx, now| Box::pin(tokens::used(tx, now, id)))
+            .await
     }
 
     /// What is to go is looked for by a reader: the writing connection only deletes it.

@@ -13,9 +13,10 @@ use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
 /// Forward only; a file's number is its place in the list, from 1.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     include_str!("../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../migrations/sqlite/0002_media.sql"),
+    include_str!("../../../migrations/sqlite/0003_tokens.sql"),
 ];
 
 /// The newest version that this program knows.
