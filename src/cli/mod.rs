@@ -20,6 +20,7 @@ pub mod dead;
 pub mod unresolved;
 pub mod quarantine;
 pub mod lanes;
+pub mod tokens;
 pub mod kinds;
 mod acl;
 pub mod check;
@@ -84,6 +85,7 @@ enum Command {
     Unresolved(unresolved::Args),
     Quarantine(quarantine::Args),
     Lanes(lanes::Args),
+    Tokens(tokens::Args),
     Kinds(kinds::Args),
     Check(check::Args),
     Migrate(migrate::Args),
@@ -181,6 +183,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Unresolved(args) => unresolved::run(&cx()?, args).await,
         Command::Quarantine(args) => quarantine::run(&cx()?, args).await,
         Command::Lanes(args) => lanes::run(&cx()?, args).await,
+        Command::Tokens(args) => tokens::run(&cx()?, args).await,
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,
         Command::Migrate(args) => migrate::run(&cx()?, args).await,
