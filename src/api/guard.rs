@@ -24,6 +24,8 @@ use super::keyring::{Denied, Keyring};
 use super::problem::{self, Problem};
 use crate::intake::Within;
 use crate::json::Digest;
+#[cfg(test)]
+use crate::token::Grant;
 use crate::token::{Asked, Shown, Token};
 
 /// Who may ask.
@@ -162,6 +164,24 @@ pub struct Caller {
 impl Caller {
     /// Who may do everything.
     const ALL: Self = Self { token: None };
+
+    /// Who has shown a token of this grant.
+    #[cfg(test)]
+    pub fn with(grant: Grant) -> Self {
+        let token = Token {
+            id: crate::token::TokenId(7),
+            name: "n".to_owned(),
+            digest: Digest::of_bytes(b""),
+            grant,
+            created_at: crate::clock::Time::UNIX_EPOCH,
+            created_by: "ada".to_owned(),
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        };
+        let token = Some(Arc::new(token));
+        Self { token }
+    }
 
     /// Whether this may be done.
     pub fn may(&self, asked: Asked<'_>) -> bool {

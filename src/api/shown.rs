@@ -142,3 +142,65 @@ pub fn why(job: &Job) -> String {
         State::Dead => format!("It was given up. {told}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outcome::{Class, Scope};
+    use crate::token::Grant;
+
+    fn caller(scopes: &str) -> Caller {
+        let grant = Grant::read(scopes, Some("acme".to_owned()));
+        Caller::with(grant.expect("they are scopes"))
+    }
+
+    #[test]
+    fn a_failure_tells_users_what_they_can_do_and_operators_what_happened() {
+        let words = "https://social.example:8443 answered 503 from /srv/app";
+        let wait = chrono::Duration::milliseconds(1_500);
+        let failed = Failure::transient("http_503", words).after(Some(wait));
+        let told = failure(Some(&failed), &caller("read"));
+        assert_eq!(told["code"], "http_503");
+        assert_eq!(told["recoverable"], true);
+        assert_eq!(told["retry_after"], 2);
+        assert_eq!(told["message"], failed.told());
+        assert!(!told.to_string().contains("social.example"), "{told}");
+        let told = failure(Some(&failed), &caller("operate"));
+        assert_eq!(
+            (&told["detail"], &told["message"]),
+            (&words.into(), &failed.told().into())
+        );
+        assert_eq!(failure(None, &caller("read")), Value::Null);
+        let lasting = Failure::permanent("too_long", words);
+        let told = failure(Some(&lasting), &caller("read"));
+        assert_eq!(told["recoverable"], false);
+        assert_eq!(told["retry_after"], Value::Null);
+    }
+
+    #[test]
+    fn every_failure_has_words_that_end_as_sentences_do() {
+        for class in Class::ALL {
+            for scope in Scope::ALL {
+                let told = Failure::new(*class, *scope, "x", "y").told();
+                assert!(told.ends_with('.') && !told.contains('`'), "{told}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_attempt_names_its_host_to_operators_only() {
+        let at = crate::clock::Time::UNIX_EPOCH;
+        let ended = Attempt {
+            epoch: 1,
+            number: 1,
+            host: "press-7".to_owned(),
+            began_at: at,
+            ended_at: at,
+            outcome: "failed".to_owned(),
+            failure: Some(Failure::permanent("x", "of press-7")),
+        };
+        let told = |scopes: &str| Value::from(attempt(&ended, &caller(scopes))).to_string();
+        assert!(!told("read").contains("press-7"), "{}", told("read"));
+        assert!(told("operate").contains("press-7"));
+    }
+}
