@@ -20,6 +20,7 @@ pub mod budget;
 pub mod job;
 pub mod effect;
 pub mod finding;
+pub mod token;
 pub mod telemetry;
 pub mod config;
 pub mod gate;

@@ -23,6 +23,7 @@ pub mod lanes;
 pub mod budgets;
 pub mod stop;
 pub mod go;
+pub mod tokens;
 pub mod kinds;
 mod acl;
 pub mod check;
@@ -91,6 +92,7 @@ enum Command {
     Budgets(budgets::Args),
     Stop(stop::Args),
     Go(go::Args),
+    Tokens(tokens::Args),
     Kinds(kinds::Args),
     Check(check::Args),
     Migrate(migrate::Args),
@@ -191,6 +193,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Budgets(args) => budgets::run(&cx()?, args).await,
         Command::Stop(args) => stop::run(&cx()?, args).await,
         Command::Go(args) => go::run(&cx()?, args).await,
+        Command::Tokens(args) => tokens::run(&cx()?, args).await,
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,
         Command::Migrate(args) => migrate::run(&cx()?, args).await,

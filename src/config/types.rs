@@ -8,8 +8,8 @@ use std::time::Duration;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use crate::budget::Budget;
 use crate::breaker::Settings;
+use crate::budget::Budget;
 use crate::content::Guard;
 use crate::effect::Resend;
 use crate::retry::Policy;

@@ -19,6 +19,7 @@ use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
+use crate::token::{Token, TokenId};
 
 /// What can go wrong at the ledger's door.
 #[derive(Debug, thiserror::Error)]
@@ -377,6 +378,20 @@ pub trait Ledger: Send + Sync + 'static {
     /// Writes down how one stands now, if it still is at the version that it was read with: compare-and-set.
     /// Its version is one more then. Whether it was written.
     async fn put_breaker(&self, it: &Standing) -> Result<bool>;
+
+    // ---- tokens of the API
+
+    /// Writes a new token down, whose creation is the ledger's time; false: its id is taken, and nothing
+    /// was written.
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool>;
+    /// A token, whether it still counts or not, and the ledger's time.
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>>;
+    /// Tokens, newest first, at most `limit`.
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>>;
+    /// Takes a token back, for good; whether it was there and wasn't taken back before.
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool>;
+    /// A token was used: written down if that is a minute ago, lazily durable.
+    async fn token_used(&self, id: TokenId) -> Result<()>;
 
     // ---- housekeeping
 

@@ -17,6 +17,7 @@ mod effects;
 mod results;
 mod budgets;
 mod look;
+mod tokens;
 mod tidy;
 mod breakers;
 mod restore;
@@ -40,6 +41,7 @@ use crate::ledger::door::*;
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
+use crate::token::{Token, TokenId};
 
 pub use pool::{PgOptions, Role, hooked};
 pub use restore::{prepare, renew};
@@ -448,6 +450,26 @@ impl Ledger for Postgres {
 
     async fn put_breaker(&self, it: &Standing) -> Result<bool> {
         breakers::put(&self.pools, it).await
+    }
+
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        tokens::add(&self.pools, token, audit).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        tokens::one(&self.pools, id).await
+    }
+
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        tokens::all(&self.pools, limit).await
+    }
+
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        tokens::revoke(&self.pools, id, audit).await
+    }
+
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        tokens::used(&self.pools, id).await
     }
 
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 7] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -63,12 +63,18 @@ const MIGRATIONS: [Migration; 7] = [
         sql: include_str!("../../../migrations/postgres/0006_breakers.sql"),
         oldest: 5,
     },
-    // a program of the version before would send without counting
     Migration {
         version: 7,
+        name: "tokens",
+        sql: include_str!("../../../migrations/postgres/0007_tokens.sql"),
+        oldest: 5,
+    },
+    // a program of the version before would send without counting
+    Migration {
+        version: 8,
         name: "budgets",
         sql: include_str!("../../../migrations/postgres/0008_budgets.sql"),
-        oldest: 7,
+        oldest: 8,
     },
 ];
 

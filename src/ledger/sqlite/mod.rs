@@ -15,6 +15,7 @@ mod calls;
 mod results;
 mod budgets;
 mod look;
+mod tokens;
 mod tidy;
 mod breakers;
 mod restore;
@@ -40,6 +41,7 @@ use crate::ledger::rows::{
     Standing, Stored,
 };
 use crate::lifecycle::State;
+use crate::token::{Token, TokenId};
 use map::micros;
 use open::told;
 
@@ -504,6 +506,35 @@ impl Ledger for Sqlite {
     async fn put_breaker(&self, it: &Standing) -> Result<bool> {
         let it = it.clone();
         self.write(move |tx, now| Box::pin(async move { breakers::put(tx, now, &it).await }))
+            .await
+    }
+
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        let (token, audit) = (token.clone(), audit.clone());
+        self.write(move |tx, now| {
+            Box::pin(async move { tokens::add(tx, now, &token, &audit).await })
+        })
+        .await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        tokens::one(&mut *self.reader().await?, self.now_micros(), id).await
+    }
+
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        tokens::all(&mut *self.reader().await?, limit).await
+    }
+
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        let audit = audit.clone();
+        self.write(move |tx, now| {
+            Box::pin(async move { tokens::revoke(tx, now, id, &audit).await })
+        })
+        .await
+    }
+
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        self.write(move |tx, now| Box::pin(tokens::used(tx, now, id)))
             .await
     }
 
