@@ -8,7 +8,7 @@ use super::open::told;
 use crate::job::{Job, JobId};
 use crate::ledger::door::Result;
 use crate::ledger::filter::{Filter, Group};
-use crate::ledger::rows::{Audit, Pause, Quarantined};
+use crate::ledger::rows::{Attempt, Audit, Pause, Quarantined};
 use crate::lifecycle::State;
 
 /// Where jobs of some states are, and the time that tells their age.
@@ -209,6 +209,13 @@ pub async fn audits(
             .await
             .map_err(told)?;
     rows.iter().map(map::audit).collect()
+}
+
+/// The attempts of a job, oldest first.
+pub async fn attempts(conn: &mut SqliteConnection, id: JobId) -> Result<Vec<Attempt>> {
+    let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
+    let rows = rows.fetch_all(conn).await.map_err(told)?;
+    rows.iter().map(map::attempt).collect()
 }
 
 /// Lanes that are paused.

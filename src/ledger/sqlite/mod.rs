@@ -532,12 +532,7 @@ impl Ledger for Sqlite {
     }
 
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
-        let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
-        let rows = rows
-            .fetch_all(&mut *self.reader().await?)
-            .await
-            .map_err(told)?;
-        rows.iter().map(map::attempt).collect()
+        look::attempts(&mut *self.reader().await?, id).await
     }
 
     async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
