@@ -18,6 +18,8 @@ mod people;
 mod promotion;
 #[path = "outage/scale.rs"]
 mod scale;
+#[path = "outage/stops.rs"]
+mod stops;
 #[path = "outage/upgrade.rs"]
 mod upgrade;
 #[path = "storm/checker.rs"]

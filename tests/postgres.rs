@@ -19,7 +19,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use presswork::gate::Shut;
+use presswork::config::Config;
+use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{DEFAULT_TENANT, JobId, NewJob, Priority};
 use presswork::json::Digest;
 use presswork::ledger::postgres::{PgOptions, Postgres, Role, hooked};
@@ -150,6 +151,14 @@ fn at_most(concurrency: u32, claim: &Claim) -> Claim {
         concurrency: Some(concurrency),
         ..claim.clone()
     }
+}
+
+/// What a closure of a scope shuts.
+fn shut(scope: Scope) -> Shut {
+    let now = presswork::clock::Time::UNIX_EPOCH;
+    let closure = Closure::new(Cause::Stop, scope, ("test", ""), now);
+    let config = Config::default_embedded(std::path::Path::new("/nowhere"));
+    Shut::of([&closure], &config, now)
 }
 
 async fn begin(ledger: &Postgres) -> Claim {

@@ -279,12 +279,18 @@ async fn what_is_due_and_lost_and_expired_is_found_by_an_index() {
         (
             "jobs_due",
             "SELECT priority, tenant FROM jobs WHERE lane = 'x' AND state IN ('scheduled', 'ready', 'retrying')
-             AND (priority, tenant) > (0, 'x') ORDER BY priority, tenant LIMIT 1",
+             AND (priority, tenant) > (0, 'x') ORDER BY priority, tenant, coalesce(account, '') LIMIT 1",
         ),
         (
-            "jobs_due",
+            "jobs_due (lane=? AND priority=? AND tenant=? AND <expr>>?)",
+            "SELECT priority, tenant FROM jobs WHERE lane = 'x' AND state IN ('scheduled', 'ready', 'retrying')
+             AND priority = 1 AND tenant = 'x' AND coalesce(account, '') > 'x'
+             ORDER BY coalesce(account, '') LIMIT 1",
+        ),
+        (
+            "jobs_due (lane=? AND priority=? AND tenant=? AND <expr>=? AND run_at<?)",
             "SELECT id, run_at FROM jobs WHERE lane = 'x' AND priority = 1 AND tenant = 'x'
-             AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= 7 ORDER BY run_at, id LIMIT 9",
+             AND coalesce(account, '') = 'x' AND state IN ('scheduled', 'ready', 'retrying') AND run_at <= 7 ORDER BY run_at, id LIMIT 9",
         ),
         ("jobs_running", "SELECT count(*) FROM jobs WHERE state = 'running' AND lane = 'x'"),
         (

@@ -89,6 +89,9 @@ impl Relay {
 
     /// Jobs that were accepted a moment ago. What the queue can't take now the next tick brings.
     pub async fn offer_fresh(&self, fresh: Vec<(String, Hint)>) {
+        if self.shared.shut.load().is_everything() {
+            return;
+        }
         let Some(generation) = self.shared.generation() else {
             self.shared.dispatch.all();
             return;

@@ -33,6 +33,7 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Completed(serde_json::Value::Null)),
         Just(Outcome::Cancelled),
         Just(Outcome::Released { reason: "x".into() }),
+        Just(Outcome::Shut { reason: "x".into() }),
         (-100i64..100).prop_map(|s| Outcome::Snoozed {
             until: now() + Duration::seconds(s),
             reason: "x".into()
@@ -112,7 +113,7 @@ proptest! {
                 None => advance(&facts, Event::Reclaimed, now()).unwrap(),
                 Some(outcome) => {
                     let seen = Facts { state: State::Running, ..claimed };
-                    let own = !matches!(outcome, Outcome::Released { .. });
+                    let own = !matches!(outcome, Outcome::Released { .. } | Outcome::Shut { .. });
                     let it = advance(&seen, Event::Ended(outcome), now()).unwrap();
                     prop_assert_eq!(it.crashes, if own { 0 } else { claimed.crashes });
                     if own { alone = 0 }
@@ -150,6 +151,9 @@ fn stopping_is_not_failing() {
         Outcome::Released {
             reason: "drain".into(),
         },
+        Outcome::Shut {
+            reason: "stop".into(),
+        },
         Outcome::Snoozed {
             until: now(),
             reason: "later".into(),
@@ -178,7 +182,7 @@ fn stopping_is_not_failing() {
             ..facts(State::Running)
         };
         let crashes = match outcome {
-            Outcome::Released { .. } => 4,
+            Outcome::Released { .. } | Outcome::Shut { .. } => 4,
             _ => 0,
         };
         let it = advance(&facts, Event::Ended(outcome), now()).unwrap();

@@ -427,6 +427,7 @@ fn waits(job: &Job, around: &Around) -> Advice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::{Cause, Scope as Closed};
     use crate::job::{JobId, Priority};
     use crate::outcome::Scope;
     use chrono::{Duration, TimeZone, Utc};
@@ -518,6 +519,21 @@ mod tests {
             at: now(),
         });
         assert!(said(&ready, &it).contains("paused by ada"));
+        let scope = Closed {
+            tenant: Some("acme".to_owned()),
+            ..Closed::default()
+        };
+        let closure = Closure::new(Cause::Stop, scope, ("ada", "a wrong price"), now());
+        it.closure = Some(closure.until(now() + Duration::hours(1)));
+        let shut = why(&ready, &it, &[]);
+        for word in [
+            "tenant `acme` was stopped by ada",
+            "a wrong price",
+            "by itself",
+        ] {
+            assert!(shut.text.contains(word), "{word}: {}", shut.text);
+        }
+        assert_eq!(shut.commands, ["presswork go --tenant acme"]);
         it = around();
         it.running = 2;
         assert!(said(&ready, &it).contains("full: 2 of 2"));

@@ -8,4 +8,5 @@ mod bounds;
 mod doors;
 mod hooks;
 mod looks;
+mod stops;
 mod unresolved;

@@ -21,7 +21,7 @@ const FROM: (EffectState, u32) = (EffectState::Intended, 0);
 fn scope(parts: &[(&str, &str)]) -> Scope {
     let parts = parts
         .iter()
-        .map(|(part, it)| ((*part).to_owned(), (*it).into()));
+        .map(|(part, it)| ((*part).to_owned(), serde_json::Value::from(*it)));
     serde_json::from_value(parts.collect()).expect("a scope")
 }
 

@@ -42,6 +42,23 @@ async fn the_hot_path_uses_its_indexes() {
     let one = ledger.claim(&nothing, &[unsettled.id]).await.unwrap();
     ledger.settle(&[completed(&one[0])]).await.unwrap();
     sql(&url, "VACUUM ANALYZE presswork.jobs").await;
+    let accounts = shut(Scope {
+        account: Some("nobody".to_owned()),
+        ..Scope::default()
+    });
+    let within = shut(Scope {
+        label: Some("none=such".to_owned()),
+        ..Scope::default()
+    });
+    for form in [&accounts, &within] {
+        let none = ledger.due("test", &kinds(), form, 500).await;
+        assert!(none.unwrap().is_empty());
+    }
+    let none = Claim {
+        shut: Arc::new(within.clone()),
+        ..nothing.clone()
+    };
+    assert!(ledger.claim(&none, &unknown).await.unwrap().is_empty());
     for stale in [true, false] {
         for _ in 0..24 {
             let mut jobs = new_jobs(1_000);
@@ -55,8 +72,12 @@ async fn the_hot_path_uses_its_indexes() {
         }
         let from = std::fs::read_to_string(server.log()).unwrap().len();
         let claim = begin(&ledger).await;
+        let passing_over = Claim {
+            shut: Arc::new(within.clone()),
+            ..claim.clone()
+        };
         // more than five times: then a plan for all parameters may be taken
-        for _ in 0..8 {
+        for n in 0..8 {
             let hints = ledger
                 .due("test", &kinds(), &Shut::default(), 500)
                 .await
@@ -70,8 +91,16 @@ async fn the_hot_path_uses_its_indexes() {
                 .await
                 .unwrap();
             assert_eq!(together["test"], hints);
+            // where something is shut, too: an account, and what can only be seen in a job
+            for shut in [&accounts, &within] {
+                let found = ledger.due("test", &kinds(), shut, 500).await.unwrap();
+                assert_eq!(found, hints);
+                let together = ledger.due_in(&lanes, &kinds(), shut, 500).await.unwrap();
+                assert_eq!(together["test"], hints);
+            }
             let ids: Vec<_> = hints.iter().map(|it| it.id).collect();
-            let jobs = ledger.claim(&claim, &ids).await.unwrap();
+            let claim = [&claim, &passing_over][n % 2];
+            let jobs = ledger.claim(claim, &ids).await.unwrap();
             assert_eq!(jobs.iter().map(|it| it.id).collect::<Vec<_>>(), ids);
             let batch: Vec<_> = jobs.iter().map(completed).collect();
             let settled = ledger.settle(&batch).await.unwrap();
