@@ -24,6 +24,7 @@ use crate::media::Media;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::fetch::SystemNames;
+use crate::platform::gate::{Caller, Gate};
 use crate::platform::http::Http;
 pub use crate::protocol::{Permit, Wanted};
 use crate::protocol::{Protocol, away, lease_lost, stopped};
@@ -81,6 +82,8 @@ pub struct Tools {
     pub fetcher: Arc<Fetcher>,
     /// Where sends and answers are written down on this host. `None`: a crash leaves them unknown.
     pub journal: Option<Journal>,
+    /// Counts requests to platforms. `None`: nobody does.
+    pub gate: Option<Arc<dyn Gate>>,
 }
 
 impl Tools {
@@ -97,7 +100,30 @@ impl Tools {
             media,
             fetcher: Arc::new(fetcher),
             journal: None,
+            gate: None,
         })
+    }
+
+    /// For whom a job's requests are made, where they are counted.
+    fn caller(&self, job: &Job, config: &Config) -> Option<Caller> {
+        let account = job.account.as_deref().unwrap_or_default();
+        let of = config.accounts.get(account);
+        Some(Caller {
+            gate: self.gate.clone()?,
+            platform: of.map_or("", |it| &it.platform).into(),
+            account: account.into(),
+            tenant: (*job.tenant).into(),
+            kind: (*job.kind).into(),
+            nearby: of.is_some_and(Account::is_nearby),
+        })
+    }
+
+    /// The client for a job's requests: each is counted.
+    pub fn http_of(&self, job: &Job, config: &Config) -> Http {
+        match self.caller(job, config) {
+            Some(it) => self.http.of(it),
+            None => self.http.clone(),
+        }
     }
 }
 
@@ -153,18 +179,20 @@ impl Context {
         let account = job.account.as_ref();
         let guard = account.and_then(|it| Some(config.accounts.get(it)?.guard));
         let guard = guard.filter(|it| it.looks_back_s().is_some());
+        let http = tools.http_of(&job, &config);
+        let caller = tools.caller(&job, &config);
         let protocol = Protocol::new(
             ledger.clone(),
             tools.journal,
             fence,
-            (subject, guard),
+            (subject, guard, caller),
             config.lease,
             cancelled.clone(),
         );
         Self {
             job,
             config,
-            http: tools.http,
+            http,
             cancelled,
             attempt,
             sign,

@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::api::keyring::Keyring;
 use crate::clock::{Clock, Time};
 use crate::config::{Config, Store};
 use crate::context::Tools;
@@ -286,12 +287,16 @@ impl Daemon {
             // whatever door is open first, its jobs are counted
             metrics::install();
         }
+        let keyring = Arc::new(Keyring::new(api_ledger.clone()));
         if let Some(listen) = resp {
-            daemon.open_resp(listen, api.token.clone()).await?;
+            let (token, keyring) = (api.token.clone(), keyring.clone());
+            daemon.open_resp(listen, token, keyring).await?;
         }
         // last: who is told that it is ready finds all doors open
         if let Some(listen) = api.listen {
-            daemon.open_api(listen, api.token, api_ledger).await?;
+            daemon
+                .open_api(listen, api.token, api_ledger, keyring)
+                .await?;
         }
         Ok(daemon)
     }
@@ -300,9 +305,10 @@ impl Daemon {
         &mut self,
         listen: SocketAddr,
         token: Option<secrecy::SecretString>,
+        keyring: Arc<Keyring>,
     ) -> anyhow::Result<()> {
         let (doors, stop) = (self.engine.doors.clone(), self.servers_stop.clone());
-        let serving = resp::serve(listen, token, doors, stop).await?;
+        let serving = resp::serve(listen, (token, keyring), doors, stop).await?;
         tracing::info!(address = %serving.addr, "the Redis port listens");
         self.resp = Some(serving.addr);
         self.servers.push(serving.task);
@@ -314,6 +320,7 @@ impl Daemon {
         listen: SocketAddr,
         token: Option<secrecy::SecretString>,
         ledger: Arc<dyn Ledger>,
+        keyring: Arc<Keyring>,
     ) -> anyhow::Result<()> {
         let metrics = metrics::install();
         let (kept, stop) = (metrics.clone(), self.servers_stop.clone());
@@ -330,6 +337,7 @@ impl Daemon {
             doors: self.engine.doors.clone(),
             shared: self.engine.shared.clone(),
             ledger,
+            keyring,
             render: Arc::new(move || metrics.render()),
         };
         let serving = api::serve(listen, token, state, self.servers_stop.clone()).await?;

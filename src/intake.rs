@@ -17,6 +17,7 @@ use crate::job::{DEFAULT_TENANT, Envelope, JobId, NewJob, Priority};
 use crate::json::{Digest, Violation, did_you_mean, differences};
 use crate::ledger::{Acceptance, Ledger, LedgerError, Quarantined, Reason};
 use crate::telemetry::redact;
+use crate::token::{Asked, Grant};
 
 /// Why an envelope isn't accepted.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -164,6 +165,15 @@ pub fn admit(rules: &Rules, id: JobId, bytes: &[u8]) -> Result<NewJob, Refusal> 
     admit_of(rules, id, bytes, None)
 }
 
+/// What alone is taken where an envelope came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Within<'a> {
+    /// Only jobs of this tenant, and those that name none become its own.
+    pub tenant: Option<&'a str>,
+    /// Only jobs of kinds that its token may make.
+    pub grant: Option<&'a Grant>,
+}
+
 /// As [`admit`]; `tenant`: it came where only jobs of that one are taken.
 ///
 /// # Errors
@@ -174,6 +184,20 @@ pub fn admit_of(
     bytes: &[u8],
     tenant: Option<&str>,
 ) -> Result<NewJob, Refusal> {
+    let grant = None;
+    admit_within(rules, id, bytes, Within { tenant, grant })
+}
+
+/// As [`admit`], where only some jobs are taken.
+///
+/// # Errors
+/// As [`admit`], and when it is no such job.
+pub fn admit_within(
+    rules: &Rules,
+    id: JobId,
+    bytes: &[u8],
+    within: Within<'_>,
+) -> Result<NewJob, Refusal> {
     let too_large = ENVELOPE_MAX < bytes.len();
     let mut envelope = Envelope::parse(bytes).map_err(|violations| {
         let reason = if too_large {
@@ -183,7 +207,16 @@ pub fn admit_of(
         };
         Refusal::new(reason, None, violations)
     })?;
-    let Some(tenant) = tenant else {
+    let kind = envelope.kind.as_str();
+    let may = |it: &Grant| it.may(Asked::Enqueue(kind));
+    if !within.grant.is_none_or(may) {
+        let message = format!(
+            "`{kind}` may not be made with this token; one with the scope enqueue:{kind} may"
+        );
+        let violation = Violation::new("/kind", message);
+        return Err(Refusal::new(Reason::Forbidden, Some(kind), vec![violation]));
+    }
+    let Some(tenant) = within.tenant else {
         return admit_envelope(rules, id, &envelope);
     };
     let said = envelope.tenant.replace(tenant.to_owned());

@@ -144,6 +144,31 @@ impl Failure {
             .map(|ms| Duration::milliseconds(i64::try_from(ms).unwrap_or(YEAR_MS).min(YEAR_MS)))
     }
 
+    /// Whether the same may work another time, without anybody doing anything.
+    pub fn is_recoverable(&self) -> bool {
+        matches!(self.class, Class::Transient | Class::Throttled)
+    }
+
+    /// What happened, fit for the eyes of whoever uses what Presswork works for: nothing of it comes from
+    /// a platform or a handler. The message is for operators.
+    pub fn told(&self) -> &'static str {
+        match (self.class, self.scope) {
+            (Class::Transient, Scope::Handler) => "It didn't work this time, and may another time.",
+            (Class::Transient, _) => {
+                "The platform couldn't do it this time; another time it may work."
+            }
+            (Class::Throttled, _) => "The platform asks for a pause; then it goes on.",
+            (Class::Permanent, Scope::Content) => "This can't be done as it was asked.",
+            (Class::Permanent, Scope::Account) => "The account may not do this.",
+            (Class::Permanent, Scope::App | Scope::Platform) => "The platform doesn't allow this.",
+            (Class::Permanent, Scope::Handler) => "It can't be done; an operator has to look.",
+            (Class::Unauthorised, _) => {
+                "The platform no longer lets the account in; it has to be connected anew."
+            }
+            (Class::Unknown, _) => "It isn't known whether it happened.",
+        }
+    }
+
     /// Without NUL characters, which only a platform could have put into it: Postgres can't hold one,
     /// and for SQLite's functions a text ends there.
     pub fn storable(&self) -> Self {

@@ -22,6 +22,7 @@ use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, POLICY, Scope};
 use crate::platform::CallError;
+use crate::platform::gate::{self, Caller};
 use crate::sabotage;
 use crate::sync::{RwLock, timeout};
 use crate::telemetry::{metrics, redact};
@@ -74,18 +75,19 @@ pub struct Protocol {
     lease: Duration,
     cancelled: CancellationToken,
     called_off: bool,
+    caller: Option<Caller>,
     /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
     sending: RwLock<()>,
 }
 
 impl Protocol {
-    /// The effects of an attempt for a job and the guard of its account, whose writes compare `fence`. None is
-    /// begun once `cancelled` has fired.
+    /// The effects of an attempt for a job, the guard of its account, and whose gate its sends go through;
+    /// whose writes compare `fence`. None is begun once `cancelled` has fired.
     pub fn new(
         ledger: Arc<dyn Ledger>,
         journal: Option<Journal>,
         fence: Fence,
-        (subject, guard): (Subject, Option<Guard>),
+        (subject, guard, caller): (Subject, Option<Guard>, Option<Caller>),
         lease: Duration,
         cancelled: CancellationToken,
     ) -> Self {
@@ -98,6 +100,7 @@ impl Protocol {
             lease,
             cancelled,
             called_off: false,
+            caller,
             sending: RwLock::new(()),
         }
     }
@@ -210,8 +213,11 @@ impl Protocol {
         S: FnOnce(Permit) -> F,
         F: Future<Output = Result<Receipt, CallError>>,
     {
+        // before its permit, which isn't kept waiting
+        let pass = gate::pass(self.caller.as_ref(), wanted.op, wanted.budget).await?;
         let _under_way = self.sending.read().await;
         if self.cancelled.is_cancelled() {
+            pass.over(false);
             return Err(stopped());
         }
         let from = (effect.state, effect.sends);
@@ -222,6 +228,7 @@ impl Protocol {
         let turns = self.journal.as_ref().map(Journal::turns);
         let permitted = self.permit(effect.id, from, left).await;
         if !permitted.map_err(away)? {
+            pass.over(false);
             return Err(self.denied(&effect, now).await);
         }
         let sends = effect.sends + 1;
@@ -244,18 +251,16 @@ impl Protocol {
             let why = "its daemon was asleep for longer than its lease lasts";
             return self.unsent(wanted, &effect, sends, now, why).await;
         }
-        let answer = match timeout(wanted.budget, send(permit)).await {
-            Ok(it) => it,
-            Err(_) => {
-                let message = format!("no answer within {} s", wanted.budget.as_secs());
-                Err(CallError::Unknown(Failure::new(
-                    Class::Unknown,
-                    Scope::Platform,
-                    "timeout",
-                    message,
-                )))
-            }
-        };
+        let (answer, left) = gate::with(pass, timeout(wanted.budget, send(permit))).await;
+        if let Some(pass) = left {
+            // no request of the client's went with it: what was done instead is known by its answer
+            pass.over(!matches!(answer, Ok(Err(CallError::Refused(_)))));
+        }
+        let answer = answer.unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", wanted.budget.as_secs());
+            let failure = Failure::new(Class::Unknown, Scope::Platform, "timeout", message);
+            Err(CallError::Unknown(failure))
+        });
         let answer = answer.map(shown);
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         self.note_answer(effect.id, sends, now, &conclusion).await;

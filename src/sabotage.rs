@@ -136,6 +136,15 @@ pub const LINES: &[(&str, &str)] = &[
         "revive.unknown",
         "a dead letter whose effect may have happened isn't revived",
     ),
+    (
+        "budget.compare",
+        "what another host took meanwhile isn't taken once more",
+    ),
+    ("budget.gate", "an effect takes what its send needs first"),
+    (
+        "budget.under_way",
+        "a window begins when what it counts is over",
+    ),
     ("media.hold", "media that a job names are kept"),
     (
         "redact.values",

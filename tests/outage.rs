@@ -4,6 +4,8 @@
 mod kit;
 #[path = "outage/backlog.rs"]
 mod backlog;
+#[path = "outage/budgets.rs"]
+mod budgets;
 #[path = "outage/clocks.rs"]
 mod clocks;
 #[path = "outage/ledger.rs"]

@@ -1,4 +1,5 @@
-//! Who may ask, and how much at once: the token, the `Host` of a loopback, time-outs and panics.
+//! Who may ask for what, and how much at once: tokens and their scopes, the `Host` of a loopback, time-outs
+//! and panics.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::AssertUnwindSafe;
@@ -15,16 +16,24 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::json;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 
-use super::problem::Problem;
+use super::keyring::{Denied, Keyring};
+use super::problem::{self, Problem};
+use crate::intake::Within;
 use crate::json::Digest;
+#[cfg(test)]
+use crate::token::Grant;
+use crate::token::{Asked, Shown, Token};
 
 /// Who may ask.
 pub struct Access {
-    /// The token's digest: two digests are compared, so that not even its length shows.
+    /// The configured token's digest: two digests are compared, so that not even its length shows.
     token: Option<Digest>,
+    /// Where `pw_` tokens are looked up.
+    keyring: Option<Arc<Keyring>>,
 }
 
 impl Access {
@@ -57,8 +66,15 @@ impl Access {
             ),
             token => Ok(Self {
                 token: token.map(|it| Digest::of_bytes(it.as_bytes())),
+                keyring: None,
             }),
         }
+    }
+
+    /// With the tokens of `presswork tokens`, too.
+    pub fn with(mut self, keyring: Arc<Keyring>) -> Self {
+        self.keyring = Some(keyring);
+        self
     }
 
     /// Whether nobody has to show a token.
@@ -66,68 +82,201 @@ impl Access {
         self.token.is_none()
     }
 
-    /// Whether this is the token; the time that it takes tells nothing of it.
+    /// Whether this is the configured token; the time that it takes tells nothing of it.
     pub fn is_token(&self, said: &[u8]) -> bool {
-        self.token.as_ref().is_some_and(|it| is(it, said))
+        let same = |it: &Digest| bool::from(Digest::of_bytes(said).0.ct_eq(&it.0));
+        self.token.as_ref().is_some_and(same)
     }
 
-    fn check(&self, request: &Request) -> Result<(), Problem> {
+    /// The `pw_` token that is shown.
+    ///
+    /// # Errors
+    /// Why it doesn't count.
+    pub async fn token(&self, shown: &Shown) -> Result<Arc<Token>, Denied> {
+        match &self.keyring {
+            Some(it) => it.open(shown).await,
+            None => Err(Denied::Wrong),
+        }
+    }
+
+    /// Which token a request shows; `None`: it may do everything without one of the ledger's.
+    fn check(&self, request: &Request) -> Result<Option<Shown>, Problem> {
+        if self.is_open() {
+            local_host(request)?;
+            same_origin(request)?;
+        }
+        let said = bearer(request.headers());
+        match (said, said.and_then(Shown::parse)) {
+            (Some(said), _) if self.is_token(said) => Ok(None),
+            // whoever shows one is held to it, also where none is wanted
+            (_, Some(shown)) => Ok(Some(shown)),
+            _ if self.is_open() => Ok(None),
+            _ if request.headers().contains_key(AUTHORIZATION) => Err(Denied::Wrong.into()),
+            _ => Err(unauthorised(
+                "this API wants a token: send `Authorization: Bearer TOKEN`",
+                "Bearer realm=\"presswork\"",
+            )),
+        }
+    }
+
+    async fn caller(&self, shown: Option<Shown>) -> Result<Caller, Problem> {
+        let Some(shown) = shown else {
+            return Ok(Caller::ALL);
+        };
+        let token = Some(self.token(&shown).await?);
+        Ok(Caller { token })
+    }
+}
+
+/// What is said behind `Bearer`.
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let said = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, said) = said.split_at_checked(7)?;
+    let said = said.trim_ascii();
+    (scheme.eq_ignore_ascii_case(b"bearer ") && !said.is_empty()).then_some(said)
+}
+
+fn unauthorised(said: &str, challenge: &'static str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", said)
+        .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+}
+
+impl From<Denied> for Problem {
+    fn from(denied: Denied) -> Self {
+        let said = match denied {
+            Denied::Away(words) => return Self::ledger_away().detail(words),
+            // whoever has the secret may know what became of it; to all others they are all the same
+            Denied::Expired => "this token's time is over; ask for a new one",
+            Denied::Revoked => "this token was revoked; ask for a new one",
+            Denied::Wrong => "this isn't a token of this API",
+        };
+        unauthorised(said, "Bearer realm=\"presswork\", error=\"invalid_token\"")
+    }
+}
+
+/// Who asks: what they may do, and what they are shown.
+#[derive(Clone)]
+pub struct Caller {
+    /// The token that was shown. `None`: the configured one, or none is wanted; both may do everything.
+    token: Option<Arc<Token>>,
+}
+
+impl Caller {
+    /// Who may do everything.
+    const ALL: Self = Self { token: None };
+
+    /// Who has shown a token of this grant.
+    #[cfg(test)]
+    pub fn with(grant: Grant) -> Self {
+        let token = Token {
+            id: crate::token::TokenId(7),
+            name: "n".to_owned(),
+            digest: Digest::of_bytes(b""),
+            grant,
+            created_at: crate::clock::Time::UNIX_EPOCH,
+            created_by: "ada".to_owned(),
+            expires_at: None,
+            revoked_at: None,
+            last_used_at: None,
+        };
+        let token = Some(Arc::new(token));
+        Self { token }
+    }
+
+    /// Whether this may be done.
+    pub fn may(&self, asked: Asked<'_>) -> bool {
+        self.token.as_ref().is_none_or(|it| it.grant.may(asked))
+    }
+
+    /// Whether jobs of this tenant are there for them.
+    pub fn sees(&self, tenant: &str) -> bool {
+        self.token.as_ref().is_none_or(|it| it.grant.sees(tenant))
+    }
+
+    /// Whose jobs alone are theirs.
+    pub fn tenant(&self) -> Option<&str> {
+        self.token.as_ref()?.grant.tenant.as_deref()
+    }
+
+    /// What alone is taken from them.
+    pub fn within(&self) -> Within<'_> {
+        Within {
+            tenant: self.tenant(),
+            grant: self.token.as_ref().map(|it| &it.grant),
+        }
+    }
+
+    /// Whether they are told what went wrong in an operator's words: hosts, evidence, platforms' answers.
+    pub fn is_operator(&self) -> bool {
+        self.may(Asked::Operate)
+    }
+
+    /// Who it was, for the audit.
+    pub fn actor(&self) -> String {
         match &self.token {
-            Some(token) => bearer(token, request.headers()),
-            None => {
-                local_host(request)?;
-                same_origin(request)
-            }
+            Some(it) => format!("{DOOR}: token {} ({})", it.id, it.name),
+            None => DOOR.to_owned(),
         }
     }
 }
 
+/// What a request asks for, by its method and path alone; `None`: nobody has to show anything.
+fn asked(method: &Method, path: &str) -> Option<Asked<'static>> {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    match path {
+        "/livez" | "/readyz" => None,
+        // whoever calls back proves itself by a signature
+        _ if path.starts_with(HOOKS) => None,
+        "/metrics" | "/v1/stops" => Some(Asked::Figures),
+        "/v1/stop" | "/v1/go" => Some(Asked::OperateAll),
+        _ if reads => Some(Asked::Read),
+        "/v1/jobs" => Some(Asked::Making),
+        _ => Some(Asked::Operate),
+    }
+}
+
+fn forbidden(caller: &Caller, asked: Asked<'_>) -> Problem {
+    let whose = match (asked, caller.tenant()) {
+        (Asked::Figures | Asked::OperateAll, Some(_)) => ", and be bound to no tenant",
+        _ => "",
+    };
+    let said = format!("this token may not do that: it would need the scope `{asked}`{whose}");
+    Problem::new(StatusCode::FORBIDDEN, "scope", said).with(json!({"needs": asked.to_string()}))
+}
+
+/// This door's name in metrics and in the audit.
+pub const DOOR: &str = "http";
 /// Where platforms call back: below this.
 pub const HOOKS: &str = "/v1/hooks/";
 
-/// Anybody may ask whether the daemon lives and is ready.
-fn is_probe(request: &Request) -> bool {
-    matches!(request.uri().path(), "/livez" | "/readyz")
-}
-
-/// Whoever calls back proves itself by a signature.
-fn is_signed(request: &Request) -> bool {
-    request.uri().path().starts_with(HOOKS)
-}
-
-/// Lets through who may ask.
-pub async fn guard(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    match access.check(&request) {
-        Err(problem) if !is_probe(&request) && !is_signed(&request) => problem.into_response(),
-        _ => next.run(request).await,
-    }
-}
-
-fn is(token: &Digest, said: &[u8]) -> bool {
-    Digest::of_bytes(said).0.ct_eq(&token.0).into()
-}
-
-fn bearer(token: &Digest, headers: &HeaderMap) -> Result<(), Problem> {
-    let refused = |said: &str, challenge: &'static str| {
-        Problem::new(StatusCode::UNAUTHORIZED, "unauthorised", said)
-            .header(WWW_AUTHENTICATE, HeaderValue::from_static(challenge))
+/// Lets through who may ask, for what they may; tells operators more of what went wrong.
+pub async fn guard(
+    State(access): State<Arc<Access>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Some(asked) = asked(request.method(), request.uri().path()) else {
+        return next.run(request).await;
     };
-    let Some(said) = headers.get(AUTHORIZATION) else {
-        return Err(refused(
-            "this API wants its token: send `Authorization: Bearer TOKEN`",
-            "Bearer realm=\"presswork\"",
-        ));
+    let shown = access.check(&request);
+    let caller = match shown {
+        Ok(shown) => access.caller(shown).await,
+        Err(problem) => Err(problem),
     };
-    let said = said.as_bytes();
-    let scheme = said.get(..7).unwrap_or_default();
-    let same = is(token, said.get(7..).unwrap_or_default().trim_ascii());
-    if same && scheme.eq_ignore_ascii_case(b"bearer ") {
-        return Ok(());
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(problem) => return problem.into_response(),
+    };
+    if !caller.may(asked) {
+        return forbidden(&caller, asked).into_response();
     }
-    Err(refused(
-        "this isn't the API's token",
-        "Bearer realm=\"presswork\", error=\"invalid_token\"",
-    ))
+    let is_operator = caller.is_operator();
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    match is_operator {
+        true => problem::in_full(response),
+        false => response,
+    }
 }
 
 /// Without a token only a `Host` that can't be rebound may be asked for: else any page in a browser
@@ -233,9 +382,9 @@ impl Bounds {
 pub async fn bounded(State(bounds): State<Arc<Bounds>>, request: Request, next: Next) -> Response {
     let what = format!("{} {}", request.method(), request.uri().path());
     let answered = async {
-        let _place = match is_probe(&request) {
-            true => None,
-            false => Some(bounds.places.acquire().await),
+        let _place = match request.uri().path() {
+            "/livez" | "/readyz" => None,
+            _ => Some(bounds.places.acquire().await),
         };
         next.run(request).await
     };
@@ -301,13 +450,17 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_the_token_opens() {
+    #[tokio::test]
+    async fn only_the_token_opens() {
         let token = SecretString::from("presswork_1_secret");
         let access = Access::new("0.0.0.0:1".parse().unwrap(), Some(&token)).unwrap();
-        let ask = |said: &str| access.check(&request("POST", &[("authorization", said)]));
-        assert!(ask("Bearer presswork_1_secret").is_ok());
-        assert!(ask("bearer   presswork_1_secret").is_ok());
+        let ask = async |said: &str| {
+            let request = request("POST", &[("authorization", said)]);
+            let caller = access.caller(access.check(&request)?).await;
+            caller.map(|it| it.is_operator())
+        };
+        assert_eq!(ask("Bearer presswork_1_secret").await, Ok(true));
+        assert_eq!(ask("bearer   presswork_1_secret").await, Ok(true));
         for said in [
             "",
             "Bearer",
@@ -316,8 +469,9 @@ mod tests {
             "Bearer presswork_1_secrett",
             "Basic  presswork_1_secret",
             "presswork_1_secret",
+            "Bearer pw_0123456789abcdef_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA",
         ] {
-            let problem = ask(said).unwrap_err();
+            let problem = ask(said).await.unwrap_err();
             assert_eq!(problem.status, StatusCode::UNAUTHORIZED, "{said}");
             assert!(
                 problem
@@ -327,6 +481,35 @@ mod tests {
             );
         }
         assert!(access.check(&request("GET", &[])).is_err());
+    }
+
+    #[test]
+    fn each_route_asks_for_its_scope() {
+        let of = |method: Method, path: &str| asked(&method, path);
+        for path in ["/livez", "/readyz", "/v1/hooks/alice"] {
+            assert_eq!(of(Method::GET, path), None);
+            assert_eq!(of(Method::POST, path), None);
+        }
+        for (method, path, wants) in [
+            (Method::POST, "/v1/jobs", Asked::Making),
+            (Method::GET, "/v1/jobs", Asked::Read),
+            (Method::GET, "/v1/jobs/x", Asked::Read),
+            (Method::HEAD, "/v1/jobs/x/receipt", Asked::Read),
+            (Method::GET, "/v1/unresolved", Asked::Read),
+            (Method::POST, "/v1/jobs/x/cancel", Asked::Operate),
+            (Method::POST, "/v1/jobs/x/resolve", Asked::Operate),
+            (Method::GET, "/metrics", Asked::Figures),
+            (Method::POST, "/metrics", Asked::Figures),
+            (Method::GET, "/v1/stops", Asked::Figures),
+            (Method::POST, "/v1/stop", Asked::OperateAll),
+            (Method::POST, "/v1/go", Asked::OperateAll),
+            (Method::DELETE, "/v1/jobs/x", Asked::Operate),
+            (Method::OPTIONS, "/anything", Asked::Operate),
+            (Method::POST, "/v1/jobs/", Asked::Operate),
+            (Method::POST, "//livez", Asked::Operate),
+        ] {
+            assert_eq!(of(method.clone(), path), Some(wants), "{method} {path}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Of};
 use axum::http::header::{LOCATION, RETRY_AFTER};
@@ -14,19 +15,18 @@ use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::body::{self, BODY_MAX, Sent, header_key, is_json, keyed, split};
+use super::guard::{Caller, DOOR};
 use super::problem::{AWAY, Problem, answer, seconds};
+use super::shown::{self, ShownEffect, ShownJob};
 use super::state::Api;
-use crate::effect::{Effect, EffectState};
 use crate::engine::doors::{Busy, receipt};
 use crate::intake::Answer;
 use crate::job::{Job, JobId};
-use crate::ledger::{Attempt, Reason};
+use crate::ledger::Reason;
 use crate::operate::why::{Around, why};
 use crate::operate::{self, By};
 use crate::telemetry::metrics;
 
-/// This door's name in metrics and in the audit.
-pub(super) const DOOR: &str = "http";
 /// When to come back to a backlog that is full.
 const FULL: Duration = Duration::from_secs(5);
 /// When to come back to a daemon that is short of memory: some jobs must end first.
@@ -35,23 +35,28 @@ const MEMORY: Duration = Duration::from_secs(10);
 const STOPPING: Duration = Duration::from_secs(5);
 
 /// `POST /v1/jobs`: one envelope, or an array of them.
-pub async fn submit(Of(api): Of<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub async fn submit(
+    Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
     let (head, body) = request.into_parts();
     body::check_type(&head.headers)?;
     let key = header_key(&head.headers)?;
     let read = body::read(&head.headers, body, BODY_MAX, api.limits.body, &api.large).await?;
     match (split(&read.bytes)?, key) {
-        (Sent::One(bytes), Some(key)) => Ok(one(&api, &keyed(bytes, &key)?).await),
-        (Sent::One(bytes), None) => Ok(one(&api, bytes).await),
-        (Sent::Many(all), None) => Ok(many(&api, &all).await),
+        (Sent::One(bytes), Some(key)) => Ok(one(&api, &caller, &keyed(bytes, &key)?).await),
+        (Sent::One(bytes), None) => Ok(one(&api, &caller, bytes).await),
+        (Sent::Many(all), None) => Ok(many(&api, &caller, &all).await),
         (Sent::Many(_), Some(_)) => Err(Problem::bad(
             "Idempotency-Key can't be the key of many; give each envelope its own `key`",
         )),
     }
 }
 
-async fn one(api: &Api, bytes: &[u8]) -> Response {
-    match judged(bytes, api.given.doors.submit(bytes).await) {
+async fn one(api: &Api, caller: &Caller, bytes: &[u8]) -> Response {
+    let submitted = api.given.doors.submit_within(bytes, caller.within());
+    match judged(bytes, submitted.await) {
         Ok((status, receipt)) => {
             let place = place(&receipt);
             let mut response = answer(status, &receipt);
@@ -71,8 +76,9 @@ fn place(receipt: &Map<String, Value>) -> Option<HeaderValue> {
 }
 
 /// All at once, so that they share a commit; answered in order, each by itself.
-async fn many(api: &Api, all: &[&[u8]]) -> Response {
-    let answers = join_all(all.iter().map(|it| api.given.doors.submit(it))).await;
+async fn many(api: &Api, caller: &Caller, all: &[&[u8]]) -> Response {
+    let (doors, within) = (&api.given.doors, caller.within());
+    let answers = join_all(all.iter().map(|it| doors.submit_within(it, within))).await;
     let mut wait = None;
     let told: Vec<Map<String, Value>> = all
         .iter()
@@ -85,7 +91,7 @@ async fn many(api: &Api, all: &[&[u8]]) -> Response {
             }
             Err(problem) => {
                 wait = wait.max(problem.retry_after());
-                problem.body()
+                problem.body(caller.is_operator())
             }
         })
         .collect();
@@ -148,6 +154,11 @@ fn refused(bytes: &[u8], reason: Reason) -> Problem {
             "invalid",
             "it can't be accepted as it is; `violations` says why",
         ),
+        Reason::Forbidden => Problem::new(
+            StatusCode::FORBIDDEN,
+            "scope",
+            "this token may not make jobs of this kind; `violations` says what it would need",
+        ),
         Reason::Refused | Reason::Conflict | Reason::Repeats => unfit(
             "refused",
             "the ledger didn't take it; `violations` says why",
@@ -161,72 +172,62 @@ pub(super) fn id_of(path: Result<Path<String>, PathRejection>) -> Result<JobId, 
     text.parse().map_err(Problem::bad)
 }
 
+/// The job of an id, if it is there for whoever asks: another tenant's is as if it never was.
+///
+/// # Errors
+/// When there is none.
+pub(super) async fn found(api: &Api, caller: &Caller, id: JobId) -> Result<Job, Problem> {
+    let found = api.given.ledger.job(id).await?;
+    found.filter(|it| caller.sees(&it.tenant)).ok_or_else(|| {
+        let said = format!("there is no job {id}: it never was, or is past its keeping");
+        Problem::new(StatusCode::NOT_FOUND, "no-such-job", said)
+    })
+}
+
 /// A job as the API shows it.
 #[derive(Serialize)]
 struct Shown<'a> {
     #[serde(flatten)]
-    job: &'a Job,
+    job: ShownJob<'a>,
     /// Why it stands where it stands, for people.
     why: String,
     /// As it came.
     payload: Option<&'a RawValue>,
     /// The attempts, oldest first.
-    history: Vec<Attempt>,
+    history: Vec<Map<String, Value>>,
     effects: Vec<ShownEffect<'a>>,
-}
-
-/// An effect, without what it keeps for its repeats.
-#[derive(Serialize)]
-struct ShownEffect<'a> {
-    id: crate::effect::EffectId,
-    step: &'a str,
-    op: &'a str,
-    account: &'a str,
-    state: EffectState,
-    sends: u32,
-    url: Option<&'a str>,
-    remote_id: Option<&'a str>,
-    evidence: &'a [crate::effect::Evidence],
-}
-
-impl<'a> ShownEffect<'a> {
-    fn of(effect: &'a Effect) -> Self {
-        let receipt = effect.receipt.as_ref();
-        Self {
-            id: effect.id,
-            step: &effect.step,
-            op: &effect.op,
-            account: &effect.account,
-            state: effect.state,
-            sends: effect.sends,
-            url: receipt.and_then(|it| it.url.as_deref()),
-            remote_id: receipt.and_then(|it| it.remote_id.as_deref()),
-            evidence: &effect.evidence,
-        }
-    }
 }
 
 /// `GET /v1/jobs/{id}`: a job, unfinished or finished, with all that happened to it.
 pub async fn show(
     Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
     let id = id_of(path)?;
     let ledger = &*api.given.ledger;
-    let found = ledger.job(id).await?;
-    let missing = || {
-        let said = format!("there is no job {id}: it never was, or is past its keeping");
-        Problem::new(StatusCode::NOT_FOUND, "no-such-job", said)
-    };
-    let job = found.ok_or_else(missing)?;
-    let around = Around::read(ledger, &api.given.shared.config.load(), &job).await?;
+    let job = found(&api, &caller, id).await?;
     let effects = ledger.effects(id).await?;
+    let why = match caller.is_operator() {
+        true => {
+            let around = Around::read(ledger, &api.given.shared.config.load(), &job).await?;
+            why(&job, &around, &effects).text
+        }
+        false => shown::why(&job),
+    };
+    let attempts = ledger.attempts(id).await?;
     let shown = Shown {
-        why: why(&job, &around, &effects).text,
+        why,
         payload: serde_json::from_str(&job.payload).ok(),
-        history: ledger.attempts(id).await?,
-        effects: effects.iter().map(ShownEffect::of).collect(),
-        job: &job,
+        history: attempts
+            .iter()
+            .map(|it| shown::attempt(it, &caller))
+            .collect(),
+        effects: effects
+            .iter()
+            .map(|it| ShownEffect::of(it, &caller))
+            .collect(),
+        job: ShownJob::of(&job, &caller),
     };
     Ok(answer(StatusCode::OK, &shown))
 }
@@ -246,6 +247,7 @@ const CANCEL_MAX: usize = 4 * 1024;
 /// runs, and is told to stop.
 pub async fn cancel(
     Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -261,8 +263,9 @@ pub async fn cancel(
             })?
         }
     };
+    found(&api, &caller, id).await?;
     let by = By {
-        actor: DOOR.to_owned(),
+        actor: caller.actor(),
         reason: cancel.reason,
     };
     let state = operate::cancel(&*api.given.ledger, id, &by).await?;

@@ -15,13 +15,16 @@
 //! GET  /metrics              as Prometheus reads them
 //! ```
 //!
+//! Who shows a `pw_` token may do what its scopes say, for its tenant if it is bound to one.
 //! Whatever can't be done is told as problem details (RFC 9457). There is no CORS: no page of
 //! another origin reads anything here.
 
 pub mod problem;
+pub mod keyring;
 pub mod guard;
 pub mod body;
 pub mod state;
+pub mod shown;
 pub mod jobs;
 pub mod unresolved;
 pub mod stops;
@@ -70,7 +73,7 @@ pub async fn serve_within(
     state: State,
     stop: CancellationToken,
 ) -> anyhow::Result<Serving> {
-    let access = Access::new(listen, token.as_ref())?;
+    let access = Access::new(listen, token.as_ref())?.with(state.keyring.clone());
     let router = router(limits.clone(), access, state);
     wire::listen(listen, router, limits, stop).await
 }

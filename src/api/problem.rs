@@ -1,4 +1,6 @@
-//! What the API says when it can't do what was asked: problem details (RFC 9457).
+//! What the API says when it can't do what was asked: problem details (RFC 9457), with the four members
+//! that every error has which leaves Presswork (`code`, `message`, `recoverable`, `retry_after`). They are
+//! fit for a user's eyes; `detail`, in an operator's words, is for operators.
 
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use crate::ledger::LedgerError;
 use crate::operate::Refused;
+use crate::telemetry::redact;
 
 /// A problem: its status, a stable word for programs, and a sentence for people.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,7 +24,9 @@ pub struct Problem {
 #[derive(Clone, Debug, PartialEq)]
 struct Said {
     word: &'static str,
-    detail: String,
+    message: String,
+    /// For operators, where there is more to say.
+    detail: Option<String>,
     more: Map<String, Value>,
     retry_after: Option<Duration>,
     header: Option<(HeaderName, HeaderValue)>,
@@ -32,10 +37,11 @@ pub const AWAY: Duration = Duration::from_secs(2);
 
 impl Problem {
     /// A problem. `word` is stable and short: `conflict`, `too-large`.
-    pub fn new(status: StatusCode, word: &'static str, detail: impl Into<String>) -> Self {
+    pub fn new(status: StatusCode, word: &'static str, message: impl Into<String>) -> Self {
         let said = Said {
             word,
-            detail: detail.into(),
+            message: message.into(),
+            detail: None,
             more: Map::new(),
             retry_after: None,
             header: None,
@@ -47,18 +53,24 @@ impl Problem {
     }
 
     /// The request can't be read.
-    pub fn bad(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad-request", detail)
+    pub fn bad(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", message)
     }
 
     /// The body is larger than it may be.
-    pub fn too_large(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", detail)
+    pub fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", message)
     }
 
     /// It can't be done now; later it may.
-    pub fn later(word: &'static str, detail: impl Into<String>, after: Duration) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, word, detail).after(after)
+    pub fn later(word: &'static str, message: impl Into<String>, after: Duration) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, word, message).after(after)
+    }
+
+    /// The ledger can't be asked.
+    pub fn ledger_away() -> Self {
+        let said = "the ledger can't be reached; ask again";
+        Self::later("ledger-away", said, AWAY)
     }
 
     /// A defect: the log knows more, the client doesn't.
@@ -68,6 +80,12 @@ impl Problem {
             "defect",
             "something is wrong with this daemon, not with the request; its log says what",
         )
+    }
+
+    /// With what only operators are told, without secrets.
+    pub fn detail(mut self, detail: impl AsRef<str>) -> Self {
+        self.said.detail = Some(redact::text(detail.as_ref()).into_owned());
+        self
     }
 
     /// With more members: those of an object; anything else adds none.
@@ -95,23 +113,56 @@ impl Problem {
         self.said.retry_after
     }
 
-    /// As JSON.
-    pub fn body(&self) -> Map<String, Value> {
+    /// Whether the same request may work another time.
+    pub fn is_recoverable(&self) -> bool {
+        self.said.retry_after.is_some() || self.status == StatusCode::REQUEST_TIMEOUT
+    }
+
+    /// As JSON, `in_full` for operators.
+    pub fn body(&self, in_full: bool) -> Map<String, Value> {
+        let said = &self.said;
         let head = json!({
-            "type": format!("urn:presswork:problem:{}", self.said.word),
+            "type": format!("urn:presswork:problem:{}", said.word),
             "title": self.status.canonical_reason().unwrap_or("Problem"),
             "status": self.status.as_u16(),
-            "detail": self.said.detail,
+            "code": said.word,
+            "message": said.message,
+            "recoverable": self.is_recoverable(),
+            "retry_after": said.retry_after.map(seconds),
         });
         let mut body = match head {
             Value::Object(it) => it,
             _ => Map::new(),
         };
-        if let Some(wait) = self.said.retry_after {
-            body.insert("retry_after_s".to_owned(), seconds(wait).into());
+        if in_full {
+            let detail = said.detail.as_ref().unwrap_or(&said.message);
+            body.insert("detail".to_owned(), detail.clone().into());
         }
-        body.extend(self.said.more.clone());
+        body.extend(said.more.clone());
         body
+    }
+
+    fn response(self, in_full: bool) -> Response {
+        let text = Value::Object(self.body(in_full)).to_string();
+        let json = HeaderValue::from_static("application/problem+json");
+        let mut response = (self.status, [(CONTENT_TYPE, json)], text).into_response();
+        if let Some(wait) = self.said.retry_after {
+            let wait = HeaderValue::from(seconds(wait));
+            response.headers_mut().insert(RETRY_AFTER, wait);
+        }
+        if let Some((name, value)) = self.said.header.clone() {
+            response.headers_mut().insert(name, value);
+        }
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// The answer as operators get it: where it tells a problem, with the detail.
+pub fn in_full(mut response: Response) -> Response {
+    match response.extensions_mut().remove::<Problem>() {
+        Some(problem) => problem.response(true),
+        None => response,
     }
 }
 
@@ -134,35 +185,22 @@ pub fn answer(status: StatusCode, body: &impl serde::Serialize) -> Response {
     }
 }
 
+/// Without the detail: who asks is known to the guard alone, which adds it.
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let text = Value::Object(self.body()).to_string();
-        let json = HeaderValue::from_static("application/problem+json");
-        let mut response = (self.status, [(CONTENT_TYPE, json)], text).into_response();
-        if let Some(wait) = self.said.retry_after {
-            let wait = HeaderValue::from(seconds(wait));
-            response.headers_mut().insert(RETRY_AFTER, wait);
-        }
-        if let Some((name, value)) = self.said.header {
-            response.headers_mut().insert(name, value);
-        }
-        response
+        self.response(false)
     }
 }
 
 impl From<LedgerError> for Problem {
     fn from(e: LedgerError) -> Self {
-        // the words may hold a host's name: they are for the log
+        // the words may hold a host's name: they are for the log, and for operators
         tracing::warn!("api: {e}");
-        if e.is_away() {
-            Self::later(
-                "ledger-away",
-                "the ledger can't be reached; ask again",
-                AWAY,
-            )
-        } else {
-            Self::defect()
-        }
+        let problem = match e.is_away() {
+            true => Self::ledger_away(),
+            false => Self::defect(),
+        };
+        problem.detail(e.to_string())
     }
 }
 
@@ -183,10 +221,13 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 7] = [
+const ENDPOINTS: [&str; 10] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
     "POST /v1/jobs/{id}/cancel",
+    "GET /v1/jobs/{id}/receipt",
+    "GET /v1/unresolved",
+    "POST /v1/jobs/{id}/resolve",
     "POST /v1/hooks/{account}",
     "GET /livez",
     "GET /readyz",
@@ -203,7 +244,8 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 pub async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
     let allowed = match uri.path() {
         "/v1/jobs" => "POST",
-        path if path.ends_with("/cancel") || path.starts_with("/v1/hooks/") => "POST",
+        path if path.ends_with("/cancel") || path.ends_with("/resolve") => "POST",
+        path if path.starts_with("/v1/hooks/") => "POST",
         _ => "GET, HEAD",
     };
     let said = format!("{} takes {allowed}, not {method}", uri.path());
@@ -226,14 +268,41 @@ mod tests {
     }
 
     #[test]
-    fn a_ledgers_own_words_stay_in_the_log() {
+    fn every_problem_has_the_same_four_members_and_the_detail_is_for_operators() {
+        let later = Problem::later("full", "come back", Duration::from_millis(1_001));
+        for (problem, recoverable, wait) in [
+            (Problem::bad("no"), false, Value::Null),
+            (Problem::defect(), false, Value::Null),
+            (later, true, json!(2)),
+            (
+                Problem::new(StatusCode::REQUEST_TIMEOUT, "slow", "no"),
+                true,
+                Value::Null,
+            ),
+        ] {
+            let problem = problem.detail("db-7, with password=hunter2");
+            let told = problem.body(false);
+            assert_eq!(told["code"], problem.said.word);
+            assert_eq!(told["message"], problem.said.message);
+            assert_eq!(told["recoverable"], recoverable);
+            assert_eq!(told["retry_after"], wait);
+            assert!(!told.contains_key("detail"));
+            assert_eq!(problem.body(true)["detail"], "db-7, with password=***");
+        }
+        assert_eq!(Problem::bad("no").body(true)["detail"], "no");
+    }
+
+    #[test]
+    fn a_ledgers_own_words_are_for_operators() {
         for e in [
             LedgerError::Away("host db-7 refused".to_owned()),
             LedgerError::Other("host db-7 is odd".to_owned()),
         ] {
             let away = e.is_away();
             let problem = Problem::from(e);
-            assert!(!Value::Object(problem.body()).to_string().contains("db-7"));
+            let told = |in_full| Value::Object(problem.body(in_full)).to_string();
+            assert!(!told(false).contains("db-7") && told(true).contains("db-7"));
+            assert_eq!(problem.is_recoverable(), away);
             assert_eq!(problem.status.as_u16(), if away { 503 } else { 500 });
             assert_eq!(problem.retry_after().is_some(), away);
         }

@@ -7,6 +7,7 @@ use tokio::sync::{Mutex, Semaphore};
 
 use super::body::LARGE_AT_ONCE;
 use super::guard::Limits;
+use super::keyring::Keyring;
 use crate::engine::doors::Doors;
 use crate::engine::shared::Shared;
 use crate::ledger::Ledger;
@@ -19,6 +20,8 @@ pub struct State {
     pub shared: Arc<Shared>,
     /// A door to the same ledger with connections of its own, so that the API starves no loop.
     pub ledger: Arc<dyn Ledger>,
+    /// The tokens that people show, by the same door.
+    pub keyring: Arc<Keyring>,
     /// The metrics, as Prometheus reads them.
     pub render: Arc<dyn Fn() -> String + Send + Sync>,
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Of};
 use axum::http::StatusCode;
@@ -11,10 +12,12 @@ use serde_json::json;
 use url::Url;
 
 use super::body;
-use super::jobs::{DOOR, id_of};
+use super::guard::Caller;
+use super::jobs::{found, id_of};
 use super::problem::{Problem, answer};
+use super::shown::{self, ShownJob};
 use super::state::Api;
-use crate::job::{Job, JobId};
+use crate::job::JobId;
 use crate::ledger::Filter;
 use crate::lifecycle::State;
 use crate::operate::receipt::{Receipt, receipt};
@@ -28,32 +31,40 @@ const MOST: u32 = 200;
 /// `GET /v1/jobs/{id}/receipt`: what was sent when, from where, and the proof.
 pub async fn show(
     Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Problem> {
-    let ledger = &*api.given.ledger;
-    let job = operate::job(ledger, id_of(path)?).await?;
-    Ok(answer(StatusCode::OK, &receipt(ledger, &job).await?))
+    let job = found(&api, &caller, id_of(path)?).await?;
+    let receipt = receipt(&*api.given.ledger, &job).await?;
+    Ok(answer(StatusCode::OK, &shown::receipt(receipt, &caller)))
 }
 
 /// A job that waits for a person's word.
 #[derive(Serialize)]
-struct Waiting {
-    job: Job,
+struct Waiting<'a> {
+    job: ShownJob<'a>,
     receipt: Receipt,
 }
 
 /// `GET /v1/unresolved`: the jobs that wait for a person's word, newest first, with the evidence.
-pub async fn list(Of(api): Of<Arc<Api>>) -> Result<Response, Problem> {
+pub async fn list(
+    Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+) -> Result<Response, Problem> {
     let ledger = &*api.given.ledger;
     let filter = Filter {
         states: vec![State::Unresolved],
+        tenant: caller.tenant().map(str::to_owned),
         limit: MOST,
         ..Filter::default()
     };
+    let jobs = ledger.jobs(&filter).await?;
     let mut waiting = Vec::new();
-    for job in ledger.jobs(&filter).await? {
-        let receipt = receipt(ledger, &job).await?;
-        waiting.push(Waiting { job, receipt });
+    for job in &jobs {
+        waiting.push(Waiting {
+            job: ShownJob::of(job, &caller),
+            receipt: shown::receipt(receipt(ledger, job).await?, &caller),
+        });
     }
     Ok(answer(StatusCode::OK, &json!({"jobs": waiting})))
 }
@@ -73,6 +84,7 @@ struct Word {
 /// `POST /v1/jobs/{id}/resolve` with `{"happened": true, "url": "..."}` or `{"happened": false}`.
 pub async fn resolve(
     Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     path: Result<Path<String>, PathRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
@@ -87,10 +99,10 @@ pub async fn resolve(
     if let Some(url) = &word.url {
         check(url, word.happened)?;
     }
+    found(&api, &caller, id).await?;
+    let who = caller.actor();
     let by = By {
-        actor: word
-            .by
-            .map_or(DOOR.to_owned(), |it| format!("{DOOR}: {it}")),
+        actor: word.by.map_or(who.clone(), |it| format!("{who}: {it}")),
         reason: word.reason,
     };
     let verdict = match word.happened {

@@ -20,8 +20,10 @@ pub mod dead;
 pub mod unresolved;
 pub mod quarantine;
 pub mod lanes;
+pub mod budgets;
 pub mod stop;
 pub mod go;
+pub mod tokens;
 pub mod kinds;
 mod acl;
 pub mod check;
@@ -87,8 +89,10 @@ enum Command {
     Unresolved(unresolved::Args),
     Quarantine(quarantine::Args),
     Lanes(lanes::Args),
+    Budgets(budgets::Args),
     Stop(stop::Args),
     Go(go::Args),
+    Tokens(tokens::Args),
     Kinds(kinds::Args),
     Check(check::Args),
     Migrate(migrate::Args),
@@ -186,8 +190,10 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Unresolved(args) => unresolved::run(&cx()?, args).await,
         Command::Quarantine(args) => quarantine::run(&cx()?, args).await,
         Command::Lanes(args) => lanes::run(&cx()?, args).await,
+        Command::Budgets(args) => budgets::run(&cx()?, args).await,
         Command::Stop(args) => stop::run(&cx()?, args).await,
         Command::Go(args) => go::run(&cx()?, args).await,
+        Command::Tokens(args) => tokens::run(&cx()?, args).await,
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,
         Command::Migrate(args) => migrate::run(&cx()?, args).await,

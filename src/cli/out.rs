@@ -32,6 +32,21 @@ pub enum Exit {
     Interrupted = 130,
 }
 
+impl Exit {
+    /// A stable word for programs.
+    fn code(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Usage => "usage",
+            Self::Missing => "missing",
+            Self::Conflict => "conflict",
+            Self::Away => "away",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// Why a command didn't do what was asked.
 #[derive(Debug)]
 pub struct CliError {
@@ -108,7 +123,14 @@ impl CliError {
     /// The error as JSON, for programs.
     pub fn to_json(&self) -> serde_json::Value {
         let mut error: serde_json::Map<_, _> = self.detail.iter().cloned().collect();
-        error.insert("message".to_owned(), redact::text(&self.message).into());
+        for (name, value) in [
+            ("code", self.exit.code().into()),
+            ("message", redact::text(&self.message).into()),
+            ("recoverable", (self.exit == Exit::Away).into()),
+            ("retry_after", serde_json::Value::Null),
+        ] {
+            error.insert(name.to_owned(), value);
+        }
         if let Some(hint) = &self.hint {
             error.insert("hint".to_owned(), redact::text(hint).into());
         }

@@ -209,7 +209,7 @@ fn advice(it: &Quarantined) -> Advice {
             "If it is meant, say \"again\": true in the envelope. If not, the guard of its account has done what it is for: throw it away.",
             vec![format!("{release} --edit"), release.clone()],
         ),
-        Reason::Refused => (
+        Reason::Refused | Reason::Forbidden => (
             "The ledger didn't take it. Try again, correct it, or throw it away.",
             vec![release.clone(), format!("{release} --edit")],
         ),

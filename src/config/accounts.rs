@@ -290,6 +290,13 @@ impl<'a> Reader<'a> {
     }
 }
 
+impl Account {
+    /// Whether it is reached on this machine or a private network: a sandbox, or a server of one's own.
+    pub fn is_nearby(&self) -> bool {
+        nearby(&self.base_url)
+    }
+}
+
 fn plain(url: &Url) -> bool {
     let anonymous = url.username().is_empty() && url.password().is_none();
     anonymous && url.query().is_none() && url.fragment().is_none()

@@ -80,6 +80,7 @@ impl<'a> Reader<'a> {
             kinds: self.kinds(&lanes, retry),
             retry,
             lanes,
+            budgets: self.budgets(&accounts),
             accounts,
             presets: self.presets(),
             commands,

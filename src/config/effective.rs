@@ -1,5 +1,6 @@
 //! What holds, key by key, and who said so: for `presswork check`. Secrets are never shown.
 
+use crate::budget::{Budget, Form};
 use crate::json::did_you_mean;
 use crate::telemetry::redact::HIDDEN;
 
@@ -46,6 +47,11 @@ impl Config {
         for (name, account) in &self.accounts {
             let path = format!("accounts.{}", shown_key(name));
             let said = account_of(account).into_iter();
+            all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
+        }
+        for (name, it) in &self.budgets {
+            let path = format!("budgets.{}", shown_key(name));
+            let said = budget_of(it).into_iter();
             all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
         }
         for (name, it) in &self.presets {
@@ -232,6 +238,41 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
         all.extend(previous.map(|_| ("previous_secret", HIDDEN.to_owned())));
         all.push(("timeout_s", it.timeout.as_secs().to_string()));
     }
+    all
+}
+
+fn budget_of(it: &Budget) -> Vec<(&'static str, String)> {
+    let mut all = vec![
+        ("form", it.form.word().to_owned()),
+        ("most", it.form.most().to_string()),
+    ];
+    match &it.form {
+        Form::Concurrency { .. } => {}
+        Form::Rolling { window, .. } => all.push(("window_s", window.num_seconds().to_string())),
+        Form::Bucket {
+            most,
+            window,
+            burst,
+        } => {
+            all[1].1 = most.to_string();
+            all.push(("window_s", window.num_seconds().to_string()));
+            all.push(("burst", burst.to_string()));
+        }
+        Form::Calendar { every, zone, .. } => {
+            all.push(("every", every.to_string()));
+            all.push(("zone", zone.to_string()));
+        }
+    }
+    all.push(("per", it.per.to_string()));
+    all.push(("amount", it.amount.to_string()));
+    let mut put = |key: &'static str, value: &Option<String>| {
+        all.extend(value.clone().map(|it| (key, it)));
+    };
+    put("platform", &it.platform);
+    put("account", &it.account);
+    put("tenant", &it.tenant);
+    put("kind", &it.kind);
+    put("op", &it.op);
     all
 }
 

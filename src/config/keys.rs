@@ -3,6 +3,7 @@
 //! Scalars of the fixed sections can be said by the environment too, which then holds over the
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
+use super::budget_keys::BUDGET_KEYS;
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
@@ -460,6 +461,12 @@ pub const SECTIONS: &[Section] = &[
                 Some(1_048_576),
             ),
         ],
+    },
+    Section {
+        name: "budgets",
+        by_name: true,
+        overlay: false,
+        keys: &BUDGET_KEYS,
     },
     Section {
         name: "presets",

@@ -7,11 +7,13 @@
 mod error;
 pub mod words;
 mod shape;
-pub mod keys;
+mod budget_keys;
 mod types;
+pub mod keys;
 mod read;
 mod secret;
 mod accounts;
+mod budgets;
 mod commands;
 mod build;
 mod effective;

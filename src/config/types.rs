@@ -9,6 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::breaker::Settings;
+use crate::budget::Budget;
 use crate::content::Guard;
 use crate::effect::Resend;
 use crate::retry::Policy;
@@ -69,6 +70,8 @@ pub struct Config {
     pub kinds: BTreeMap<String, KindSettings>,
     /// By name.
     pub accounts: BTreeMap<String, Account>,
+    /// By name: how much may be done.
+    pub budgets: BTreeMap<String, Budget>,
     /// By name: what jobs that draw have in common.
     pub presets: BTreeMap<String, Preset>,
     /// By name: programs that jobs may run.

@@ -11,7 +11,7 @@ use super::pressure::Pressure;
 use super::shared::{BATCH, Shared};
 use crate::crashpoint;
 use crate::inbox::{Entry, Inbox, InboxError, place};
-use crate::intake::{Answer, Refusal, accept, admit_of, quarantined};
+use crate::intake::{Answer, Refusal, Within, accept, admit_of, admit_within, quarantined};
 use crate::job::{JobId, NewJob};
 use crate::ledger::{LedgerError, Reason};
 use crate::lifecycle::State;
@@ -133,15 +133,15 @@ impl Doors {
     /// # Errors
     /// When it can't be taken now.
     pub async fn submit(&self, bytes: &[u8]) -> Result<Answer, Busy> {
-        self.submit_of(bytes, None).await
+        self.submit_within(bytes, Within::default()).await
     }
 
-    /// As [`Doors::submit`]; `tenant`: it came where only jobs of that one are taken.
+    /// As [`Doors::submit`], where only some jobs are taken.
     ///
     /// # Errors
     /// As [`Doors::submit`].
-    pub async fn submit_of(&self, bytes: &[u8], tenant: Option<&str>) -> Result<Answer, Busy> {
-        let answer = match admit_of(&self.shared.rules(), JobId::mint(), bytes, tenant) {
+    pub async fn submit_within(&self, bytes: &[u8], within: Within<'_>) -> Result<Answer, Busy> {
+        let answer = match admit_within(&self.shared.rules(), JobId::mint(), bytes, within) {
             Ok(job) => self.submit_job(job).await?,
             Err(refusal) => Answer::Refused(refusal),
         };
@@ -151,16 +151,16 @@ impl Doors {
         Ok(answer)
     }
 
-    /// Takes several envelopes, each with the tenant whose jobs alone are taken where it came, if it is
-    /// so; all or none, answered after the ledger's commit.
+    /// Takes several envelopes, each with what alone is taken where it came; all or none, answered after
+    /// the ledger's commit.
     ///
     /// # Errors
     /// When they can't be taken now.
-    pub async fn submit_together(&self, all: &[(&[u8], Option<&str>)]) -> Result<Grouped, Busy> {
+    pub async fn submit_together(&self, all: &[(&[u8], Within<'_>)]) -> Result<Grouped, Busy> {
         let rules = self.shared.rules();
         let mut jobs = Vec::with_capacity(all.len());
-        for (at, (bytes, tenant)) in all.iter().enumerate() {
-            match admit_of(&rules, JobId::mint(), bytes, *tenant) {
+        for (at, (bytes, within)) in all.iter().enumerate() {
+            match admit_within(&rules, JobId::mint(), bytes, *within) {
                 Ok(job) => jobs.push(job),
                 Err(refusal) => {
                     let (at, answer) = (Some(at), Answer::Refused(refusal));

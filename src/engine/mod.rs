@@ -4,6 +4,7 @@
 //! quiet, wait, give the rest back at no charge.
 
 pub mod batcher;
+pub mod gatekeeper;
 pub mod progress;
 pub mod pulse;
 pub mod pressure;
@@ -39,9 +40,10 @@ use tokio::sync::{Notify, Semaphore, broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::context::Stop;
+use crate::context::{Stop, Tools};
 use crate::ledger::{Hint, Ledger};
 use doors::Doors;
+use gatekeeper::Gatekeeper;
 use lanes::Lanes;
 use relay::Relay;
 use shared::{Parts, Running, Shared};
@@ -55,6 +57,11 @@ const HINTS: usize = 20_000;
 /// What the loops share, and the relay's end of the hints: for tests that step loops by hand.
 pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
     let (hints, hinted) = mpsc::channel(HINTS);
+    let gate = Gatekeeper::start(parts.ledger.clone(), parts.config.budgets.clone());
+    let tools = Tools {
+        gate: Some(gate.clone()),
+        ..parts.tools
+    };
     let shared = Arc::new(Shared {
         settling: settler::start(parts.ledger.clone()),
         freeing: shared::start_freeing(parts.queue.clone()),
@@ -66,7 +73,8 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         kinds: parts.kinds,
         clock: parts.clock,
         run: parts.run,
-        tools: parts.tools,
+        tools,
+        gate,
         running: Running::default(),
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),
@@ -171,6 +179,8 @@ impl Engine {
         keep!("breakers", prober, run);
         let failover = &self.failover;
         keep!("failover", failover, run);
+        let gate = &self.shared.gate;
+        keep!("budgets", gate, run);
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let guard = Arc::new(guard::Guard::new(self.shared.clone()));
@@ -214,6 +224,7 @@ impl Engine {
             tracing::warn!("daemon.lease_s holds from the next start on");
             config.lease = lease;
         }
+        self.shared.gate.reload(config.budgets.clone());
         self.shared.config.store(Arc::new(config));
         self.lanes.fit();
         self.shared.relay.notify_one();

@@ -92,11 +92,9 @@ impl Reconciler {
         let (looking, in_flight, finding) = match rule {
             Some((kind, rule)) => {
                 let heard = scopes::ear(&self.shared, Some(&effect.account));
-                let probe = Probe {
-                    job,
-                    config,
-                    http: self.shared.tools.http.heard_by(heard.clone()),
-                };
+                let http = self.shared.tools.http_of(&job, &config);
+                let http = http.heard_by(heard.clone());
+                let probe = Probe { job, config, http };
                 let looked = tokio::time::timeout(LOOK, kind.look(probe, effect.clone())).await;
                 scopes::learn(&self.shared, Some(&effect.account), &heard).await;
                 let finding = looked.unwrap_or_else(|_| {

@@ -19,6 +19,7 @@ use crate::job::Job;
 use crate::ledger::Result;
 use crate::outcome::{Class, Failure, Held, Outcome, POLICY, Scope};
 use crate::platform;
+use crate::platform::gate::BUDGET;
 use crate::platform::http::HELD;
 use crate::platform::limits::{Heard, Learned};
 
@@ -28,6 +29,8 @@ const ACTOR: &str = "presswork";
 const EVERY: Duration = Duration::from_secs(1);
 /// What a probe may take: less than [`crate::breaker::PROBE`], whatever it asks first.
 const PROBE: Duration = Duration::from_secs(5);
+/// The wait for a budget of which nobody knows when it has room.
+const SECOND: chrono::Duration = chrono::Duration::seconds(1);
 /// A platform that says "too many" and not until when is asked again after this.
 const THROTTLED: chrono::Duration = chrono::Duration::seconds(30);
 
@@ -57,12 +60,35 @@ pub async fn attended(
     };
     learn(shared, job.account.as_deref(), heard).await;
     let config = shared.config.load_full();
+    let outcome = used_up(shared, job, &config, outcome);
     let account = job.account.as_deref();
     let Some((name, account)) = account.and_then(|it| config.accounts.get_key_value(it)) else {
         return outcome;
     };
     let outcome = judged(shared, name, outcome).await;
     counted(shared, account, heard, outcome).await
+}
+
+/// Where a budget is used up, jobs like this one stay where they are on this host, until it has room.
+/// Other hosts come to it by themselves.
+fn used_up(shared: &Shared, job: &Job, config: &Config, outcome: Outcome) -> Outcome {
+    let failure = match outcome {
+        Outcome::Failed(it) if it.code == BUDGET => it,
+        other => return other,
+    };
+    let now = shared.now();
+    let area = Area {
+        account: job.account.clone(),
+        tenant: Some(job.tenant.clone()),
+        kind: Some(job.kind.clone()),
+        ..Area::default()
+    };
+    let wait = failure.retry_after().unwrap_or(SECOND);
+    let closure = Closure::new(Cause::Budget, area, (ACTOR, &failure.message), now);
+    shared.shut.close(closure.until(now + wait), config, now);
+    Outcome::Shut {
+        reason: failure.to_string(),
+    }
 }
 
 /// Acts on what was learned of an account since the last time.

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
+use super::gatekeeper::Gatekeeper;
 use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -337,6 +338,8 @@ pub struct Shared {
     pub run: Run,
     /// What handlers reach the world with.
     pub tools: Tools,
+    /// Counts requests to platforms.
+    pub gate: Arc<Gatekeeper>,
     /// The jobs held here.
     pub running: Running,
     /// The queue's generation; 0 while the queue can't be used.

@@ -12,12 +12,14 @@ use uuid::Uuid;
 
 use super::filter::{Filter, Group};
 use super::rows::*;
+use crate::budget::{Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
 use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
+use crate::token::{Token, TokenId};
 
 /// What can go wrong at the ledger's door.
 #[derive(Debug, thiserror::Error)]
@@ -337,6 +339,17 @@ pub trait Ledger: Send + Sync + 'static {
     /// What a URL led to when it was last asked.
     async fn fetched(&self, url: Digest) -> Result<Option<Fetched>>;
 
+    // ---- budgets
+
+    /// What is used of these parts of budgets, and the ledger's time. A part that isn't there begins
+    /// empty, at version 0.
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)>;
+    /// Writes all of these if each still has the version that it was read with, which counts on then;
+    /// else none. The ledger's time if it did, durable when it returns. No part twice.
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>>;
+    /// All parts of budgets that anything was ever counted in, by name and part.
+    async fn all_counted(&self) -> Result<Vec<Counted>>;
+
     // ---- looking
 
     /// One job, unfinished or finished.
@@ -365,6 +378,20 @@ pub trait Ledger: Send + Sync + 'static {
     /// Writes down how one stands now, if it still is at the version that it was read with: compare-and-set.
     /// Its version is one more then. Whether it was written.
     async fn put_breaker(&self, it: &Standing) -> Result<bool>;
+
+    // ---- tokens of the API
+
+    /// Writes a new token down, whose creation is the ledger's time; false: its id is taken, and nothing
+    /// was written.
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool>;
+    /// A token, whether it still counts or not, and the ledger's time.
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>>;
+    /// Tokens, newest first, at most `limit`.
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>>;
+    /// Takes a token back, for good; whether it was there and wasn't taken back before.
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool>;
+    /// A token was used: written down if that is a minute ago, lazily durable.
+    async fn token_used(&self, id: TokenId) -> Result<()>;
 
     // ---- housekeeping
 

@@ -101,6 +101,8 @@ words! {
         Conflict = "conflict",
         /// Its account said the same shortly before.
         Repeats = "repeats",
+        /// Who sent it may not make jobs of its kind.
+        Forbidden = "forbidden",
         /// The ledger refused it.
         Refused = "refused",
     }
@@ -195,8 +197,7 @@ pub struct Settlement {
     pub result: Option<String>,
     /// The group of the failure.
     pub fingerprint: Option<String>,
-    /// Another payload (an operator's edit); counts the revision on. The key keeps the digest of what
-    /// the producer sent: its repeat is still the same job, whatever was edited.
+    /// Another payload (an operator's edit); counts the revision on. The key keeps the producer's digest.
     pub edit: Option<Arc<str>>,
     /// Who did it, where a person did.
     pub audit: Option<Audit>,

@@ -4,6 +4,8 @@
 pub mod stops;
 pub mod why;
 pub mod receipt;
+pub mod deed;
+pub mod tokens;
 
 use std::sync::Arc;
 
@@ -14,52 +16,15 @@ use crate::effect::{Effect, EffectState, Evidence, RESOLVED_BY, Receipt};
 use crate::inbox::tenant_at;
 use crate::intake::{Answer, Rules, accept, admit_envelope, admit_of, quarantined};
 use crate::job::{Envelope, Job, JobId};
-use crate::json::Violation;
 use crate::ledger::{
-    Audit, Conclusion, Filter, Guard, Ledger, LedgerError, Quarantined, Reason, Settled, Settlement,
+    Conclusion, Filter, Guard, Ledger, LedgerError, Quarantined, Reason, Settled, Settlement,
 };
 use crate::lifecycle::{Event, State, advance};
 use crate::outcome::Class;
 use crate::retry::Policy;
 use crate::sabotage;
 
-/// Why a person's change wasn't made.
-#[derive(Debug, thiserror::Error)]
-pub enum Refused {
-    /// There is no such thing.
-    #[error("{0}")]
-    Missing(String),
-    /// It can't be done to it as it is.
-    #[error("{0}")]
-    Unfit(String),
-    /// The edited payload breaks its kind's schema.
-    #[error("the payload can't be accepted: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
-    Invalid(Vec<Violation>),
-    /// The ledger couldn't do it.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-}
-
-/// Who does it, and why.
-#[derive(Clone, Debug)]
-pub struct By {
-    /// A person's login, a token's name, or a loop of the daemon.
-    pub actor: String,
-    /// The reason given.
-    pub reason: String,
-}
-
-impl By {
-    fn audit(&self, action: &str, job: JobId, at: Time) -> Audit {
-        Audit {
-            actor: self.actor.clone(),
-            action: action.to_owned(),
-            job: Some(job),
-            detail: self.reason.clone(),
-            at,
-        }
-    }
-}
+pub use deed::{By, Refused};
 
 /// The job of an id.
 ///

@@ -25,6 +25,7 @@ use crate::sabotage;
 
 use super::body::{self, Watch};
 pub use super::body::{Body, Part};
+use super::gate::{self, BUDGET, Caller, PATIENCE, Pass};
 
 /// A connection must stand within this: DNS, TCP and TLS.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -45,6 +46,7 @@ pub struct Http {
     fresh: Client,
     clock: Clock,
     kept: Arc<Mutex<HashMap<String, Kept>>>,
+    caller: Option<Caller>,
     ear: Option<Arc<dyn Ear>>,
 }
 
@@ -229,7 +231,7 @@ pub const HELD: &str = "held";
 pub struct Lost {
     /// Whether a byte of the request can have left this machine.
     pub sent: bool,
-    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`, `held`.
+    /// A stable word: `connect`, `timeout`, `reset`, `too_large`, `request`, `source`, `held`, `budget`.
     pub code: &'static str,
     /// It wasn't made because none may be made for so long.
     pub held: Option<chrono::Duration>,
@@ -290,7 +292,32 @@ impl Http {
             fresh: builder(0).build()?,
             clock,
             kept: Arc::default(),
+            caller: None,
             ear: None,
+        })
+    }
+
+    /// The client for requests of this caller: each goes through its gate.
+    pub fn of(&self, caller: Caller) -> Self {
+        Self {
+            caller: Some(caller),
+            ..self.clone()
+        }
+    }
+
+    /// What lets this request go.
+    async fn pass(&self, call: &Call) -> Result<Pass, Lost> {
+        if let Some(taken) = gate::taken() {
+            return Ok(taken);
+        }
+        let Some(caller) = &self.caller else {
+            return Ok(Pass::free());
+        };
+        let op = caller.op(call.method());
+        let taken = caller.take(&op, call.deadline, PATIENCE).await;
+        taken.map_err(|it| Lost {
+            held: chrono::Duration::from_std(it.wait).ok(),
+            ..Lost::new(false, BUDGET, it.message)
         })
     }
 
@@ -332,8 +359,10 @@ impl Http {
             let response = self.head(call, &host).await?;
             self.answer(response, call, &host).await
         };
+        let pass = self.pass(call).await?;
         let done = tokio::time::timeout(call.deadline, exchange).await;
         let done = done.unwrap_or_else(|_| Err(late(call, &host)));
+        pass.over(done.as_ref().map_or_else(|it| it.sent, |_| true));
         self.note(done.as_ref());
         done
     }
@@ -389,8 +418,10 @@ impl Http {
             };
             Ok((head, Some(try_unfold(response, next).boxed())))
         };
+        let pass = self.pass(call).await?;
         let done = tokio::time::timeout(call.deadline, opened).await;
         let done = done.unwrap_or_else(|_| Err(late(call, &host)));
+        pass.over(done.as_ref().map_or_else(|it| it.sent, |_| true));
         self.note(done.as_ref().map(|(head, _)| head));
         done
     }

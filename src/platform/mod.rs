@@ -2,6 +2,7 @@
 //! file a platform. An adapter knows only its service and the client.
 
 mod body;
+pub mod gate;
 pub mod http;
 pub mod limits;
 pub mod verdict;

@@ -4,7 +4,7 @@ use super::reply::Reply;
 use super::session::{Push, Queued};
 use crate::engine::doors::{Busy, Doors};
 use crate::engine::group::Grouped;
-use crate::intake::Answer;
+use crate::intake::{Answer, Within};
 use crate::ledger::Reason;
 use crate::telemetry::metrics;
 use crate::together::Culprit;
@@ -14,16 +14,16 @@ const DOOR: &str = "resp";
 
 /// Takes what a command brings; the answer, and whether there is no use in asking on.
 pub async fn take(doors: &Doors, push: &Push) -> (Reply, bool) {
-    let tenant = push.tenant.as_deref();
+    let within = within(push);
     let answered = match push.envelopes.as_slice() {
-        [one] => match doors.submit_of(one, tenant).await {
+        [one] => match doors.submit_within(one, within).await {
             Ok(answer) if answer.id().is_none() || is_conflict(&answer) => {
                 Ok(Err(Culprit { at: None, answer }))
             }
             answer => answer.map(|it| Ok(vec![it])),
         },
         many => {
-            let many: Vec<_> = many.iter().map(|it| (it.as_slice(), tenant)).collect();
+            let many: Vec<_> = many.iter().map(|it| (it.as_slice(), within)).collect();
             doors.submit_together(&many).await
         }
     };
@@ -37,6 +37,14 @@ pub async fn take(doors: &Doors, push: &Push) -> (Reply, bool) {
     }
 }
 
+/// What alone is taken of it.
+fn within(push: &Push) -> Within<'_> {
+    Within {
+        tenant: push.tenant.as_deref(),
+        grant: push.by.as_ref().map(|it| &it.grant),
+    }
+}
+
 /// Takes what a transaction brings, all or none.
 pub async fn together(doors: &Doors, queued: &[Queued]) -> (Reply, bool) {
     let pushes = || {
@@ -47,8 +55,8 @@ pub async fn together(doors: &Doors, queued: &[Queued]) -> (Reply, bool) {
     };
     let all: Vec<_> = pushes()
         .flat_map(|(_, push)| {
-            let tenant = push.tenant.as_deref();
-            push.envelopes.iter().map(move |it| (it.as_slice(), tenant))
+            let within = within(push);
+            push.envelopes.iter().map(move |it| (it.as_slice(), within))
         })
         .collect();
     let answered = match all.is_empty() {
@@ -148,6 +156,7 @@ fn refused(culprit: &Culprit, at: Option<usize>, of: usize) -> String {
         Reason::TooLarge => "TOOLARGE",
         Reason::Conflict => "CONFLICT",
         Reason::Repeats => "REPEATS",
+        Reason::Forbidden => "NOPERM",
         Reason::Refused => "REFUSED",
     };
     let which = match (at, of) {

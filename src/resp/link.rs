@@ -1,6 +1,7 @@
 //! A connection: read what is there, answer it in order, and hold little of what isn't read or whole.
 
 use std::io::{self, ErrorKind};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -14,7 +15,9 @@ use super::port::Port;
 use super::reply::{Protocol, Reply};
 use super::session::{Session, Step};
 use super::wire::Parser;
+use crate::api::keyring::Denied;
 use crate::job::envelope::ENVELOPE_MAX;
+use crate::token::{Shown, Token};
 
 /// What is read at once.
 const READ: usize = 16 << 10;
@@ -96,7 +99,7 @@ impl<'a> Link<'a> {
     async fn converse(&mut self) -> io::Result<&'static str> {
         loop {
             while self.ends.is_none() && self.unread() < self.port.limits.unread {
-                let steps = self.steps();
+                let steps = self.steps().await;
                 if steps.is_empty() {
                     break;
                 }
@@ -120,7 +123,7 @@ impl<'a> Link<'a> {
     }
 
     /// What the requests that are there lead to, as many as are read ahead.
-    fn steps(&mut self) -> Vec<(Protocol, Step)> {
+    async fn steps(&mut self) -> Vec<(Protocol, Step)> {
         let (most, most_bytes) = self.port.limits.ahead;
         let (mut steps, mut bytes) = (Vec::new(), 0);
         while steps.len() < most && bytes < most_bytes {
@@ -128,6 +131,9 @@ impl<'a> Link<'a> {
                 Ok(None) => break,
                 Ok(Some(request)) => {
                     bytes += request.bytes;
+                    if let Some(shown) = self.session.shows(&request) {
+                        self.session.learn(shown, look_up(self.port, &shown).await);
+                    }
                     self.session.step(request, &self.port.access)
                 }
                 Err(broken) => Step::End(Reply::Error(format!("ERR {broken}"))),
@@ -289,6 +295,12 @@ impl<'a> Link<'a> {
         // past that the client has had its chance
         let _ = timeout(within, taken).await;
     }
+}
+
+/// The token that is shown, if it counts.
+async fn look_up(port: &Port, shown: &Shown) -> Result<Arc<Token>, Denied> {
+    let found = timeout(port.limits.answer, port.access.token(shown)).await;
+    found.unwrap_or_else(|_| Err(Denied::Away("no answer in time".to_owned())))
 }
 
 /// What may go to the ledger together.

@@ -35,6 +35,7 @@ use tokio_util::task::TaskTracker;
 use crate::api::Serving;
 use crate::api::body::LARGE_AT_ONCE;
 use crate::api::guard::Access;
+use crate::api::keyring::Keyring;
 use crate::engine::doors::Doors;
 use port::Port;
 
@@ -45,17 +46,20 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How long somebody may take to be told that there is no place for them.
 const FAREWELL: Duration = Duration::from_millis(100);
 
+/// The configured token, and where all others are looked up.
+pub type Tokens = (Option<SecretString>, Arc<Keyring>);
+
 /// Serves the port at `listen` until `stop` fires; then what is under way has a few seconds to end.
 ///
 /// # Errors
 /// When the address can't be listened on, or lies beyond loopback and there is no token.
 pub async fn serve(
     listen: SocketAddr,
-    token: Option<SecretString>,
+    tokens: Tokens,
     doors: Doors,
     stop: CancellationToken,
 ) -> anyhow::Result<Serving> {
-    serve_within(Limits::default(), listen, token, doors, stop).await
+    serve_within(Limits::default(), listen, tokens, doors, stop).await
 }
 
 /// As [`serve`], within other limits.
@@ -65,11 +69,12 @@ pub async fn serve(
 pub async fn serve_within(
     limits: Limits,
     listen: SocketAddr,
-    token: Option<SecretString>,
+    tokens: Tokens,
     doors: Doors,
     stop: CancellationToken,
 ) -> anyhow::Result<Serving> {
-    let access = Access::of("the Redis port", listen, token.as_ref())?;
+    let (token, keyring) = tokens;
+    let access = Access::of("the Redis port", listen, token.as_ref())?.with(keyring);
     let listener = TcpListener::bind(listen)
         .await
         .with_context(|| format!("the Redis port can't listen on {listen}; choose another address ([resp] listen), or end the program that holds it"))?;

@@ -1,14 +1,19 @@
 //! What a client may say, and what follows: who it is, its protocol, its transaction. Pure: what goes
 //! to the ledger is only named here.
 
+use std::sync::Arc;
+use std::time::Instant;
+
 use super::commands::{self, Said, Words};
 use super::reply::{Protocol, Reply};
 use super::wire::{Bounds, Excess, Request};
 use crate::api::body::{BODY_MAX, MANY_MAX};
 use crate::api::guard::Access;
+use crate::api::keyring::{Denied, FRESH};
 use crate::inbox::INBOX;
 use crate::job::envelope::{ENVELOPE_MAX, is_name, too_large};
 use crate::telemetry::redact;
+use crate::token::{Asked, Shown, Token};
 
 /// Jobs to be taken by one command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub struct Push {
     pub tenant: Option<String>,
     /// The answer is their ids; else how many they are.
     pub ids: bool,
+    /// The token that was shown: only jobs that it may make.
+    pub by: Option<Arc<Token>>,
 }
 
 /// What was said within a transaction.
@@ -59,6 +66,8 @@ pub const UNKNOWN: Bounds = Bounds {
 };
 /// The most commands of a transaction.
 pub const TRANSACTION_MAX: usize = 1_000;
+/// What is said while a token can't be looked up; clients try again by themselves.
+const AWAY: &str = "LOADING the ledger can't be reached; send again with the same key";
 /// Wrong tokens of one connection.
 const WRONG_MAX: u32 = 8;
 /// The longest name that a client may give itself, in bytes.
@@ -75,12 +84,36 @@ struct Transaction {
     spoiled: bool,
 }
 
+/// What a client may do.
+#[derive(Debug)]
+enum Trust {
+    /// Nothing, before it has shown a token.
+    None,
+    /// Everything.
+    All,
+    /// What its token says, which was looked at then.
+    Token(Shown, Arc<Token>, Instant),
+}
+
+impl Trust {
+    fn token(&self) -> Option<&Arc<Token>> {
+        match self {
+            Self::Token(_, token, _) => Some(token),
+            Self::None | Self::All => None,
+        }
+    }
+}
+
 /// A client.
 #[derive(Debug)]
 pub struct Session {
     id: u64,
     protocol: Protocol,
-    trusted: bool,
+    trust: Trust,
+    /// Whether its token still counts can't be asked now.
+    unsure: bool,
+    /// What is known of the token that its next request shows.
+    learnt: Option<(Shown, Result<Arc<Token>, Denied>)>,
     name: Vec<u8>,
     wrong: u32,
     transaction: Option<Transaction>,
@@ -92,7 +125,12 @@ impl Session {
         Self {
             id,
             protocol: Protocol::Two,
-            trusted: open,
+            trust: match open {
+                true => Trust::All,
+                false => Trust::None,
+            },
+            unsure: false,
+            learnt: None,
             name: Vec::new(),
             wrong: 0,
             transaction: None,
@@ -104,9 +142,40 @@ impl Session {
         self.protocol
     }
 
-    /// It has shown the token, or needn't.
+    /// It has shown a token, or needn't.
     pub fn is_trusted(&self) -> bool {
-        self.trusted
+        !matches!(self.trust, Trust::None)
+    }
+
+    /// The token that has to be looked up before a request is answered, since it is shown there, or since
+    /// it was shown before and may count no more: [`Session::learn`] takes what is found.
+    pub fn shows(&self, request: &Request) -> Option<Shown> {
+        let name = request.words.first()?;
+        let comes_in = name.eq_ignore_ascii_case(b"auth") || name.eq_ignore_ascii_case(b"hello");
+        let shown = comes_in.then(|| request.words.iter().find_map(|it| Shown::parse(it)));
+        match (shown.flatten(), &self.trust) {
+            (Some(shown), _) => Some(shown),
+            (None, Trust::Token(shown, _, at)) if FRESH <= at.elapsed() => Some(*shown),
+            _ => None,
+        }
+    }
+
+    /// What was found of a token.
+    pub fn learn(&mut self, shown: Shown, found: Result<Arc<Token>, Denied>) {
+        if let Trust::Token(own, token, at) = &mut self.trust
+            && *own == shown
+        {
+            self.unsure = matches!(found, Err(Denied::Away(_)));
+            match &found {
+                Ok(it) => (*token, *at) = (it.clone(), Instant::now()),
+                Err(Denied::Away(_)) => {}
+                Err(Denied::Wrong | Denied::Expired | Denied::Revoked) => {
+                    // nothing of it is left, not even half a transaction
+                    (self.trust, self.transaction) = (Trust::None, None);
+                }
+            }
+        }
+        self.learnt = Some((shown, found));
     }
 
     /// It has begun a transaction, and not ended it.
@@ -121,7 +190,7 @@ impl Session {
 
     /// How much it may send at once.
     pub fn bounds(&self) -> &'static Bounds {
-        match self.trusted {
+        match self.is_trusted() {
             true => &KNOWN,
             false => &UNKNOWN,
         }
@@ -152,13 +221,13 @@ impl Session {
                 });
                 if WRONG_MAX <= self.wrong {
                     return Step::End(error(
-                        "WRONGPASS this isn't the API's token either; goodbye",
+                        "WRONGPASS this isn't a token of the API either; goodbye",
                     ));
                 }
                 said
             }
-            _ if !self.trusted => {
-                Err("NOAUTH this port wants the API's token: AUTH TOKEN".to_owned())
+            _ if !self.is_trusted() => {
+                Err("NOAUTH this port wants a token of the API: AUTH TOKEN".to_owned())
             }
             _ => return self.trusted_step(&name, request),
         };
@@ -191,7 +260,7 @@ impl Session {
                 Step::Say(Reply::Simple("OK"))
             }
             ("rpush" | "lpush" | "presswork.enqueue", midway) => {
-                match checked.and_then(|()| push(name, request)) {
+                match checked.and_then(|()| self.push(name, request)) {
                     Ok(push) if midway => Step::Say(self.queue(Ok(Queued::Take(push)))),
                     Ok(push) => Step::Take(push),
                     Err(e) if midway => Step::Say(self.queue(Err(e))),
@@ -293,7 +362,7 @@ impl Session {
 
     fn auth(&mut self, arguments: Words<'_>, access: &Access) -> Said {
         match arguments {
-            [_] if access.is_open() => Err(
+            [token] if access.is_open() && Shown::parse(token).is_none() => Err(
                 "ERR AUTH called, and no token is set here ([api] token): nobody has to show one"
                     .to_owned(),
             ),
@@ -303,13 +372,60 @@ impl Session {
     }
 
     /// Whatever user is named: the token says all.
-    fn show(&mut self, token: &[u8], access: &Access) -> Result<(), String> {
-        if access.is_open() || access.is_token(token) {
-            self.trusted = true;
-            return Ok(());
+    fn show(&mut self, said: &[u8], access: &Access) -> Result<(), String> {
+        let learnt = self.learnt.take();
+        let denied = match Shown::parse(said) {
+            _ if access.is_token(said) => {
+                self.trust = Trust::All;
+                return Ok(());
+            }
+            None if access.is_open() => return Ok(()),
+            None => Denied::Wrong,
+            Some(shown) => match learnt.filter(|it| it.0 == shown) {
+                Some((_, Ok(token))) => {
+                    (self.trust, self.unsure) = (Trust::Token(shown, token, Instant::now()), false);
+                    return Ok(());
+                }
+                Some((_, Err(denied))) => denied,
+                None => Denied::Wrong,
+            },
+        };
+        self.wrong += u32::from(!matches!(denied, Denied::Away(_)));
+        Err(match denied {
+            Denied::Wrong => "WRONGPASS this isn't a token of the API",
+            Denied::Expired => "WRONGPASS this token's time is over",
+            Denied::Revoked => "WRONGPASS this token was revoked",
+            Denied::Away(_) => AWAY,
         }
-        self.wrong += 1;
-        Err("WRONGPASS this isn't the API's token".to_owned())
+        .to_owned())
+    }
+
+    /// What an RPUSH brings, if the token may make jobs there.
+    fn push(&self, name: &str, request: Request) -> Result<Push, String> {
+        let push = push(name, request)?;
+        let Some(token) = self.trust.token() else {
+            return Ok(push);
+        };
+        if !token.grant.may(Asked::Making) {
+            let needs = Asked::Making;
+            return Err(format!(
+                "NOPERM this token may not make jobs: it would need the scope `{needs}`"
+            ));
+        }
+        if self.unsure {
+            return Err(AWAY.to_owned());
+        }
+        let own = &token.grant.tenant;
+        match (&push.tenant, own) {
+            (Some(other), Some(own)) if other != own => Err(format!(
+                "NOPERM this token makes jobs of `{own}` only: RPUSH {INBOX} ENVELOPE"
+            )),
+            _ => Ok(Push {
+                tenant: push.tenant.or_else(|| own.clone()),
+                by: Some(token.clone()),
+                ..push
+            }),
+        }
     }
 
     fn hello(&mut self, arguments: Words<'_>, access: &Access) -> Said {
@@ -341,9 +457,9 @@ impl Session {
                 _ => return syntax(),
             };
         }
-        if !self.trusted {
+        if !self.is_trusted() {
             return Err(
-                "NOAUTH this port wants the API's token: HELLO 3 AUTH default TOKEN, or AUTH TOKEN before"
+                "NOAUTH this port wants a token of the API: HELLO 3 AUTH default TOKEN, or AUTH TOKEN before"
                     .to_owned(),
             );
         }
@@ -434,6 +550,7 @@ fn push(name: &str, request: Request) -> Result<Push, String> {
         envelopes,
         tenant,
         ids,
+        by: None,
     })
 }
 

@@ -50,6 +50,7 @@ table! {
     REFUSED = "presswork_intake_refused_total", Shape::Counter, "Envelopes that intake refused or put into quarantine, by door and reason.";
     SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
     ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
+    BUDGET_FULL = "presswork_budget_full_total", Shape::Counter, "Requests that a budget held back, by budget.";
     PICKUP = "presswork_pickup_seconds", Shape::Histogram(SHORT), "From the time a job was due to the start of its attempt.";
     JOBS = "presswork_jobs", Shape::Gauge, "Unfinished jobs, by lane and state.";
     RUNNING = "presswork_running", Shape::Gauge, "Jobs that run on this host, by lane.";
@@ -137,6 +138,11 @@ pub fn settled(lane: &str, outcome: &'static str) {
 /// How long an attempt ran.
 pub fn attempt(kind: &'static str, took: Duration) {
     histogram!(ATTEMPT, "kind" => kind).record(took);
+}
+
+/// A request that a budget held back.
+pub fn budget_full(budget: &str) {
+    counter!(BUDGET_FULL, "budget" => budget.to_owned()).increment(1);
 }
 
 /// How long a due job waited for its attempt.

@@ -253,6 +253,8 @@ static SHAPES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         ),
         // JSON web tokens: three parts of base64url, the first being `{"`
         (r"eyJ[A-Za-z0-9_-]{5,}\.[A-Za-z0-9_-]{5,}(?:\.[A-Za-z0-9_-]*)?", HIDDEN),
+        // our own tokens: the id names them, the secret is hidden
+        (r"(pw_[0-9a-f]{16}_)[A-Za-z0-9_-]{8,}", "$1***"),
         // OpenAI; Stripe; Google; Meta; Standard Webhooks; GitHub; Slack; AWS
         (r"(?-u:\b)sk-[A-Za-z0-9_-]{8,}", HIDDEN),
         (r"(?-u:\b)[sr]k_(?:live|test)_[A-Za-z0-9]{8,}", HIDDEN),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use presswork::api::keyring::Keyring;
 use presswork::api::{Limits, State, serve};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -96,6 +97,7 @@ async fn it_listens_beyond_loopback_only_with_a_token_and_says_when_a_port_is_ta
         doors: site.doors.clone(),
         shared: site.shared.clone(),
         ledger: site.ledger.clone(),
+        keyring: Keyring::new(site.ledger.clone()).into(),
         render: std::sync::Arc::new(String::new),
     };
     let stop = || site.stop.clone();

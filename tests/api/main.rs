@@ -3,10 +3,14 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 mod site;
+#[allow(dead_code)] // its ledger doesn't go wrong in every way
+#[path = "../engine/wrap.rs"]
+mod wrap;
 
 mod bounds;
 mod doors;
 mod hooks;
 mod looks;
 mod stops;
+mod tokens;
 mod unresolved;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use presswork::api::keyring::Keyring;
 use presswork::api::{Limits, Serving, State, serve_within};
 use presswork::clock::Clock;
 use presswork::config::Config;
@@ -153,6 +154,7 @@ impl Site {
             doors: doors.clone(),
             shared: shared.clone(),
             ledger: ledger.clone(),
+            keyring: Arc::new(Keyring::new(ledger.clone())),
             render: match wishes.metrics_panic {
                 true => Arc::new(|| panic!("as asked")),
                 false => Arc::new(|| "presswork_up 1\n".to_owned()),
@@ -248,14 +250,21 @@ impl Reply {
         );
         let body = self.json();
         assert_eq!(body["status"], self.status, "{self:?}");
-        assert!(
-            body["title"].is_string() && body["detail"].is_string(),
+        let texts = ["title", "code", "message"].map(|it| body[it].is_string());
+        assert_eq!(texts, [true; 3], "{self:?}");
+        assert!(body["recoverable"].is_boolean(), "{self:?}");
+        let wait = body["retry_after"].as_u64().map(|it| it.to_string());
+        assert_eq!(
+            wait.unwrap_or_default(),
+            self.header("retry-after"),
             "{self:?}"
         );
         let kind = body["type"].as_str().expect("a type");
-        kind.strip_prefix("urn:presswork:problem:")
-            .expect("our own")
-            .to_owned()
+        let code = kind
+            .strip_prefix("urn:presswork:problem:")
+            .expect("our own");
+        assert_eq!(body["code"], code, "{self:?}");
+        code.to_owned()
     }
 
     pub fn pointers(&self) -> Vec<String> {

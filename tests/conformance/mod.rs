@@ -4,6 +4,7 @@ pub mod fixture;
 
 pub mod accept;
 pub mod breakers;
+pub mod budgets;
 pub mod contents;
 pub mod calls;
 pub mod closures;
@@ -16,6 +17,7 @@ pub mod media;
 pub mod results;
 pub mod runs;
 pub mod settle;
+pub mod tokens;
 
 pub use fixture::Fixture;
 
@@ -55,6 +57,11 @@ macro_rules! conformance {
             breakers {
                 a_breaker_is_changed_by_who_knows_how_it_stood,
                 of_many_at_once_one_changes_a_breaker,
+            }
+            budgets {
+                what_is_used_is_kept_and_begins_empty,
+                all_of_a_write_is_done_or_none,
+                of_concurrent_counts_each_counts,
             }
             contents {
                 what_was_just_said_is_refused_at_intake,
@@ -189,6 +196,14 @@ macro_rules! conformance {
                 a_result_is_found_within_its_age,
                 a_result_is_offered_under_the_lease_only,
                 offers_that_are_past_are_dropped,
+            }
+            tokens {
+                a_token_comes_back_as_it_was,
+                an_id_is_taken_once,
+                tokens_come_newest_first,
+                a_revoked_token_stays_revoked,
+                a_token_ends_by_the_ledgers_clock,
+                a_use_is_noted_once_a_minute,
             }
             histories {
                 any_history_keeps_one_owner_and_every_job,

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use presswork::budget::{Counted, Key};
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{Job, JobId, NewJob, Progress};
 use presswork::json::Digest;
 use presswork::ledger::*;
+use presswork::token::{Token, TokenId};
 use uuid::Uuid;
 
 /// A ledger some of whose calls are away before they begin, or whose answers are lost.
@@ -490,6 +492,15 @@ impl Ledger for Faulty {
     async fn note_call(&self, account: &str, id: &str) -> Result<()> {
         through!(self, note_call(account, id))
     }
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)> {
+        through!(self, counted(keys))
+    }
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>> {
+        through!(self, count(counted))
+    }
+    async fn all_counted(&self) -> Result<Vec<Counted>> {
+        through!(self, all_counted())
+    }
     async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure> {
         through!(self, close(it, shorten, audit))
     }
@@ -504,6 +515,21 @@ impl Ledger for Faulty {
     }
     async fn put_breaker(&self, it: &Standing) -> Result<bool> {
         through!(self, put_breaker(it))
+    }
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        through!(self, add_token(token, audit))
+    }
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        through!(self, token(id))
+    }
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        through!(self, tokens(limit))
+    }
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        through!(self, revoke_token(id, audit))
+    }
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        through!(self, token_used(id))
     }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
         self.gate("tidy").await?;

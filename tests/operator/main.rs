@@ -4,6 +4,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 mod halves;
+mod tokens;
 mod shop;
 
 use std::time::Duration;

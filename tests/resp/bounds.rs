@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio_util::sync::CancellationToken;
 
-use crate::harbour::{Client, Harbour, SHORT, envelope, error, wire};
+use crate::harbour::{Client, Harbour, SHORT, envelope, error, tokens, wire};
 use crate::kit::wait;
 use crate::site::{SOON, TOKEN, Wishes};
 
@@ -24,17 +24,20 @@ fn guarded() -> Wishes {
 async fn it_listens_beyond_loopback_only_with_a_token_and_says_when_a_port_is_taken() {
     let harbour = Harbour::usual().await;
     let doors = || harbour.site.doors.clone();
+    let tokens = |token| tokens(&harbour.site, token);
     let stop = CancellationToken::new();
     let all = "0.0.0.0:0".parse().unwrap();
-    let refused = serve(all, None, doors(), stop.clone()).await.err();
+    let refused = serve(all, tokens(None), doors(), stop.clone()).await.err();
     let refused = refused.expect("it is refused").to_string();
     assert!(
         refused.contains("the Redis port won't listen on 0.0.0.0:0 without a token"),
         "{refused}"
     );
-    let served = serve(all, Some(TOKEN.into()), doors(), stop.clone()).await;
+    let served = serve(all, tokens(Some(TOKEN)), doors(), stop.clone()).await;
     assert!(served.is_ok());
-    let taken = serve(harbour.addr, None, doors(), stop.clone()).await.err();
+    let taken = serve(harbour.addr, tokens(None), doors(), stop.clone())
+        .await
+        .err();
     let taken = taken.expect("it is taken").to_string();
     assert!(
         taken.contains("the Redis port can't listen on 127.0.0.1"),

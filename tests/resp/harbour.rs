@@ -1,10 +1,12 @@
 //! A port over a real ledger, and a client that says exactly what it is told.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::api::Serving;
-use presswork::resp::{Limits, serve_within};
+use presswork::api::keyring::Keyring;
+use presswork::resp::{Limits, Tokens, serve_within};
 use serde_json::{Map, Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,14 +22,20 @@ pub struct Harbour {
     pub task: tokio::task::JoinHandle<()>,
 }
 
+/// The configured token, and the ledger's.
+pub fn tokens(site: &Site, token: Option<&str>) -> Tokens {
+    let keyring = Keyring::new(site.ledger.clone());
+    (token.map(Into::into), Arc::new(keyring))
+}
+
 impl Harbour {
     pub async fn new(limits: Limits, wishes: Wishes) -> Self {
         let token = wishes.token;
         let site = Site::new(wishes).await;
         let stop = CancellationToken::new();
         let listen = "127.0.0.1:0".parse().expect("an address");
-        let (token, doors) = (token.map(Into::into), site.doors.clone());
-        let serving = serve_within(limits, listen, token, doors, stop.clone()).await;
+        let (tokens, doors) = (tokens(&site, token), site.doors.clone());
+        let serving = serve_within(limits, listen, tokens, doors, stop.clone()).await;
         let Serving { addr, task } = serving.expect("it listens");
         Self {
             site,

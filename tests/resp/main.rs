@@ -15,3 +15,4 @@ mod bounds;
 mod clients;
 mod doors;
 mod killed;
+mod tokens;

@@ -140,7 +140,7 @@ fn attempt(books: &Arc<Books>, journal: &Journal, cancelled: &CancellationToken)
         books.clone(),
         Some(journal.clone()),
         FENCE,
-        (subject, None),
+        (subject, None, None),
         lease,
         cancelled.clone(),
     )

@@ -255,7 +255,8 @@ fn optional_word<T: FromStr<Err = String>>(row: &PgRow, column: &str) -> sqlx::R
     word.transpose()
 }
 
-fn json<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<T> {
+/// A value from a text column that holds JSON.
+pub fn json<T: DeserializeOwned>(row: &PgRow, column: &str) -> sqlx::Result<T> {
     read_json(column, row.try_get(column)?)
 }
 

@@ -15,7 +15,9 @@ mod runs;
 mod closures;
 mod effects;
 mod results;
+mod budgets;
 mod look;
+mod tokens;
 mod tidy;
 mod breakers;
 mod restore;
@@ -28,6 +30,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::budget::{Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::gate::{Cause, Closure, Scope, Shut};
@@ -38,6 +41,7 @@ use crate::ledger::door::*;
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
+use crate::token::{Token, TokenId};
 
 pub use pool::{PgOptions, Role, hooked};
 pub use restore::{prepare, renew};
@@ -392,6 +396,18 @@ impl Ledger for Postgres {
         media::fetched(&self.pools, url).await
     }
 
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)> {
+        budgets::read(&self.pools, keys).await
+    }
+
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>> {
+        budgets::write(&self.pools, counted).await
+    }
+
+    async fn all_counted(&self) -> Result<Vec<Counted>> {
+        budgets::all(&self.pools).await
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         look::job(&self.pools, id).await
     }
@@ -434,6 +450,26 @@ impl Ledger for Postgres {
 
     async fn put_breaker(&self, it: &Standing) -> Result<bool> {
         breakers::put(&self.pools, it).await
+    }
+
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        tokens::add(&self.pools, token, audit).await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        tokens::one(&self.pools, id).await
+    }
+
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        tokens::all(&self.pools, limit).await
+    }
+
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        tokens::revoke(&self.pools, id, audit).await
+    }
+
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        tokens::used(&self.pools, id).await
     }
 
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 6] = [
+const MIGRATIONS: [Migration; 8] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -62,6 +62,19 @@ const MIGRATIONS: [Migration; 6] = [
         name: "breakers",
         sql: include_str!("../../../migrations/postgres/0006_breakers.sql"),
         oldest: 5,
+    },
+    Migration {
+        version: 7,
+        name: "tokens",
+        sql: include_str!("../../../migrations/postgres/0007_tokens.sql"),
+        oldest: 5,
+    },
+    // a program of the version before would send without counting
+    Migration {
+        version: 8,
+        name: "budgets",
+        sql: include_str!("../../../migrations/postgres/0008_budgets.sql"),
+        oldest: 8,
     },
 ];
 

@@ -27,7 +27,8 @@ where
     row.try_get(column).map_err(told)
 }
 
-fn odd(what: &str, e: impl std::fmt::Display) -> LedgerError {
+/// What is told of a row that can't be read.
+pub fn odd(what: &str, e: impl std::fmt::Display) -> LedgerError {
     LedgerError::Other(format!("a row that this program can't read: {what}: {e}"))
 }
 
@@ -43,7 +44,8 @@ pub fn time(micros: i64) -> Result<Time> {
         .ok_or_else(|| odd("time", micros))
 }
 
-fn maybe_time(micros: Option<i64>) -> Result<Option<Time>> {
+/// The time of microseconds, where there are any.
+pub fn maybe_time(micros: Option<i64>) -> Result<Option<Time>> {
     micros.map(time).transpose()
 }
 

@@ -1,8 +1,4 @@
 //! The embedded ledger: one SQLite file, for one daemon and the commands of its people.
-//!
-//! Each writing method is one `BEGIN IMMEDIATE` transaction on the one writing connection, run in a
-//! task of its own: a caller that goes away can't leave it half open. Other processes (commands) may
-//! write to the same file: every change compares, so order doesn't matter.
 
 mod open;
 mod map;
@@ -17,28 +13,27 @@ mod effects;
 mod runs;
 mod calls;
 mod results;
+mod budgets;
 mod look;
+mod tokens;
 mod tidy;
 mod breakers;
 mod restore;
+mod store;
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use futures_util::future::BoxFuture;
-use sqlx::{Connection, SqliteConnection, SqlitePool};
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use crate::clock::{Clock, Time};
+use crate::budget::{Counted, Key};
+use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
-use crate::ledger::door::{Ledger, LedgerError, Result, Together, Word};
+use crate::ledger::door::{Ledger, Result, Together, Word};
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Generation,
@@ -46,83 +41,16 @@ use crate::ledger::rows::{
     Standing, Stored,
 };
 use crate::lifecycle::State;
+use crate::token::{Token, TokenId};
 use map::micros;
 use open::told;
 
 pub use open::KNOWN;
 pub use restore::renew;
+pub use store::Sqlite;
 
 /// A call of `tidy` begins nothing more after this long: the rest is for the next call.
 const TIDY_BUDGET: Duration = Duration::from_secs(10);
-
-/// The ledger in a SQLite file.
-pub struct Sqlite {
-    writer: Arc<Mutex<SqliteConnection>>,
-    readers: SqlitePool,
-    clock: Clock,
-}
-
-/// A transaction's work. Its parameters are owned: it runs in a task of its own.
-type Work<'c, T> = BoxFuture<'c, Result<T>>;
-
-impl Sqlite {
-    /// Opens the file, and makes it and its folder where they aren't there. Doesn't migrate.
-    ///
-    /// # Errors
-    /// When the folder or the file can't be made or opened.
-    pub async fn open(path: &Path, clock: Clock) -> Result<Self> {
-        let (writer, readers) = open::open(path).await?;
-        Ok(Self {
-            writer: Arc::new(Mutex::new(writer)),
-            readers,
-            clock,
-        })
-    }
-
-    /// Copies the ledger, as it is at one moment, into an empty file, while others go on writing.
-    ///
-    /// # Errors
-    /// When it can't be read, or the file can't be written.
-    pub async fn copy_to(&self, file: &Path) -> Result<()> {
-        restore::copy(&mut *self.reader().await?, file).await
-    }
-
-    /// One transaction, all or nothing, whatever becomes of the caller. Gives `work` the time now.
-    async fn write<T, W>(&self, work: W) -> Result<T>
-    where
-        T: Send + 'static,
-        W: for<'c> FnOnce(&'c mut SqliteConnection, i64) -> Work<'c, T> + Send + 'static,
-    {
-        let (writer, clock) = (self.writer.clone(), self.clock.clone());
-        let task = tokio::spawn(async move {
-            let mut writer = writer.lock_owned().await;
-            let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(told)?;
-            let now = micros(clock.now());
-            let done = work(&mut tx, now).await;
-            match done {
-                Ok(value) => {
-                    tx.commit().await.map_err(told)?;
-                    Ok(value)
-                }
-                Err(e) => {
-                    tx.rollback().await.map_err(told)?;
-                    Err(e)
-                }
-            }
-        });
-        task.await
-            .map_err(|e| LedgerError::Other(format!("a transaction ended early: {e}")))?
-    }
-
-    /// A reading connection.
-    async fn reader(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Sqlite>> {
-        self.readers.acquire().await.map_err(told)
-    }
-
-    fn now_micros(&self) -> i64 {
-        micros(self.clock.now())
-    }
-}
 
 #[async_trait]
 impl Ledger for Sqlite {
@@ -144,7 +72,7 @@ impl Ledger for Sqlite {
     }
 
     async fn now(&self) -> Result<Time> {
-        Ok(self.clock.now())
+        Ok(self.now())
     }
 
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
@@ -515,6 +443,22 @@ impl Ledger for Sqlite {
         media::fetched(&mut *self.reader().await?, url).await
     }
 
+    async fn counted(&self, keys: &[Key]) -> Result<(Vec<Counted>, Time)> {
+        let keys = keys.to_vec();
+        self.write(move |tx, now| Box::pin(async move { budgets::read(tx, now, &keys).await }))
+            .await
+    }
+
+    async fn count(&self, counted: &[Counted]) -> Result<Option<Time>> {
+        let counted = counted.to_vec();
+        self.write(move |tx, now| Box::pin(async move { budgets::write(tx, now, &counted).await }))
+            .await
+    }
+
+    async fn all_counted(&self) -> Result<Vec<Counted>> {
+        budgets::all(&mut *self.reader().await?).await
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
         dispatch::one(&mut *self.reader().await?, id).await
     }
@@ -562,6 +506,35 @@ impl Ledger for Sqlite {
     async fn put_breaker(&self, it: &Standing) -> Result<bool> {
         let it = it.clone();
         self.write(move |tx, now| Box::pin(async move { breakers::put(tx, now, &it).await }))
+            .await
+    }
+
+    async fn add_token(&self, token: &Token, audit: &Audit) -> Result<bool> {
+        let (token, audit) = (token.clone(), audit.clone());
+        self.write(move |tx, now| {
+            Box::pin(async move { tokens::add(tx, now, &token, &audit).await })
+        })
+        .await
+    }
+
+    async fn token(&self, id: TokenId) -> Result<Option<(Token, Time)>> {
+        tokens::one(&mut *self.reader().await?, self.now_micros(), id).await
+    }
+
+    async fn tokens(&self, limit: u32) -> Result<Vec<Token>> {
+        tokens::all(&mut *self.reader().await?, limit).await
+    }
+
+    async fn revoke_token(&self, id: TokenId, audit: &Audit) -> Result<bool> {
+        let audit = audit.clone();
+        self.write(move |tx, now| {
+            Box::pin(async move { tokens::revoke(tx, now, id, &audit).await })
+        })
+        .await
+    }
+
+    async fn token_used(&self, id: TokenId) -> Result<()> {
+        self.write(move |tx, now| Box::pin(tokens::used(tx, now, id)))
             .await
     }
 

@@ -14,7 +14,7 @@ fn with(secret: &str) -> Redactor {
 }
 
 /// Ways in which a secret that nobody registered shows itself.
-const UNREGISTERED: [&str; 28] = [
+const UNREGISTERED: [&str; 31] = [
     "authorization: Bearer CANARY",
     "Authorization: Basic CANARY",
     "Set-Cookie: session=CANARY; Path=/; HttpOnly",
@@ -36,6 +36,9 @@ const UNREGISTERED: [&str; 28] = [
     "sent Bearer CANARY and got 401",
     "sk-proj-CANARY was refused",
     "whsec_CANARY",
+    "pw_0123456789abcdef_CANARY",
+    "asked with pw_0123456789abcdef_CANARY, which is over",
+    "a=xpw_0123456789abcdef_CANARY&b",
     "-----BEGIN RSA PRIVATE KEY-----\\nCANARY\\n-----END RSA PRIVATE KEY-----",
     "Incorrect API key provided: 3fCANARY",
     "the access token 3fCANARY was revoked",

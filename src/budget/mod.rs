@@ -1,0 +1,25 @@
+//! Budgets: how much may be done of something, counted exactly. Pure: what is used goes in, and whether
+//! more may be taken comes out; where it is kept and shared is the [gatekeeper](crate::gatekeeper)'s business.
+//!
+//! What protects a limit is the count at the platform, and nobody but the platform knows when a request
+//! arrives there: at the earliest when it is sent, at the latest when its end is known. So what was taken
+//! is *under way* until it is finished, and counts in full; only then does its window begin.
+
+mod form;
+mod rule;
+mod uses;
+
+pub use form::{Every, Form, NEVER};
+pub use rule::{Asked, Budget, Key, Per, matches};
+pub use uses::{End, Refused, Share, Uses};
+
+/// What is used of one part of a budget, as the ledger keeps it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Counted {
+    /// Which budget, and whose part.
+    pub key: Key,
+    /// Counts its changes: what a write compares.
+    pub version: i64,
+    /// What is used.
+    pub uses: Uses,
+}

@@ -1,0 +1,203 @@
+//! A named budget: what it counts, and for whom apart.
+
+use super::form::Form;
+use crate::outcome::words;
+
+words! {
+    /// For whom a budget counts apart.
+    Per {
+        /// All together.
+        All = "all",
+        /// Each platform.
+        Platform = "platform",
+        /// Each account.
+        Account = "account",
+        /// Each tenant.
+        Tenant = "tenant",
+        /// Each kind.
+        Kind = "kind",
+        /// Each operation of a platform.
+        Op = "op",
+    }
+}
+
+/// A budget of `jobs.toml`, or a built-in one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Budget {
+    /// What it allows.
+    pub form: Form,
+    /// For whom it counts apart.
+    pub per: Per,
+    /// Only requests to this platform.
+    pub platform: Option<String>,
+    /// Only requests for this account.
+    pub account: Option<String>,
+    /// Only requests for this tenant.
+    pub tenant: Option<String>,
+    /// Only requests of jobs of this kind; `*` stands for any letters.
+    pub kind: Option<String>,
+    /// Only requests of this operation; `*` stands for any letters.
+    pub op: Option<String>,
+    /// What one request takes of it.
+    pub amount: u64,
+    /// It is what a platform publishes, and means nothing to a server of one's own.
+    pub published: bool,
+}
+
+/// What is asked for: one request.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The account's platform; empty without an account.
+    pub platform: &'a str,
+    /// The job's account; empty without one.
+    pub account: &'a str,
+    /// The job's tenant.
+    pub tenant: &'a str,
+    /// The job's kind.
+    pub kind: &'a str,
+    /// The operation: `x.post`, `mastodon.read`.
+    pub op: &'a str,
+    /// It goes to a server of one's own (a sandbox).
+    pub nearby: bool,
+}
+
+/// What of a budget is counted together: its name, and whose.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// The budget's name.
+    pub name: String,
+    /// Whose it is: the account's name, where it counts each account apart. Empty: all together.
+    pub whose: String,
+}
+
+impl Budget {
+    /// Whose part of it a request counts in; `None`: it doesn't count in it.
+    pub fn counts(&self, asked: &Asked<'_>) -> Option<String> {
+        let is = |said: &Option<String>, it: &str| said.as_deref().is_none_or(|said| said == it);
+        let like = |said: &Option<String>, it: &str| {
+            said.as_deref().is_none_or(|pattern| matches(pattern, it))
+        };
+        let fits = !(self.published && asked.nearby)
+            && is(&self.platform, asked.platform)
+            && is(&self.account, asked.account)
+            && is(&self.tenant, asked.tenant)
+            && like(&self.kind, asked.kind)
+            && like(&self.op, asked.op);
+        let whose = match self.per {
+            Per::All => "",
+            Per::Platform => asked.platform,
+            Per::Account => asked.account,
+            Per::Tenant => asked.tenant,
+            Per::Kind => asked.kind,
+            Per::Op => asked.op,
+        };
+        // what has no account isn't counted as everybody's without one
+        let named = self.per == Per::All || !whose.is_empty();
+        (fits && named).then(|| whose.to_owned())
+    }
+}
+
+/// Whether `text` fits a pattern in which `*` stands for any letters.
+pub fn matches(pattern: &str, text: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = text.strip_prefix(first) else {
+        return false;
+    };
+    let Some(last) = pattern.rfind('*').map(|at| &pattern[at + 1..]) else {
+        return rest.is_empty();
+    };
+    let middle: Vec<&str> = parts.collect();
+    for part in &middle[..middle.len() - 1] {
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use chrono::Duration;
+
+    const ASKED: Asked<'_> = Asked {
+        platform: "x",
+        account: "studio",
+        tenant: "acme",
+        kind: "post.x",
+        op: "x.post",
+        nearby: false,
+    };
+
+    fn budget(per: Per) -> Budget {
+        Budget {
+            form: Form::Rolling {
+                most: 1,
+                window: Duration::minutes(1),
+            },
+            per,
+            platform: None,
+            account: None,
+            tenant: None,
+            kind: None,
+            op: None,
+            amount: 1,
+            published: false,
+        }
+    }
+
+    #[test]
+    fn a_request_counts_where_all_that_is_said_fits() {
+        let some = |it: &str| Some(it.to_owned());
+        let x = Budget {
+            platform: some("x"),
+            op: some("x.*"),
+            ..budget(Per::Account)
+        };
+        assert_eq!(x.counts(&ASKED).as_deref(), Some("studio"));
+        assert_eq!(
+            x.counts(&Asked {
+                op: "y.post",
+                ..ASKED
+            }),
+            None
+        );
+        assert_eq!(
+            x.counts(&Asked {
+                platform: "y",
+                ..ASKED
+            }),
+            None
+        );
+        assert_eq!(
+            x.counts(&Asked {
+                account: "",
+                ..ASKED
+            }),
+            None
+        );
+        assert_eq!(budget(Per::All).counts(&ASKED).as_deref(), Some(""));
+        assert_eq!(budget(Per::Tenant).counts(&ASKED).as_deref(), Some("acme"));
+        assert_eq!(budget(Per::Kind).counts(&ASKED).as_deref(), Some("post.x"));
+    }
+
+    #[test]
+    fn a_star_stands_for_any_letters() {
+        for (pattern, text, fits) in [
+            ("x.post", "x.post", true),
+            ("x.post", "x.posts", false),
+            ("x.*", "x.post", true),
+            ("x.*", "y.post", false),
+            ("*", "", true),
+            ("*.read", "x.read", true),
+            ("*.read", "x.reads", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+            ("a*a", "a", false),
+        ] {
+            assert_eq!(matches(pattern, text), fits, "{pattern} {text}");
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! What is used of a budget, and the only ways in which that changes.
+
+use std::collections::BTreeMap;
+
+use chrono::{Duration, TimeZone, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::form::{Form, NEVER};
+use crate::clock::Time;
+use crate::sabotage;
+
+/// The parts that a rolling window is counted in: what it frees comes by a sixty-fourth of it late at most.
+const SLICES: i64 = 64;
+/// Microseconds: ends of requests are told apart by no less, so that thousands under way are few numbers.
+const UNDER_WAY: i64 = 10_000;
+/// A bucket's content is kept in millionths.
+const MILLION: i128 = 1_000_000;
+
+/// What is used of a budget. Times are the ledger's, in microseconds since 1970.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Uses {
+    /// When it was last changed: its time never goes back, whoever's clock does.
+    #[serde(default)]
+    at: i64,
+    /// The form that it was counted by: what was counted by another one means nothing.
+    #[serde(default)]
+    form: String,
+    /// A bucket's content at `at`, in millionths: it runs out by the bucket's rate.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    content: u64,
+    /// Amounts: under way, by when they are surely over (concurrency, buckets); by the end of the slice in
+    /// which they count (rolling windows); by period (calendars).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    amounts: BTreeMap<i64, u64>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde wants")]
+const fn is_nothing(it: &u64) -> bool {
+    *it == 0
+}
+
+/// What was taken of one budget, until it is finished.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Share {
+    /// Where it is counted.
+    keys: Vec<i64>,
+    amount: u64,
+}
+
+/// How what was taken ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum End {
+    /// It may have reached the platform, at the latest at this time.
+    Sent(Time),
+    /// It certainly didn't leave.
+    Unsent,
+}
+
+/// It doesn't fit now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// When it would, if nobody took anything until then; [`NEVER`]: it is more than is ever allowed.
+    pub at: Time,
+}
+
+impl Uses {
+    /// Takes `amount` for something that is surely over by `until`, or nothing.
+    ///
+    /// # Errors
+    /// It doesn't fit.
+    pub fn take(
+        &mut self,
+        form: &Form,
+        amount: u64,
+        now: Time,
+        until: Time,
+    ) -> Result<Share, Refused> {
+        let now = self.tidy(form, now);
+        let until = until.max(now);
+        if form.most() < amount {
+            return Err(Refused { at: NEVER });
+        }
+        let keys = match form {
+            Form::Calendar { .. } => form.periods(now, until),
+            Form::Rolling { window, .. } if sabotage!("budget.under_way") => {
+                vec![up(micros(now), slice(*window))]
+            }
+            Form::Rolling { window, .. } => vec![up(micros(until), slice(*window))],
+            Form::Concurrency { .. } | Form::Bucket { .. } => vec![up(micros(until), UNDER_WAY)],
+        };
+        if let Some(at) = self.full(form, amount, now, &keys) {
+            return Err(Refused { at });
+        }
+        for key in &keys {
+            let counted = self.amounts.entry(*key).or_default();
+            *counted = counted.saturating_add(amount);
+        }
+        Ok(Share { keys, amount })
+    }
+
+    /// What was taken is over. Once a share.
+    pub fn finish(&mut self, form: &Form, share: &Share, end: End, now: Time) {
+        self.tidy(form, now);
+        match (form, end) {
+            (_, End::Unsent) | (Form::Concurrency { .. }, _) => {
+                for key in &share.keys {
+                    self.back(*key, share.amount);
+                }
+            }
+            (Form::Bucket { .. }, End::Sent(_)) => {
+                let over: u64 = share
+                    .keys
+                    .iter()
+                    .map(|it| self.back(*it, share.amount))
+                    .sum();
+                self.content = self.content.saturating_add(millions(over));
+            }
+            (Form::Rolling { window, .. }, End::Sent(end)) => {
+                let over = up(micros(end), slice(*window));
+                for key in share.keys.iter().filter(|it| over < **it) {
+                    let amount = self.back(*key, share.amount);
+                    if 0 < amount {
+                        let counted = self.amounts.entry(over).or_default();
+                        *counted = counted.saturating_add(amount);
+                    }
+                }
+            }
+            (Form::Calendar { .. }, End::Sent(end)) => {
+                // it came before midnight for sure: then only the first day counts it
+                let counted = form.periods(end, end);
+                for key in share.keys.iter().skip(1) {
+                    if counted.iter().all(|it| it < key) {
+                        self.back(*key, share.amount);
+                    }
+                }
+            }
+        }
+    }
+
+    /// No longer counts `amount` there; how much of it still was. What isn't there was over by its time.
+    fn back(&mut self, key: i64, amount: u64) -> u64 {
+        let Some(counted) = self.amounts.get_mut(&key) else {
+            return 0;
+        };
+        let back = amount.min(*counted);
+        *counted -= back;
+        if *counted == 0 {
+            self.amounts.remove(&key);
+        }
+        back
+    }
+
+    /// What counts now, of which amount at most `form.most()` is allowed.
+    pub fn used(&self, form: &Form, now: Time) -> u64 {
+        let mut it = self.clone();
+        let now = it.tidy(form, now);
+        match form {
+            Form::Calendar { .. } => it.counted(&form.periods(now, now)),
+            Form::Bucket { .. } => {
+                it.total() + u64::try_from(it.content.div_ceil(1_000_000)).unwrap_or(u64::MAX)
+            }
+            Form::Concurrency { .. } | Form::Rolling { .. } => it.total(),
+        }
+    }
+
+    /// When `amount` would fit, if nobody took anything until then; `now` if it fits.
+    pub fn fits_at(&self, form: &Form, amount: u64, now: Time) -> Time {
+        let mut it = self.clone();
+        match it.take(form, amount, now, now) {
+            Ok(_) => now,
+            Err(Refused { at }) => at,
+        }
+    }
+
+    /// Forgets what no longer counts, and returns the time that counts.
+    fn tidy(&mut self, form: &Form, now: Time) -> Time {
+        let now_us = micros(now).max(self.at);
+        if self.form != form.word() {
+            *self = Self {
+                at: now_us,
+                form: form.word().to_owned(),
+                ..Self::default()
+            };
+        }
+        match form {
+            Form::Concurrency { .. } => {
+                self.amounts = self.amounts.split_off(&(now_us + 1));
+            }
+            Form::Rolling { window, .. } => {
+                self.amounts = self.amounts.split_off(&(now_us - span(*window) + 1));
+            }
+            Form::Bucket { most, window, .. } => {
+                let mut from = self.at;
+                let later = self.amounts.split_off(&(now_us + 1));
+                // what nobody finished (its host died) begins to run out at its own time
+                for (until, amount) in std::mem::replace(&mut self.amounts, later) {
+                    self.run_out(*most, *window, until.max(from) - from);
+                    from = from.max(until);
+                    self.content = self.content.saturating_add(millions(amount));
+                }
+                self.run_out(*most, *window, now_us - from);
+            }
+            Form::Calendar { .. } => {
+                let first = form.periods(time(now_us), time(now_us))[0];
+                self.amounts = self.amounts.split_off(&first);
+            }
+        }
+        self.at = now_us;
+        time(now_us)
+    }
+
+    fn run_out(&mut self, most: u64, window: Duration, elapsed: i64) {
+        let out = i128::from(elapsed) * i128::from(most) * MILLION / i128::from(span(window));
+        let left = i128::from(self.content) - out;
+        self.content = u64::try_from(left.max(0)).unwrap_or(u64::MAX);
+    }
+
+    fn total(&self) -> u64 {
+        self.amounts.values().fold(0, |a, b| a.saturating_add(*b))
+    }
+
+    fn counted(&self, keys: &[i64]) -> u64 {
+        let counted = keys.iter().filter_map(|it| self.amounts.get(it));
+        counted.copied().max().unwrap_or(0)
+    }
+
+    /// When there will be room for it, where there is none. `self` is tidy.
+    fn full(&self, form: &Form, amount: u64, now: Time, keys: &[i64]) -> Option<Time> {
+        let most = form.most();
+        let over = |used: u64| most < used.saturating_add(amount);
+        match form {
+            Form::Concurrency { .. } | Form::Rolling { .. } => {
+                let mut left = self.total();
+                if !over(left) {
+                    return None;
+                }
+                let stays = match form {
+                    Form::Rolling { window, .. } => span(*window),
+                    _ => 0,
+                };
+                for (key, counted) in &self.amounts {
+                    left = left.saturating_sub(*counted);
+                    if !over(left) {
+                        return Some(time(key + stays));
+                    }
+                }
+                Some(NEVER)
+            }
+            Form::Bucket {
+                most: rate, window, ..
+            } => {
+                let held = millions(self.total()).saturating_add(self.content);
+                let room = millions(most).saturating_sub(millions(amount));
+                let much = held.saturating_sub(room);
+                if much == 0 {
+                    return None;
+                }
+                // what is under way ends later, and then begins to run out: a first guess
+                let wait = i128::from(much) * i128::from(span(*window));
+                let wait = wait.div_euclid(i128::from(*rate) * MILLION) + 1;
+                Some(now + Duration::microseconds(i64::try_from(wait).unwrap_or(i64::MAX / 4)))
+            }
+            Form::Calendar { .. } => {
+                let full = keys.iter().filter(|it| over(self.counted(&[**it])));
+                full.map(|it| form.ends(*it)).max()
+            }
+        }
+    }
+}
+
+fn micros(at: Time) -> i64 {
+    at.timestamp_micros()
+}
+
+fn time(micros: i64) -> Time {
+    Utc.timestamp_micros(micros).single().unwrap_or(NEVER)
+}
+
+fn span(window: Duration) -> i64 {
+    window.num_microseconds().unwrap_or(i64::MAX).max(1)
+}
+
+fn slice(window: Duration) -> i64 {
+    (span(window) / SLICES).max(1)
+}
+
+/// The next multiple of `step`.
+const fn up(at: i64, step: i64) -> i64 {
+    at.div_euclid(step) * step + if at.rem_euclid(step) == 0 { 0 } else { step }
+}
+
+fn millions(amount: u64) -> u64 {
+    amount.saturating_mul(1_000_000)
+}
+
+#[cfg(test)]
+mod tests;

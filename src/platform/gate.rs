@@ -1,0 +1,200 @@
+//! The gate that every request to a platform goes through: whoever counts requests is asked before, and told
+//! when they are over. An adapter can't forget it, since the one client asks.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::budget::Asked;
+use crate::outcome::{Class, Failure, Scope};
+use crate::sabotage;
+
+/// Whoever counts requests.
+#[async_trait]
+pub trait Gate: Send + Sync {
+    /// Takes what a request needs of its budgets, all or none. It is surely over `within` from now. Waits
+    /// for it, but no longer than `patience`.
+    ///
+    /// # Errors
+    /// It doesn't fit yet.
+    async fn take(
+        &self,
+        asked: &Asked<'_>,
+        within: Duration,
+        patience: Duration,
+    ) -> Result<Pass, Full>;
+}
+
+/// It may not go yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Full {
+    /// What is used up, for people.
+    pub message: String,
+    /// When to ask again, from now.
+    pub wait: Duration,
+}
+
+type Back = Box<dyn FnOnce(bool) + Send>;
+
+/// The right to make one request. Dropped, it counts as made.
+#[must_use = "what isn't used must be given back"]
+pub struct Pass(Option<Back>);
+
+impl Pass {
+    /// A pass; `back` is told once whether the request may have reached the platform.
+    pub fn new(back: impl FnOnce(bool) + Send + 'static) -> Self {
+        Self(Some(Box::new(back)))
+    }
+
+    /// A pass of nobody who counts.
+    pub const fn free() -> Self {
+        Self(None)
+    }
+
+    /// The request is over; `sent`: a byte of it may have left.
+    pub fn over(mut self, sent: bool) {
+        self.end(sent);
+    }
+
+    fn end(&mut self, sent: bool) {
+        if let Some(back) = self.0.take() {
+            back(sent);
+        }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        self.end(true);
+    }
+}
+
+/// For whom requests are made. Cloning is cheap.
+#[derive(Clone)]
+pub struct Caller {
+    /// Whoever counts them.
+    pub gate: Arc<dyn Gate>,
+    /// The account's platform; empty without an account.
+    pub platform: Arc<str>,
+    /// The job's account; empty without one.
+    pub account: Arc<str>,
+    /// The job's tenant.
+    pub tenant: Arc<str>,
+    /// The job's kind.
+    pub kind: Arc<str>,
+    /// The account is on a server of one's own.
+    pub nearby: bool,
+}
+
+/// A request that is made in between may wait so long for its turn, instead of ending its attempt.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+impl Caller {
+    /// Takes what a request of this operation needs: see [`Gate::take`].
+    ///
+    /// # Errors
+    /// It doesn't fit yet.
+    pub async fn take(&self, op: &str, within: Duration, patience: Duration) -> Result<Pass, Full> {
+        let asked = Asked {
+            platform: &self.platform,
+            account: &self.account,
+            tenant: &self.tenant,
+            kind: &self.kind,
+            op,
+            nearby: self.nearby,
+        };
+        self.gate.take(&asked, within, patience).await
+    }
+
+    /// The operation of a request that is no effect, by its method: `x.read`, `x.write`.
+    pub fn op(&self, method: &str) -> String {
+        let does = match method {
+            "GET" | "HEAD" => "read",
+            _ => "write",
+        };
+        format!("{}.{does}", self.platform)
+    }
+}
+
+/// Takes what an effect's send needs; of nobody who counts, at once.
+///
+/// # Errors
+/// It doesn't fit yet: the attempt goes on later, at no charge.
+pub async fn pass(caller: Option<&Caller>, op: &str, within: Duration) -> Result<Pass, Failure> {
+    match caller {
+        None => Ok(Pass::free()),
+        Some(_) if sabotage!("budget.gate") => Ok(Pass::free()),
+        Some(it) => Ok(it.take(op, within, PATIENCE).await?),
+    }
+}
+
+impl From<Full> for Failure {
+    fn from(full: Full) -> Self {
+        let wait = chrono::Duration::from_std(full.wait).ok();
+        Self::new(Class::Throttled, Scope::Handler, BUDGET, full.message).after(wait)
+    }
+}
+
+/// The code of what a budget held back.
+pub const BUDGET: &str = "budget";
+
+tokio::task_local! {
+    /// What was taken before for the next request: an effect is permitted only after its budgets were.
+    static TAKEN: RefCell<Option<Pass>>;
+}
+
+/// Does some work whose first request goes with `pass`. The pass, if none was made.
+pub async fn with<T>(pass: Pass, work: impl Future<Output = T>) -> (T, Option<Pass>) {
+    let scope = TAKEN.scope(RefCell::new(Some(pass)), async {
+        let done = work.await;
+        (done, TAKEN.with(RefCell::take))
+    });
+    scope.await
+}
+
+/// What was taken before for the request that is about to be made.
+pub(super) fn taken() -> Option<Pass> {
+    TAKEN.try_with(RefCell::take).ok().flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn pass() -> (Pass, mpsc::Receiver<bool>) {
+        let (back, told) = mpsc::channel();
+        let pass = Pass::new(move |sent| {
+            let _ = back.send(sent);
+        });
+        (pass, told)
+    }
+
+    #[tokio::test]
+    async fn the_first_request_goes_with_what_was_taken_before() {
+        let (first, told) = pass();
+        let (taken, left) = with(first, async { (taken(), taken().is_none()) }).await;
+        assert!(left.is_none());
+        let (mine, second_has_none) = taken;
+        assert!(second_has_none);
+        mine.unwrap().over(false);
+        assert!(!told.recv().unwrap());
+        assert!(super::taken().is_none(), "nothing is left outside");
+    }
+
+    #[tokio::test]
+    async fn what_isnt_used_comes_back_and_what_is_dropped_counts_as_sent() {
+        let (first, told) = pass();
+        let ((), left) = with(first, async {}).await;
+        left.unwrap().over(false);
+        assert!(!told.recv().unwrap());
+        let (second, told) = pass();
+        drop(second);
+        assert!(told.recv().unwrap());
+    }
+}

@@ -1,0 +1,111 @@
+//! Budgets, as the platform counts them: never one over, whatever dies; and what is allowed is used.
+
+use super::*;
+
+/// When requests arrived at the sandbox, by its own count.
+async fn arrived(case: &Case) -> Vec<Time> {
+    let acts = case.outside.acts().await;
+    let of = acts.iter().filter(|it| it["platform"] == "mastodon");
+    let mut at: Vec<Time> = of
+        .map(|it| {
+            it["at"]
+                .as_str()
+                .and_then(|it| it.parse().ok())
+                .expect("a time")
+        })
+        .collect();
+    at.sort();
+    at
+}
+
+/// The most that came within so long.
+fn most_within(arrived: &[Time], window: chrono::Duration) -> usize {
+    let from = |n: usize| {
+        let within = arrived[n..]
+            .iter()
+            .take_while(|it| **it < arrived[n] + window);
+        within.count()
+    };
+    (0..arrived.len()).map(from).max().unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_budget_holds_on_three_hosts_with_kills_and_wipes_and_is_used() {
+    const JOBS: usize = 240;
+    const MOST: usize = 20;
+    let mut case = Case::new().await;
+    case.stores.more = format!(
+        "[lanes.mastodon]\nconcurrency = 24\n\
+         [budgets.posts]\nform = \"rolling\"\nmost = {MOST}\nwindow_s = 2\nper = \"account\"\n\
+         op = \"mastodon.status\"\n"
+    );
+    let hosts = [case.host(), case.host(), case.host()];
+    let mut daemons: Vec<Daemon> = hosts.iter().map(Host::run).collect();
+    for (host, daemon) in hosts.iter().zip(&daemons) {
+        host.queue_in_use(daemon).await;
+    }
+    for n in 0..JOBS {
+        let envelope = case.job("post.mastodon", json!({}));
+        hosts[n % hosts.len()].submit(&envelope).await;
+    }
+    let count = async || arrived(&case).await.len();
+    let after = async |posts: usize| {
+        let what = format!("{posts} posts have arrived");
+        wait::until(&what, ENDED, async || posts <= count().await).await;
+    };
+    after(JOBS / 4).await;
+    daemons[0].kill9();
+    daemons[0] = hosts[0].run();
+    case.redis.cli(&["FLUSHALL"]);
+    after(JOBS / 2).await;
+    daemons[1].kill9();
+    case.redis.cli(&["FLUSHALL"]);
+    daemons[1] = hosts[1].run();
+    let found = case.all_well().await;
+    let arrived = arrived(&case).await;
+    let most = most_within(&arrived, chrono::Duration::seconds(2));
+    println!("{found:?}; at most {most} of {MOST} within 2 s");
+    assert!(most <= MOST, "{most} of {MOST} within 2 s");
+    for job in case
+        .ledger
+        .jobs(&Filter::default())
+        .await
+        .expect("they are listed")
+    {
+        assert_eq!(
+            job.attempts, 0,
+            "waiting for a budget is no failure: {job:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_budget_allows_is_used_by_three_hosts() {
+    const MOST: usize = 50;
+    const WINDOW: i64 = 2;
+    let mut case = Case::new().await;
+    case.stores.more = format!(
+        "[lanes.mastodon]\nconcurrency = 40\n\
+         [budgets.posts]\nform = \"rolling\"\nmost = {MOST}\nwindow_s = {WINDOW}\nper = \"account\"\n\
+         op = \"mastodon.status\"\n"
+    );
+    let hosts = [case.host(), case.host(), case.host()];
+    let daemons: Vec<Daemon> = hosts.iter().map(Host::run).collect();
+    for (host, daemon) in hosts.iter().zip(&daemons) {
+        host.queue_in_use(daemon).await;
+    }
+    let envelopes: Vec<Value> = (0..500)
+        .map(|_| case.job("post.mastodon", json!({})))
+        .collect();
+    let accepted = accept_directly(&*case.ledger, &rules(&hosts[0]), &envelopes).await;
+    accepted.expect("the ledger takes them");
+    case.all_well().await;
+    let arrived = arrived(&case).await;
+    assert!(most_within(&arrived, chrono::Duration::seconds(WINDOW)) <= MOST);
+    let took = (arrived[arrived.len() - 1] - arrived[0]).num_milliseconds();
+    // the last window's worth comes at its beginning
+    let least = (arrived.len() / MOST - 1) as i64 * WINDOW * 1_000;
+    println!("500 posts took {took} ms; nobody could do it in less than {least}");
+    assert!(least <= took);
+    assert!(took * 80 <= least * 100, "{took} ms instead of {least}");
+}
