@@ -315,7 +315,10 @@ impl Protocol {
             Ok(closed) => closed.into_iter().find(|it| it.scope.fits(&self.subject)),
         };
         if let Some(reason) = shut.map(|it| it.to_string()) {
-            return Outcome::Shut { reason };
+            return Outcome::Shut {
+                reason,
+                failure: None,
+            };
         }
         let Some(within_s) = effect.guard_s else {
             return self.held_or_lost().await;
