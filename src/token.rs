@@ -178,7 +178,7 @@ impl fmt::Display for Scope {
             Self::Enqueue(Kinds::Like(start)) => write!(f, "enqueue:{start}*"),
             Self::Enqueue(Kinds::One(name)) => write!(f, "enqueue:{name}"),
             Self::Read => f.write_str("read"),
-            Self::Operate | Self::OperateAll => f.write_str("operate"),
+            Self::Operate => f.write_str("operate"),
             Self::Admin => f.write_str("admin"),
         }
     }

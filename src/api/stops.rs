@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Extension;
 use axum::extract::{Request, State as Of};
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -11,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::body;
-use super::jobs::DOOR;
+use super::guard::Caller;
 use super::problem::{Problem, answer};
 use super::state::Api;
 use crate::gate::{Cause, Scope};
@@ -58,7 +59,11 @@ struct Go {
 
 /// `POST /v1/stop` with `{"scope": {"account": "studio"}, "by": "ada", "reason": "..."}`; `{}` stops
 /// everything. Answers with the closure, and with the calls that had their permit before.
-pub async fn stop(Of(api): Of<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub async fn stop(
+    Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
     let form = r#"{"scope": {"account": "studio"}, "by": "ada", "reason": "...", "wait_s": 5}"#;
     let word: Stop = word(&api, request, form).await?;
     let given = &api.given;
@@ -68,7 +73,7 @@ pub async fn stop(Of(api): Of<Arc<Api>>, request: Request) -> Result<Response, P
         let wrong = format!("`wait_s`: at most {WAIT_MAX_S}");
         return Err(Problem::bad(wrong));
     }
-    let actor = actor(word.by);
+    let actor = actor(&caller, word.by);
     let hand = Hand {
         actor: &actor,
         reason: &word.reason,
@@ -83,10 +88,14 @@ pub async fn stop(Of(api): Of<Arc<Api>>, request: Request) -> Result<Response, P
 }
 
 /// `POST /v1/go` with `{"scope": {"account": "studio"}, "by": "ada"}`; `{}` lets go on what `{}` stopped.
-pub async fn go(Of(api): Of<Arc<Api>>, request: Request) -> Result<Response, Problem> {
+pub async fn go(
+    Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Result<Response, Problem> {
     let form = r#"{"scope": {"account": "studio"}, "by": "ada", "reason": "..."}"#;
     let word: Go = word(&api, request, form).await?;
-    let actor = actor(word.by);
+    let actor = actor(&caller, word.by);
     let hand = Hand {
         actor: &actor,
         reason: &word.reason,
@@ -107,6 +116,7 @@ async fn word<T: DeserializeOwned>(api: &Api, request: Request, form: &str) -> R
     serde_json::from_slice(&read.bytes).map_err(|e| Problem::bad(format!("send {form}: {e}")))
 }
 
-fn actor(by: Option<String>) -> String {
-    by.map_or(DOOR.to_owned(), |it| format!("{DOOR}: {it}"))
+fn actor(caller: &Caller, by: Option<String>) -> String {
+    let who = caller.actor();
+    by.map_or(who.clone(), |it| format!("{who}: {it}"))
 }

@@ -42,7 +42,6 @@ use crate::ledger::rows::{
 };
 use crate::lifecycle::State;
 use crate::token::{Token, TokenId};
-use map::micros;
 use open::told;
 
 pub use open::KNOWN;
