@@ -258,6 +258,12 @@ impl Outcome {
         Self::Released { reason }
     }
 
+    /// Given back to its place, for what is closed.
+    pub fn shut(reason: String) -> Self {
+        let failure = None;
+        Self::Shut { reason, failure }
+    }
+
     /// The outcome's word in the attempts' history.
     pub fn word(&self) -> &'static str {
         match self {

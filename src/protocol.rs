@@ -315,10 +315,7 @@ impl Protocol {
             Ok(closed) => closed.into_iter().find(|it| it.scope.fits(&self.subject)),
         };
         if let Some(reason) = shut.map(|it| it.to_string()) {
-            return Outcome::Shut {
-                reason,
-                failure: None,
-            };
+            return Outcome::shut(reason);
         }
         let Some(within_s) = effect.guard_s else {
             return self.held_or_lost().await;

@@ -87,10 +87,7 @@ fn used_up(shared: &Shared, job: &Job, config: &Config, outcome: Outcome) -> Out
     let wait = failure.retry_after().unwrap_or(SECOND);
     let closure = Closure::new(Cause::Budget, area, (ACTOR, &failure.message), now);
     shared.shut.close(closure.until(now + wait), config, now);
-    Outcome::Shut {
-        reason: failure.to_string(),
-        failure: None,
-    }
+    Outcome::shut(failure.to_string())
 }
 
 /// Acts on what was learned of an account since the last time.
@@ -148,10 +145,7 @@ async fn judged(shared: &Shared, account: &str, outcome: Outcome) -> Outcome {
             }
         }
         // it wasn't sent: others had heard that nothing may be
-        (Class::Throttled, Scope::Handler) if failure.code == HELD => Outcome::Shut {
-            reason: why,
-            failure: None,
-        },
+        (Class::Throttled, Scope::Handler) if failure.code == HELD => Outcome::shut(why),
         _ => outcome,
     }
 }
