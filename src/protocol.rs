@@ -539,10 +539,8 @@ pub(crate) fn concluded(
                 Some(looking) => Some(chrono_of(looking.wait(0) + LOOKED)),
                 None => failure.retry_after().or_else(|| pause(sends)),
             };
-            let code = match failure.code.as_str() {
-                it if POLICY.contains(&it) => it,
-                _ => "unknown",
-            };
+            let code = POLICY.into_iter().find(|it| *it == failure.code);
+            let code = code.unwrap_or("unknown");
             let lost = Failure::new(Class::Unknown, failure.scope, code, message).after(wait);
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }
