@@ -294,7 +294,10 @@ fn after(facts: &Facts, outcome: Outcome, now: Time) -> Transition {
             Transition::to(facts, State::Cancelled)
         }
         // dispatch passes over it for as long as it is shut; its place is the one it had
-        Outcome::Shut { .. } => Transition::to(facts, State::Ready),
+        Outcome::Shut { failure, .. } => Transition {
+            failure,
+            ..Transition::to(facts, State::Ready)
+        },
         Outcome::Snoozed { until, .. } => later(facts, State::Scheduled, until, now),
         Outcome::Released { .. } => Transition {
             attempts: u32::from(sabotage!("failed.released")),

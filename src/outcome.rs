@@ -236,6 +236,8 @@ pub enum Outcome {
     Shut {
         /// What is closed, and why, for people.
         reason: String,
+        /// What the platform said, where this job's own request was answered so.
+        failure: Option<Failure>,
     },
     /// Only a person can let it go on.
     Held(Held, Failure),
@@ -256,6 +258,12 @@ impl Outcome {
         Self::Released { reason }
     }
 
+    /// Given back to its place, for what is closed.
+    pub fn shut(reason: String) -> Self {
+        let failure = None;
+        Self::Shut { reason, failure }
+    }
+
     /// The outcome's word in the attempts' history.
     pub fn word(&self) -> &'static str {
         match self {
@@ -273,6 +281,7 @@ impl Outcome {
     pub fn failure(&self) -> Option<&Failure> {
         match self {
             Self::Failed(it) | Self::Held(_, it) | Self::Unresolved(it) => Some(it),
+            Self::Shut { failure, .. } => failure.as_ref(),
             _ => None,
         }
     }
@@ -282,7 +291,9 @@ impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Completed(_) | Self::Cancelled => f.write_str(self.word()),
-            Self::Snoozed { reason, .. } | Self::Released { reason } | Self::Shut { reason } => {
+            Self::Snoozed { reason, .. }
+            | Self::Released { reason }
+            | Self::Shut { reason, .. } => {
                 write!(f, "{}: {reason}", self.word())
             }
             Self::Failed(it) | Self::Held(_, it) | Self::Unresolved(it) => {

@@ -315,7 +315,7 @@ impl Protocol {
             Ok(closed) => closed.into_iter().find(|it| it.scope.fits(&self.subject)),
         };
         if let Some(reason) = shut.map(|it| it.to_string()) {
-            return Outcome::Shut { reason };
+            return Outcome::shut(reason);
         }
         let Some(within_s) = effect.guard_s else {
             return self.held_or_lost().await;
@@ -539,10 +539,8 @@ pub(crate) fn concluded(
                 Some(looking) => Some(chrono_of(looking.wait(0) + LOOKED)),
                 None => failure.retry_after().or_else(|| pause(sends)),
             };
-            let code = match failure.code.as_str() {
-                it if POLICY.contains(&it) => it,
-                _ => "unknown",
-            };
+            let code = POLICY.into_iter().find(|it| *it == failure.code);
+            let code = code.unwrap_or("unknown");
             let lost = Failure::new(Class::Unknown, failure.scope, code, message).after(wait);
             (EffectState::Unknown, None, seen, Err(lost.into()))
         }

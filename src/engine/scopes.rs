@@ -22,6 +22,7 @@ use crate::platform;
 use crate::platform::gate::BUDGET;
 use crate::platform::http::HELD;
 use crate::platform::limits::{Heard, Learned};
+use crate::telemetry::redact;
 
 /// Who closes and opens here, for people.
 const ACTOR: &str = "presswork";
@@ -86,9 +87,7 @@ fn used_up(shared: &Shared, job: &Job, config: &Config, outcome: Outcome) -> Out
     let wait = failure.retry_after().unwrap_or(SECOND);
     let closure = Closure::new(Cause::Budget, area, (ACTOR, &failure.message), now);
     shared.shut.close(closure.until(now + wait), config, now);
-    Outcome::Shut {
-        reason: failure.to_string(),
-    }
+    Outcome::shut(failure.to_string())
 }
 
 /// Acts on what was learned of an account since the last time.
@@ -112,7 +111,7 @@ async fn judged(shared: &Shared, account: &str, outcome: Outcome) -> Outcome {
     let Some(failure) = outcome.failure().cloned() else {
         return outcome;
     };
-    let why = failure.to_string();
+    let why = redact::text(&failure.to_string()).into_owned();
     if POLICY.contains(&failure.code.as_str()) {
         close(
             shared,
@@ -138,12 +137,15 @@ async fn judged(shared: &Shared, account: &str, outcome: Outcome) -> Outcome {
             let until = shared.now() + failure.retry_after().unwrap_or(THROTTLED);
             let until = Some(until);
             match close(shared, Cause::Learned, (account, scope), until, &why).await {
-                true => Outcome::Shut { reason: why },
+                true => Outcome::Shut {
+                    reason: why,
+                    failure: Some(failure),
+                },
                 false => outcome,
             }
         }
         // it wasn't sent: others had heard that nothing may be
-        (Class::Throttled, Scope::Handler) if failure.code == HELD => Outcome::Shut { reason: why },
+        (Class::Throttled, Scope::Handler) if failure.code == HELD => Outcome::shut(why),
         _ => outcome,
     }
 }
@@ -161,7 +163,7 @@ async fn counted(shared: &Shared, account: &Account, heard: &Heard, outcome: Out
     if event == Event::Succeeded && shared.breakers.get(&server).is_clean() {
         return outcome;
     }
-    let why = outcome.to_string();
+    let why = redact::text(&outcome.to_string()).into_owned();
     let told = tell(shared, &server, event, &why).await;
     let open = match told {
         Ok((until, actions)) if actions.is_empty() => until,

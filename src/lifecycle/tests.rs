@@ -33,7 +33,10 @@ fn any_outcome() -> impl Strategy<Value = Outcome> {
         Just(Outcome::Completed(serde_json::Value::Null)),
         Just(Outcome::Cancelled),
         Just(Outcome::Released { reason: "x".into() }),
-        Just(Outcome::Shut { reason: "x".into() }),
+        Just(Outcome::Shut {
+            reason: "x".into(),
+            failure: Some(Failure::transient("x", "x")),
+        }),
         (-100i64..100).prop_map(|s| Outcome::Snoozed {
             until: now() + Duration::seconds(s),
             reason: "x".into()
@@ -153,6 +156,7 @@ fn stopping_is_not_failing() {
         },
         Outcome::Shut {
             reason: "stop".into(),
+            failure: None,
         },
         Outcome::Snoozed {
             until: now(),

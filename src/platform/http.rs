@@ -354,17 +354,27 @@ impl Http {
     /// When no whole answer came within the call's bounds.
     pub async fn send(&self, call: &Call) -> Result<Answer, Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
-        self.may_ask(&host)?;
         let exchange = async {
             let response = self.head(call, &host).await?;
             self.answer(response, call, &host).await
         };
-        let pass = self.pass(call).await?;
+        let pass = self.admitted(call, &host).await?;
         let done = tokio::time::timeout(call.deadline, exchange).await;
         let done = done.unwrap_or_else(|_| Err(late(call, &host)));
         pass.over(done.as_ref().map_or_else(|it| it.sent, |_| true));
         self.note(done.as_ref());
         done
+    }
+
+    /// What lets this request go; it may have been waited for, and something heard meanwhile.
+    async fn admitted(&self, call: &Call, host: &str) -> Result<Pass, Lost> {
+        self.may_ask(host)?;
+        let pass = self.pass(call).await?;
+        if let Err(held) = self.may_ask(host) {
+            pass.over(false);
+            return Err(held);
+        }
+        Ok(pass)
     }
 
     fn may_ask(&self, host: &str) -> Result<(), Lost> {
@@ -395,7 +405,6 @@ impl Http {
     /// When no head came within the call's bounds.
     pub async fn open(&self, call: &Call) -> Result<(Answer, Option<Stream>), Lost> {
         let host = call.url.host_str().unwrap_or("the platform").to_owned();
-        self.may_ask(&host)?;
         let opened = async {
             let response = self.head(call, &host).await?;
             if !response.status().is_success() {
@@ -418,7 +427,7 @@ impl Http {
             };
             Ok((head, Some(try_unfold(response, next).boxed())))
         };
-        let pass = self.pass(call).await?;
+        let pass = self.admitted(call, &host).await?;
         let done = tokio::time::timeout(call.deadline, opened).await;
         let done = done.unwrap_or_else(|_| Err(late(call, &host)));
         pass.over(done.as_ref().map_or_else(|it| it.sent, |_| true));

@@ -20,6 +20,8 @@ use crate::sandbox::WORKER_SECRET;
 pub const LEASE_S: i64 = 3;
 /// Milliseconds: the widest waits before a retry, first and last.
 const RETRY_MS: (i64, i64) = (100, 400);
+/// Seconds: how long a breaker stays open the first time, at most.
+const COOL_DOWN_S: i64 = 1;
 /// The first look after a lost answer (ms), and how long it is looked for (s).
 const LOOK: (i64, i64) = (300, 10);
 /// Kinds whose lost answers are looked for.
@@ -228,6 +230,13 @@ impl Furnisher {
 
 /// Waits that would only be waited for.
 fn shorten(table: &mut Table, kinds: &[Kind], config: &Config) -> anyhow::Result<()> {
+    let open = config.breaker.cool_down.as_secs();
+    let open = i64::try_from(open).unwrap_or(COOL_DOWN_S);
+    put(
+        section(table, "breaker")?,
+        "cool_down_s",
+        open.min(COOL_DOWN_S),
+    );
     for kind in kinds {
         let policy = kind.settings(config).retry;
         let ms = |it: u64| i64::try_from(it).unwrap_or(i64::MAX);

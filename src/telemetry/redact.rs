@@ -96,8 +96,12 @@ pub fn outcome(outcome: Outcome) -> Outcome {
         Outcome::Released { reason } => Outcome::Released {
             reason: text(&reason).into_owned(),
         },
-        Outcome::Shut { reason } => Outcome::Shut {
+        Outcome::Shut {
+            reason,
+            failure: said,
+        } => Outcome::Shut {
             reason: text(&reason).into_owned(),
+            failure: said.map(failure),
         },
         Outcome::Cancelled => Outcome::Cancelled,
     }

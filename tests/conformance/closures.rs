@@ -326,7 +326,13 @@ pub async fn what_is_given_back_by_a_closure_keeps_its_place(f: Fixture) {
     let later = f.add(&[new("ann", "acme", &[])]).await;
     let reason = "x".to_owned();
     let back = f
-        .happen(&running, Event::Ended(Outcome::Shut { reason }))
+        .happen(
+            &running,
+            Event::Ended(Outcome::Shut {
+                reason,
+                failure: None,
+            }),
+        )
         .await;
     assert_eq!((back.state, back.attempts), (State::Ready, 0));
     assert_eq!(back.run_at, running.run_at);

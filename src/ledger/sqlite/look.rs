@@ -229,13 +229,6 @@ pub async fn audits(
     rows.iter().map(map::audit).collect()
 }
 
-/// The attempts of a job, oldest first.
-pub async fn attempts(conn: &mut SqliteConnection, id: JobId) -> Result<Vec<Attempt>> {
-    let rows = sqlx::query("SELECT * FROM attempts WHERE job = ? ORDER BY epoch").bind(id.0);
-    let rows = rows.fetch_all(conn).await.map_err(told)?;
-    rows.iter().map(map::attempt).collect()
-}
-
 /// Lanes that are paused.
 pub async fn paused(conn: &mut SqliteConnection) -> Result<Vec<Pause>> {
     let rows = sqlx::query("SELECT * FROM lanes ORDER BY lane").fetch_all(conn);
