@@ -329,20 +329,19 @@ fn shares(answer: &Answer) -> impl Iterator<Item = (Scope, Duration, &'static st
         let most = ["call_count", "total_time", "total_cputime"].map(percent);
         most.into_iter().any(|it| 100.0 <= it)
     };
-    let app = read("x-app-usage").filter(is_full);
-    let app = app.map(|_| (Scope::App, SHARE_WAIT, "x-app-usage"));
     let businesses = read("x-business-use-case-usage");
     let cases = businesses.as_ref().and_then(Value::as_object);
     let cases = cases.into_iter().flat_map(|it| it.values());
-    let waits = cases
-        .filter_map(Value::as_array)
-        .flatten()
-        .filter_map(|it| match it["estimated_time_to_regain_access"].as_i64() {
-            Some(minutes @ 1..) => Some(Duration::minutes(minutes.min(REGAIN_MAX.num_minutes()))),
-            _ => is_full(it).then_some(SHARE_WAIT),
-        });
-    let business = waits.max();
-    let business = business.map(|it| (Scope::Account, it, "x-business-use-case-usage"));
+    let cases: Vec<&Value> = cases.filter_map(Value::as_array).flatten().collect();
+    let minutes = |it: &&Value| it["estimated_time_to_regain_access"].as_i64();
+    let told = cases.iter().filter_map(minutes).max().filter(|it| 0 < *it);
+    let told = told.map(|it| Duration::minutes(it.min(REGAIN_MAX.num_minutes())));
+    // what one of them says is the best guess for the others
+    let wait = told.unwrap_or(SHARE_WAIT);
+    let app = read("x-app-usage").filter(is_full);
+    let app = app.map(|_| (Scope::App, wait, "x-app-usage"));
+    let business = told.is_some() || cases.iter().any(|it| is_full(it));
+    let business = business.then_some((Scope::Account, wait, "x-business-use-case-usage"));
     app.into_iter().chain(business)
 }
 

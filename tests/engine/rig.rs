@@ -325,6 +325,20 @@ impl Rig {
         count
     }
 
+    /// Moves the time to when the job's account isn't closed any more.
+    async fn wait_for_its_account(&self, job: &Job, now: Time) {
+        let closures = self.base.ledger.closures().await.unwrap_or_default();
+        let own = closures.iter().filter(|it| it.scope.account == job.account);
+        if let Some(until) = own.filter_map(|it| it.until).max() {
+            let wait = (until - now).to_std().unwrap_or_default();
+            self.advance(wait + Duration::from_millis(2)).await;
+        }
+        // as the control loop does
+        if let Err(e) = self.shared.look_at_closures().await {
+            assert!(e.is_away(), "{e}");
+        }
+    }
+
     /// Steps, and moves the time to when the job may run next, until it waits for nobody but people.
     pub async fn drive(&self, id: JobId) -> Job {
         for _ in 0..60 {
@@ -339,6 +353,7 @@ impl Rig {
                 let wait = (job.run_at - now).to_std().unwrap();
                 self.advance(wait + Duration::from_millis(2)).await;
             }
+            self.wait_for_its_account(&job, now).await;
             // a ledger that is away for a moment is asked again in the next round, as the loop does
             if let Err(e) = self.reconciler.tick().await {
                 assert!(e.is_away(), "{e}");
