@@ -287,28 +287,20 @@ impl Daemon {
             // whatever door is open first, its jobs are counted
             metrics::install();
         }
-        let keyring = Arc::new(Keyring::new(api_ledger.clone()));
+        let tokens: resp::Tokens = (api.token, Arc::new(Keyring::new(api_ledger.clone())));
         if let Some(listen) = resp {
-            let (token, keyring) = (api.token.clone(), keyring.clone());
-            daemon.open_resp(listen, token, keyring).await?;
+            daemon.open_resp(listen, tokens.clone()).await?;
         }
         // last: who is told that it is ready finds all doors open
         if let Some(listen) = api.listen {
-            daemon
-                .open_api(listen, api.token, api_ledger, keyring)
-                .await?;
+            daemon.open_api(listen, tokens, api_ledger).await?;
         }
         Ok(daemon)
     }
 
-    async fn open_resp(
-        &mut self,
-        listen: SocketAddr,
-        token: Option<secrecy::SecretString>,
-        keyring: Arc<Keyring>,
-    ) -> anyhow::Result<()> {
+    async fn open_resp(&mut self, listen: SocketAddr, tokens: resp::Tokens) -> anyhow::Result<()> {
         let (doors, stop) = (self.engine.doors.clone(), self.servers_stop.clone());
-        let serving = resp::serve(listen, (token, keyring), doors, stop).await?;
+        let serving = resp::serve(listen, tokens, doors, stop).await?;
         tracing::info!(address = %serving.addr, "the Redis port listens");
         self.resp = Some(serving.addr);
         self.servers.push(serving.task);
@@ -318,9 +310,8 @@ impl Daemon {
     async fn open_api(
         &mut self,
         listen: SocketAddr,
-        token: Option<secrecy::SecretString>,
+        (token, keyring): resp::Tokens,
         ledger: Arc<dyn Ledger>,
-        keyring: Arc<Keyring>,
     ) -> anyhow::Result<()> {
         let metrics = metrics::install();
         let (kept, stop) = (metrics.clone(), self.servers_stop.clone());

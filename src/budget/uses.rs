@@ -156,9 +156,7 @@ impl Uses {
         let now = it.tidy(form, now);
         match form {
             Form::Calendar { .. } => it.counted(&form.periods(now, now)),
-            Form::Bucket { .. } => {
-                it.total() + u64::try_from(it.content.div_ceil(1_000_000)).unwrap_or(u64::MAX)
-            }
+            Form::Bucket { .. } => it.total() + it.content.div_ceil(1_000_000),
             Form::Concurrency { .. } | Form::Rolling { .. } => it.total(),
         }
     }

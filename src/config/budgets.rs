@@ -96,9 +96,11 @@ impl<'a> Reader<'a> {
         let (platform, tenant) = (text("platform"), text("tenant"));
         let (kind, op) = (text("kind"), text("op"));
         let account = self.text(part, "account");
+        // one that is there and wrong was told already
+        let there = self.names("accounts");
         if let Some(it) = account
             .as_ref()
-            .filter(|it| !accounts.contains_key(&it.value))
+            .filter(|it| !there.contains(&it.value.as_str()))
         {
             let near = crate::json::did_you_mean(&it.value, accounts.keys().map(String::as_str));
             let message = format!("the name of an account; [accounts] has none of it{near}");

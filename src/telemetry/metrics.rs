@@ -259,6 +259,7 @@ mod tests {
         settled("default", "completed");
         attempt("generate.text", Duration::from_millis(30));
         pickup(Duration::from_millis(3));
+        budget_full("posts");
         jobs("default", "ready", 7);
         let one = running("default");
         drop(running("default"));

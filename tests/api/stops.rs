@@ -23,7 +23,7 @@ async fn what_is_stopped_over_http_is_told_with_who_and_why_and_goes_on() {
         ),
         ("/v1/stop", json!({"scope": {"tenant": ""}}), "is empty"),
         ("/v1/stop", json!({"wait_s": 11}), "at most 10"),
-        ("/v1/go", json!({"scope": []}), "send "),
+        ("/v1/go", json!({"scope": "studio"}), "send "),
     ] {
         let reply = say(path, wrong.clone()).await;
         assert_eq!(

@@ -372,3 +372,38 @@ async fn who_shows_a_token_is_held_to_it_where_none_is_wanted() {
         200
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_reads_sees_what_became_of_a_job_and_nothing_of_the_inside() {
+    let site = crate::site::site().await;
+    let id = crate::unresolved::lost(&site, "there").await;
+    let (_, reader) = token(&*site.ledger, "read", Some("default"), None).await;
+    let (_, operator) = token(&*site.ledger, "operate", Some("default"), None).await;
+    let host = site.shared.run.host.clone();
+    for place in [
+        format!("/v1/jobs/{id}"),
+        format!("/v1/jobs/{id}/receipt"),
+        "/v1/unresolved".to_owned(),
+    ] {
+        let read = get(&site, &reader, &place).await;
+        let operated = get(&site, &operator, &place).await;
+        assert_eq!((read.status, operated.status), (200, 200), "{place}");
+        for inside in ["the answer was lost", "look there", &format!("\"{host}\"")] {
+            assert!(!read.text.contains(inside), "{place}: {inside}: {read:?}");
+        }
+        assert!(
+            operated.text.contains("the answer was lost"),
+            "{operated:?}"
+        );
+    }
+    let place = format!("/v1/jobs/{id}");
+    let read = get(&site, &reader, &place).await.json();
+    let failure = &read["failure"];
+    assert_eq!(failure["code"], "unresolved");
+    assert_eq!(failure["recoverable"], false);
+    assert_eq!(failure["retry_after"], Value::Null);
+    assert_eq!(failure.get("detail"), None);
+    let operated = get(&site, &operator, &place).await.json();
+    assert_eq!(operated["failure"]["message"], failure["message"]);
+    assert_eq!(operated["failure"]["detail"], "look there");
+}

@@ -16,7 +16,7 @@ use super::site::{Site, Wishes};
 const JSON: &str = "content-type: application/json\r\n";
 
 /// A job whose effect was sent once, whose answer was lost, and which nobody could look up.
-async fn lost(site: &Site, text: &str) -> JobId {
+pub async fn lost(site: &Site, text: &str) -> JobId {
     let body = json!({"kind": "test.echo", "payload": {"text": text}});
     let reply = site.post(body.to_string()).await;
     let id: JobId = reply.json()["id"].as_str().unwrap().parse().unwrap();

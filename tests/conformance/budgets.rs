@@ -1,5 +1,7 @@
 //! Budgets: what is used is written by compare-and-set, all that a request needs or nothing.
 
+use std::slice::from_ref;
+
 use futures_util::future::join_all;
 use presswork::budget::{Counted, Form, Key};
 
@@ -25,7 +27,7 @@ async fn one_more(f: &Fixture, keys: &[Key]) -> Vec<Counted> {
 }
 
 async fn used(f: &Fixture, key: &Key) -> u64 {
-    let (read, now) = f.counted(std::slice::from_ref(key)).await.unwrap();
+    let (read, now) = f.counted(from_ref(key)).await.unwrap();
     read[0].uses.used(&FORM, now)
 }
 
@@ -39,9 +41,9 @@ pub async fn what_is_used_is_kept_and_begins_empty(f: Fixture) {
         read.iter()
             .all(|it| it.version == 0 && it.uses.used(&FORM, now) == 0)
     );
-    let more = one_more(&f, &[alice.clone()]).await;
+    let more = one_more(&f, from_ref(&alice)).await;
     assert!(now <= f.count(&more).await.unwrap().unwrap());
-    let (read, _) = f.counted(&[alice.clone()]).await.unwrap();
+    let (read, _) = f.counted(from_ref(&alice)).await.unwrap();
     assert_eq!((read[0].version, &read[0].uses), (1, &more[0].uses));
     assert_eq!((used(&f, &alice).await, used(&f, &all).await), (1, 0));
     let names = f.all_counted().await.unwrap().into_iter().map(|it| it.key);
@@ -51,7 +53,7 @@ pub async fn what_is_used_is_kept_and_begins_empty(f: Fixture) {
 pub async fn all_of_a_write_is_done_or_none(f: Fixture) {
     let (a, b) = (key("a", ""), key("b", ""));
     let both = one_more(&f, &[a.clone(), b.clone()]).await;
-    let first = one_more(&f, &[b.clone()]).await;
+    let first = one_more(&f, from_ref(&b)).await;
     assert!(f.count(&first).await.unwrap().is_some());
     assert_eq!(f.count(&both).await.unwrap(), None, "b has changed");
     assert_eq!((used(&f, &a).await, used(&f, &b).await), (0, 1));

@@ -1,7 +1,11 @@
 //! What follows from what clients say.
 
+use secrecy::ExposeSecret as _;
+
 use super::commands::COMMANDS;
 use super::*;
+use crate::clock::Time;
+use crate::token::{Grant, Minted};
 
 const TOKEN: &str = "presswork_1_0123456789abcdef";
 
@@ -177,4 +181,73 @@ fn what_a_browser_was_made_to_send_ends_the_connection() {
     let step = session.step(line, &access(None));
     assert!(matches!(&step, Step::End(_)), "{step:?}");
     assert!(wrong(&step).contains("HTTP"));
+}
+
+/// A token of these scopes, and how it is shown.
+fn token(scopes: &str, tenant: Option<&str>) -> (Arc<Token>, String) {
+    let minted = Minted::new().unwrap();
+    let grant = Grant::read(scopes, tenant.map(str::to_owned)).unwrap();
+    let token = Token {
+        id: minted.id,
+        name: "n".to_owned(),
+        digest: minted.digest,
+        grant,
+        created_at: Time::UNIX_EPOCH,
+        created_by: "ada".to_owned(),
+        expires_at: None,
+        revoked_at: None,
+        last_used_at: None,
+    };
+    (Arc::new(token), minted.text.expose_secret().to_owned())
+}
+
+/// As the link does: what a request shows is learnt before it is answered.
+fn say(session: &mut Session, line: &str, found: Result<Arc<Token>, Denied>) -> Step {
+    let request = request(line);
+    if let Some(shown) = session.shows(&request) {
+        session.learn(shown, found);
+    }
+    session.step(request, &access(Some(TOKEN)))
+}
+
+#[test]
+fn what_is_learnt_of_one_token_lets_no_other_in() {
+    let (one, shown) = token("enqueue", None);
+    let (_, other) = token("enqueue", None);
+    let mut session = Session::new(1, false);
+    // an answer that was learnt for another token than the one that is shown then
+    session.learn(Shown::parse(shown.as_bytes()).unwrap(), Ok(one.clone()));
+    let step = session.step(request(&format!("AUTH {other}")), &access(Some(TOKEN)));
+    assert!(wrong(&step).starts_with("WRONGPASS "), "{step:?}");
+    assert!(!session.is_trusted());
+    // nor is what was learnt kept for the next one
+    let step = session.step(request(&format!("AUTH {shown}")), &access(Some(TOKEN)));
+    assert!(wrong(&step).starts_with("WRONGPASS "), "{step:?}");
+    let step = say(&mut session, &format!("AUTH x {shown}"), Ok(one));
+    assert_eq!(step, Step::Say(Reply::Simple("OK")));
+    assert!(session.is_trusted());
+}
+
+#[test]
+fn a_session_loses_what_its_token_loses() {
+    let (one, shown) = token("enqueue", Some("acme"));
+    let own = Shown::parse(shown.as_bytes()).unwrap();
+    let mut session = Session::new(1, false);
+    say(&mut session, &format!("AUTH {shown}"), Ok(one.clone()));
+    let push = "RPUSH presswork:inbox a";
+    let step = say(&mut session, push, Err(Denied::Wrong));
+    assert!(
+        matches!(&step, Step::Take(it) if it.tenant.as_deref() == Some("acme")),
+        "{step:?}"
+    );
+    session.learn(own, Err(Denied::Away("db-7".to_owned())));
+    let step = say(&mut session, push, Err(Denied::Wrong));
+    assert!(wrong(&step).starts_with("LOADING ") && !wrong(&step).contains("db-7"));
+    session.learn(own, Ok(one));
+    let step = say(&mut session, "MULTI", Err(Denied::Wrong));
+    assert_eq!(step, Step::Say(Reply::Simple("OK")));
+    session.learn(own, Err(Denied::Revoked));
+    assert!(!session.is_trusted() && !session.is_midway());
+    let step = say(&mut session, "EXEC", Err(Denied::Wrong));
+    assert!(wrong(&step).starts_with("NOAUTH "), "{step:?}");
 }
