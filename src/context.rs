@@ -24,7 +24,7 @@ use crate::media::Media;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::fetch::SystemNames;
-use crate::platform::gate::{Caller, Gate};
+use crate::platform::gate::{self, Caller, Gate, Pass};
 use crate::platform::http::Http;
 pub use crate::protocol::{Permit, Wanted};
 use crate::protocol::{Protocol, away, lease_lost, stopped};
@@ -147,6 +147,7 @@ pub struct Context {
     media: Media,
     fetcher: Arc<Fetcher>,
     fence: Fence,
+    caller: Option<Caller>,
     ledger: Arc<dyn Ledger>,
     sink: Arc<dyn ProgressSink>,
     protocol: Protocol,
@@ -185,7 +186,7 @@ impl Context {
             ledger.clone(),
             tools.journal,
             fence,
-            (subject, guard, caller),
+            (subject, guard, caller.clone()),
             config.lease,
             cancelled.clone(),
         );
@@ -201,6 +202,7 @@ impl Context {
             media: tools.media,
             fetcher: tools.fetcher,
             fence,
+            caller,
             ledger,
             sink,
             protocol,
@@ -415,6 +417,16 @@ impl Context {
         let kept = self.ledger.record_step(&self.fence, name, &text).await?;
         crashpoint!("step.after_record", LedgerError::Away)?;
         Ok(kept)
+    }
+
+    /// Takes what one request of an operation needs of its budgets. The HTTP client does so by itself, and
+    /// so does an effect: this is for requests that go another way. It is surely over `within` from now;
+    /// what is returned says when it is.
+    ///
+    /// # Errors
+    /// A budget is used up: the job goes on when it has room, at no charge.
+    pub async fn permit(&self, op: &str, within: Duration) -> Result<Pass, Outcome> {
+        Ok(gate::pass(self.caller.as_ref(), op, within).await?)
     }
 
     /// Makes an effect happen, at most once a permit, and returns its receipt.

@@ -16,7 +16,7 @@ use crate::json::Violation;
 use crate::outcome::{Class, Failure, Outcome, Scope};
 use crate::retry::Policy;
 
-/// What it shall do, in this order: tell progress, wait, block, snooze, panic, fail, succeed.
+/// What it shall do, in this order: take a permit, tell progress, wait, block, snooze, panic, fail, succeed.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Payload {
@@ -40,6 +40,8 @@ pub(super) struct Payload {
     progress: bool,
     /// Waits on even when it is told to stop.
     ignore_cancel: bool,
+    /// An operation that each attempt takes a permit for, as a request does; its budgets count it.
+    op: Option<String>,
     /// Its result.
     result: Value,
 }
@@ -72,6 +74,9 @@ impl FailAs {
 const SLEEP_MAX_MS: u64 = 86_400_000;
 /// The longest block: a minute.
 const SPIN_MAX_MS: u64 = 60_000;
+
+/// What it takes a permit for is over within this, where nobody tells.
+const PERMIT: Duration = Duration::from_secs(60);
 
 /// The kind.
 pub(super) struct TestJob;
@@ -106,7 +111,12 @@ impl Handler for TestJob {
     }
 
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
+        let permit = match &payload.op {
+            Some(op) => Some(cx.permit(op, PERMIT).await?),
+            None => None,
+        };
         sleep(cx, &payload).await?;
+        drop(permit);
         spin(payload.spin_ms);
         if 0 < payload.snooze_ms {
             snooze(cx, payload.snooze_ms).await?;

@@ -35,6 +35,7 @@ Examples:
   presswork bench
   presswork bench --jobs 50000 --json
   presswork bench --embedded
+  presswork bench --budgets 10           what it costs to count each job in ten budgets
 
 Exit codes: 0 measured, 1 it couldn't be (no servers, or a job without its attempt), 2 asked wrongly";
 
@@ -54,6 +55,9 @@ pub struct Args {
     /// SQLite and a queue in memory, as where nothing is configured
     #[arg(long)]
     embedded: bool,
+    /// Each job takes a permit under so many budgets, none of which is ever used up
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100))]
+    budgets: u32,
     /// Produce instead, as this order says (what the measurement starts as a process of its own)
     #[arg(long, hide = true)]
     produce: Option<String>,
@@ -63,6 +67,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Figures {
     jobs: u32,
+    budgets: u32,
     drain_per_s: f64,
     cpu_s_per_10k: f64,
     cpu_s_per_10k_by: Cpu,
@@ -193,6 +198,7 @@ fn done(states: &std::collections::BTreeMap<State, u64>) -> bool {
 struct Orders {
     inbox: String,
     api: String,
+    counted: bool,
 }
 
 impl Orders {
@@ -204,6 +210,7 @@ impl Orders {
             connections: BATCHES.2,
             batch: BATCHES.1,
             sleep_ms,
+            counted: self.counted,
         }
     }
 
@@ -230,10 +237,11 @@ impl Orders {
 }
 
 async fn measure(args: &Args) -> anyhow::Result<Figures> {
-    let world = World::start(args.embedded).await?;
+    let world = World::start(args.embedded, args.budgets).await?;
     let orders = Orders {
         inbox: world.inbox(),
         api: world.api(),
+        counted: 0 < args.budgets,
     };
     let rss_mb_idle = world.rss_mb()?;
     world.produce(&orders.quick(WARM_UP, 0)).await?;
@@ -306,6 +314,7 @@ async fn measure(args: &Args) -> anyhow::Result<Figures> {
 
     Ok(Figures {
         jobs: args.jobs,
+        budgets: args.budgets,
         drain_per_s,
         cpu_s_per_10k: by.sum(),
         cpu_s_per_10k_by: by,

@@ -17,6 +17,9 @@ use crate::servers::cpu_seconds;
 /// The label that holds when a producer sent its job, in microseconds since 1970.
 pub const SENT: &str = "sent_us";
 
+/// The operation that jobs take a permit for.
+pub const OP: &str = "bench.call";
+
 /// Envelopes of one `RPUSH`.
 const PUSHED: u32 = 500;
 /// How long a door that is full or away is tried again.
@@ -37,6 +40,8 @@ pub struct Order {
     pub batch: u32,
     /// How long each job waits, in milliseconds.
     pub sleep_ms: u64,
+    /// Each job takes a permit, which budgets count.
+    pub counted: bool,
 }
 
 /// What it took.
@@ -70,9 +75,10 @@ pub async fn produce(order: Order) -> anyhow::Result<Took> {
 
 fn envelope(order: &Order) -> String {
     let sent = Clock::System.now().timestamp_micros();
-    let payload = match order.sleep_ms {
-        0 => "{}".to_owned(),
-        ms => format!(r#"{{"sleep_ms":{ms}}}"#),
+    let payload = match (order.sleep_ms, order.counted) {
+        (0, false) => "{}".to_owned(),
+        (ms, false) => format!(r#"{{"sleep_ms":{ms}}}"#),
+        (ms, true) => format!(r#"{{"sleep_ms":{ms},"op":"{OP}"}}"#),
     };
     format!(r#"{{"kind":"test.job","payload":{payload},"labels":{{"{SENT}":"{sent}"}}}}"#)
 }

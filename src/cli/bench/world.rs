@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use futures_util::StreamExt as _;
 use serde::Serialize;
 
-use super::produce::{Order, Took};
+use super::produce::{OP, Order, Took};
 use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::job::Job;
@@ -78,11 +78,11 @@ pub struct World {
 }
 
 impl World {
-    /// Starts it.
+    /// Starts it, with so many budgets that every job counts in.
     ///
     /// # Errors
     /// When a server or the daemon doesn't start.
-    pub async fn start(embedded: bool) -> anyhow::Result<Self> {
+    pub async fn start(embedded: bool, budgets: u32) -> anyhow::Result<Self> {
         let (folder, programs) = (Folder::make("bench")?, Programs::default());
         let (postgres, redis) = match embedded {
             true => (None, None),
@@ -102,6 +102,10 @@ impl World {
              [queue]\nurl = {queue:?}\n[api]\nlisten = {api:?}\n[lanes.{LANE}]\nroom = {ROOM}\n",
             folder.path.join("state"),
         );
+        let budgets = (0..budgets).map(|n| {
+            format!("[budgets.bench-{n}]\nform = \"rolling\"\nmost = 1000000000\nwindow_s = 60\nop = \"{OP}\"\n")
+        });
+        let text = text + &budgets.collect::<String>();
         let file = folder.path.join("jobs.toml");
         std::fs::write(&file, &text)?;
         let config = Config::parse(&text, Some(&file), &|_| None)?;
