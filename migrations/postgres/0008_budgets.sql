@@ -15,3 +15,13 @@ CREATE TABLE presswork.budgets (
     autovacuum_vacuum_threshold = 500,
     autovacuum_vacuum_cost_delay = 0
 );
+
+-- Budgets that people changed by command: they hold over jobs.toml, on all hosts.
+CREATE TABLE presswork.budget_changes (
+    name   text PRIMARY KEY,
+    most   bigint NOT NULL CHECK (0 < most),
+    reason text NOT NULL,
+    actor  text NOT NULL,
+    at     timestamptz NOT NULL,
+    until  timestamptz
+);

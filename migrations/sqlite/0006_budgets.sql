@@ -8,3 +8,13 @@ CREATE TABLE budgets (
     changed_at INTEGER NOT NULL,
     PRIMARY KEY (name, whose)
 ) STRICT, WITHOUT ROWID;
+
+-- Budgets that people changed by command: they hold over jobs.toml.
+CREATE TABLE budget_changes (
+    name   TEXT PRIMARY KEY,
+    most   INTEGER NOT NULL CHECK (0 < most),
+    reason TEXT NOT NULL,
+    actor  TEXT NOT NULL,
+    at     INTEGER NOT NULL,
+    until  INTEGER
+) STRICT, WITHOUT ROWID;

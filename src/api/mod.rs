@@ -8,6 +8,8 @@
 //! GET  /v1/unresolved        jobs of which a person must say whether they happened
 //! POST /v1/jobs/{id}/resolve that word
 //! GET  /v1/stops             what is stopped, by whom and why
+//! GET  /v1/budgets           what may be done, and how much of it is used
+//! POST /v1/budgets/{name}    another number for a budget
 //! POST /v1/stop              stops everything, or a part; at once, on all hosts
 //! POST /v1/go                lets that go on
 //! POST /v1/hooks/{account}   a platform calls about work that it goes on with; signed, no token
@@ -28,6 +30,7 @@ pub mod shown;
 pub mod jobs;
 pub mod unresolved;
 pub mod stops;
+pub mod budgets;
 pub mod signed;
 pub mod hooks;
 pub mod probes;
@@ -90,6 +93,8 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/stops", get(stops::list))
         .route("/v1/stop", post(stops::stop))
         .route("/v1/go", post(stops::go))
+        .route("/v1/budgets", get(budgets::list))
+        .route("/v1/budgets/{name}", post(budgets::set))
         .route(hooks::ROUTE, post(hooks::called))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))

@@ -8,7 +8,9 @@
 mod form;
 mod rule;
 mod uses;
+mod change;
 
+pub use change::{Change, changed};
 pub use form::{Every, Form, NEVER};
 pub use rule::{Asked, Budget, Key, Per, matches};
 pub use uses::{End, Refused, Share, Uses};

@@ -1,101 +1,178 @@
-//! `presswork budgets`: how much may be done of what, and how much of it is used.
+//! `presswork budgets`: how much may be done of what, how much of it is used, and another number for it.
 
-use std::collections::BTreeSet;
+use std::time::Duration;
 
+use clap::Subcommand;
 use serde::Serialize;
 
 use super::cx::Cx;
-use super::out::{Cell, CliError, Table, Tone, plain};
-use crate::budget::{Budget, Counted, Key, Uses};
-use crate::clock::{Time, when};
+use super::out::{Cell, CliError, Table, Tone, plain, stamp};
+use super::pick::span;
+use crate::clock::when;
+use crate::ledger::Ledger;
+use crate::operate::budgets;
+use crate::operate::stops::Hand;
 
 const AFTER: &str = "\
 A budget that counts each account (tenant, platform, kind, operation) apart has a line for each that has
 used something of it. What platforms publish of their limits is built in; [budgets] of jobs.toml changes it,
-adds to it, or turns it off.
+adds to it, or turns it off. What is set here holds over jobs.toml, on all hosts, within a second; what runs
+runs on.
 
 Examples:
   presswork budgets
-  presswork budgets --json
+  presswork budgets set x-posts --most 10 --for 2h --reason 'the account is new'
+  presswork budgets reset x-posts
 
-Exit codes: 0 done, 2 asked wrongly, 5 ledger away";
+Exit codes: 0 done, 2 asked wrongly, 3 no such budget, 5 ledger away";
 
-/// Budgets: what may be done, and how much of it is used
+/// Budgets: what may be done, how much of it is used, another number for it
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
-pub struct Args {}
+pub struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
 
-/// A part of a budget, as it is listed.
-#[derive(Serialize)]
-struct Listed {
-    budget: String,
-    /// Whose part it is; empty: everybody's together.
-    whose: String,
-    /// What it allows, for people.
-    allows: String,
-    form: &'static str,
-    used: u64,
-    most: u64,
-    /// When one more request fits, if none does now.
-    room_at: Option<Time>,
-    /// A platform publishes it.
-    built_in: bool,
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the budgets and what is used of them
+    List,
+    /// Allow another number, on all hosts
+    Set {
+        /// The budget
+        #[arg(value_name = "BUDGET")]
+        name: String,
+        /// How much it allows
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
+        most: u64,
+        /// For so long (30m, 2h, 7d); until it is reset unless said
+        #[arg(long = "for", value_name = "SPAN", value_parser = span)]
+        lasts: Option<Duration>,
+        /// Why, for those who wonder
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+    },
+    /// Let a budget allow again what jobs.toml says
+    Reset {
+        /// The budget
+        #[arg(value_name = "BUDGET")]
+        name: String,
+        /// Why, for the audit
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        reason: String,
+    },
 }
 
 /// Runs it.
 ///
 /// # Errors
 /// See [`CliError`].
-pub async fn run(cx: &Cx, _args: Args) -> Result<(), CliError> {
+pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
-    let (counted, now) = (ledger.all_counted().await?, ledger.now().await?);
-    let known: BTreeSet<&str> = counted.iter().map(|it| it.key.name.as_str()).collect();
-    let mut listed = Vec::new();
-    for (name, budget) in &cx.config.budgets {
-        let parts = counted.iter().filter(|it| it.key.name == *name);
-        listed.extend(parts.map(|it| part(budget, it, now)));
-        if !known.contains(name.as_str()) {
-            let unused = Counted {
-                key: Key {
-                    name: name.clone(),
-                    whose: String::new(),
-                },
-                version: 0,
-                uses: Uses::default(),
-            };
-            listed.push(part(budget, &unused, now));
-        }
+    match args.command {
+        None | Some(Command::List) => list(cx, &*ledger).await,
+        Some(Command::Set {
+            name,
+            most,
+            lasts,
+            reason,
+        }) => set(cx, &*ledger, (&name, most), lasts, reason).await,
+        Some(Command::Reset { name, reason }) => reset(cx, &*ledger, &name, reason).await,
     }
+}
+
+async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
+    let parts = budgets::parts(ledger, &cx.config.budgets).await?;
     if cx.out.json {
-        return cx.out.document(&listed);
+        return cx.out.document(&parts);
     }
+    let now = ledger.now().await?;
     let mut table = Table::new(&["BUDGET", "OF", "ALLOWS", "USED", "", ""]);
-    for it in &listed {
+    for it in &parts {
         let full = it
             .room_at
             .map(|at| format!("used up: room again {}", when(at, now)));
+        let said = match &it.changed {
+            Some(change) => format!("set by {} {}", change.actor, when(change.at, now)),
+            None if it.built_in => "built in".to_owned(),
+            None => String::new(),
+        };
         table.row(vec![
             plain(&it.budget).as_str().into(),
             plain(&it.whose).as_str().into(),
             it.allows.as_str().into(),
             Cell::number(format!("{} of {}", it.used, it.most)),
             full.map_or_else(|| "".into(), |it| Cell::toned(Tone::Warn, it)),
-            if it.built_in { "built in" } else { "" }.into(),
+            plain(&said).as_str().into(),
         ]);
     }
     table.print(&cx.out)
 }
 
-fn part(budget: &Budget, it: &Counted, now: Time) -> Listed {
-    let room_at = it.uses.fits_at(&budget.form, budget.amount, now);
-    Listed {
-        budget: it.key.name.clone(),
-        whose: it.key.whose.clone(),
-        allows: budget.form.to_string(),
-        form: budget.form.word(),
-        used: it.uses.used(&budget.form, now),
-        most: budget.form.most(),
-        room_at: (now < room_at).then_some(room_at),
-        built_in: budget.published,
+async fn set(
+    cx: &Cx,
+    ledger: &dyn Ledger,
+    (name, most): (&str, u64),
+    lasts: Option<Duration>,
+    reason: String,
+) -> Result<(), CliError> {
+    budgets::known(&cx.config.budgets, name).map_err(CliError::missing)?;
+    let by = cx.by(reason);
+    let hand = Hand {
+        actor: &by.actor,
+        reason: &by.reason,
+    };
+    let lasts = lasts.and_then(|it| chrono::Duration::from_std(it).ok());
+    let change = budgets::set(ledger, (name, most), lasts, hand).await?;
+    if cx.out.json {
+        return cx.out.document(&change);
     }
+    let until = change.until.map(|it| format!(" until {}", stamp(it)));
+    cx.out.line(&format!(
+        "{} allows {most} now{}; daemons notice within a second",
+        plain(name),
+        until.unwrap_or_default()
+    ))
+}
+
+/// What a reset did.
+#[derive(Serialize)]
+struct Restored<'a> {
+    budget: &'a str,
+    changed: bool,
+}
+
+async fn reset(cx: &Cx, ledger: &dyn Ledger, name: &str, reason: String) -> Result<(), CliError> {
+    let by = cx.by(reason);
+    let hand = Hand {
+        actor: &by.actor,
+        reason: &by.reason,
+    };
+    let changed = budgets::reset(ledger, name, hand).await?;
+    if !changed {
+        // it may be of a budget that jobs.toml no longer has
+        budgets::known(&cx.config.budgets, name).map_err(CliError::missing)?;
+    }
+    if cx.out.json {
+        return cx.out.document(&Restored {
+            budget: name,
+            changed,
+        });
+    }
+    let name = plain(name);
+    cx.out.line(&match changed {
+        true => format!("{name} allows again what jobs.toml says"),
+        false => format!("{name} wasn't set; nothing was changed"),
+    })
 }

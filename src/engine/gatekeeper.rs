@@ -15,7 +15,9 @@ use async_trait::async_trait;
 use tokio::sync::Mutex;
 
 use super::batcher::Batcher;
-use crate::budget::{Asked, Budget, Counted, End, Form, Key, NEVER, Refused, Share};
+use crate::budget::{
+    Asked, Budget, Change, Counted, End, Form, Key, NEVER, Refused, Share, changed,
+};
 use crate::clock::{Time, stamp};
 use crate::ledger::{Ledger, LedgerError};
 use crate::platform::gate::{Full, Gate, Pass};
@@ -29,6 +31,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const SHORT: Duration = Duration::from_millis(2);
 /// What is over is told to the ledger at the latest after this, where nobody asks for more.
 const TELL: Duration = Duration::from_millis(100);
+/// How often it is asked what people changed: with what a question takes, below the second that is promised.
+const LEARN: Duration = Duration::from_millis(500);
 /// The ledger's time, as told with its last answer, is counted on for so long.
 const TIME_AGE: Duration = Duration::from_secs(5);
 /// Rows that are kept in mind.
@@ -115,7 +119,12 @@ struct Counter {
 
 /// Counts requests for one daemon.
 pub struct Gatekeeper {
+    /// As `jobs.toml` says them.
+    said: ArcSwap<BTreeMap<String, Budget>>,
+    /// As they hold: with what people changed.
     budgets: ArcSwap<BTreeMap<String, Budget>>,
+    changes: Lock<Vec<Change>>,
+    ledger: Arc<dyn Ledger>,
     asks: Batcher<Ask, Answer>,
     over: Arc<Lock<Vec<Over>>>,
 }
@@ -125,12 +134,15 @@ impl Gatekeeper {
     pub fn start(ledger: Arc<dyn Ledger>, budgets: BTreeMap<String, Budget>) -> Arc<Self> {
         let over = Arc::new(Lock::new(Vec::new()));
         let counter = Arc::new(Counter {
-            ledger,
+            ledger: ledger.clone(),
             over: over.clone(),
             books: Mutex::default(),
         });
         Arc::new(Self {
+            said: ArcSwap::from_pointee(budgets.clone()),
             budgets: ArcSwap::from_pointee(budgets),
+            changes: Lock::default(),
+            ledger,
             asks: Batcher::start(BATCH, 1, move |asks| {
                 let counter = counter.clone();
                 async move { counter.batch(&asks).await }
@@ -140,8 +152,33 @@ impl Gatekeeper {
     }
 
     /// From now on these budgets hold. What was taken stays taken.
-    pub fn reload(&self, budgets: BTreeMap<String, Budget>) {
-        self.budgets.store(Arc::new(budgets));
+    pub fn reload(&self, budgets: BTreeMap<String, Budget>, now: Time) {
+        self.said.store(Arc::new(budgets));
+        self.renew(now);
+    }
+
+    fn renew(&self, now: Time) {
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let budgets = changed(&self.said.load(), &changes, now);
+        if **self.budgets.load() != budgets {
+            self.budgets.store(Arc::new(budgets));
+        }
+    }
+
+    /// Learns what people changed, until the daemon has ended; `now` is the ledger's time, about.
+    pub async fn learn(&self, now: impl Fn() -> Time) {
+        let mut every = tokio::time::interval(LEARN);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            match self.ledger.budget_changes().await {
+                Ok(it) => {
+                    *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = it;
+                    self.renew(now());
+                }
+                Err(e) => tracing::debug!("changes of budgets: {e}"),
+            }
+        }
     }
 
     /// Tells the ledger what is over, until the daemon has ended.

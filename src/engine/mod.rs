@@ -181,6 +181,15 @@ impl Engine {
         keep!("failover", failover, run);
         let gate = &self.shared.gate;
         keep!("budgets", gate, run);
+        let shared = self.shared.clone();
+        self.supervisor
+            .keep("changes of budgets", never.clone(), move || {
+                let shared = shared.clone();
+                async move {
+                    shared.gate.learn(|| shared.now()).await;
+                    Ok(())
+                }
+            });
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let guard = Arc::new(guard::Guard::new(self.shared.clone()));
@@ -224,7 +233,8 @@ impl Engine {
             tracing::warn!("daemon.lease_s holds from the next start on");
             config.lease = lease;
         }
-        self.shared.gate.reload(config.budgets.clone());
+        let now = self.shared.now();
+        self.shared.gate.reload(config.budgets.clone(), now);
         self.shared.config.store(Arc::new(config));
         self.lanes.fit();
         self.shared.relay.notify_one();

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::filter::{Filter, Group};
 use super::rows::*;
-use crate::budget::{Counted, Key};
+use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
 use crate::gate::{Cause, Closure, Scope, Shut};
@@ -349,6 +349,12 @@ pub trait Ledger: Send + Sync + 'static {
     async fn count(&self, counted: &[Counted]) -> Result<Option<Time>>;
     /// All parts of budgets that anything was ever counted in, by name and part.
     async fn all_counted(&self) -> Result<Vec<Counted>>;
+    /// Changes a budget, in place of what was changed of it before; when is the ledger's time.
+    async fn change_budget(&self, change: &Change, audit: &Audit) -> Result<()>;
+    /// Takes the change of a budget back; whether there was one.
+    async fn restore_budget(&self, name: &str, audit: &Audit) -> Result<bool>;
+    /// What was changed of budgets and isn't past, by name.
+    async fn budget_changes(&self) -> Result<Vec<Change>>;
 
     // ---- looking
 

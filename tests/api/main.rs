@@ -8,6 +8,7 @@ mod site;
 mod wrap;
 
 mod bounds;
+mod budgets;
 mod doors;
 mod hooks;
 mod looks;

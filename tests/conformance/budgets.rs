@@ -3,7 +3,9 @@
 use std::slice::from_ref;
 
 use futures_util::future::join_all;
-use presswork::budget::{Counted, Form, Key};
+use presswork::budget::{Change, Counted, Form, Key};
+use presswork::clock::Time;
+use presswork::ledger::Audit;
 
 use super::fixture::Fixture;
 
@@ -83,4 +85,52 @@ pub async fn of_concurrent_counts_each_counts(f: Fixture) {
     for key in &keys {
         assert_eq!(used(&f, key).await, 16);
     }
+}
+
+fn by(at: Time) -> Audit {
+    Audit {
+        actor: "ada".to_owned(),
+        action: "budget".to_owned(),
+        job: None,
+        detail: "posts: 3".to_owned(),
+        at,
+    }
+}
+
+pub async fn a_change_holds_until_its_time_or_until_it_is_taken_back(f: Fixture) {
+    let now = f.now().await.unwrap();
+    let audit = by(now);
+    let change = |name: &str, most, until| Change {
+        name: name.to_owned(),
+        most,
+        reason: "too many".to_owned(),
+        actor: "ada".to_owned(),
+        at: now,
+        until,
+    };
+    let soon = Some(now + chrono::Duration::seconds(60));
+    for it in [
+        change("posts", 5, None),
+        change("posts", 3, soon),
+        change("reads", 9, None),
+    ] {
+        f.change_budget(&it, &audit).await.unwrap();
+    }
+    let names = async || -> Vec<(String, u64)> {
+        let changes = f.budget_changes().await.unwrap();
+        changes.into_iter().map(|it| (it.name, it.most)).collect()
+    };
+    let (posts, reads) = (("posts".to_owned(), 3), ("reads".to_owned(), 9));
+    assert_eq!(names().await, [posts, reads.clone()]);
+    let told = f.budget_changes().await.unwrap();
+    assert_eq!(
+        (&*told[0].actor, &*told[0].reason, told[0].until),
+        ("ada", "too many", soon)
+    );
+    f.shift(61).await;
+    assert_eq!(names().await, [reads]);
+    assert!(f.restore_budget("reads", &audit).await.unwrap());
+    assert!(!f.restore_budget("reads", &audit).await.unwrap());
+    assert!(names().await.is_empty());
+    assert_eq!(f.audit(None, 10).await.unwrap().len(), 4);
 }

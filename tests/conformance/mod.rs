@@ -62,6 +62,7 @@ macro_rules! conformance {
                 what_is_used_is_kept_and_begins_empty,
                 all_of_a_write_is_done_or_none,
                 of_concurrent_counts_each_counts,
+                a_change_holds_until_its_time_or_until_it_is_taken_back,
             }
             contents {
                 what_was_just_said_is_refused_at_intake,

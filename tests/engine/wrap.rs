@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use presswork::budget::{Counted, Key};
+use presswork::budget::{Change, Counted, Key};
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
 use presswork::gate::{Cause, Closure, Scope, Shut};
@@ -500,6 +500,15 @@ impl Ledger for Faulty {
     }
     async fn all_counted(&self) -> Result<Vec<Counted>> {
         through!(self, all_counted())
+    }
+    async fn change_budget(&self, change: &Change, audit: &Audit) -> Result<()> {
+        through!(self, change_budget(change, audit))
+    }
+    async fn restore_budget(&self, name: &str, audit: &Audit) -> Result<bool> {
+        through!(self, restore_budget(name, audit))
+    }
+    async fn budget_changes(&self) -> Result<Vec<Change>> {
+        through!(self, budget_changes())
     }
     async fn close(&self, it: &Closure, shorten: bool, audit: Option<&Audit>) -> Result<Closure> {
         through!(self, close(it, shorten, audit))

@@ -1,5 +1,8 @@
 //! Budgets, as the platform counts them: never one over, whatever dies; and what is allowed is used.
 
+use presswork::operate::budgets;
+use presswork::operate::stops::Hand;
+
 use super::*;
 
 /// When requests arrived at the sandbox, by its own count.
@@ -108,4 +111,66 @@ async fn what_a_budget_allows_is_used_by_three_hosts() {
     println!("500 posts took {took} ms; nobody could do it in less than {least}");
     assert!(least <= took);
     assert!(took * 80 <= least * 100, "{took} ms instead of {least}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_budget_holds_on_all_hosts_within_a_second() {
+    let mut case = Case::new().await;
+    case.stores.more = "[lanes.mastodon]\nconcurrency = 8\n\
+         [budgets.posts]\nform = \"rolling\"\nmost = 1000\nwindow_s = 3600\nper = \"account\"\n\
+         op = \"mastodon.status\"\n"
+        .to_owned();
+    let hosts = [case.host(), case.host()];
+    let daemons: Vec<Daemon> = hosts.iter().map(Host::run).collect();
+    for (host, daemon) in hosts.iter().zip(&daemons) {
+        host.queue_in_use(daemon).await;
+    }
+    let send = async |case: &mut Case, count: usize| {
+        let envelopes: Vec<Value> = (0..count)
+            .map(|_| case.job("post.mastodon", json!({})))
+            .collect();
+        let accepted = accept_directly(&*case.ledger, &rules(&hosts[0]), &envelopes).await;
+        accepted.expect("the ledger takes them");
+    };
+    send(&mut case, 5).await;
+    case.all_well().await;
+    let hand = Hand {
+        actor: "test",
+        reason: "because",
+    };
+    let changed = Instant::now();
+    budgets::set(&*case.ledger, ("posts", 7), None, hand)
+        .await
+        .expect("it is set");
+    // a second is what is promised: nothing tells that a daemon has heard of it
+    let heard = tokio::time::Instant::from_std(changed + Duration::from_secs(1));
+    tokio::time::sleep_until(heard).await;
+    send(&mut case, 20).await;
+    wait::until("two more have arrived", ENDED, async || {
+        arrived(&case).await.len() == 7
+    })
+    .await;
+    let waits = async || {
+        let held = case
+            .ledger
+            .jobs(&Filter::default())
+            .await
+            .expect("they are listed");
+        held.iter()
+            .filter(|it| it.state == State::Ready && 0 < it.epoch)
+            .count()
+    };
+    wait::until("others have asked in vain", ENDED, async || {
+        0 < waits().await
+    })
+    .await;
+    assert_eq!(arrived(&case).await.len(), 7);
+    assert!(
+        budgets::reset(&*case.ledger, "posts", hand)
+            .await
+            .expect("it is reset")
+    );
+    let found = case.all_well().await;
+    println!("{found:?}");
+    assert_eq!(arrived(&case).await.len(), 25);
 }

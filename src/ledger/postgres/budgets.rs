@@ -5,9 +5,10 @@ use sqlx::postgres::PgRow;
 
 use super::codec;
 use super::pool::{Pools, explain};
-use crate::budget::{Counted, Key};
+use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::ledger::door::Result;
+use crate::ledger::rows::Audit;
 use crate::sabotage;
 
 const MAKE: &str = "
@@ -102,4 +103,74 @@ pub async fn write(pools: &Pools, counted: &[Counted]) -> Result<Option<Time>> {
         .bind(counted.iter().map(|it| it.version).collect::<Vec<_>>())
         .bind(uses.collect::<Vec<_>>());
     pools.call(query.fetch_one(pools.planned())).await
+}
+
+const CHANGE: &str = "
+WITH noted AS (
+    INSERT INTO presswork.audit (actor, action, job, detail, at)
+    VALUES ($1, $2, NULL, $3, presswork.now())
+)
+INSERT INTO presswork.budget_changes AS b (name, most, reason, actor, at, until)
+VALUES ($4, $5, $6, $1, presswork.now(), $7)
+ON CONFLICT (name) DO UPDATE
+SET most = excluded.most, reason = excluded.reason, actor = excluded.actor, at = excluded.at,
+    until = excluded.until";
+
+/// Changes a budget.
+pub async fn change(pools: &Pools, it: &Change, audit: &Audit) -> Result<()> {
+    let query = || {
+        sqlx::query(CHANGE)
+            .bind(codec::plain(&audit.actor))
+            .bind(codec::plain(&audit.action))
+            .bind(codec::plain(&audit.detail))
+            .bind(codec::plain(&it.name))
+            .bind(i64::try_from(it.most).unwrap_or(i64::MAX))
+            .bind(codec::plain(&it.reason))
+            .bind(it.until)
+            .execute(pools.main())
+    };
+    pools.again(query).await.map(|_| ())
+}
+
+const RESTORE: &str = "
+WITH gone AS (DELETE FROM presswork.budget_changes WHERE name = $4 RETURNING name),
+noted AS (
+    INSERT INTO presswork.audit (actor, action, job, detail, at)
+    SELECT $1, $2, NULL, $3, presswork.now() FROM gone
+)
+SELECT count(*) FROM gone";
+
+/// Takes a change back.
+pub async fn restore(pools: &Pools, name: &str, audit: &Audit) -> Result<bool> {
+    let query = || {
+        sqlx::query_scalar(RESTORE)
+            .bind(codec::plain(&audit.actor))
+            .bind(codec::plain(&audit.action))
+            .bind(codec::plain(&audit.detail))
+            .bind(codec::plain(name))
+            .fetch_one(pools.main())
+    };
+    let gone: i64 = pools.again(query).await?;
+    Ok(0 < gone)
+}
+
+/// What was changed and isn't past.
+pub async fn changes(pools: &Pools) -> Result<Vec<Change>> {
+    let sql = "SELECT name, most, reason, actor, at, until FROM presswork.budget_changes
+               WHERE until IS NULL OR presswork.now() < until ORDER BY name";
+    let rows = pools.call(sqlx::query(sql).fetch_all(pools.main())).await?;
+    let change = |row: &PgRow| -> sqlx::Result<Change> {
+        Ok(Change {
+            name: row.try_get("name")?,
+            most: u64::try_from(row.try_get::<i64, _>("most")?).unwrap_or(0),
+            reason: row.try_get("reason")?,
+            actor: row.try_get("actor")?,
+            at: row.try_get("at")?,
+            until: row.try_get("until")?,
+        })
+    };
+    rows.iter()
+        .map(change)
+        .collect::<sqlx::Result<_>>()
+        .map_err(explain)
 }

@@ -30,7 +30,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
-use crate::budget::{Counted, Key};
+use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::gate::{Cause, Closure, Scope, Shut};
@@ -406,6 +406,18 @@ impl Ledger for Postgres {
 
     async fn all_counted(&self) -> Result<Vec<Counted>> {
         budgets::all(&self.pools).await
+    }
+
+    async fn change_budget(&self, change: &Change, audit: &Audit) -> Result<()> {
+        budgets::change(&self.pools, change, audit).await
+    }
+
+    async fn restore_budget(&self, name: &str, audit: &Audit) -> Result<bool> {
+        budgets::restore(&self.pools, name, audit).await
+    }
+
+    async fn budget_changes(&self) -> Result<Vec<Change>> {
+        budgets::changes(&self.pools).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

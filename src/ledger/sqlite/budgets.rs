@@ -3,11 +3,13 @@
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::map::{get, json, text, time};
+use super::intake;
+use super::map::{get, json, micros, text, time};
 use super::open::told;
-use crate::budget::{Counted, Key};
+use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::ledger::door::Result;
+use crate::ledger::rows::Audit;
 
 const ONE: &str = "SELECT name, whose, version, uses FROM budgets WHERE name = ? AND whose = ?";
 
@@ -76,4 +78,64 @@ pub async fn write(conn: &mut SqliteConnection, now: i64, all: &[Counted]) -> Re
         .map_err(told)?;
     }
     Ok(Some(time(now)?))
+}
+
+/// Changes a budget.
+pub async fn change(conn: &mut SqliteConnection, now: i64, it: Change, audit: Audit) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO budget_changes (name, most, reason, actor, at, until) VALUES (?, ?, ?, ?, ?, ?)
+         ON CONFLICT (name) DO UPDATE
+         SET most = excluded.most, reason = excluded.reason, actor = excluded.actor, at = excluded.at,
+             until = excluded.until",
+    )
+    .bind(&it.name)
+    .bind(i64::try_from(it.most).unwrap_or(i64::MAX))
+    .bind(&it.reason)
+    .bind(&audit.actor)
+    .bind(now)
+    .bind(it.until.map(micros))
+    .execute(&mut *conn)
+    .await
+    .map_err(told)?;
+    intake::audit(conn, now, &audit).await
+}
+
+/// Takes a change back.
+pub async fn restore(
+    conn: &mut SqliteConnection,
+    now: i64,
+    name: String,
+    audit: Audit,
+) -> Result<bool> {
+    let gone = sqlx::query("DELETE FROM budget_changes WHERE name = ?")
+        .bind(&name)
+        .execute(&mut *conn)
+        .await
+        .map_err(told)?;
+    if gone.rows_affected() == 0 {
+        return Ok(false);
+    }
+    intake::audit(conn, now, &audit).await?;
+    Ok(true)
+}
+
+/// What was changed and isn't past.
+pub async fn changes(conn: &mut SqliteConnection, now: i64) -> Result<Vec<Change>> {
+    let sql = "SELECT * FROM budget_changes WHERE until IS NULL OR ? < until ORDER BY name";
+    let rows = sqlx::query(sql)
+        .bind(now)
+        .fetch_all(conn)
+        .await
+        .map_err(told)?;
+    let change = |row: &SqliteRow| -> Result<Change> {
+        Ok(Change {
+            name: get(row, "name")?,
+            most: u64::try_from(get::<i64, _>(row, "most")?).unwrap_or(0),
+            reason: get(row, "reason")?,
+            actor: get(row, "actor")?,
+            at: time(get(row, "at")?)?,
+            until: get::<Option<i64>, _>(row, "until")?.map(time).transpose()?,
+        })
+    };
+    rows.iter().map(change).collect()
 }

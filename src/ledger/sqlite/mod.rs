@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::budget::{Counted, Key};
+use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::gate::{Cause, Closure, Scope, Shut};
@@ -456,6 +456,22 @@ impl Ledger for Sqlite {
 
     async fn all_counted(&self) -> Result<Vec<Counted>> {
         budgets::all(&mut *self.reader().await?).await
+    }
+
+    async fn change_budget(&self, change: &Change, audit: &Audit) -> Result<()> {
+        let (it, audit) = (change.clone(), audit.clone());
+        self.write(move |tx, now| Box::pin(budgets::change(tx, now, it, audit)))
+            .await
+    }
+
+    async fn restore_budget(&self, name: &str, audit: &Audit) -> Result<bool> {
+        let (name, audit) = (name.to_owned(), audit.clone());
+        self.write(move |tx, now| Box::pin(budgets::restore(tx, now, name, audit)))
+            .await
+    }
+
+    async fn budget_changes(&self) -> Result<Vec<Change>> {
+        budgets::changes(&mut *self.reader().await?, self.now_micros()).await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<Job>> {

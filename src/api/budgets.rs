@@ -1,0 +1,89 @@
+//! Budgets over HTTP: what may be done, how much of it is used, and another number for it.
+
+use std::sync::Arc;
+
+use axum::Extension;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State as Of};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::body;
+use super::guard::Caller;
+use super::problem::{Problem, answer};
+use super::state::Api;
+use crate::operate::budgets;
+use crate::operate::stops::Hand;
+
+/// The largest body of a word, in bytes.
+const WORD_MAX: usize = 8 * 1024;
+/// As `jobs.toml` bounds a budget.
+const MOST_MAX: u64 = 1_000_000_000;
+/// The longest change, in seconds: ten years.
+const FOR_MAX_S: u64 = 10 * 366 * 86_400;
+
+/// `GET /v1/budgets`: what may be done, and how much of it is used.
+pub async fn list(Of(api): Of<Arc<Api>>) -> Result<Response, Problem> {
+    let config = api.given.shared.config.load_full();
+    let parts = budgets::parts(&*api.given.ledger, &config.budgets).await?;
+    Ok(answer(StatusCode::OK, &json!({"budgets": parts})))
+}
+
+/// Another number, or none.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Word {
+    /// `null`: as `jobs.toml` says.
+    most: Option<u64>,
+    /// For so many seconds; until it is changed again unless said.
+    for_s: Option<u64>,
+    /// Who says so: it is written down.
+    by: Option<String>,
+    #[serde(default)]
+    reason: String,
+}
+
+/// `POST /v1/budgets/{name}` with `{"most": 10, "for_s": 7200, "by": "ada", "reason": "..."}`; `"most": null`
+/// takes it back.
+pub async fn set(
+    Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<String>, PathRejection>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let Path(name) = path.map_err(|e| Problem::bad(e.body_text()))?;
+    let config = api.given.shared.config.load_full();
+    budgets::known(&config.budgets, &name)
+        .map_err(|e| Problem::new(StatusCode::NOT_FOUND, "not-found", e))?;
+    let (head, bytes) = request.into_parts();
+    body::check_type(&head.headers)?;
+    let read = body::read(&head.headers, bytes, WORD_MAX, api.limits.body, &api.large).await?;
+    let word: Word = serde_json::from_slice(&read.bytes).map_err(|e| {
+        let form = r#"{"most": 10, "for_s": 7200, "by": "ada", "reason": "..."}"#;
+        Problem::bad(format!("send {form}, or \"most\": null: {e}"))
+    })?;
+    let who = caller.actor();
+    let actor = word.by.map_or(who.clone(), |it| format!("{who}: {it}"));
+    let hand = Hand {
+        actor: &actor,
+        reason: &word.reason,
+    };
+    let ledger = &*api.given.ledger;
+    let told = match word.most {
+        None => json!({"budget": name, "changed": budgets::reset(ledger, &name, hand).await?}),
+        Some(most) => {
+            let lasts = word.for_s.unwrap_or(0);
+            if !(1..=MOST_MAX).contains(&most) || FOR_MAX_S < lasts {
+                let wrong = format!("`most`: 1 to {MOST_MAX}; `for_s`: at most {FOR_MAX_S}");
+                return Err(Problem::bad(wrong));
+            }
+            let lasts = word
+                .for_s
+                .map(|_| chrono::Duration::seconds(lasts.cast_signed()));
+            json!(budgets::set(ledger, (&name, most), lasts, hand).await?)
+        }
+    };
+    Ok(answer(StatusCode::OK, &told))
+}

@@ -1,0 +1,147 @@
+//! Budgets, as people see and change them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use super::stops::Hand;
+use crate::budget::{Budget, Change, Counted, Key, Uses, changed};
+use crate::clock::Time;
+use crate::json::did_you_mean;
+use crate::ledger::{Audit, Ledger, LedgerError};
+
+/// A part of a budget.
+#[derive(Clone, Debug, Serialize)]
+pub struct Part {
+    /// The budget's name.
+    pub budget: String,
+    /// Whose part it is; empty: everybody's together.
+    pub whose: String,
+    /// What it allows, for people.
+    pub allows: String,
+    /// Its form's word.
+    pub form: &'static str,
+    /// What counts now.
+    pub used: u64,
+    /// How much is allowed.
+    pub most: u64,
+    /// When one more request fits, if none does now.
+    pub room_at: Option<Time>,
+    /// A platform publishes it.
+    pub built_in: bool,
+    /// What a person changed of it.
+    pub changed: Option<Change>,
+}
+
+/// Every part of these budgets, as they hold now, that anything was counted in, and those that nothing was.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn parts(
+    ledger: &dyn Ledger,
+    said: &BTreeMap<String, Budget>,
+) -> Result<Vec<Part>, LedgerError> {
+    let (counted, now) = (ledger.all_counted().await?, ledger.now().await?);
+    let changes = ledger.budget_changes().await?;
+    let budgets = changed(said, &changes, now);
+    let known: BTreeSet<&str> = counted.iter().map(|it| it.key.name.as_str()).collect();
+    let mut parts = Vec::new();
+    for (name, budget) in &budgets {
+        let change = changes.iter().find(|it| it.name == *name);
+        let used = counted.iter().filter(|it| it.key.name == *name);
+        parts.extend(used.map(|it| part(budget, it, change, now)));
+        if !known.contains(name.as_str()) {
+            let key = Key {
+                name: name.clone(),
+                whose: String::new(),
+            };
+            let unused = Counted {
+                key,
+                version: 0,
+                uses: Uses::default(),
+            };
+            parts.push(part(budget, &unused, change, now));
+        }
+    }
+    Ok(parts)
+}
+
+fn part(budget: &Budget, it: &Counted, change: Option<&Change>, now: Time) -> Part {
+    let room_at = it.uses.fits_at(&budget.form, budget.amount, now);
+    Part {
+        budget: it.key.name.clone(),
+        whose: it.key.whose.clone(),
+        allows: budget.form.to_string(),
+        form: budget.form.word(),
+        used: it.uses.used(&budget.form, now),
+        most: budget.form.most(),
+        room_at: (now < room_at).then_some(room_at),
+        built_in: budget.published,
+        changed: change.cloned(),
+    }
+}
+
+/// What a person may not change, and what to write instead.
+///
+/// # Errors
+/// There is no such budget.
+pub fn known(said: &BTreeMap<String, Budget>, name: &str) -> Result<(), String> {
+    if said.contains_key(name) {
+        return Ok(());
+    }
+    let near = did_you_mean(name, said.keys().map(String::as_str));
+    let all: Vec<&str> = said.keys().map(String::as_str).collect();
+    Err(format!(
+        "there is no budget `{name}`{near}; there are: {}",
+        all.join(", ")
+    ))
+}
+
+/// Changes how much a budget allows, on all hosts, until `until` or until it is taken back.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn set(
+    ledger: &dyn Ledger,
+    (name, most): (&str, u64),
+    lasts: Option<chrono::Duration>,
+    hand: Hand<'_>,
+) -> Result<Change, LedgerError> {
+    let at = ledger.now().await?;
+    let change = Change {
+        name: name.to_owned(),
+        most,
+        reason: hand.reason.to_owned(),
+        actor: hand.actor.to_owned(),
+        at,
+        until: lasts.map(|it| at + it),
+    };
+    let what = format!("{name}: {most}");
+    ledger
+        .change_budget(&change, &audit(hand, "budget", &what, at))
+        .await?;
+    Ok(change)
+}
+
+/// Takes the change of a budget back; whether there was one.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn reset(ledger: &dyn Ledger, name: &str, hand: Hand<'_>) -> Result<bool, LedgerError> {
+    let at = ledger.now().await?;
+    let audit = audit(hand, "budget", &format!("{name}: as jobs.toml says"), at);
+    ledger.restore_budget(name, &audit).await
+}
+
+fn audit(hand: Hand<'_>, action: &str, what: &str, at: Time) -> Audit {
+    Audit {
+        actor: hand.actor.to_owned(),
+        action: action.to_owned(),
+        job: None,
+        detail: match hand.reason {
+            "" => what.to_owned(),
+            reason => format!("{what}: {reason}"),
+        },
+        at,
+    }
+}
