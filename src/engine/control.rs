@@ -15,6 +15,9 @@ use crate::queue::Woken;
 /// How often the ledger is asked what people changed: with the time that a dispatcher or the relay
 /// takes to look, far below the second that is promised.
 const EVERY: Duration = Duration::from_millis(200);
+/// How often it is asked what people changed of budgets: with what that takes, below the second that is
+/// promised.
+const BUDGETS_EVERY: Duration = Duration::from_millis(500);
 /// How often progress is kept.
 const KEEP_EVERY: Duration = Duration::from_millis(300);
 
@@ -60,6 +63,20 @@ impl Control {
         }
         self.shared.learn_closures(control.closures);
         Ok(())
+    }
+
+    /// Learns what people changed of budgets, until the daemon has ended.
+    pub async fn learn_budgets(&self) {
+        let mut every = tokio::time::interval(BUDGETS_EVERY);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            every.tick().await;
+            match self.shared.gate.learn(self.shared.now()).await {
+                Ok(true) => self.shared.open_budgets(),
+                Ok(false) => {}
+                Err(e) => tracing::debug!("changes of budgets: {e}"),
+            }
+        }
     }
 
     /// Keeps progress until the daemon has ended: a loop of its own, so that no cancel waits for it.

@@ -31,8 +31,6 @@ const LOOK: Duration = Duration::from_millis(50);
 const SHORT: Duration = Duration::from_millis(2);
 /// What is over is told to the ledger at the latest after this, where nobody asks for more.
 const TELL: Duration = Duration::from_millis(100);
-/// How often it is asked what people changed: with what a question takes, below the second that is promised.
-const LEARN: Duration = Duration::from_millis(500);
 /// The ledger's time, as told with its last answer, is counted on for so long.
 const TIME_AGE: Duration = Duration::from_secs(5);
 /// Rows that are kept in mind.
@@ -151,34 +149,31 @@ impl Gatekeeper {
         })
     }
 
-    /// From now on these budgets hold. What was taken stays taken.
-    pub fn reload(&self, budgets: BTreeMap<String, Budget>, now: Time) {
+    /// From now on these budgets hold, by the ledger's time; whether they are others. What was taken stays
+    /// taken.
+    pub fn reload(&self, budgets: BTreeMap<String, Budget>, now: Time) -> bool {
         self.said.store(Arc::new(budgets));
-        self.renew(now);
+        self.renew(now)
     }
 
-    fn renew(&self, now: Time) {
+    fn renew(&self, now: Time) -> bool {
         let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let budgets = changed(&self.said.load(), &changes, now);
-        if **self.budgets.load() != budgets {
+        let differs = **self.budgets.load() != budgets;
+        if differs {
             self.budgets.store(Arc::new(budgets));
         }
+        differs
     }
 
-    /// Learns what people changed, until the daemon has ended; `now` is the ledger's time, about.
-    pub async fn learn(&self, now: impl Fn() -> Time) {
-        let mut every = tokio::time::interval(LEARN);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            match self.ledger.budget_changes().await {
-                Ok(it) => {
-                    *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = it;
-                    self.renew(now());
-                }
-                Err(e) => tracing::debug!("changes of budgets: {e}"),
-            }
-        }
+    /// Learns what people changed, by the ledger's time; whether other budgets hold now.
+    ///
+    /// # Errors
+    /// When the ledger is away.
+    pub async fn learn(&self, now: Time) -> Result<bool, LedgerError> {
+        let changes = self.ledger.budget_changes().await?;
+        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = changes;
+        Ok(self.renew(now))
     }
 
     /// Tells the ledger what is over, until the daemon has ended.

@@ -60,11 +60,10 @@ impl Gates {
         self.renew(closures, config, now)
     }
 
-    /// Opens what was shut on this host alone.
-    pub fn open(&self, cause: Cause, scope: &Scope, config: &Config, now: Time) -> Changed {
+    /// Opens all that was shut on this host alone for a cause.
+    pub fn open(&self, cause: Cause, config: &Config, now: Time) -> Changed {
         let mut closures = self.lock();
-        let is_it = |it: &Closure| it.cause == cause && it.scope == *scope;
-        closures.own.retain(|it| !is_it(it));
+        closures.own.retain(|it| it.cause != cause);
         self.renew(closures, config, now)
     }
 
@@ -125,6 +124,6 @@ mod tests {
         assert_eq!(gates.learn(vec![], &config, at(21)), opened);
         assert!(gates.load().is_empty());
         gates.close(closure(Cause::Budget, "b"), &config, at(22));
-        assert_eq!(gates.open(Cause::Budget, &of("b"), &config, at(22)), opened);
+        assert_eq!(gates.open(Cause::Budget, &config, at(22)), opened);
     }
 }

@@ -181,15 +181,7 @@ impl Engine {
         keep!("failover", failover, run);
         let gate = &self.shared.gate;
         keep!("budgets", gate, run);
-        let shared = self.shared.clone();
-        self.supervisor
-            .keep("changes of budgets", never.clone(), move || {
-                let shared = shared.clone();
-                async move {
-                    shared.gate.learn(|| shared.now()).await;
-                    Ok(())
-                }
-            });
+        keep!("changes of budgets", control, learn_budgets);
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let guard = Arc::new(guard::Guard::new(self.shared.clone()));
@@ -233,9 +225,11 @@ impl Engine {
             tracing::warn!("daemon.lease_s holds from the next start on");
             config.lease = lease;
         }
-        let now = self.shared.now();
-        self.shared.gate.reload(config.budgets.clone(), now);
+        let budgets = config.budgets.clone();
         self.shared.config.store(Arc::new(config));
+        if self.shared.gate.reload(budgets, self.shared.now()) {
+            self.shared.open_budgets();
+        }
         self.lanes.fit();
         self.shared.relay.notify_one();
         self.shared.dispatch.all();

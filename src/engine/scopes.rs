@@ -30,6 +30,8 @@ const ACTOR: &str = "presswork";
 const EVERY: Duration = Duration::from_secs(1);
 /// What a probe may take: less than [`crate::breaker::PROBE`], whatever it asks first.
 const PROBE: Duration = Duration::from_secs(5);
+/// Somebody looks again at a budget that is used up at the latest after this.
+const USED_UP: chrono::Duration = chrono::Duration::seconds(30);
 /// The wait for a budget of which nobody knows when it has room.
 const SECOND: chrono::Duration = chrono::Duration::seconds(1);
 /// A platform that says "too many" and not until when is asked again after this.
@@ -84,7 +86,8 @@ fn used_up(shared: &Shared, job: &Job, config: &Config, outcome: Outcome) -> Out
         kind: Some(job.kind.clone()),
         ..Area::default()
     };
-    let wait = failure.retry_after().unwrap_or(SECOND);
+    // what is given back, here or by another host, may make room before
+    let wait = failure.retry_after().unwrap_or(SECOND).min(USED_UP);
     let closure = Closure::new(Cause::Budget, area, (ACTOR, &failure.message), now);
     shared.shut.close(closure.until(now + wait), config, now);
     Outcome::shut(failure.to_string())

@@ -17,7 +17,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::context::{Stop, StopSign, Tools};
 use crate::effect::Effect;
-use crate::gate::Closure;
+use crate::gate::{Cause, Closure};
 use crate::handler::Kind;
 use crate::inbox::Inbox;
 use crate::intake::{Answer, Rules};
@@ -458,6 +458,17 @@ impl Shared {
     /// Takes over what the ledger's closures are; wakes everybody where something goes again.
     pub fn learn_closures(&self, written: Vec<Closure>) {
         let changed = self.shut.learn(written, &self.config.load(), self.now());
+        if changed.opened {
+            self.relay.notify_one();
+            self.dispatch.all();
+        }
+    }
+
+    /// What waits for budgets is looked at again: other ones hold now.
+    pub fn open_budgets(&self) {
+        let changed = self
+            .shut
+            .open(Cause::Budget, &self.config.load(), self.now());
         if changed.opened {
             self.relay.notify_one();
             self.dispatch.all();
