@@ -15,6 +15,9 @@ pub use form::{Every, Form, NEVER};
 pub use rule::{Asked, Budget, Key, Per, matches};
 pub use uses::{End, Refused, Share, Uses};
 
+/// What is used is kept for so long after its last change: twice what the longest window counts.
+pub const KEPT: std::time::Duration = std::time::Duration::from_secs(62 * 86_400);
+
 /// What is used of one part of a budget, as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Counted {

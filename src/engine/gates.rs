@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Time;
 use crate::config::Config;
-use crate::gate::{Cause, Closure, Scope, Shut};
+use crate::gate::{Cause, Closure, Shut};
 
 /// What dispatch passes over, from two sources. Only dispatch goes by it: permits ask the ledger.
 #[derive(Default)]
@@ -82,6 +82,7 @@ impl Gates {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gate::Scope;
 
     #[test]
     fn what_the_ledger_says_and_the_daemon_s_own_add_up_and_end_by_themselves() {

@@ -7,6 +7,7 @@ use sqlx::postgres::PgConnection;
 use super::codec::seconds;
 use super::connections::Opening;
 use super::pool::{Pools, explain, is_cancelled};
+use crate::budget;
 use crate::content::Guard;
 use crate::ledger::door::Result;
 use crate::ledger::rows::CALLS_KEPT;
@@ -114,6 +115,12 @@ const DROP_CONTENTS: &str = older!("contents", "at");
 /// Closures whose time was past `$1` seconds ago.
 const DROP_CLOSURES: &str = older!("closures", "until");
 
+/// Parts of budgets that nothing was counted in for `$1` seconds.
+const DROP_BUDGETS: &str = older!("budgets", "changed_at");
+
+/// Changes of budgets whose time was past `$1` seconds ago.
+const DROP_CHANGES: &str = older!("budget_changes", "until");
+
 /// Call-backs that were taken `$1` seconds ago.
 const DROP_CALLS: &str = older!("calls", "at");
 
@@ -172,6 +179,8 @@ async fn work(
         (DROP_KEYS, keys),
         (DROP_RESULTS, 0.0),
         (DROP_CLOSURES, 0.0),
+        (DROP_CHANGES, 0.0),
+        (DROP_BUDGETS, seconds(budget::KEPT)),
         (DROP_TESTIMONY, seconds(TESTIMONY)),
         (
             DROP_CONTENTS,

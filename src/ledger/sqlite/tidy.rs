@@ -4,6 +4,7 @@ use sqlx::SqliteConnection;
 
 use super::map::{get, hex, text};
 use super::open::told;
+use crate::budget;
 use crate::content::Guard;
 use crate::job::JobId;
 use crate::ledger::door::Result;
@@ -88,6 +89,7 @@ const SAID: i64 = Guard::WITHIN_MAX_S as i64 * 1_000_000;
 pub async fn drop_small(conn: &mut SqliteConnection, before: i64, now: i64) -> Result<(u64, bool)> {
     let (mut gone, mut more) = (0, false);
     let kept = i64::try_from(CALLS_KEPT.as_micros()).unwrap_or(i64::MAX);
+    let counted = i64::try_from(budget::KEPT.as_micros()).unwrap_or(i64::MAX);
     for (sql, before) in [
         (
             "DELETE FROM idempotency_keys WHERE (tenant, kind, key) IN
@@ -102,6 +104,16 @@ pub async fn drop_small(conn: &mut SqliteConnection, before: i64, now: i64) -> R
         (
             "DELETE FROM closures WHERE id IN (SELECT id FROM closures WHERE until < ? LIMIT ?)",
             now,
+        ),
+        (
+            "DELETE FROM budget_changes WHERE name IN
+                 (SELECT name FROM budget_changes WHERE until < ? LIMIT ?)",
+            now,
+        ),
+        (
+            "DELETE FROM budgets WHERE (name, whose) IN
+                 (SELECT name, whose FROM budgets WHERE changed_at < ? LIMIT ?)",
+            now.saturating_sub(counted),
         ),
         (
             "DELETE FROM contents WHERE (account, digest, job) IN
