@@ -18,3 +18,9 @@ CREATE TABLE presswork.tokens (
     last_used_at timestamptz
 );
 CREATE INDEX tokens_created ON presswork.tokens (created_at);
+
+-- A token may be shown by whom it doesn't allow that kind or tenant.
+ALTER TABLE presswork.quarantine DROP CONSTRAINT quarantine_reason_check,
+    ADD CONSTRAINT quarantine_reason_check
+        CHECK (reason IN ('malformed', 'unknown_kind', 'invalid', 'too_large', 'conflict', 'repeats',
+                          'refused', 'forbidden'));

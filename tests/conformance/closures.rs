@@ -79,6 +79,8 @@ pub async fn a_closure_is_told_until_it_is_opened(f: Fixture) {
     );
     assert!(now <= told.since, "by the ledger's clock");
     assert_eq!((&*told.actor, &*told.reason), ("ada", "why"));
+    // the oldest is told first
+    f.shift(1).await;
     let breaker = closure(Cause::Breaker, &[("platform", "x"), ("kind", KIND)]);
     let breaker = f.close(&breaker, false, None).await.unwrap();
     assert_eq!(f.closures().await.unwrap(), [told.clone(), breaker.clone()]);
