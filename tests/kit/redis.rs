@@ -151,6 +151,13 @@ impl Redis {
         cli(self.port(), args)
     }
 
+    /// Whether it is a master by now; `login` is what `redis-cli` is told before. One that is being promoted
+    /// ends its clients' connections: that is no answer.
+    pub fn is_master(&self, login: &[&str]) -> bool {
+        let said = output(self.port(), &[login, &["ROLE"]].concat());
+        said.status.success() && said.stdout.starts_with(b"master")
+    }
+
     /// Forgets everything that is stored (loaded scripts stay).
     pub fn flushall(&self) {
         assert_eq!(self.cli(&["FLUSHALL"]), "OK");
@@ -232,13 +239,17 @@ impl Redis {
 /// # Panics
 /// As [`Redis::cli`].
 pub fn cli(port: u16, args: &[&str]) -> String {
-    let mut command = Command::new(program("redis-cli"));
-    command.args(["-e", "-p", &port.to_string()]);
-    let output = command.args(args).output().expect("redis-cli starts");
+    let output = output(port, args);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let wrong = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "redis-cli {args:?}: {said}{wrong}");
     said.trim_end_matches('\n').to_owned()
+}
+
+fn output(port: u16, args: &[&str]) -> std::process::Output {
+    let mut command = Command::new(program("redis-cli"));
+    command.args(["-e", "-p", &port.to_string()]);
+    command.args(args).output().expect("redis-cli starts")
 }
 
 /// Slots of every cluster.

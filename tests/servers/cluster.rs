@@ -208,7 +208,7 @@ async fn a_master_of_a_cluster_dies_while_jobs_flow() {
         let began = Instant::now();
         cluster.masters[0].kill9();
         wait::until("the replica is the master", SOON, async || {
-            cluster.replica.cli(&["ROLE"]).starts_with("master")
+            cluster.replica.is_master(&[])
         })
         .await;
         let promoted = began.elapsed();

@@ -32,8 +32,9 @@ async fn a_master_dies(redis: Sentinels) {
         // two of three are enough to choose the next master, and to ask
         redis.kill_one();
         wait::until("the replica is the master", SOON, async || {
-            let role = ["-a", password, "--no-auth-warning", "ROLE"];
-            redis.replica.cli(&role).starts_with("master")
+            redis
+                .replica
+                .is_master(&["-a", password, "--no-auth-warning"])
         })
         .await;
         let promoted = began.elapsed();
