@@ -84,8 +84,8 @@ async fn a_budget_holds_on_three_hosts_with_kills_and_wipes_and_is_used() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_budget_allows_is_used_by_three_hosts() {
-    const MOST: usize = 50;
-    const WINDOW: i64 = 2;
+    const MOST: usize = 100;
+    const WINDOW: i64 = 4;
     let mut case = Case::new().await;
     case.stores.more = format!(
         "[lanes.mastodon]\nconcurrency = 40\n\

@@ -43,8 +43,13 @@ impl Expected {
 
     fn fits(self, job: &Job, attempts: &[Attempt], sent_as: usize) -> bool {
         let completed = job.state == State::Completed;
+        // one that was given back, since its account is to be quiet, did nothing
+        let ran = attempts
+            .iter()
+            .filter(|it| it.outcome != "released")
+            .count();
         match self {
-            Self::Completed => completed && attempts.len() == 1,
+            Self::Completed => completed && ran == 1,
             Self::Recovered(least) | Self::Asked(least) => completed && least <= attempts.len(),
             Self::Throttled(seconds) => {
                 let took = job
@@ -53,7 +58,7 @@ impl Expected {
                 completed && seconds <= took
             }
             Self::Dead => job.state == State::Dead,
-            Self::Once => completed && attempts.len() == 1 && sent_as == 1,
+            Self::Once => completed && ran == 1 && sent_as == 1,
         }
     }
 }
