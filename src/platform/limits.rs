@@ -168,7 +168,7 @@ pub fn learned(answer: &Answer) -> Vec<Learned> {
     };
     for it in windows(answer) {
         if let (Some(0), Some(wait)) = (it.remaining, it.reset) {
-            learn(it.scope, wait, format!("{}: nothing is left", it.name));
+            learn(it.scope, wait, format!("nothing is left of {}", it.name));
         }
     }
     for (scope, wait, name) in shares(answer) {
