@@ -201,10 +201,6 @@ struct Look<'a> {
 }
 
 impl Look<'_> {
-    fn is_operator(&self) -> bool {
-        self.eyes == Eyes::Operator
-    }
-
     /// What an operator reads, or what a user does.
     fn said(&self, operator: impl FnOnce() -> String, user: &str) -> String {
         match self.eyes {

@@ -9,6 +9,7 @@ mod wrap;
 
 mod bounds;
 mod doors;
+mod explain;
 mod hooks;
 mod looks;
 mod stops;
