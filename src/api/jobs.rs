@@ -245,7 +245,8 @@ pub async fn explained(
     let config = shared.config.load_full();
     let kinds: Vec<String> = shared.kinds.iter().map(|it| it.name().to_owned()).collect();
     let facts = Facts::read(&*api.given.ledger, &config, &kinds, job).await?;
-    let eyes = match caller.is_operator() {
+    // who is bound to a tenant isn't told of others' jobs, nor what operators say of all
+    let eyes = match caller.is_operator() && caller.tenant().is_none() {
         true => Eyes::Operator,
         false => Eyes::User,
     };

@@ -84,13 +84,11 @@ async fn all_that_keeps_a_job_is_told_and_to_users_without_hosts_and_people() {
         !seen.contains("ada") && !seen.contains("wrong price") && !seen.contains("presswork"),
         "{seen}"
     );
-    let (_, operator) = token(&*site.ledger, "operate", Some("acme"), None).await;
-    assert!(
-        get_as(&site, &operator, &behind)
-            .await
-            .text
-            .contains("a wrong price")
-    );
+    for (tenant, in_full) in [(None, true), (Some("acme"), false)] {
+        let (_, operator) = token(&*site.ledger, "operate", tenant, None).await;
+        let seen = get_as(&site, &operator, &behind).await;
+        assert_eq!(seen.text.contains("a wrong price"), in_full, "{seen:?}");
+    }
     // another tenant's job is as if it never was
     let (_, others) = enqueued(&site, "other", "zeta").await;
     let hidden = get_as(&site, &user, &others).await;
