@@ -43,3 +43,5 @@ DROP INDEX presswork.jobs_due;
 CREATE INDEX jobs_due ON presswork.jobs (lane, priority, tenant, coalesce(account, ''), run_at, id)
     INCLUDE (kind)
     WHERE token IS NULL AND state IN ('scheduled', 'ready', 'retrying');
+-- Of all functions a producer may call the one that is its door.
+REVOKE ALL ON FUNCTION presswork.is_shut(text, text, text, text, text, timestamptz) FROM PUBLIC;

@@ -3,7 +3,7 @@
 //! A token that was shown within the last [`FRESH`] is not asked about again, so that thousands of
 //! requests a second cost the ledger next to nothing, and a revocation counts within that time
 //! everywhere. So is what is no token, apart from those that are: whoever guesses pushes out no token,
-//! and at most [`GUESSES_AT_ONCE`] guesses are with the ledger at a time.
+//! and at most `GUESSES_AT_ONCE` guesses are with the ledger at a time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,5 +1,5 @@
 //! Budgets: how much may be done of something, counted exactly. Pure: what is used goes in, and whether
-//! more may be taken comes out; where it is kept and shared is the [gatekeeper](crate::gatekeeper)'s business.
+//! more may be taken comes out; where it is kept and shared is the gatekeeper's business (`engine::gatekeeper`).
 //!
 //! What protects a limit is the count at the platform, and nobody but the platform knows when a request
 //! arrives there: at the earliest when it is sent, at the latest when its end is known. So what was taken
