@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use presswork::gate::{Cause, Closure, Scope};
 use presswork::job::JobId;
-use presswork::ledger::{Claim, Ledger, Run};
+use presswork::ledger::{Claim, Run};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
