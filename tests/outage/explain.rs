@@ -11,7 +11,7 @@ impl Case {
         self.accepted(host, envelope).await
     }
 
-    async fn post(&mut self, host: &Host, kind: &'static str) -> JobId {
+    async fn posted(&mut self, host: &Host, kind: &'static str) -> JobId {
         let envelope = self.job(kind, json!({}));
         self.accepted(host, envelope).await
     }
@@ -55,9 +55,9 @@ async fn what_keeps_a_job_is_told_with_what_holds_it_and_what_helps() {
     host.queue_in_use(&daemon).await;
 
     // a budget of one an hour, of which one is used
-    let first = case.post(&host, "post.mastodon").await;
+    let first = case.posted(&host, "post.mastodon").await;
     case.until_state(first, State::Completed).await;
-    let second = case.post(&host, "post.mastodon").await;
+    let second = case.posted(&host, "post.mastodon").await;
     let (budget, _) = kept(&host, second, "budget").await;
     let words = ["Budget `posts` of `alice`", "`mastodon.status`", "(1 of 1)"];
     says(&budget, &words);
@@ -72,7 +72,7 @@ async fn what_keeps_a_job_is_told_with_what_holds_it_and_what_helps() {
         &["stop", "--account", "bella", "--reason", "a wrong price"],
     )
     .await;
-    let stopped = case.post(&host, "post.bluesky").await;
+    let stopped = case.posted(&host, "post.bluesky").await;
     let (stop, _) = kept(&host, stopped, "stop").await;
     says(&stop, &["Account `bella` was stopped by", "a wrong price"]);
     assert_eq!(stop["command"], "presswork go --account bella");
