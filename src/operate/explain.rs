@@ -237,7 +237,12 @@ impl Look<'_> {
         let subject = Subject::of(&facts.job, config);
         let shut = facts.closures.iter();
         let shut = shut.filter(|it| it.shuts(&subject, facts.now));
-        let full = used_up(&facts.job, config, &facts.counted, facts.now);
+        let full = used_up(
+            &facts.job,
+            config,
+            (&facts.budgets, &facts.counted),
+            facts.now,
+        );
         let mut all: Vec<Constraint> = self.not_due().into_iter().collect();
         all.extend(shut.map(|it| self.closed(it)));
         all.extend(facts.pause.as_ref().map(|it| self.paused(it)));

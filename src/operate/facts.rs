@@ -1,9 +1,11 @@
 //! What is read about a job that isn't running.
 
+use std::collections::BTreeMap;
+
 use uuid::Uuid;
 
 use super::full::{Full, used_up};
-use crate::budget::Counted;
+use crate::budget::{Budget, Counted};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::effect::Effect;
@@ -32,7 +34,9 @@ pub struct Facts {
     pub pause: Option<Pause>,
     /// Where breakers stand.
     pub breakers: Vec<Standing>,
-    /// What is used of budgets.
+    /// Budgets as they hold now.
+    pub budgets: BTreeMap<String, Budget>,
+    /// What is used of them.
     pub counted: Vec<Counted>,
     /// Runs of the daemon that live.
     pub runs: Vec<Run>,
@@ -57,6 +61,7 @@ impl Facts {
             closures: Vec::new(),
             pause: None,
             breakers: Vec::new(),
+            budgets: BTreeMap::new(),
             counted: Vec::new(),
             runs: Vec::new(),
             running: Vec::new(),
@@ -91,10 +96,12 @@ impl Facts {
         let paused = ledger.paused().await?;
         it.pause = paused.into_iter().find(|pause| pause.lane == it.job.lane);
         it.breakers = ledger.breakers().await?;
+        it.budgets = config.budgets.clone();
         it.counted = ledger.all_counted().await?;
         it.running = ledger.running(&it.job.lane).await?;
-        let full = used_up(&it.job, config, &it.counted, it.now);
-        if full.iter().any(Full::is_of_those_under_way) {
+        let full = used_up(&it.job, config, (&it.budgets, &it.counted), it.now);
+        let is_under_way = full.iter().any(Full::is_of_those_under_way);
+        if is_under_way {
             let filter = Filter {
                 states: vec![State::Running],
                 limit: BUSY,

@@ -1,6 +1,8 @@
 //! Which budgets are used up for a job, as far as it is known before it runs which operations it will ask
 //! a platform for; pure.
 
+use std::collections::BTreeMap;
+
 use crate::budget::{Asked, Budget, Counted, Every, Form, NEVER, Per, Uses, matches};
 use crate::clock::{Time, stamp, when};
 use crate::config::{Account, Config};
@@ -80,12 +82,18 @@ impl Full<'_> {
     }
 }
 
-/// The budgets in which a request of this job would count, and has no room now; by name.
-pub fn used_up<'a>(job: &Job, config: &'a Config, counted: &[Counted], now: Time) -> Vec<Full<'a>> {
+/// The budgets of these, as they hold now, in which a request of this job would count, and has no room; by
+/// name.
+pub fn used_up<'a>(
+    job: &Job,
+    config: &Config,
+    (budgets, counted): (&'a BTreeMap<String, Budget>, &[Counted]),
+    now: Time,
+) -> Vec<Full<'a>> {
     let asked = asked(job, config);
     let unused = Uses::default();
     let mut full = Vec::new();
-    for (name, budget) in &config.budgets {
+    for (name, budget) in budgets {
         let of_name = || counted.iter().filter(|it| it.key.name == *name);
         for whose in parts(budget, &asked, of_name()) {
             let part = of_name().find(|it| it.key.whose == whose);

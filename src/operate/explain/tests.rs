@@ -94,7 +94,15 @@ fn facts(state: State) -> Facts {
 }
 
 fn told(facts: &Facts, config: &Config) -> Explanation {
-    explain(facts, config, Eyes::Operator)
+    seen(facts, config, Eyes::Operator)
+}
+
+fn seen(facts: &Facts, config: &Config, eyes: Eyes) -> Explanation {
+    let facts = Facts {
+        budgets: config.budgets.clone(),
+        ..facts.clone()
+    };
+    explain(&facts, config, eyes)
 }
 
 /// The one constraint, which must be of this sort and say all of that; a user is told of none but the first
@@ -108,7 +116,7 @@ fn one(facts: &Facts, config: &Config, what: What, words: &[&str]) -> Constraint
         assert!(one.text.contains(word), "{word}: {}", one.text);
     }
     assert!(one.text.ends_with('.'), "{}", one.text);
-    let user = explain(facts, config, Eyes::User).constraints.remove(0);
+    let user = seen(facts, config, Eyes::User).constraints.remove(0);
     assert_eq!((user.what, user.until), (one.what, one.until));
     assert_eq!((&user.by, &user.command), (&None, &None));
     for secret in [
