@@ -37,8 +37,8 @@ use crate::ledger::door::{Ledger, Result, Together, Word};
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Generation,
-    Hint, LINE_MAX, Line, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
-    Standing, Stored,
+    Hint, LINE_MAX, Line, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
+    Settlement, Standing, Stored,
 };
 use crate::lifecycle::State;
 use crate::token::{Token, TokenId};
