@@ -8,6 +8,8 @@ mod backlog;
 mod budgets;
 #[path = "outage/clocks.rs"]
 mod clocks;
+#[path = "outage/explain.rs"]
+mod explain;
 #[path = "outage/ledger.rs"]
 mod ledger;
 #[path = "outage/limits.rs"]

@@ -23,6 +23,8 @@ use crate::engine::doors::{Busy, receipt};
 use crate::intake::Answer;
 use crate::job::{Job, JobId};
 use crate::ledger::Reason;
+use crate::operate::explain::{Eyes, explain, told};
+use crate::operate::facts::Facts;
 use crate::operate::why::{Around, why};
 use crate::operate::{self, By};
 use crate::telemetry::metrics;
@@ -213,7 +215,7 @@ pub async fn show(
             let around = Around::read(ledger, &api.given.shared.config.load(), &job).await?;
             why(&job, &around, &effects).text
         }
-        false => shown::why(&job),
+        false => told(&job),
     };
     let attempts = ledger.attempts(id).await?;
     let shown = Shown {
@@ -230,6 +232,25 @@ pub async fn show(
         job: ShownJob::of(&job, &caller),
     };
     Ok(answer(StatusCode::OK, &shown))
+}
+
+/// `GET /v1/jobs/{id}/explain`: everything that keeps a job from running, its place in line, an estimate.
+pub async fn explained(
+    Of(api): Of<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let job = found(&api, &caller, id_of(path)?).await?;
+    let shared = &api.given.shared;
+    let config = shared.config.load_full();
+    let kinds: Vec<String> = shared.kinds.iter().map(|it| it.name().to_owned()).collect();
+    let facts = Facts::read(&*api.given.ledger, &config, &kinds, job).await?;
+    // who is bound to a tenant isn't told of others' jobs, nor what operators say of all
+    let eyes = match caller.is_operator() && caller.tenant().is_none() {
+        true => Eyes::Operator,
+        false => Eyes::User,
+    };
+    Ok(answer(StatusCode::OK, &explain(&facts, &config, eyes)))
 }
 
 /// The body of a cancel, where there is one.

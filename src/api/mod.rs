@@ -3,6 +3,7 @@
 //! ```text
 //! POST /v1/jobs              one envelope, or an array of up to 1,000
 //! GET  /v1/jobs/{id}         a job with all that happened to it
+//! GET  /v1/jobs/{id}/explain everything that keeps it from running
 //! POST /v1/jobs/{id}/cancel  calls it off
 //! GET  /v1/jobs/{id}/receipt what it did to the outside world, and the proof
 //! GET  /v1/unresolved        jobs of which a person must say whether they happened
@@ -86,6 +87,7 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
     Router::new()
         .route("/v1/jobs", post(jobs::submit))
         .route("/v1/jobs/{id}", get(jobs::show))
+        .route("/v1/jobs/{id}/explain", get(jobs::explained))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
         .route("/v1/jobs/{id}/receipt", get(unresolved::show))
         .route("/v1/jobs/{id}/resolve", post(unresolved::resolve))

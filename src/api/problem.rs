@@ -221,9 +221,10 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 10] = [
+const ENDPOINTS: [&str; 11] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
+    "GET /v1/jobs/{id}/explain",
     "POST /v1/jobs/{id}/cancel",
     "GET /v1/jobs/{id}/receipt",
     "GET /v1/unresolved",

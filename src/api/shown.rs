@@ -10,7 +10,6 @@ use super::problem::seconds;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
 use crate::job::Job;
 use crate::ledger::Attempt;
-use crate::lifecycle::State;
 use crate::operate::receipt::Receipt;
 use crate::outcome::Failure;
 
@@ -124,23 +123,6 @@ pub fn receipt(mut receipt: Receipt, caller: &Caller) -> Receipt {
         }
     }
     receipt
-}
-
-/// Why a job stands where it stands, for whom an operator's advice isn't meant.
-pub fn why(job: &Job) -> String {
-    let told = job.failure.as_ref().map_or("", Failure::told);
-    match job.state {
-        State::Completed => "It is done.".to_owned(),
-        State::Cancelled => "It was called off.".to_owned(),
-        State::Running => "It is under way.".to_owned(),
-        State::Waiting => "It waits for the jobs that come before it.".to_owned(),
-        State::Scheduled => "It waits for its time.".to_owned(),
-        State::Ready => "It waits for its turn.".to_owned(),
-        State::Retrying => format!("It is tried again. {told}"),
-        State::Held => format!("It waits until what stands in its way is mended. {told}"),
-        State::Unresolved => "Whether it happened isn't known; a person has to look.".to_owned(),
-        State::Dead => format!("It was given up. {told}"),
-    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ pub mod rows;
 pub mod bulk;
 pub mod enqueue;
 pub mod jobs;
+pub mod explain;
 pub mod dead;
 pub mod unresolved;
 pub mod quarantine;
@@ -52,6 +53,7 @@ Examples:
   presswork enqueue generate.text --account studio --wait \\
       --payload '{\"model\": \"gpt-4.1-mini\", \"prompt\": \"A haiku about presses\"}'
   presswork jobs list                             what is going on
+  presswork explain ID                            why one isn't running
   presswork dead list --group                     what went wrong, by cause
   presswork stop                                  nothing more is sent, on any host
 
@@ -85,6 +87,7 @@ enum Command {
     Reload(reload::Args),
     Enqueue(enqueue::Args),
     Jobs(jobs::Args),
+    Explain(explain::Args),
     Dead(dead::Args),
     Unresolved(unresolved::Args),
     Quarantine(quarantine::Args),
@@ -186,6 +189,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Reload(args) => reload::run(&cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,
         Command::Jobs(args) => jobs::run(&cx()?, args).await,
+        Command::Explain(args) => explain::run(&cx()?, args).await,
         Command::Dead(args) => dead::run(&cx()?, args).await,
         Command::Unresolved(args) => unresolved::run(&cx()?, args).await,
         Command::Quarantine(args) => quarantine::run(&cx()?, args).await,

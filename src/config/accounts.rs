@@ -295,6 +295,12 @@ impl Account {
     pub fn is_nearby(&self) -> bool {
         nearby(&self.base_url)
     }
+
+    /// Its server, for people: what a breaker is of.
+    pub fn server(&self) -> String {
+        let origin = self.base_url.origin().ascii_serialization();
+        format!("{} at {origin}", self.platform)
+    }
 }
 
 fn plain(url: &Url) -> bool {

@@ -161,7 +161,7 @@ async fn counted(shared: &Shared, account: &Account, heard: &Heard, outcome: Out
         (Outcome::Failed(it) | Outcome::Unresolved(it), Some(false)) if lost(it) => Event::Failed,
         _ => return outcome,
     };
-    let server = server(account);
+    let server = account.server();
     // all is well, as nearly always
     if event == Event::Succeeded && shared.breakers.get(&server).is_clean() {
         return outcome;
@@ -225,15 +225,9 @@ async fn tell(
     Ok((breaker.shut_until(), actions))
 }
 
-/// The server of an account, for people: what a breaker is of.
-fn server(account: &Account) -> String {
-    let origin = account.base_url.origin().ascii_serialization();
-    format!("{} at {origin}", account.platform)
-}
-
 fn accounts_of<'a>(config: &'a Config, wanted: &str) -> Vec<&'a str> {
     let accounts = config.accounts.iter();
-    let same = accounts.filter(|(_, it)| server(it) == wanted);
+    let same = accounts.filter(|(_, it)| it.server() == wanted);
     same.map(|(name, _)| name.as_str()).collect()
 }
 
@@ -247,7 +241,7 @@ fn concerned<'a>(config: &'a Config, of: &'a str, scope: Scope) -> Vec<&'a str> 
         Scope::App => it.app == one.app,
         Scope::Account | Scope::Content | Scope::Handler => false,
     };
-    let others = accounts_of(config, &server(one)).into_iter();
+    let others = accounts_of(config, &one.server()).into_iter();
     others
         .filter(|it| *it == of || is(&config.accounts[*it]))
         .collect()
@@ -403,7 +397,7 @@ mod tests {
             assert_eq!(concerned(&config, of, scope), all, "{of} {scope}");
         }
         assert_eq!(
-            server(&config.accounts["d"]),
+            config.accounts["d"].server(),
             "mastodon at https://one.example"
         );
     }

@@ -156,6 +156,9 @@ pub trait Ledger: Send + Sync + 'static {
     async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()>;
     /// The running jobs of a lane and their runs.
     async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>>;
+    /// Where a job stands in its lane's line, whatever its own state: by what is due of `kinds` and isn't
+    /// `shut`, in the order of [`Ledger::due`]; and how fast the line went. A bounded look: see [`LINE_MAX`].
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line>;
 
     // ---- runs
 
@@ -168,6 +171,8 @@ pub trait Ledger: Send + Sync + 'static {
     async fn end_run(&self, run: Uuid) -> Result<()>;
     /// The runs whose lease isn't past.
     async fn live_runs(&self) -> Result<Vec<Run>>;
+    /// When a run's lease ends, or did; `None`: it isn't known, or the run was ended.
+    async fn lease(&self, run: Uuid) -> Result<Option<Time>>;
     /// What a daemon must notice within a second: cancels of the jobs it runs, paused lanes, what
     /// is closed, the
     /// generation.

@@ -530,6 +530,22 @@ pub struct Standing {
     pub breaker: Breaker,
 }
 
+/// A look at a line counts no further than this.
+pub const LINE_MAX: u32 = 10_000;
+/// A line's pace is that of the last so long.
+pub const PACE: Duration = Duration::from_secs(300);
+
+/// Where a job stands in its lane's line, and how fast that goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Line {
+    /// Due jobs whose turn comes before its own, as things stand; [`LINE_MAX`] and one: more than that.
+    pub before: u64,
+    /// So many jobs of the lane were completed within `span`, which lies within the last [`PACE`].
+    pub completed: u64,
+    /// How long that took; nothing where there were none.
+    pub span: Duration,
+}
+
 /// A lane's pause.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pause {

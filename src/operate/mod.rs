@@ -4,6 +4,10 @@
 pub mod stops;
 pub mod budgets;
 pub mod why;
+pub mod full;
+pub mod facts;
+pub mod place;
+pub mod explain;
 pub mod receipt;
 pub mod deed;
 pub mod tokens;

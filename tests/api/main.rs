@@ -10,6 +10,7 @@ mod wrap;
 mod bounds;
 mod budgets;
 mod doors;
+mod explain;
 mod hooks;
 mod looks;
 mod stops;

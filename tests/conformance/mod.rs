@@ -11,6 +11,7 @@ pub mod closures;
 pub mod dispatch;
 pub mod effects;
 pub mod histories;
+pub mod line;
 pub mod looking;
 pub mod looks;
 pub mod media;
@@ -126,6 +127,12 @@ macro_rules! conformance {
                 live_runs_tell_where_they_run,
                 control_tells_cancels_pauses_and_the_generation,
                 the_generation_is_counted_by_compare_and_set,
+            }
+            line {
+                a_place_in_line_is_that_of_what_is_due,
+                a_place_in_line_is_counted_within_its_bound,
+                a_lanes_pace_is_that_of_the_last_minutes,
+                a_runs_lease_is_told_until_it_is_ended,
             }
             looks {
                 what_is_unknown_is_looked_for_when_it_is_due,

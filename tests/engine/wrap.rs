@@ -271,6 +271,12 @@ impl Ledger for Faulty {
         self.after("running").await?;
         it
     }
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line> {
+        through!(self, line(job, kinds, shut))
+    }
+    async fn lease(&self, run: Uuid) -> Result<Option<Time>> {
+        through!(self, lease(run))
+    }
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
         self.gate("begin_run").await?;
         let it = self.inner.begin_run(run, lease).await;

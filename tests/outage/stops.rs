@@ -72,7 +72,8 @@ impl Case {
     }
 }
 
-async fn command(host: &Host, args: &[&str]) -> Value {
+/// What a command that goes well says, as JSON.
+pub async fn command(host: &Host, args: &[&str]) -> Value {
     let args: Vec<&str> = args.iter().copied().chain(["--json"]).collect();
     let output = host.home.cli(&args).await;
     let said = String::from_utf8_lossy(&output.stdout).into_owned();

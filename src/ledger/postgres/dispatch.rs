@@ -112,6 +112,8 @@ macro_rules! within {
     };
 }
 
+pub(super) use {claimable, going, within};
+
 macro_rules! due_in {
     ($form:ident) => {
         concat!(
@@ -187,6 +189,11 @@ fn passing_over<'q>(query: Query<'q>, shut: &Shut) -> Query<'q> {
     if shut.is_empty() {
         return query;
     }
+    shut_columns(query, shut)
+}
+
+/// Binds what is shut: four parameters.
+pub fn shut_columns<'q>(query: Query<'q>, shut: &Shut) -> Query<'q> {
     let it = shut.columns();
     query
         .bind(it.accounts)

@@ -10,6 +10,7 @@ mod promotion;
 mod intake;
 mod sql_door;
 mod dispatch;
+mod line;
 mod settle;
 mod runs;
 mod closures;
@@ -203,6 +204,10 @@ impl Ledger for Postgres {
         dispatch::running(&self.pools, lane).await
     }
 
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line> {
+        line::line(&self.pools, job, kinds, shut).await
+    }
+
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
         runs::begin_run(&self.pools, run, lease).await
     }
@@ -217,6 +222,10 @@ impl Ledger for Postgres {
 
     async fn live_runs(&self) -> Result<Vec<Run>> {
         runs::live_runs(&self.pools).await
+    }
+
+    async fn lease(&self, run: Uuid) -> Result<Option<Time>> {
+        runs::lease(&self.pools, run).await
     }
 
     async fn control(&self, run: Uuid) -> Result<Control> {

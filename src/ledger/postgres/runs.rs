@@ -82,6 +82,13 @@ pub async fn live_runs(pools: &Pools) -> Result<Vec<Run>> {
     rows.collect::<sqlx::Result<_>>().map_err(explain)
 }
 
+/// When a run's lease ends.
+pub async fn lease(pools: &Pools, run: Uuid) -> Result<Option<Time>> {
+    let sql = "SELECT lease_until FROM presswork.workers WHERE run = $1 AND NOT ended";
+    let query = sqlx::query_scalar(sql).bind(run);
+    pools.call(query.fetch_optional(pools.main())).await
+}
+
 const CONTROL: &str = "
 SELECT ARRAY(SELECT id FROM presswork.jobs
              WHERE cancel AND token IS NOT NULL AND run = $1 ORDER BY id) AS cancels,

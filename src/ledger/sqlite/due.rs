@@ -1,17 +1,18 @@
 //! What is due: by priority, then the turns of tenants and their accounts, then age.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 use uuid::Uuid;
 
-use super::map::{get, text};
+use super::map::{get, micros, span_micros, text};
 use super::open::told;
 use crate::gate::Shut;
-use crate::job::{JobId, Priority};
+use crate::job::{Job, JobId, Priority};
 use crate::ledger::door::Result;
-use crate::ledger::rows::Hint;
+use crate::ledger::rows::{Hint, Line, PACE};
 
 /// A due job and its turn among those of its account, from 0.
 struct Turn {
@@ -26,6 +27,16 @@ struct Head {
     rank: i64,
     tenant: Arc<str>,
     account: String,
+}
+
+impl Head {
+    fn before_all() -> Self {
+        Self {
+            rank: -1,
+            tenant: Arc::from(""),
+            account: String::new(),
+        }
+    }
 }
 
 /// What a look at what is due goes by.
@@ -81,11 +92,7 @@ impl<'a> Look<'a> {
             return Ok(hints);
         }
         let mut level: Vec<Turn> = Vec::new();
-        let mut head = Head {
-            rank: -1,
-            tenant: Arc::from(""),
-            account: String::new(),
-        };
+        let mut head = Head::before_all();
         while hints.len() < most {
             let next = next_head(conn, lane, &head).await?;
             // those of a lower priority take no turn before all of a higher one had theirs
@@ -95,19 +102,84 @@ impl<'a> Look<'a> {
             let Some(next) = next else { break };
             head = next;
             if !self.shut.is_whole(&head.account, &head.tenant) {
-                level.extend(self.first_of(conn, lane, &head).await?);
+                level.extend(self.first_of(conn, lane, &head, self.limit).await?);
             }
         }
         hints.truncate(most);
         Ok(hints)
     }
 
-    /// The oldest due jobs of an account.
+    /// Where a job stands in its lane's line, and how fast that goes: what is due is counted up to the limit.
+    pub async fn line(&self, conn: &mut SqliteConnection, job: &Job) -> Result<Line> {
+        let most = u64::from(self.limit);
+        let (rank, age) = (
+            i64::from(job.priority.rank()),
+            (micros(job.run_at), job.id.0),
+        );
+        let its = Head {
+            rank,
+            tenant: job.tenant.as_str().into(),
+            account: job.account.clone().unwrap_or_default(),
+        };
+        let older = |it: &&Turn| (it.run_at, it.id) < age;
+        let ahead = self.first_of(conn, &job.lane, &its, self.limit).await?;
+        let turn = ahead.iter().take_while(older).count();
+        let mut line = self.pace(conn, &job.lane).await?;
+        let mut head = Head::before_all();
+        while line.before < most {
+            let Some(next) = next_head(conn, &job.lane, &head).await? else {
+                break;
+            };
+            head = next;
+            if rank < head.rank {
+                break;
+            }
+            if self.shut.is_whole(&head.account, &head.tenant) {
+                continue;
+            }
+            let limit = match head.rank < rank {
+                true => self.limit,
+                false => u32::try_from(turn + 1).unwrap_or(u32::MAX),
+            };
+            let first = self.first_of(conn, &job.lane, &head, limit).await?;
+            let goes_first = |it: &&Turn| head.rank < rank || it.turn < turn || older(it);
+            line.before += first.iter().filter(goes_first).count() as u64;
+        }
+        line.before = line.before.min(most);
+        Ok(line)
+    }
+
+    /// What was completed of a lane lately, from the oldest on.
+    async fn pace(&self, conn: &mut SqliteConnection, lane: &str) -> Result<Line> {
+        let row = sqlx::query(
+            "SELECT coalesce(sum(is_one), 0),
+                    CASE WHEN count(*) < ?3 THEN ?4 - min(CASE WHEN is_one THEN archived_at END)
+                         ELSE max(archived_at) - min(archived_at) END
+             FROM (SELECT lane = ?1 AND state = 'completed' AS is_one, archived_at
+                   FROM finished_jobs WHERE ?2 < archived_at ORDER BY archived_at LIMIT ?3)",
+        )
+        .bind(lane)
+        .bind(self.now.saturating_sub(span_micros(PACE)))
+        .bind(self.limit)
+        .bind(self.now)
+        .fetch_one(conn)
+        .await
+        .map_err(told)?;
+        let span: Option<i64> = get(&row, 1)?;
+        Ok(Line {
+            before: 0,
+            completed: get::<i64, _>(&row, 0)?.unsigned_abs(),
+            span: Duration::from_micros(span.unwrap_or_default().unsigned_abs()),
+        })
+    }
+
+    /// The oldest due jobs of an account, at most `limit`.
     async fn first_of(
         &self,
         conn: &mut SqliteConnection,
         lane: &str,
         head: &Head,
+        limit: u32,
     ) -> Result<Vec<Turn>> {
         let query = match &self.within {
             None => sqlx::query(first!("")),
@@ -126,7 +198,7 @@ impl<'a> Look<'a> {
             .bind(&head.account)
             .bind(self.now)
             .bind(&self.kinds)
-            .bind(self.limit);
+            .bind(limit);
         let query = match &self.within {
             None => query,
             Some(within) => query.bind(within),

@@ -6,7 +6,7 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::intake::audit;
-use super::map::{effect, get, json, micros, text};
+use super::map::{effect, get, json, micros, span_micros, text};
 use super::media;
 use super::open::told;
 use crate::clock::Time;
@@ -337,9 +337,4 @@ pub async fn of_job(conn: &mut SqliteConnection, job: JobId) -> Result<Vec<Effec
         .await
         .map_err(told)?;
     rows.iter().map(effect).collect()
-}
-
-/// A span in microseconds, as times are kept.
-pub(super) fn span_micros(span: Duration) -> i64 {
-    i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 2)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
+use std::time::Duration;
 
 use chrono::{TimeZone, Utc};
 use serde::de::DeserializeOwned;
@@ -35,6 +36,11 @@ pub fn odd(what: &str, e: impl std::fmt::Display) -> LedgerError {
 /// Microseconds of a time.
 pub fn micros(at: Time) -> i64 {
     at.timestamp_micros()
+}
+
+/// A span in microseconds, as times are kept.
+pub fn span_micros(span: Duration) -> i64 {
+    i64::try_from(span.as_micros()).unwrap_or(i64::MAX / 2)
 }
 
 /// The time of microseconds.

@@ -37,8 +37,8 @@ use crate::ledger::door::{Ledger, Result, Together, Word};
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::{
     Acceptance, Attempt, Audit, Claim, Concern, Conclusion, Control, Fence, Fetched, Generation,
-    Hint, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled, Settlement,
-    Standing, Stored,
+    Hint, LINE_MAX, Line, Migrated, Offered, Pause, Quarantined, Reason, Run, Schema, Settled,
+    Settlement, Standing, Stored,
 };
 use crate::lifecycle::State;
 use crate::token::{Token, TokenId};
@@ -196,6 +196,11 @@ impl Ledger for Sqlite {
         dispatch::running(&mut *self.reader().await?, lane).await
     }
 
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line> {
+        let look = due::Look::at(self.now_micros(), kinds, shut, LINE_MAX + 1)?;
+        look.line(&mut *self.reader().await?, job).await
+    }
+
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
         let run = run.clone();
         self.write(move |tx, now| Box::pin(async move { runs::begin(tx, now, &run, lease).await }))
@@ -227,6 +232,10 @@ impl Ledger for Sqlite {
 
     async fn live_runs(&self) -> Result<Vec<Run>> {
         runs::live(&mut *self.reader().await?, self.now_micros()).await
+    }
+
+    async fn lease(&self, run: Uuid) -> Result<Option<Time>> {
+        runs::lease(&mut *self.reader().await?, run).await
     }
 
     async fn control(&self, run: Uuid) -> Result<Control> {

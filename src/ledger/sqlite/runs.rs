@@ -6,9 +6,9 @@ use sqlx::SqliteConnection;
 use uuid::Uuid;
 
 use super::closures::closures;
-use super::effects::span_micros;
-use super::map::{self, get, micros, text};
+use super::map::{self, get, micros, span_micros, text};
 use super::open::told;
+use crate::clock::Time;
 use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Control, Generation, Run};
@@ -64,6 +64,13 @@ pub async fn live(conn: &mut SqliteConnection, now: i64) -> Result<Vec<Run>> {
     let sql = "SELECT * FROM runs WHERE ended = 0 AND lease_until >= ? ORDER BY began_at";
     let rows = sqlx::query(sql).bind(now).fetch_all(conn).await;
     rows.map_err(told)?.iter().map(map::run).collect()
+}
+
+/// When a run's lease ends.
+pub async fn lease(conn: &mut SqliteConnection, run: Uuid) -> Result<Option<Time>> {
+    let row = sqlx::query("SELECT lease_until FROM runs WHERE id = ? AND ended = 0").bind(run);
+    let row = row.fetch_optional(conn).await.map_err(told)?;
+    row.map(|it| map::time(get(&it, 0)?)).transpose()
 }
 
 /// What a daemon must notice within a second.
