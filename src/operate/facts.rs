@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::full::{Full, used_up};
-use crate::budget::{Budget, Counted};
+use crate::budget::{Budget, Counted, changed};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::effect::Effect;
@@ -96,7 +96,7 @@ impl Facts {
         let paused = ledger.paused().await?;
         it.pause = paused.into_iter().find(|pause| pause.lane == it.job.lane);
         it.breakers = ledger.breakers().await?;
-        it.budgets = config.budgets.clone();
+        it.budgets = changed(&config.budgets, &ledger.budget_changes().await?, it.now);
         it.counted = ledger.all_counted().await?;
         it.running = ledger.running(&it.job.lane).await?;
         let full = used_up(&it.job, config, (&it.budgets, &it.counted), it.now);
