@@ -22,9 +22,11 @@ use checker::{Ends, Wanted, all_ended, by_key, check};
 use kit::postgres::Postgres;
 use kit::wait;
 use presswork::effect::{Effect, EffectState};
+use presswork::gate::{Cause, Scope};
 use presswork::job::Job;
 use presswork::ledger::Ledger;
 use presswork::lifecycle::State;
+use presswork::operate::stops::{self, Hand};
 use serde_json::{Value, json};
 use world::{ENDED, Host, Outside, READY, Stores, ended, envelope};
 
@@ -175,7 +177,28 @@ async fn every_lost_answer_ends_with_one_post_or_in_front_of_a_person() {
         host.submit(&envelope).await;
         wanted.push(job);
     }
-    ended(&*place.ledger, wanted.len(), ENDED * 2).await;
+    // an account that its platform restricts waits for a person, who lets it go on here
+    let restricted = Scope {
+        account: Some("iris".to_owned()),
+        ..Scope::default()
+    };
+    let hand = Hand {
+        actor: "test",
+        reason: "it may post again",
+    };
+    let person = async {
+        loop {
+            wait::until("an account is restricted", ENDED * 3, async || {
+                let gone = stops::go(&*place.ledger, (Cause::Account, &restricted), hand).await;
+                gone.expect("the ledger answers")
+            })
+            .await;
+        }
+    };
+    tokio::select! {
+        () = ended(&*place.ledger, wanted.len(), ENDED * 2) => {}
+        () = person => {}
+    }
     for (it, job) in cases.iter().zip(&wanted) {
         looked_for(&place, it, &job.key).await;
     }

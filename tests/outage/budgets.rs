@@ -73,12 +73,7 @@ async fn a_budget_holds_on_three_hosts_with_kills_and_wipes_and_is_used() {
         limit: 1_000,
         ..Filter::default()
     };
-    for job in case
-        .ledger
-        .jobs(&all)
-        .await
-        .expect("they are listed")
-    {
+    for job in case.ledger.jobs(&all).await.expect("they are listed") {
         assert_eq!(
             job.attempts, 0,
             "waiting for a budget is no failure: {job:?}"
