@@ -240,6 +240,11 @@ async fn work_goes_on_over_a_killed_daemon_and_ends_by_a_call_back() {
         .submit(&host, "job-000001", "team", json!("long"))
         .await;
     let effect = works.adopted("job-000001").await;
+    // an attempt that begins anew has no progress yet
+    wait::until("it is put off", READY, async || {
+        works.place.job("job-000001").await.0.state == State::Scheduled
+    })
+    .await;
     daemon.kill9();
     let _again = works.run(&host, "").await;
     let id = effect.id.to_string();
