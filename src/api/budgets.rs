@@ -10,15 +10,12 @@ use axum::response::Response;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::body;
 use super::guard::Caller;
 use super::problem::{Problem, answer};
 use super::state::Api;
 use crate::operate::budgets;
 use crate::operate::stops::Hand;
 
-/// The largest body of a word, in bytes.
-const WORD_MAX: usize = 8 * 1024;
 /// As `jobs.toml` bounds a budget.
 const MOST_MAX: u64 = 1_000_000_000;
 /// The longest change, in seconds: ten years.
@@ -57,15 +54,9 @@ pub async fn set(
     let config = api.given.shared.config.load_full();
     budgets::known(&config.budgets, &name)
         .map_err(|e| Problem::new(StatusCode::NOT_FOUND, "not-found", e))?;
-    let (head, bytes) = request.into_parts();
-    body::check_type(&head.headers)?;
-    let read = body::read(&head.headers, bytes, WORD_MAX, api.limits.body, &api.large).await?;
-    let word: Word = serde_json::from_slice(&read.bytes).map_err(|e| {
-        let form = r#"{"most": 10, "for_s": 7200, "by": "ada", "reason": "..."}"#;
-        Problem::bad(format!("send {form}, or \"most\": null: {e}"))
-    })?;
-    let who = caller.actor();
-    let actor = word.by.map_or(who.clone(), |it| format!("{who}: {it}"));
+    let form = r#"{"most": 10, "for_s": 7200, "by": "ada", "reason": "..."}, or "most": null"#;
+    let word: Word = api.word(request, form).await?;
+    let actor = caller.actor_named(word.by);
     let hand = Hand {
         actor: &actor,
         reason: &word.reason,

@@ -218,6 +218,15 @@ impl Caller {
             None => DOOR.to_owned(),
         }
     }
+
+    /// As [`Caller::actor`], with the name that a person gave.
+    pub fn actor_named(&self, by: Option<String>) -> String {
+        let who = self.actor();
+        match by {
+            Some(it) => format!("{who}: {it}"),
+            None => who,
+        }
+    }
 }
 
 /// What a request asks for, by its method and path alone; `None`: nobody has to show anything.

@@ -3,11 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use axum::extract::Request;
+use serde::de::DeserializeOwned;
 use tokio::sync::{Mutex, Semaphore};
 
-use super::body::LARGE_AT_ONCE;
+use super::body::{self, LARGE_AT_ONCE};
 use super::guard::Limits;
 use super::keyring::Keyring;
+use super::problem::Problem;
 use crate::engine::doors::Doors;
 use crate::engine::shared::Shared;
 use crate::ledger::Ledger;
@@ -54,7 +57,26 @@ pub struct Looked {
 /// Call-backs that are read at once; more are sent away for a moment.
 const CALLS_AT_ONCE: usize = 16;
 
+/// The largest body of a person's word, in bytes.
+const WORD_MAX: usize = 8 * 1024;
+
 impl Api {
+    /// A person's word: a small body of JSON. `form` tells what to send instead.
+    ///
+    /// # Errors
+    /// It is no JSON, too large, too slow, or not of that form.
+    pub async fn word<T: DeserializeOwned>(
+        &self,
+        request: Request,
+        form: &str,
+    ) -> Result<T, Problem> {
+        let (head, body) = request.into_parts();
+        body::check_type(&head.headers)?;
+        let within = self.limits.body;
+        let read = body::read(&head.headers, body, WORD_MAX, within, &self.large).await?;
+        serde_json::from_slice(&read.bytes).map_err(|e| Problem::bad(format!("send {form}: {e}")))
+    }
+
     /// What the handlers of all requests share.
     pub fn new(given: State, limits: Limits) -> Self {
         Self {

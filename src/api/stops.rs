@@ -8,18 +8,14 @@ use axum::extract::{Request, State as Of};
 use axum::http::StatusCode;
 use axum::response::Response;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use super::body;
 use super::guard::Caller;
 use super::problem::{Problem, answer};
 use super::state::Api;
 use crate::gate::{Cause, Scope};
 use crate::operate::stops::{self, Hand, checked};
 
-/// The largest body of a word, in bytes.
-const WORD_MAX: usize = 8 * 1024;
 /// The longest wait for calls that had their permit before a stop, in seconds.
 const WAIT_MAX_S: u64 = 10;
 
@@ -65,7 +61,7 @@ pub async fn stop(
     request: Request,
 ) -> Result<Response, Problem> {
     let form = r#"{"scope": {"account": "studio"}, "by": "ada", "reason": "...", "wait_s": 5}"#;
-    let word: Stop = word(&api, request, form).await?;
+    let word: Stop = api.word(request, form).await?;
     let given = &api.given;
     let config = given.shared.config.load_full();
     let scope = checked(word.scope, &config).map_err(|e| Problem::bad(format!("`scope`: {e}")))?;
@@ -73,7 +69,7 @@ pub async fn stop(
         let wrong = format!("`wait_s`: at most {WAIT_MAX_S}");
         return Err(Problem::bad(wrong));
     }
-    let actor = actor(&caller, word.by);
+    let actor = caller.actor_named(word.by);
     let hand = Hand {
         actor: &actor,
         reason: &word.reason,
@@ -94,8 +90,8 @@ pub async fn go(
     request: Request,
 ) -> Result<Response, Problem> {
     let form = r#"{"scope": {"account": "studio"}, "by": "ada", "reason": "..."}"#;
-    let word: Go = word(&api, request, form).await?;
-    let actor = actor(&caller, word.by);
+    let word: Go = api.word(request, form).await?;
+    let actor = caller.actor_named(word.by);
     let hand = Hand {
         actor: &actor,
         reason: &word.reason,
@@ -107,16 +103,4 @@ pub async fn go(
     }
     given.shared.look_at_closures().await?;
     Ok(answer(StatusCode::OK, &json!({"scope": word.scope})))
-}
-
-async fn word<T: DeserializeOwned>(api: &Api, request: Request, form: &str) -> Result<T, Problem> {
-    let (head, body) = request.into_parts();
-    body::check_type(&head.headers)?;
-    let read = body::read(&head.headers, body, WORD_MAX, api.limits.body, &api.large).await?;
-    serde_json::from_slice(&read.bytes).map_err(|e| Problem::bad(format!("send {form}: {e}")))
-}
-
-fn actor(caller: &Caller, by: Option<String>) -> String {
-    let who = caller.actor();
-    by.map_or(who.clone(), |it| format!("{who}: {it}"))
 }

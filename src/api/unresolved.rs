@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use url::Url;
 
-use super::body;
 use super::guard::Caller;
 use super::jobs::{found, id_of};
 use super::problem::{Problem, answer};
@@ -23,8 +22,6 @@ use crate::lifecycle::State;
 use crate::operate::receipt::{Receipt, receipt};
 use crate::operate::{self, By, Verdict};
 
-/// The largest body of a word, in bytes.
-const WORD_MAX: usize = 8 * 1024;
 /// Jobs that one list tells.
 const MOST: u32 = 200;
 
@@ -89,20 +86,14 @@ pub async fn resolve(
     request: Request,
 ) -> Result<Response, Problem> {
     let id: JobId = id_of(path)?;
-    let (head, body) = request.into_parts();
-    body::check_type(&head.headers)?;
-    let read = body::read(&head.headers, body, WORD_MAX, api.limits.body, &api.large).await?;
-    let word: Word = serde_json::from_slice(&read.bytes).map_err(|e| {
-        let form = r#"{"happened": true, "url": "https://...", "by": "ada", "reason": "..."}"#;
-        Problem::bad(format!("send {form}, or \"happened\": false: {e}"))
-    })?;
+    let form = r#"{"happened": true, "url": "https://...", "by": "ada", "reason": "..."}, or "happened": false"#;
+    let word: Word = api.word(request, form).await?;
     if let Some(url) = &word.url {
         check(url, word.happened)?;
     }
     found(&api, &caller, id).await?;
-    let who = caller.actor();
     let by = By {
-        actor: word.by.map_or(who.clone(), |it| format!("{who}: {it}")),
+        actor: caller.actor_named(word.by),
         reason: word.reason,
     };
     let verdict = match word.happened {
