@@ -50,12 +50,22 @@ struct Want {
 
 /// A request that wants to go, and is over `within` from then.
 struct Ask {
-    wants: Vec<Want>,
+    wants: Arc<[Want]>,
     within: Duration,
 }
 
 /// What was taken for a request.
-struct Grant(Vec<(Want, Share)>);
+struct Grant {
+    wants: Arc<[Want]>,
+    /// One for each of them, in order.
+    shares: Vec<Share>,
+}
+
+impl Grant {
+    fn parts(&self) -> impl Iterator<Item = (&Want, &Share)> {
+        self.wants.iter().zip(&self.shares)
+    }
+}
 
 enum Answer {
     Go(Grant),
@@ -189,7 +199,7 @@ impl Gatekeeper {
                 .is_empty();
             if !idle {
                 let nothing = Ask {
-                    wants: Vec::new(),
+                    wants: Arc::default(),
                     within: Duration::ZERO,
                 };
                 self.asks.submit(nothing).await;
@@ -197,7 +207,7 @@ impl Gatekeeper {
         }
     }
 
-    fn wants(&self, asked: &Asked<'_>) -> Vec<Want> {
+    fn wants(&self, asked: &Asked<'_>) -> Arc<[Want]> {
         let budgets = self.budgets.load();
         let wants = budgets.iter().filter_map(|(name, it)| {
             Some(Want {
@@ -309,9 +319,9 @@ impl Counter {
         asks: &[Ask],
         over: &[Over],
     ) -> Result<Option<Vec<Answer>>, LedgerError> {
-        let wanted = asks.iter().flat_map(|it| &it.wants);
-        let shares = over.iter().flat_map(|it| it.grant.0.iter().map(|it| &it.0));
-        let keys: BTreeSet<&Key> = wanted.chain(shares).map(|it| &it.key).collect();
+        let wanted = asks.iter().flat_map(|it| it.wants.iter());
+        let given_back = over.iter().flat_map(|it| it.grant.wants.iter());
+        let keys: BTreeSet<&Key> = wanted.chain(given_back).map(|it| &it.key).collect();
         let read = self.read(books, &keys).await?;
         let Some(told) = books.told else {
             return Ok(None);
@@ -323,7 +333,7 @@ impl Counter {
             .collect();
         for it in over {
             let end = it.sent.map_or(End::Unsent, |at| End::Sent(told.most(at)));
-            for (want, share) in &it.grant.0 {
+            for (want, share) in it.grant.parts() {
                 if let Some(row) = rows.get_mut(&want.key) {
                     row.uses.finish(&want.form, share, end, now);
                 }
@@ -348,7 +358,7 @@ impl Counter {
             .collect();
         let takes = answers
             .iter()
-            .any(|it| matches!(it, Answer::Go(it) if !it.0.is_empty()));
+            .any(|it| matches!(it, Answer::Go(it) if !it.shares.is_empty()));
         if changed.is_empty() || (!takes && over.is_empty()) {
             return Ok(Some(answers));
         }
@@ -400,14 +410,14 @@ impl Counter {
 /// Takes all that a request wants, or nothing.
 fn take(rows: &mut HashMap<&Key, Counted>, ask: &Ask, now: Time) -> Answer {
     let until = now + chrono::Duration::from_std(ask.within).unwrap_or_default();
-    let mut taken: Vec<(Want, Share)> = Vec::with_capacity(ask.wants.len());
+    let mut taken: Vec<(&Want, Share)> = Vec::with_capacity(ask.wants.len());
     let mut full: Option<(Time, Answer)> = None;
-    for want in &ask.wants {
+    for want in ask.wants.iter() {
         let Some(row) = rows.get_mut(&want.key) else {
             return Answer::Away("a budget's row is gone".to_owned());
         };
         match row.uses.take(&want.form, want.amount, now, until) {
-            Ok(share) => taken.push((want.clone(), share)),
+            Ok(share) => taken.push((want, share)),
             Err(Refused { at }) if full.as_ref().is_none_or(|(latest, _)| *latest < at) => {
                 let answer = Answer::Full {
                     key: want.key.clone(),
@@ -423,7 +433,10 @@ fn take(rows: &mut HashMap<&Key, Counted>, ask: &Ask, now: Time) -> Answer {
         }
     }
     let Some((_, answer)) = full else {
-        return Answer::Go(Grant(taken));
+        return Answer::Go(Grant {
+            wants: ask.wants.clone(),
+            shares: taken.into_iter().map(|(_, share)| share).collect(),
+        });
     };
     for (want, share) in &taken {
         if let Some(row) = rows.get_mut(&want.key) {
