@@ -120,10 +120,7 @@ impl Tools {
 
     /// The client for a job's requests: each is counted.
     pub fn http_of(&self, job: &Job, config: &Config) -> Http {
-        match self.caller(job, config) {
-            Some(it) => self.http.of(it),
-            None => self.http.clone(),
-        }
+        self.http.of(self.caller(job, config))
     }
 }
 
@@ -180,8 +177,8 @@ impl Context {
         let account = job.account.as_ref();
         let guard = account.and_then(|it| Some(config.accounts.get(it)?.guard));
         let guard = guard.filter(|it| it.looks_back_s().is_some());
-        let http = tools.http_of(&job, &config);
         let caller = tools.caller(&job, &config);
+        let http = tools.http.of(caller.clone());
         let protocol = Protocol::new(
             ledger.clone(),
             tools.journal,

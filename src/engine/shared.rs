@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::batcher::Batcher;
 use super::gatekeeper::Gatekeeper;
+use super::gates::Changed;
 use super::pressure::Pressure;
 use crate::clock::{Clock, Time};
 use crate::config::Config;
@@ -458,10 +459,7 @@ impl Shared {
     /// Takes over what the ledger's closures are; wakes everybody where something goes again.
     pub fn learn_closures(&self, written: Vec<Closure>) {
         let changed = self.shut.learn(written, &self.config.load(), self.now());
-        if changed.opened {
-            self.relay.notify_one();
-            self.dispatch.all();
-        }
+        self.wake_for(changed);
     }
 
     /// What waits for budgets is looked at again: other ones hold now.
@@ -469,6 +467,10 @@ impl Shared {
         let changed = self
             .shut
             .open(Cause::Budget, &self.config.load(), self.now());
+        self.wake_for(changed);
+    }
+
+    fn wake_for(&self, changed: Changed) {
         if changed.opened {
             self.relay.notify_one();
             self.dispatch.all();

@@ -297,10 +297,10 @@ impl Http {
         })
     }
 
-    /// The client for requests of this caller: each goes through its gate.
-    pub fn of(&self, caller: Caller) -> Self {
+    /// The client for requests of this caller, where they are counted: each goes through its gate.
+    pub fn of(&self, caller: Option<Caller>) -> Self {
         Self {
-            caller: Some(caller),
+            caller,
             ..self.clone()
         }
     }
