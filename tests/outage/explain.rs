@@ -1,5 +1,7 @@
 //! Why a job isn't running, as `presswork explain` tells it of a running daemon's jobs.
 
+use std::sync::Mutex;
+
 use super::stops::command;
 use super::*;
 
@@ -22,18 +24,27 @@ impl Case {
     }
 }
 
-/// What is told of a job, once something of this sort keeps it: that, and all that is told.
+/// What is told of a job, once something of this sort keeps it: that, and all that is told with it.
+/// What comes next may be told otherwise: a look at what is due goes on meanwhile.
 async fn kept(host: &Host, id: JobId, what: &str) -> (Value, Value) {
     let id = id.to_string();
-    let told = async || command(host, &["explain", &id]).await;
-    let of = |told: &Value| {
-        let mut all = told["constraints"].as_array().expect("a list").iter();
-        all.find(|it| it["what"] == what).cloned()
-    };
-    let waiting = format!("{what} keeps job {id}");
-    wait::until(&waiting, ENDED, async || of(&told().await).is_some()).await;
-    let told = told().await;
-    (of(&told).expect("it still does"), told)
+    let found = Mutex::new(None);
+    wait::until(&format!("{what} keeps job {id}"), ENDED, async || {
+        let looked = look(host, &id, what).await;
+        let is_there = looked.is_some();
+        *found.lock().expect("nobody panics with it") = looked;
+        is_there
+    })
+    .await;
+    let found = found.into_inner().expect("nobody panics with it");
+    found.expect("it was found")
+}
+
+async fn look(host: &Host, id: &str, what: &str) -> Option<(Value, Value)> {
+    let told = command(host, &["explain", id]).await;
+    let mut all = told["constraints"].as_array().expect("a list").iter();
+    let constraint = all.find(|it| it["what"] == what).cloned();
+    constraint.map(|it| (it, told))
 }
 
 fn says(constraint: &Value, words: &[&str]) {
@@ -64,7 +75,11 @@ async fn what_keeps_a_job_is_told_with_what_holds_it_and_what_helps() {
     let until: Time = serde_json::from_value(budget["until"].clone()).expect("a time");
     let now = case.ledger.now().await.expect("the ledger answers");
     assert!(now < until && until < now + chrono::Duration::minutes(65));
-    assert_eq!(case.one(second).await.attempts, 0, "and none is charged");
+    wait::until("it waits, and no attempt is charged", ENDED, async || {
+        let job = case.one(second).await;
+        job.state != State::Running && job.attempts == 0
+    })
+    .await;
 
     // a stop
     command(
