@@ -221,19 +221,31 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 11] = [
+const ENDPOINTS: [&str; 16] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
     "GET /v1/jobs/{id}/explain",
     "POST /v1/jobs/{id}/cancel",
     "GET /v1/jobs/{id}/receipt",
-    "GET /v1/unresolved",
     "POST /v1/jobs/{id}/resolve",
+    "GET /v1/unresolved",
+    "GET /v1/stops",
+    "POST /v1/stop",
+    "POST /v1/go",
+    "GET /v1/budgets",
+    "POST /v1/budgets/{name}",
     "POST /v1/hooks/{account}",
     "GET /livez",
     "GET /readyz",
     "GET /metrics",
 ];
+
+/// Whether a path is one of an endpoint's.
+fn is_of(endpoint: &str, path: &str) -> bool {
+    let (parts, said) = (endpoint.split('/'), path.split('/'));
+    let same = |(part, said): (&str, &str)| part == said || part.starts_with('{');
+    parts.clone().count() == said.clone().count() && parts.zip(said).all(same)
+}
 
 /// The answer to an unknown path.
 pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
@@ -243,12 +255,11 @@ pub async fn unknown_path(uri: axum::http::Uri) -> Problem {
 
 /// The answer to a known path with another method.
 pub async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> Problem {
-    let allowed = match uri.path() {
-        "/v1/jobs" => "POST",
-        path if path.ends_with("/cancel") || path.ends_with("/resolve") => "POST",
-        path if path.starts_with("/v1/hooks/") => "POST",
-        _ => "GET, HEAD",
-    };
+    let posts = ENDPOINTS
+        .iter()
+        .filter_map(|it| it.strip_prefix("POST "))
+        .any(|it| is_of(it, uri.path()));
+    let allowed = if posts { "POST" } else { "GET, HEAD" };
     let said = format!("{} takes {allowed}, not {method}", uri.path());
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong-method", said)
         .with(json!({"endpoints": ENDPOINTS}))
@@ -258,6 +269,15 @@ pub async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> P
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_endpoint_s_paths_are_told_from_others() {
+        assert!(is_of("/v1/jobs/{id}/cancel", "/v1/jobs/7/cancel"));
+        for path in ["/v1/jobs/7", "/v1/jobs/7/cancel/", "/v1/jobs/7/receipt"] {
+            assert!(!is_of("/v1/jobs/{id}/cancel", path), "{path}");
+        }
+        assert!(!is_of("/v1/jobs", "/v1"));
+    }
 
     #[test]
     fn a_problem_says_when_to_come_back_in_whole_seconds_never_too_few() {

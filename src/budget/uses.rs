@@ -42,9 +42,28 @@ const fn is_nothing(it: &u64) -> bool {
 /// What was taken of one budget, until it is finished.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Share {
-    /// Where it is counted.
-    keys: Vec<i64>,
+    keys: Keys,
     amount: u64,
+}
+
+/// Where something is counted: in one place, or in two around a midnight.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Keys {
+    first: i64,
+    second: Option<i64>,
+}
+
+impl Keys {
+    const fn one(first: i64) -> Self {
+        Self {
+            first,
+            second: None,
+        }
+    }
+
+    fn all(self) -> impl Iterator<Item = i64> {
+        std::iter::once(self.first).chain(self.second)
+    }
 }
 
 /// How what was taken ended.
@@ -81,18 +100,26 @@ impl Uses {
             return Err(Refused { at: NEVER });
         }
         let keys = match form {
-            Form::Calendar { .. } => form.periods(now, until),
-            Form::Rolling { window, .. } if sabotage!("budget.under_way") => {
-                vec![up(micros(now), slice(*window))]
+            Form::Calendar { .. } => {
+                let periods = form.periods(now, until);
+                Keys {
+                    first: periods[0],
+                    second: periods.get(1).copied(),
+                }
             }
-            Form::Rolling { window, .. } => vec![up(micros(until), slice(*window))],
-            Form::Concurrency { .. } | Form::Bucket { .. } => vec![up(micros(until), UNDER_WAY)],
+            Form::Rolling { window, .. } if sabotage!("budget.under_way") => {
+                Keys::one(up(micros(now), slice(*window)))
+            }
+            Form::Rolling { window, .. } => Keys::one(up(micros(until), slice(*window))),
+            Form::Concurrency { .. } | Form::Bucket { .. } => {
+                Keys::one(up(micros(until), UNDER_WAY))
+            }
         };
-        if let Some(at) = self.full(form, amount, now, &keys) {
+        if let Some(at) = self.full(form, amount, now, keys) {
             return Err(Refused { at });
         }
-        for key in &keys {
-            let counted = self.amounts.entry(*key).or_default();
+        for key in keys.all() {
+            let counted = self.amounts.entry(key).or_default();
             *counted = counted.saturating_add(amount);
         }
         Ok(Share { keys, amount })
@@ -103,22 +130,19 @@ impl Uses {
         self.tidy(form, now);
         match (form, end) {
             (_, End::Unsent) | (Form::Concurrency { .. }, _) => {
-                for key in &share.keys {
-                    self.back(*key, share.amount);
+                for key in share.keys.all() {
+                    self.back(key, share.amount);
                 }
             }
             (Form::Bucket { .. }, End::Sent(_)) => {
-                let over: u64 = share
-                    .keys
-                    .iter()
-                    .map(|it| self.back(*it, share.amount))
-                    .sum();
+                let keys = share.keys.all();
+                let over: u64 = keys.map(|it| self.back(it, share.amount)).sum();
                 self.content = self.content.saturating_add(millions(over));
             }
             (Form::Rolling { window, .. }, End::Sent(end)) => {
                 let over = up(micros(end), slice(*window));
-                for key in share.keys.iter().filter(|it| over < **it) {
-                    let amount = self.back(*key, share.amount);
+                for key in share.keys.all().filter(|it| over < *it) {
+                    let amount = self.back(key, share.amount);
                     if 0 < amount {
                         let counted = self.amounts.entry(over).or_default();
                         *counted = counted.saturating_add(amount);
@@ -128,10 +152,10 @@ impl Uses {
             (Form::Calendar { .. }, End::Sent(end)) => {
                 // it came before midnight for sure: then only the first day counts it
                 let counted = form.periods(end, end);
-                for key in share.keys.iter().skip(1) {
-                    if counted.iter().all(|it| it < key) {
-                        self.back(*key, share.amount);
-                    }
+                if let Some(key) = share.keys.second
+                    && counted.iter().all(|it| *it < key)
+                {
+                    self.back(key, share.amount);
                 }
             }
         }
@@ -181,12 +205,8 @@ impl Uses {
             };
         }
         match form {
-            Form::Concurrency { .. } => {
-                self.amounts = self.amounts.split_off(&(now_us + 1));
-            }
-            Form::Rolling { window, .. } => {
-                self.amounts = self.amounts.split_off(&(now_us - span(*window) + 1));
-            }
+            Form::Concurrency { .. } => self.forget(now_us + 1),
+            Form::Rolling { window, .. } => self.forget(now_us - span(*window) + 1),
             Form::Bucket { most, window, .. } => {
                 let mut from = self.at;
                 let later = self.amounts.split_off(&(now_us + 1));
@@ -200,11 +220,20 @@ impl Uses {
             }
             Form::Calendar { .. } => {
                 let first = form.periods(time(now_us), time(now_us))[0];
-                self.amounts = self.amounts.split_off(&first);
+                self.forget(first);
             }
         }
         self.at = now_us;
         time(now_us)
+    }
+
+    /// Forgets what is counted before `from`; mostly nothing is, so no map is built for it.
+    fn forget(&mut self, from: i64) {
+        while let Some(first) = self.amounts.first_entry()
+            && *first.key() < from
+        {
+            first.remove();
+        }
     }
 
     fn run_out(&mut self, most: u64, window: Duration, elapsed: i64) {
@@ -223,7 +252,7 @@ impl Uses {
     }
 
     /// When there will be room for it, where there is none. `self` is tidy.
-    fn full(&self, form: &Form, amount: u64, now: Time, keys: &[i64]) -> Option<Time> {
+    fn full(&self, form: &Form, amount: u64, now: Time, keys: Keys) -> Option<Time> {
         let most = form.most();
         let over = |used: u64| most < used.saturating_add(amount);
         match form {
@@ -259,8 +288,8 @@ impl Uses {
                 Some(now + Duration::microseconds(i64::try_from(wait).unwrap_or(i64::MAX / 4)))
             }
             Form::Calendar { .. } => {
-                let full = keys.iter().filter(|it| over(self.counted(&[**it])));
-                full.map(|it| form.ends(*it)).max()
+                let full = keys.all().filter(|it| over(self.counted(&[*it])));
+                full.map(|it| form.ends(it)).max()
             }
         }
     }

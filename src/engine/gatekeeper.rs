@@ -6,8 +6,8 @@
 //! on its way goes in the next one; what it read or wrote last is tried first, so one batch is one statement
 //! as long as nobody else writes the same rows.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex as Lock, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -33,7 +33,7 @@ const SHORT: Duration = Duration::from_millis(2);
 const TELL: Duration = Duration::from_millis(100);
 /// The ledger's time, as told with its last answer, is counted on for so long.
 const TIME_AGE: Duration = Duration::from_secs(5);
-/// Rows that are kept in mind.
+/// Rows, and callers, that are kept in mind.
 const KEPT_MAX: usize = 10_000;
 /// A batch that somebody else was faster than is tried again so often.
 const TRIES: u32 = 100;
@@ -125,12 +125,19 @@ struct Counter {
     books: Mutex<Books>,
 }
 
+/// Which budgets hold, and what they ask of whom: of the same caller the same, found once.
+#[derive(Default)]
+struct Holding {
+    budgets: Arc<BTreeMap<String, Budget>>,
+    wants: HashMap<Vec<u8>, Arc<[Want]>>,
+}
+
 /// Counts requests for one daemon.
 pub struct Gatekeeper {
     /// As `jobs.toml` says them.
     said: ArcSwap<BTreeMap<String, Budget>>,
     /// As they hold: with what people changed.
-    budgets: ArcSwap<BTreeMap<String, Budget>>,
+    holding: Lock<Holding>,
     changes: Lock<Vec<Change>>,
     ledger: Arc<dyn Ledger>,
     asks: Batcher<Ask, Answer>,
@@ -148,7 +155,10 @@ impl Gatekeeper {
         });
         Arc::new(Self {
             said: ArcSwap::from_pointee(budgets.clone()),
-            budgets: ArcSwap::from_pointee(budgets),
+            holding: Lock::new(Holding {
+                budgets: Arc::new(budgets),
+                ..Holding::default()
+            }),
             changes: Lock::default(),
             ledger,
             asks: Batcher::start(BATCH, 1, move |asks| {
@@ -167,11 +177,15 @@ impl Gatekeeper {
     }
 
     fn renew(&self, now: Time) -> bool {
-        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = locked(&self.changes);
         let budgets = changed(&self.said.load(), &changes, now);
-        let differs = **self.budgets.load() != budgets;
+        let mut holding = locked(&self.holding);
+        let differs = *holding.budgets != budgets;
         if differs {
-            self.budgets.store(Arc::new(budgets));
+            *holding = Holding {
+                budgets: Arc::new(budgets),
+                ..Holding::default()
+            };
         }
         differs
     }
@@ -182,7 +196,7 @@ impl Gatekeeper {
     /// When the ledger is away.
     pub async fn learn(&self, now: Time) -> Result<bool, LedgerError> {
         let changes = self.ledger.budget_changes().await?;
-        *self.changes.lock().unwrap_or_else(PoisonError::into_inner) = changes;
+        *locked(&self.changes) = changes;
         Ok(self.renew(now))
     }
 
@@ -192,11 +206,7 @@ impl Gatekeeper {
         every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             every.tick().await;
-            let idle = self
-                .over
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .is_empty();
+            let idle = locked(&self.over).is_empty();
             if !idle {
                 let nothing = Ask {
                     wants: Arc::default(),
@@ -208,8 +218,12 @@ impl Gatekeeper {
     }
 
     fn wants(&self, asked: &Asked<'_>) -> Arc<[Want]> {
-        let budgets = self.budgets.load();
-        let wants = budgets.iter().filter_map(|(name, it)| {
+        let caller = caller(asked);
+        let mut holding = locked(&self.holding);
+        if let Some(known) = holding.wants.get(&caller) {
+            return known.clone();
+        }
+        let wants = holding.budgets.iter().filter_map(|(name, it)| {
             Some(Want {
                 key: Key {
                     name: name.clone(),
@@ -219,8 +233,36 @@ impl Gatekeeper {
                 amount: it.amount,
             })
         });
-        wants.collect()
+        let wants: Arc<[Want]> = wants.collect();
+        if KEPT_MAX < holding.wants.len() {
+            holding.wants.clear();
+        }
+        holding.wants.insert(caller, wants.clone());
+        wants
     }
+}
+
+/// All that a budget can ask for, in one value: the lengths keep the texts apart.
+fn caller(asked: &Asked<'_>) -> Vec<u8> {
+    let Asked {
+        platform,
+        account,
+        tenant,
+        kind,
+        op,
+        nearby,
+    } = *asked;
+    let texts = [platform, account, tenant, kind, op];
+    let mut key = vec![u8::from(nearby)];
+    for text in texts {
+        key.extend(text.len().to_le_bytes());
+        key.extend(text.as_bytes());
+    }
+    key
+}
+
+fn locked<T>(it: &Lock<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[async_trait]
@@ -246,9 +288,7 @@ impl Gate for Gatekeeper {
                     let over = self.over.clone();
                     return Ok(Pass::new(move |sent| {
                         let sent = sent.then(Instant::now);
-                        over.lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .push(Over { grant, sent });
+                        locked(&over).push(Over { grant, sent });
                     }));
                 }
                 Some(Answer::Full {
@@ -295,7 +335,7 @@ fn full(key: &Key, used: u64, most: u64, at: Time) -> String {
 impl Counter {
     async fn batch(&self, asks: &[Ask]) -> Vec<Answer> {
         let mut books = self.books.lock().await;
-        let over = std::mem::take(&mut *self.over.lock().unwrap_or_else(PoisonError::into_inner));
+        let over = std::mem::take(&mut *locked(&self.over));
         for _ in 0..TRIES {
             match self.once(&mut books, asks, &over).await {
                 Ok(Some(answers)) => return answers,
@@ -319,9 +359,9 @@ impl Counter {
         asks: &[Ask],
         over: &[Over],
     ) -> Result<Option<Vec<Answer>>, LedgerError> {
-        let wanted = asks.iter().flat_map(|it| it.wants.iter());
-        let given_back = over.iter().flat_map(|it| it.grant.wants.iter());
-        let keys: BTreeSet<&Key> = wanted.chain(given_back).map(|it| &it.key).collect();
+        let wanted = asks.iter().map(|it| &it.wants);
+        let given_back = over.iter().map(|it| &it.grant.wants);
+        let keys = keys(wanted.chain(given_back));
         let read = self.read(books, &keys).await?;
         let Some(told) = books.told else {
             return Ok(None);
@@ -405,6 +445,13 @@ impl Counter {
             .extend(rows.into_iter().map(|it| (it.key.clone(), it)));
         Ok(missing.len() == keys.len())
     }
+}
+
+/// The parts of budgets that these want; those of one caller are one list, which is looked at once.
+fn keys<'a>(all: impl Iterator<Item = &'a Arc<[Want]>>) -> BTreeSet<&'a Key> {
+    let mut seen = HashSet::new();
+    let lists = all.filter(|it| seen.insert(it.as_ptr()));
+    lists.flat_map(|it| it.iter()).map(|it| &it.key).collect()
 }
 
 /// Takes all that a request wants, or nothing.

@@ -80,12 +80,25 @@ async fn what_is_not_there_is_told_with_what_is() {
         (path.status, path.problem().as_str()),
         (404, "no-such-path")
     );
-    assert!(
-        path.json()["endpoints"]
-            .as_array()
-            .unwrap()
-            .contains(&json!("POST /v1/jobs"))
-    );
+    let endpoints = path.json()["endpoints"].as_array().unwrap().clone();
+    assert!(endpoints.contains(&json!("POST /v1/jobs")));
+    // each that is told is there, and says so of any other method
+    for endpoint in &endpoints {
+        let (method, path) = endpoint.as_str().unwrap().split_once(' ').unwrap();
+        let path = path.replace(['{', '}'], "");
+        let allowed = if method == "POST" {
+            "POST"
+        } else {
+            "GET, HEAD"
+        };
+        let head = format!("PUT {path} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+        let reply = site.raw(head.as_bytes()).await;
+        assert_eq!(
+            (reply.status, reply.header("allow")),
+            (405, allowed),
+            "{path}"
+        );
+    }
     for (method, path, allowed) in [
         ("GET", "/v1/jobs", "POST"),
         ("DELETE", "/v1/jobs/7", "GET, HEAD"),
