@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::gate::{Cause, Closure, Shut};
+use crate::telemetry::metrics;
 
 /// What dispatch passes over, from two sources. Only dispatch goes by it: permits ask the ledger.
 #[derive(Default)]
@@ -70,6 +71,11 @@ impl Gates {
     fn renew(&self, mut closures: MutexGuard<'_, Closures>, config: &Config, now: Time) -> Changed {
         closures.own.retain(|it| it.is_closed(now));
         let all = closures.written.iter().chain(&closures.own);
+        for cause in Cause::ALL {
+            let of = all.clone().filter(|it| it.cause == *cause);
+            let closed = of.filter(|it| it.is_closed(now)).count();
+            metrics::closures(cause.as_str(), closed);
+        }
         let shut = Shut::of(all, config, now);
         let (closed, opened) = shut.differs(&self.shut.load());
         if closed || opened {

@@ -22,7 +22,7 @@ use crate::platform;
 use crate::platform::gate::BUDGET;
 use crate::platform::http::HELD;
 use crate::platform::limits::{Heard, Learned};
-use crate::telemetry::redact;
+use crate::telemetry::{metrics, redact};
 
 /// Who closes and opens here, for people.
 const ACTOR: &str = "presswork";
@@ -204,6 +204,7 @@ async fn tell(
         match action {
             Action::Shut(until) => {
                 if event == Event::Failed {
+                    metrics::breaker_opened(server);
                     tracing::warn!(server, "its breaker opens: {why}");
                 }
                 for name in accounts_of(&config, server) {

@@ -51,6 +51,8 @@ table! {
     SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
     ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
     BUDGET_FULL = "presswork_budget_full_total", Shape::Counter, "Requests that a budget held back, by budget.";
+    CLOSURES = "presswork_closures", Shape::Gauge, "What is closed for this host's dispatch, by cause: stop, account, breaker, learned, budget.";
+    BREAKER_OPENED = "presswork_breaker_opened_total", Shape::Counter, "Times that this host opened a server's breaker, by server.";
     PICKUP = "presswork_pickup_seconds", Shape::Histogram(SHORT), "From the time a job was due to the start of its attempt.";
     JOBS = "presswork_jobs", Shape::Gauge, "Unfinished jobs, by lane and state.";
     RUNNING = "presswork_running", Shape::Gauge, "Jobs that run on this host, by lane.";
@@ -143,6 +145,16 @@ pub fn attempt(kind: &'static str, took: Duration) {
 /// A request that a budget held back.
 pub fn budget_full(budget: &str) {
     counter!(BUDGET_FULL, "budget" => budget.to_owned()).increment(1);
+}
+
+/// So much is closed for a cause.
+pub fn closures(cause: &'static str, closures: usize) {
+    gauge!(CLOSURES, "cause" => cause).set(closures as f64);
+}
+
+/// A server's breaker opened.
+pub fn breaker_opened(server: &str) {
+    counter!(BREAKER_OPENED, "server" => server.to_owned()).increment(1);
 }
 
 /// How long a due job waited for its attempt.
@@ -260,6 +272,8 @@ mod tests {
         attempt("generate.text", Duration::from_millis(30));
         pickup(Duration::from_millis(3));
         budget_full("posts");
+        closures("stop", 2);
+        breaker_opened("x at https://api.x.com");
         jobs("default", "ready", 7);
         let one = running("default");
         drop(running("default"));
@@ -292,6 +306,8 @@ mod tests {
             "presswork_intake_refused_total{door=\"inbox\",reason=\"schema\"} 1",
             "presswork_jobs_settled_total{lane=\"default\",outcome=\"completed\"} 1",
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
+            "presswork_closures{cause=\"stop\"} 2",
+            "presswork_breaker_opened_total{server=\"x at https://api.x.com\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",
             "presswork_inbox_waiting{door=\"inbox\"} 8",
