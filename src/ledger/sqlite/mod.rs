@@ -16,6 +16,7 @@ mod results;
 mod budgets;
 mod look;
 mod tokens;
+mod accounts;
 mod tidy;
 mod breakers;
 mod restore;
