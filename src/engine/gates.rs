@@ -60,6 +60,14 @@ impl Gates {
         self.renew(closures, config, now)
     }
 
+    /// Shuts all of these on this host alone, in place of all that was shut for the cause.
+    pub fn put(&self, cause: Cause, all: Vec<Closure>, config: &Config, now: Time) -> Changed {
+        let mut closures = self.lock();
+        closures.own.retain(|it| it.cause != cause);
+        closures.own.extend(all);
+        self.renew(closures, config, now)
+    }
+
     /// Opens all that was shut on this host alone for a cause.
     pub fn open(&self, cause: Cause, config: &Config, now: Time) -> Changed {
         let mut closures = self.lock();

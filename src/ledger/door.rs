@@ -302,7 +302,7 @@ pub trait Ledger: Accounts + Send + Sync + 'static {
     /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
     /// lasts for `budget` more, its guard knows no other that says the same, and the server hasn't taken
     /// another one's place since ([`Ledger::history`]), and nothing is
-    /// closed that fits the job: `platform` is that of its account, where it is known. A closure that was
+    /// closed that fits the job, and its account is no other tenant's: `platform` is that of its account, where it is known. A closure that was
     /// committed before this began is seen. `sends + 1`; its looks are counted anew. Durable when it returns.
     async fn permit(
         &self,

@@ -1,16 +1,14 @@
 //! Accounts. How one stands and its closures are one statement.
 
-use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::Postgres;
 use super::codec;
-use super::pool::explain;
+use super::pool::{Pools, explain};
 use crate::account::{Kept, Sealed, Turn};
 use crate::gate::Cause;
-use crate::ledger::door::{Accounts, Gate, LedgerError, Result};
+use crate::ledger::door::{Gate, LedgerError, Result};
 use crate::ledger::rows::Audit;
 
 /// The columns that an account is read from.
@@ -172,70 +170,73 @@ fn settings(it: &Kept) -> Result<String> {
         .map_err(|e| LedgerError::Row(format!("an account's settings are no JSON: {e}")))
 }
 
-#[async_trait]
-impl Accounts for Postgres {
-    async fn add_account(&self, it: &Kept, audit: &Audit) -> Result<bool> {
-        let settings = settings(it)?;
-        let query = || {
-            bound!(ADD, Some(audit), it, &settings)
-                .bind(codec::plain(&it.created_by))
-                .fetch_one(self.pools.main())
-        };
-        let row = self.pools.again(query).await?;
-        row.try_get("done").map_err(explain)
-    }
+/// Writes a new account down.
+pub async fn add(pools: &Pools, it: &Kept, audit: &Audit) -> Result<bool> {
+    let settings = settings(it)?;
+    let query = || {
+        bound!(ADD, Some(audit), it, &settings)
+            .bind(codec::plain(&it.created_by))
+            .fetch_one(pools.main())
+    };
+    let row = pools.again(query).await?;
+    row.try_get("done").map_err(explain)
+}
 
-    async fn account(&self, name: &str) -> Result<Option<Kept>> {
-        let query = sqlx::query(ONE).bind(codec::plain(name));
-        let row = self.pools.call(query.fetch_optional(self.pools.main()));
-        let row = row.await?;
-        row.as_ref().map(read).transpose().map_err(explain)
-    }
+/// One account.
+pub async fn one(pools: &Pools, name: &str) -> Result<Option<Kept>> {
+    let query = sqlx::query(ONE).bind(codec::plain(name));
+    let row = pools.call(query.fetch_optional(pools.main()));
+    let row = row.await?;
+    row.as_ref().map(read).transpose().map_err(explain)
+}
 
-    async fn accounts(&self) -> Result<Vec<Kept>> {
-        let query = sqlx::query(ALL).fetch_all(self.pools.main());
-        let rows = self.pools.call(query).await?;
-        let rows = rows.iter().map(read);
-        rows.collect::<sqlx::Result<_>>().map_err(explain)
-    }
+/// All of them, by name.
+pub async fn all(pools: &Pools) -> Result<Vec<Kept>> {
+    let query = sqlx::query(ALL).fetch_all(pools.main());
+    let rows = pools.call(query).await?;
+    let rows = rows.iter().map(read);
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
+}
 
-    async fn put_account(
-        &self,
-        was: &Kept,
-        it: &Kept,
-        audit: Option<&Audit>,
-    ) -> Result<Option<i64>> {
-        let settings = settings(it)?;
-        let Gate { close, open } = Gate::between(was, it);
-        let open: Vec<&str> = open.into_iter().map(Cause::as_str).collect();
-        let query = || {
-            bound!(PUT, audit, it, &settings)
-                .bind(was.edition)
-                .bind(&open)
-                .bind(close.map(Cause::as_str))
-                .bind(Uuid::new_v4())
-                .fetch_optional(self.pools.main())
-        };
-        let row = self.pools.again(query).await?;
-        let edition = row.map(|it| it.try_get("edition")).transpose();
-        edition.map_err(explain)
-    }
+/// Writes an account, unless somebody did since it was read.
+pub async fn put(
+    pools: &Pools,
+    was: &Kept,
+    it: &Kept,
+    audit: Option<&Audit>,
+) -> Result<Option<i64>> {
+    let settings = settings(it)?;
+    let Gate { close, open } = Gate::between(was, it);
+    let open: Vec<&str> = open.into_iter().map(Cause::as_str).collect();
+    let query = || {
+        bound!(PUT, audit, it, &settings)
+            .bind(was.edition)
+            .bind(&open)
+            .bind(close.map(Cause::as_str))
+            .bind(Uuid::new_v4())
+            .fetch_optional(pools.main())
+    };
+    let row = pools.again(query).await?;
+    let edition = row.map(|it| it.try_get("edition")).transpose();
+    edition.map_err(explain)
+}
 
-    async fn remove_account(&self, name: &str, audit: &Audit) -> Result<bool> {
-        let query = || {
-            sqlx::query_scalar(REMOVE)
-                .bind(codec::plain(&audit.actor))
-                .bind(codec::plain(&audit.action))
-                .bind(codec::plain(&audit.detail))
-                .bind(codec::plain(name))
-                .fetch_one(self.pools.main())
-        };
-        self.pools.again(query).await
-    }
+/// Forgets an account.
+pub async fn remove(pools: &Pools, name: &str, audit: &Audit) -> Result<bool> {
+    let query = || {
+        sqlx::query_scalar(REMOVE)
+            .bind(codec::plain(&audit.actor))
+            .bind(codec::plain(&audit.action))
+            .bind(codec::plain(&audit.detail))
+            .bind(codec::plain(name))
+            .fetch_one(pools.main())
+    };
+    pools.again(query).await
+}
 
-    async fn accounts_edition(&self) -> Result<i64> {
-        let sql = "SELECT edition FROM presswork.accounts_edition";
-        let query = sqlx::query_scalar(sql).fetch_one(self.pools.main());
-        self.pools.call(query).await
-    }
+/// Another number after each change.
+pub async fn edition(pools: &Pools) -> Result<i64> {
+    let sql = "SELECT edition FROM presswork.accounts_edition";
+    let query = sqlx::query_scalar(sql).fetch_one(pools.main());
+    pools.call(query).await
 }

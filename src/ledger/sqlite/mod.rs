@@ -16,11 +16,11 @@ mod results;
 mod budgets;
 mod look;
 mod tokens;
-mod accounts;
 mod tidy;
 mod breakers;
 mod restore;
 mod store;
+mod accounts;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
