@@ -269,7 +269,7 @@ mod tests {
     #[test]
     fn the_ledgers_accounts_stand_beside_the_files_which_hold() {
         let file = "[accounts.news]\nplatform = \"mastodon\"\nbase_url = \"https://file.example\"\nsecret = { env = \"S\" }\n";
-        let env = |_: &str| Some("the-file-s-secret".to_owned());
+        let env = |name: &str| (name == "S").then(|| "the-file-s-secret".to_owned());
         let mut config = Config::parse(file, None, &env).unwrap();
         config.vault = vault(&["a"]);
         let all = [
@@ -353,7 +353,12 @@ mod tests {
             ("folder", set(&[]), secret(), "jobs.toml"),
             ("bluesky", set(&[]), secret(), "identifier: is missing"),
             ("s3", bucket.clone(), secret(), "access_key_id: is missing"),
-            ("http", set(&[("timeout_s", "0")]), secret(), "timeout_s"),
+            (
+                "http",
+                set(&[("timeout_s", "0"), ("base_url", "https://w.example")]),
+                secret(),
+                "timeout_s",
+            ),
             ("mastodn", set(&[]), secret(), "did you mean `mastodon`"),
         ] {
             let e = account("a", platform, &settings, &credentials).unwrap_err();

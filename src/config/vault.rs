@@ -106,7 +106,7 @@ mod tests {
                 "one source",
             ),
             ("[{ id = \"a\", env = \"NONE\" }]", "NONE isn't set"),
-            ("[{ id = \"a\", evn = \"ONE\" }]", "did you mean `env`"),
+            ("[{ id = \"a\", evn = \"ONE\" }]", "no source of secrets"),
             (
                 "[{ id = \"a\", env = \"BAD\" }]",
                 "as `presswork accounts new-key`",

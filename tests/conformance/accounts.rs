@@ -8,6 +8,7 @@ use presswork::gate::{Cause, Closure, Scope};
 use presswork::ledger::Audit;
 use uuid::Uuid;
 
+use super::closures::{new, permitted};
 use super::fixture::{Fixture, audit, near};
 
 async fn kept(f: &Fixture, name: &str) -> Kept {
@@ -285,4 +286,21 @@ pub async fn how_an_account_stands_closes_and_opens_it(f: Fixture) {
     let deed = deed(&f, "account.remove").await;
     assert!(f.remove_account("shop", &deed).await.unwrap());
     assert_eq!(causes(&f).await, []);
+}
+
+pub async fn nothing_is_permitted_for_another_tenants_account(f: Fixture) {
+    let (_, own) = f.start(new("shop", "acme", &[])).await;
+    let (_, other) = f.start(new("shop", "zeta", &[])).await;
+    let (_, bare) = f.start(new("", "zeta", &[])).await;
+    let is = added(&f, "shop").await;
+    assert!(!permitted(&f, &other, Some("mastodon")).await);
+    assert!(permitted(&f, &own, Some("mastodon")).await);
+    assert!(permitted(&f, &bare, None).await);
+    // it is everybody's from now on
+    let it = Kept {
+        tenant: None,
+        ..is.clone()
+    };
+    assert!(put(&f, &is, it).await.is_some());
+    assert!(permitted(&f, &other, Some("mastodon")).await);
 }

@@ -62,6 +62,7 @@ macro_rules! conformance {
                 an_account_is_changed_by_who_knows_how_it_stood,
                 of_many_at_once_one_takes_an_accounts_turn,
                 how_an_account_stands_closes_and_opens_it,
+                nothing_is_permitted_for_another_tenants_account,
             }
             breakers {
                 a_breaker_is_changed_by_who_knows_how_it_stood,
