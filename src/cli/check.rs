@@ -292,7 +292,24 @@ async fn ledger(cx: &Cx) -> Vec<Finding> {
             "what is committed stays",
         ));
     }
+    if schema.found == schema.known {
+        findings.extend(misfits(cx, &*ledger).await);
+    }
     findings
+}
+
+/// The ledger's accounts that aren't used here as they stand.
+async fn misfits(cx: &Cx, ledger: &dyn Ledger) -> Vec<Finding> {
+    let kept = match ledger.accounts().await {
+        Ok(it) => it,
+        Err(e) => return vec![Finding::new("accounts", Verdict::Bad, e.to_string())],
+    };
+    let (_, misfits) = cx.config.with_kept(&kept);
+    let found = misfits.into_iter().map(|it| {
+        let key = format!("accounts.{}", shown_key(&it.name));
+        Finding::new(key, Verdict::Concern, it.why)
+    });
+    found.collect()
 }
 
 /// That another server took the ledger over, and what is known to be lost.

@@ -356,7 +356,7 @@ mod tests {
             (
                 "http",
                 set(&[("timeout_s", "0"), ("base_url", "https://w.example")]),
-                secret(),
+                Credentials::of("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()),
                 "timeout_s",
             ),
             ("mastodn", set(&[]), secret(), "did you mean `mastodon`"),

@@ -45,7 +45,7 @@ async fn an_account_is_told_stopped_and_let_go_on_over_http() {
     );
     let closures = site.ledger.closures().await.expect("a list");
     assert_eq!((closures.len(), closures[0].cause), (1, Cause::Stop));
-    assert_eq!(closures[0].actor, "ada");
+    assert_eq!(closures[0].actor, "http: ada");
     let again = say("/v1/accounts/bird/pause", word).await.json();
     assert_eq!(again["changed"], false);
     let resumed = say("/v1/accounts/bird/resume", "{}").await.json();
