@@ -35,7 +35,7 @@ pub async fn learn(shared: &Shared) -> Result<bool> {
         return Ok(false);
     }
     let kept = shared.ledger.accounts().await?;
-    let is_new = *known != None || !kept.is_empty();
+    let is_new = known.is_some() || !kept.is_empty();
     if is_new {
         let mut seen = shared.accounts.seen();
         let (config, misfits) = shared.config.load().with_kept(&kept);

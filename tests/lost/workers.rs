@@ -516,5 +516,13 @@ async fn the_readmes_worker_takes_our_signature() {
     works
         .submit(&host, "job-000009", "stranger", json!({"text": "x"}))
         .await;
-    works.ended("job-000009", State::Held).await;
+    // what isn't signed by the worker's own secret is refused, and the account parked
+    wait::until("the stranger is parked", ENDED, async || {
+        let closures = works.place.ledger.closures().await.expect("a list");
+        let mut parked = closures.iter().filter(|it| it.cause == Cause::Credentials);
+        parked.any(|it| it.scope.account.as_deref() == Some("stranger"))
+    })
+    .await;
+    let (job, _) = works.ended("job-000009", State::Ready).await;
+    assert_eq!(job.attempts, 0);
 }
