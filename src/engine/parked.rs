@@ -12,8 +12,9 @@ use super::shared::Shared;
 use crate::account::State;
 use crate::config::{Account, Home};
 use crate::gate::{Cause, Closure, Scope as Area};
-use crate::ledger::{Audit, LedgerError, Result};
-use crate::outcome::{Failure, Outcome};
+use crate::job::Job;
+use crate::ledger::{Attempt, Audit, LedgerError, Result};
+use crate::outcome::{Class, Failure, Outcome};
 use crate::telemetry::redact;
 
 /// How often the ledger is asked whether any account was changed: with what that takes, below the second
@@ -21,6 +22,9 @@ use crate::telemetry::redact;
 const EVERY: Duration = Duration::from_millis(500);
 /// Who parks and lets go here, for people.
 const ACTOR: &str = "presswork";
+/// A job that was refused so often in a row, whatever was done about its account in between, is what is
+/// refused: it waits by itself, and keeps nobody else back any more.
+const REFUSALS_MAX: usize = 5;
 /// An account that somebody else is changing is read again so often.
 const TRIES: usize = 5;
 
@@ -32,13 +36,17 @@ fn area(account: &str) -> Area {
 }
 
 /// Parks the account that an attempt `used`, whose credentials were refused. How the attempt ended, then:
-/// back to its place, at no charge. Credentials that were renewed meanwhile are tried instead. `None`: the
-/// ledger doesn't know of it; each job waits for a person by itself.
+/// back to its place, at no charge. Credentials that were renewed meanwhile are tried instead. `None`: the job
+/// waits for a person by itself, since it is what is refused, or since the ledger couldn't park the account.
 pub async fn park(
     shared: &Shared,
+    job: &Job,
     (name, used): (&str, &Account),
     failure: Failure,
 ) -> Option<Outcome> {
+    if is_refused_by_itself(shared, job).await {
+        return None;
+    }
     let why = redact::text(&failure.to_string()).into_owned();
     let parked = match used.home {
         Home::File => of_file(shared, (name, used), &why).await,
@@ -62,6 +70,16 @@ pub async fn park(
         reason,
         failure: Some(failure),
     })
+}
+
+async fn is_refused_by_itself(shared: &Shared, job: &Job) -> bool {
+    // a ledger that can't say parks nothing either
+    let attempts = shared.ledger.attempts(job.id).await.unwrap_or_default();
+    let refused = |it: &&Attempt| {
+        let failure = it.failure.as_ref();
+        failure.is_some_and(|it| it.class == Class::Unauthorised)
+    };
+    REFUSALS_MAX <= 1 + attempts.iter().rev().take_while(refused).count()
 }
 
 /// Whether it was parked; false: others are in their place by now.

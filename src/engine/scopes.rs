@@ -73,7 +73,7 @@ pub async fn attended(
     let outcome = match (&outcome, used) {
         (Outcome::Failed(it), Some(used)) if is_refused(it, used) => {
             let failure = it.clone();
-            parked::park(shared, (name, used), failure)
+            parked::park(shared, job, (name, used), failure)
                 .await
                 .unwrap_or(outcome)
         }

@@ -2,15 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use presswork::account::{Credentials, Kept};
+use presswork::account::{Credentials, Kept, State as Stands};
 use presswork::config::{Config, Home};
 use presswork::engine::accounts::learn;
+use presswork::gate::{Cause, Scope};
 use presswork::lifecycle::State;
 use presswork::operate::accounts::{Wanted, add, remove};
 use presswork::operate::stops::{self, Hand};
 use presswork::outcome::Held;
 use presswork::vault::{Key, Vault};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::LANE;
 use crate::probe::{Says, World, kinds};
@@ -114,5 +115,38 @@ async fn without_its_key_an_accounts_jobs_wait_on_that_host_alone() {
             reason: "",
         };
         assert_eq!(stops::go_all(&*base.ledger, hand).await.unwrap(), []);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_refused_again_and_again_keeps_nobody_else_back() {
+    for base in Base::both().await {
+        added(&base, None).await;
+        let rig = Rig::new(&base, kinds(), keyed).await;
+        let refused = json!({"fail_times": 99, "class": "unauthorised"});
+        let envelope = json!({"kind": "test.job", "account": "press", "payload": refused});
+        let id = rig.enqueue(&envelope).await;
+        let lane = rig.job(id).await.lane;
+        let area = Scope {
+            account: Some("press".to_owned()),
+            ..Scope::default()
+        };
+        let hand = Hand {
+            actor: "ann",
+            reason: "nothing is wrong with it",
+        };
+        for round in 1..5 {
+            assert_eq!(rig.step(&lane).await, 1, "{round}");
+            rig.expect(id, State::Ready).await;
+            let kept = base.ledger.account("press").await.unwrap().unwrap();
+            assert_eq!(kept.state, Stands::Attention, "{round}");
+            let opened = stops::go_on(&*base.ledger, (None, &area), hand).await;
+            assert_eq!(opened.unwrap(), [Cause::Credentials], "{round}");
+            rig.shared.look_at_closures().await.unwrap();
+        }
+        assert_eq!(rig.step(&lane).await, 1);
+        let job = rig.expect(id, State::Held).await;
+        assert_eq!((job.held, job.attempts), (Some(Held::Account), 0));
+        assert_eq!(base.ledger.closures().await.unwrap(), []);
     }
 }
