@@ -25,12 +25,14 @@ words! {
     Cause {
         /// A person stopped it.
         Stop = "stop",
-        /// The platform refuses the account's credentials.
+        /// The platform restricts the account, or wants to be paid.
         Account = "account",
         /// It keeps failing.
         Breaker = "breaker",
         /// The platform asked for less.
         Learned = "learned",
+        /// Its credentials are refused.
+        Credentials = "credentials",
         /// A budget is used up: known to a daemon by itself, and never written down.
         Budget = "budget",
     }
@@ -192,6 +194,9 @@ pub struct Closure {
     pub since: Time,
     /// Until when; `None`: until somebody opens it.
     pub until: Option<Time>,
+    /// A salted digest of the credentials that were refused, where those stand in `jobs.toml`.
+    #[serde(default, skip_serializing)]
+    pub refused: Option<String>,
 }
 
 impl Closure {
@@ -205,6 +210,7 @@ impl Closure {
             actor: actor.to_owned(),
             since: now,
             until: None,
+            refused: None,
         }
     }
 
@@ -231,7 +237,8 @@ impl fmt::Display for Closure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.cause {
             Cause::Stop => "was stopped",
-            Cause::Account => "waits for its credentials to be renewed",
+            Cause::Account => "waits for what its platform asks of a person",
+            Cause::Credentials => "waits for its credentials to be renewed",
             Cause::Breaker => "keeps failing and is left alone",
             Cause::Learned => "was asked for less",
             Cause::Budget => "has used its budget up",

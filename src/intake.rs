@@ -330,13 +330,16 @@ fn account(config: &Config, kind: &Kind, envelope: &Envelope) -> Option<Violatio
     if platforms.is_empty() {
         return None;
     }
+    let tenant = envelope.tenant.as_deref().unwrap_or(DEFAULT_TENANT);
     let fits = |it: &Account| platforms.contains(&it.platform.as_str());
+    // another tenant's account is told like one that isn't there
+    let of_name = |name| config.accounts.get(name).filter(|it| it.is_for(tenant));
     let platform = platforms.join(" or ");
     let fitting = || {
         config
             .accounts
             .iter()
-            .filter(|(_, it)| fits(it))
+            .filter(|(_, it)| fits(it) && it.is_for(tenant))
             .map(|(name, _)| name.as_str())
     };
     let message = match envelope.account.as_deref() {
@@ -344,14 +347,14 @@ fn account(config: &Config, kind: &Kind, envelope: &Envelope) -> Option<Violatio
             "is missing: {} acts for an account of {platform}",
             kind.name()
         ),
-        Some(name) => match config.accounts.get(name) {
+        Some(name) => match of_name(name) {
             Some(it) if fits(it) => return None,
             Some(it) => format!(
                 "`{name}` is an account of {}, not of {platform}",
                 it.platform
             ),
             None => format!(
-                "`{name}` is no account of jobs.toml{}",
+                "`{name}` is no account that is there for it{}",
                 did_you_mean(name, fitting())
             ),
         },

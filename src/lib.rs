@@ -21,6 +21,8 @@ pub mod job;
 pub mod effect;
 pub mod finding;
 pub mod token;
+pub mod account;
+pub mod vault;
 pub mod telemetry;
 pub mod config;
 pub mod gate;

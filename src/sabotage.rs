@@ -58,6 +58,14 @@ pub const LINES: &[(&str, &str)] = &[
         "a permit isn't given within what is closed",
     ),
     (
+        "runner.tenant",
+        "a job of another tenant than its account's doesn't begin",
+    ),
+    (
+        "permit.tenant",
+        "a permit isn't given to a job of another tenant than its account's",
+    ),
+    (
         "permit.journal",
         "what is sent is in the host's journal first",
     ),

@@ -3,6 +3,8 @@
 
 mod kit;
 
+#[path = "cli/accounts.rs"]
+mod accounts;
 #[path = "cli/acl.rs"]
 mod acl;
 #[path = "cli/files.rs"]

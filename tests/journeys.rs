@@ -16,8 +16,10 @@ use std::time::Duration;
 use futures_util::{StreamExt, stream};
 use presswork::clock::Clock;
 use presswork::config::{Account, Config, Model};
+use presswork::gate::{Cause, Scope};
 use presswork::job::JobId;
 use presswork::lifecycle::State;
+use presswork::operate::stops::{self, Hand};
 use presswork::operate::{self, Verdict};
 use presswork::platform::http::{Body, Call, Http, below};
 use presswork::sandbox::{Options, Sandbox};
@@ -249,7 +251,17 @@ async fn walk(internet: &Internet, base: &Base, journey: &Journey) -> String {
     let verdict = match journey.then {
         Then::Nothing => None,
         Then::Release => {
-            operate::release(ledger, id, &somebody()).await.unwrap();
+            // its account is parked, and it keeps its place
+            let area = Scope {
+                account: Some(journey.name.to_owned()),
+                ..Scope::default()
+            };
+            let hand = Hand {
+                actor: "ann",
+                reason: "the secret is renewed",
+            };
+            let opened = stops::go_on(ledger, (None, &area), hand).await.unwrap();
+            assert_eq!(opened, [Cause::Credentials]);
             None
         }
         Then::Happened => Some(Verdict::Happened {
@@ -439,7 +451,7 @@ fn the_golden_files_keep_the_promises() {
                 assert_eq!(last["state"], "unresolved", "{at}");
             }
             "text-401" | "toot-401" => {
-                assert_eq!(told["job"][0]["held"], "account", "{at}");
+                assert_eq!(told["job"][0]["state"], "ready", "{at}");
                 assert_eq!(last["state"], "completed", "{at}");
             }
             _ => {}

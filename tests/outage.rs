@@ -2,6 +2,8 @@
 //! drain, reload, and are told what people want.
 
 mod kit;
+#[path = "outage/accounts.rs"]
+mod accounts;
 #[path = "outage/backlog.rs"]
 mod backlog;
 #[path = "outage/budgets.rs"]

@@ -236,9 +236,10 @@ fn asked(method: &Method, path: &str) -> Option<Asked<'static>> {
         "/livez" | "/readyz" => None,
         // whoever calls back proves itself by a signature
         _ if path.starts_with(HOOKS) => None,
-        "/metrics" | "/v1/stops" | "/v1/budgets" => Some(Asked::Figures),
+        "/metrics" | "/v1/stops" | "/v1/budgets" | "/v1/accounts" => Some(Asked::Figures),
         "/v1/stop" | "/v1/go" => Some(Asked::OperateAll),
         _ if path.starts_with("/v1/budgets/") => Some(Asked::OperateAll),
+        _ if path.starts_with("/v1/accounts/") => Some(Asked::OperateAll),
         _ if reads => Some(Asked::Read),
         "/v1/jobs" => Some(Asked::Making),
         _ => Some(Asked::Operate),

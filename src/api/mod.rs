@@ -32,6 +32,7 @@ pub mod jobs;
 pub mod unresolved;
 pub mod stops;
 pub mod budgets;
+pub mod accounts;
 pub mod signed;
 pub mod hooks;
 pub mod probes;
@@ -97,6 +98,9 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/go", post(stops::go))
         .route("/v1/budgets", get(budgets::list))
         .route("/v1/budgets/{name}", post(budgets::set))
+        .route("/v1/accounts", get(accounts::list))
+        .route("/v1/accounts/{name}/pause", post(accounts::pause))
+        .route("/v1/accounts/{name}/resume", post(accounts::resume))
         .route(hooks::ROUTE, post(hooks::called))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))

@@ -96,8 +96,9 @@ pub async fn go(
         actor: &actor,
         reason: &word.reason,
     };
-    let (given, cause) = (&api.given, word.cause.unwrap_or(Cause::Stop));
-    if !stops::go(&*given.ledger, (cause, &word.scope), hand).await? {
+    let given = &api.given;
+    let opened = stops::go_on(&*given.ledger, (word.cause, &word.scope), hand).await?;
+    if opened.is_empty() {
         let told = format!("{} isn't stopped; GET /v1/stops tells what is", word.scope);
         return Err(Problem::new(StatusCode::NOT_FOUND, "not-found", told));
     }

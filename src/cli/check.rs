@@ -11,7 +11,7 @@ use super::acl;
 use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Exit, Table, Tone, plain};
 use crate::clock::stamp;
-use crate::config::{Account, Store, keys, shown_key, unknown_variables};
+use crate::config::{Account, Home, Store, keys, shown_key, unknown_variables};
 use crate::handler::Kind;
 use crate::inbox::place;
 use crate::ledger::Ledger;
@@ -292,7 +292,24 @@ async fn ledger(cx: &Cx) -> Vec<Finding> {
             "what is committed stays",
         ));
     }
+    if schema.found == schema.known {
+        findings.extend(misfits(cx, &*ledger).await);
+    }
     findings
+}
+
+/// The ledger's accounts that aren't used here as they stand.
+async fn misfits(cx: &Cx, ledger: &dyn Ledger) -> Vec<Finding> {
+    let kept = match ledger.accounts().await {
+        Ok(it) => it,
+        Err(e) => return vec![Finding::new("accounts", Verdict::Bad, e.to_string())],
+    };
+    let (_, misfits) = cx.config.with_kept(&kept);
+    let found = misfits.into_iter().map(|it| {
+        let key = format!("accounts.{}", shown_key(&it.name));
+        Finding::new(key, Verdict::Concern, it.why)
+    });
+    found.collect()
 }
 
 /// That another server took the ledger over, and what is known to be lost.
@@ -343,11 +360,16 @@ async fn queue(cx: &Cx) -> Vec<Finding> {
 /// Asks the platform of every account, all at once.
 async fn accounts(cx: &Cx) -> Result<Vec<Finding>, CliError> {
     let http = Http::new(cx.clock.clone()).map_err(|e| CliError::failed(format!("{e:#}")))?;
-    let asked = cx.config.accounts.iter().map(|(name, account)| {
+    // a ledger that is away was told; then those of the file are asked alone
+    let _ = cx.ledger().await;
+    let asked = cx.known().accounts.iter().map(|(name, account)| {
         let http = &http;
         async move {
             let key = format!("accounts.{}", shown_key(name));
-            let found = platform::ping(http, account, PATIENCE).await;
+            let found = match &account.unusable {
+                None => platform::ping(http, account, PATIENCE).await,
+                Some(why) => Err(Failure::permanent("unusable", why.clone())),
+            };
             let (word, verdict, message) = match found {
                 Ok(found) => {
                     let message = format!("{} takes it: {found}", account.platform);
@@ -386,6 +408,16 @@ fn refused(cx: &Cx, key: &str, account: &Account, e: &Failure) -> (&'static str,
                 "make {} and let the daemon's user write there",
                 at("folder")
             ),
+        ),
+        _ if account.unusable.is_some() => (
+            "unfit",
+            Verdict::Bad,
+            "`presswork accounts show` says more of it".to_owned(),
+        ),
+        Class::Unauthorised if account.home != Home::File => (
+            "unauthorised",
+            Verdict::Bad,
+            "make a new secret there, and give it by `presswork accounts renew`".to_owned(),
         ),
         Class::Unauthorised => (
             "unauthorised",

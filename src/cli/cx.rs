@@ -1,7 +1,7 @@
 //! What every command works with: the configuration, the ledger, the way to speak.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::OnceCell;
 
@@ -44,13 +44,15 @@ pub struct Globals {
 
 /// What every command works with.
 pub struct Cx {
-    /// The configuration.
+    /// The configuration, as the file and the environment say it.
     pub config: Arc<Config>,
     /// How to speak.
     pub out: Out,
     /// This host's clock; what the ledger says by its own clock is asked of the ledger.
     pub clock: Clock,
     ledger: OnceCell<Arc<dyn Ledger>>,
+    /// The configuration with the accounts of the ledger, once that is open.
+    known: OnceLock<Arc<Config>>,
 }
 
 impl Cx {
@@ -69,6 +71,7 @@ impl Cx {
             out,
             clock: Clock::System,
             ledger: OnceCell::new(),
+            known: OnceLock::new(),
         }
     }
 
@@ -104,7 +107,11 @@ impl Cx {
                     schema.known
                 ))
                 .hint("use the newer presswork that migrated it")),
-                _ => Ok(ledger),
+                _ => {
+                    let (known, _) = self.config.with_kept(&ledger.accounts().await?);
+                    let _ = self.known.set(Arc::new(known));
+                    Ok(ledger)
+                }
             }
         });
         opened.await.cloned()
@@ -138,10 +145,15 @@ impl Cx {
             .hint("try again later, or raise inbox.backlog_max in jobs.toml"))
     }
 
+    /// The configuration with the accounts of the ledger, where that was opened; else without.
+    pub fn known(&self) -> &Arc<Config> {
+        self.known.get().unwrap_or(&self.config)
+    }
+
     /// What intake decides by.
     pub fn rules(&self) -> Rules {
         Rules {
-            config: self.config.clone(),
+            config: self.known().clone(),
             kinds: kinds(),
         }
     }

@@ -158,8 +158,12 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     }
     let payload = payload(&args.payload)?;
     // what needs no ledger is told without one
-    admitted(cx, &args, &payload, cx.clock.now())?;
-    let ledger = cx.ledger().await?;
+    let told = admitted(cx, &args, &payload, cx.clock.now());
+    let ledger = match (cx.ledger().await, told) {
+        (Ok(it), _) => it,
+        (Err(_), Err(told)) => return Err(told),
+        (Err(e), Ok(_)) => return Err(e),
+    };
     let job = admitted(cx, &args, &payload, ledger.now().await?)?;
     cx.room(&*ledger).await?;
     let answers = accept(&*ledger, &[job]).await?;

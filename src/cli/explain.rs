@@ -37,8 +37,8 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
     let job = operate::job(&*ledger, args.id).await?;
     let kinds: Vec<String> = kinds().iter().map(|it| it.name().to_owned()).collect();
-    let facts = Facts::read(&*ledger, &cx.config, &kinds, job).await?;
-    let told = explain(&facts, &cx.config, Eyes::Operator);
+    let facts = Facts::read(&*ledger, cx.known(), &kinds, job).await?;
+    let told = explain(&facts, cx.known(), Eyes::Operator);
     match cx.out.json {
         true => cx.out.document(&told),
         false => print(&cx.out, &told),

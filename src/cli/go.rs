@@ -12,7 +12,8 @@ use crate::operate::stops::{self, Hand, command};
 const AFTER: &str = "\
 Examples:
   presswork go                                    after `presswork stop`
-  presswork go --account studio                   after `presswork stop --account studio`
+  presswork go --account studio                   after `presswork stop --account studio`, or where its
+                                                  credentials were refused
   presswork go --all                              all that people stopped
   presswork go --account studio --cause breaker   what a daemon shut by itself
 
@@ -30,9 +31,9 @@ pub struct Args {
     /// All that people stopped
     #[arg(long, conflicts_with_all = ["platform", "account", "tenant", "label", "cause"])]
     all: bool,
-    /// What was shut for another cause than a person's stop: account, breaker, learned
-    #[arg(long, value_name = "CAUSE", default_value = "stop", hide_default_value = true, value_parser = cause)]
-    cause: Cause,
+    /// What was shut for this cause alone: stop, credentials, account, breaker, learned
+    #[arg(long, value_name = "CAUSE", value_parser = cause)]
+    cause: Option<Cause>,
     /// Why, for the audit
     #[arg(
         long,
@@ -69,12 +70,12 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
         stops::go_all(&*ledger, hand).await?
     } else {
         let scope = args.scope.scope();
-        let is_it = |it: &Closure| it.cause == args.cause && it.scope == scope;
         let before = ledger.closures().await?;
-        let opened = stops::go(&*ledger, (args.cause, &scope), hand).await?;
-        if !opened {
+        let opened = stops::go_on(&*ledger, (args.cause, &scope), hand).await?;
+        if opened.is_empty() {
             return Err(missing(&*ledger, &format!("{scope} isn't stopped")).await?);
         }
+        let is_it = |it: &Closure| opened.contains(&it.cause) && it.scope == scope;
         before.into_iter().filter(is_it).collect()
     };
     let shut = ledger.closures().await?;

@@ -25,6 +25,8 @@ pub mod budgets;
 pub mod stop;
 pub mod go;
 pub mod tokens;
+mod paste;
+pub mod accounts;
 pub mod kinds;
 mod acl;
 pub mod check;
@@ -95,6 +97,7 @@ enum Command {
     Budgets(budgets::Args),
     Stop(stop::Args),
     Go(go::Args),
+    Accounts(accounts::Args),
     Tokens(tokens::Args),
     Kinds(kinds::Args),
     Check(check::Args),
@@ -197,6 +200,7 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
         Command::Budgets(args) => budgets::run(&cx()?, args).await,
         Command::Stop(args) => stop::run(&cx()?, args).await,
         Command::Go(args) => go::run(&cx()?, args).await,
+        Command::Accounts(args) => accounts::run(&cx()?, args).await,
         Command::Tokens(args) => tokens::run(&cx()?, args).await,
         Command::Kinds(args) => kinds::run(&cx()?, args).await,
         Command::Check(args) => check::run(&cx()?, args).await,

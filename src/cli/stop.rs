@@ -93,7 +93,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     if args.list {
         return list(cx, &*ledger).await;
     }
-    let scope = checked(args.scope.scope(), &cx.config).map_err(CliError::usage)?;
+    let scope = checked(args.scope.scope(), cx.known()).map_err(CliError::usage)?;
     let by = cx.by(args.reason);
     let hand = Hand {
         actor: &by.actor,
@@ -108,7 +108,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             stamp(closure.since)
         ))?;
     }
-    let slipped = stops::slipped(&*ledger, &cx.config, &closure.scope, wait).await?;
+    let slipped = stops::slipped(&*ledger, cx.known(), &closure.scope, wait).await?;
     if cx.out.json {
         return cx.out.document(&Stopped {
             closure: &closure,

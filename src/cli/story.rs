@@ -46,7 +46,7 @@ impl Story {
         let job = operate::job(&**ledger, id).await?;
         let (attempts, effects) = (ledger.attempts(id).await?, ledger.effects(id).await?);
         let audit = ledger.audit(Some(id), AUDITS).await?;
-        let around = Around::read(&**ledger, &cx.config, &job).await?;
+        let around = Around::read(&**ledger, cx.known(), &job).await?;
         Ok(Self {
             payload: RawValue::from_string(job.payload.to_string()).ok(),
             advice: why(&job, &around, &effects),

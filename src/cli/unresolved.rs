@@ -202,7 +202,7 @@ async fn show(cx: &Cx, ledger: &Arc<dyn Ledger>, id: JobId) -> Result<(), CliErr
 }
 
 fn looking(cx: &Cx, story: &Story, effect: &Effect, runs: &[Run]) -> Look {
-    let account = cx.config.accounts.get(&effect.account);
+    let account = cx.known().accounts.get(&effect.account);
     Look {
         op: effect.op.clone(),
         account: effect.account.clone(),

@@ -9,9 +9,10 @@ use url::{Host, Url};
 
 use super::read::{Part, Reader, Said};
 use super::secret::webhook_key;
-use super::types::{Account, Bucket};
+use super::types::{Account, Bucket, Home};
 use super::words::{PLATFORMS, POSTS};
 use crate::content::{Guard, Reaction};
+use crate::job::envelope::{NAME_MAX, is_name};
 
 /// The platforms whose accounts are buckets.
 const BUCKETS: [&str; 2] = ["s3", "gcs"];
@@ -112,7 +113,24 @@ impl<'a> Reader<'a> {
             previous_secret,
             timeout: Duration::from_secs(self.int_or_default(part, "timeout_s")),
             app: self.text(part, "app").map(|it| it.value),
+            tenant: self.tenant(part),
+            claimed: None,
+            home: Home::File,
+            unusable: None,
         })
+    }
+
+    /// Whose jobs alone may use it.
+    fn tenant(&mut self, part: &Part<'a>) -> Option<String> {
+        let said = self.text(part, "tenant")?;
+        if !is_name(&said.value) {
+            let message = format!(
+                "a tenant's name, as envelopes say it: 1 to {NAME_MAX} letters, digits and . _ - @ : / +"
+            );
+            let shown = Some(format!("{:?}", said.value));
+            self.wrong(&said.place, format!("{}.tenant", part.path), shown, message);
+        }
+        Some(said.value)
     }
 
     fn guard(&mut self, part: &Part<'a>) -> Guard {
@@ -200,6 +218,7 @@ impl<'a> Reader<'a> {
             Ok(base_url) if path.components().all(plain) => Some(Account {
                 public_url,
                 guard: self.guard(part),
+                tenant: self.tenant(part),
                 ..Account::at(&platform, base_url)
             }),
             _ => {

@@ -101,6 +101,8 @@ impl<'a> Reader<'a> {
         if let Some(it) = account
             .as_ref()
             .filter(|it| !there.contains(&it.value.as_str()))
+            // the ledger may have it, which isn't asked here
+            .filter(|_| self.names("vault").is_empty())
         {
             let near = crate::json::did_you_mean(&it.value, accounts.keys().map(String::as_str));
             let message = format!("the name of an account; [accounts] has none of it{near}");

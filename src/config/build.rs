@@ -82,6 +82,7 @@ impl<'a> Reader<'a> {
             lanes,
             budgets: self.budgets(&accounts),
             accounts,
+            vault: self.vault(),
             presets: self.presets(),
             commands,
             models: self.models(),

@@ -7,7 +7,7 @@ use crate::telemetry::redact::HIDDEN;
 use super::error::{ConfigError, Place};
 use super::read::shown_key;
 use super::secret::shown;
-use super::types::{Account, Command, Config, Variable};
+use super::types::{Account, Command, Config, Home, Variable};
 use super::words::POSTS;
 
 impl Config {
@@ -44,7 +44,8 @@ impl Config {
             let most = kind.adopt_for.map(|it| it.as_secs().to_string());
             put("adopt_for_s", most);
         }
-        for (name, account) in &self.accounts {
+        let of_file = self.accounts.iter().filter(|it| it.1.home == Home::File);
+        for (name, account) in of_file {
             let path = format!("accounts.{}", shown_key(name));
             let said = account_of(account).into_iter();
             all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
@@ -123,6 +124,10 @@ impl Config {
             ("inbox.tenants", listed(&self.tenants)),
             ("keep.finished_days", days(self.keep_finished)),
             ("keep.keys_days", days(self.keep_keys)),
+            (
+                "vault.keys",
+                listed(&self.vault.ids().map(str::to_owned).collect::<Vec<_>>()),
+            ),
         ];
         let media = &self.media;
         let seconds = |it: std::time::Duration| it.as_secs().to_string();
@@ -233,6 +238,7 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
     let secret = it.webhook_secret.as_ref();
     all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
     all.extend(it.app.clone().map(|it| ("app", it)));
+    all.extend(it.tenant.clone().map(|it| ("tenant", it)));
     if it.platform == "http" {
         let previous = it.previous_secret.as_ref();
         all.extend(previous.map(|_| ("previous_secret", HIDDEN.to_owned())));

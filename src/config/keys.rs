@@ -400,6 +400,7 @@ pub const SECTIONS: &[Section] = &[
             key("webhook_secret", Shape::Secret),
             key("previous_secret", Shape::Secret),
             key("app", TEXT),
+            key("tenant", TEXT),
             int(
                 "timeout_s",
                 (1, ", because no answer comes in no time"),
@@ -410,6 +411,12 @@ pub const SECTIONS: &[Section] = &[
                 Some(60),
             ),
         ],
+    },
+    Section {
+        name: "vault",
+        by_name: false,
+        overlay: false,
+        keys: &[key("keys", Shape::Keys)],
     },
     Section {
         name: "commands",
@@ -529,6 +536,7 @@ pub fn bounds(path: &str) -> String {
         Some(Shape::Word { of, .. }) => of.join(", "),
         Some(Shape::Secret) => "by reference".to_owned(),
         Some(Shape::List) => "strings".to_owned(),
+        Some(Shape::Keys) => "keys, by reference".to_owned(),
         Some(Shape::Variables) => "strings, secrets by reference".to_owned(),
         Some(Shape::Text { .. } | Shape::Address { .. }) | None => String::new(),
     }

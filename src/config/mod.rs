@@ -13,6 +13,8 @@ pub mod keys;
 mod read;
 mod secret;
 mod accounts;
+mod vault;
+pub mod kept;
 mod budgets;
 mod commands;
 mod build;
@@ -31,7 +33,7 @@ pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
 pub use secret::webhook_key;
 pub use types::{
-    Account, Api, Bucket, Command, Config, KindSettings, Lane, Media, Model, Preset, Store,
+    Account, Api, Bucket, Command, Config, Home, KindSettings, Lane, Media, Model, Preset, Store,
     Variable,
 };
 

@@ -21,7 +21,8 @@ const SECRET_MIN: usize = 8;
 /// The longest, in bytes.
 const SECRET_MAX: u64 = 64 * 1024;
 
-const FORMS: &str = "{ env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
+pub(super) const FORMS: &str =
+    "{ env = \"NAME\" }, { file = \"path\" } or { credential = \"name\" }";
 
 impl<'a> Reader<'a> {
     /// A secret by reference, resolved. What the environment's overlay says is a reference too.
@@ -117,8 +118,12 @@ fn reference(said: &Raw<'_>, env: Env<'_>) -> Result<String, String> {
     let (Some((how, what)), None) = (members.next(), members.next()) else {
         return Err(format!("names one source; write {FORMS}"));
     };
-    let how: &str = how.get_ref();
-    let Some(what) = what.get_ref().as_str().filter(|it| !it.is_empty()) else {
+    source(how.get_ref(), what.get_ref(), env)
+}
+
+/// The value that a source of this form names.
+pub(super) fn source(how: &str, what: &DeValue<'_>, env: Env<'_>) -> Result<String, String> {
+    let Some(what) = what.as_str().filter(|it| !it.is_empty()) else {
         return Err(format!("`{how}` takes a name in quotes; write {FORMS}"));
     };
     match how {

@@ -26,6 +26,8 @@ pub enum Shape {
     Secret,
     /// Strings between brackets.
     List,
+    /// Keys between brackets: each its id, and itself by reference.
+    Keys,
     /// A table of variables: strings, and secrets by reference.
     Variables,
     /// A store's URL: literal while it holds no password, else by reference.

@@ -104,7 +104,7 @@ fn the_shipped_file_names_every_key_and_only_known_ones() {
     let lines: Vec<&str> = errors.lines().collect();
     assert_eq!(
         lines.len(),
-        2,
+        3,
         "only the files of secrets are missing:\n{errors}"
     );
     assert!(errors.contains("bluesky-app-password") && errors.contains("CREDENTIALS_DIRECTORY"));

@@ -14,6 +14,7 @@ use crate::content::Guard;
 use crate::effect::Resend;
 use crate::retry::Policy;
 use crate::telemetry::Format;
+use crate::vault::Vault;
 
 use super::error::Place;
 
@@ -68,8 +69,10 @@ pub struct Config {
     pub lanes: BTreeMap<String, Lane>,
     /// By kind: only what differs from the kind's own defaults.
     pub kinds: BTreeMap<String, KindSettings>,
-    /// By name.
+    /// By name: those of `jobs.toml`, and those of the ledger.
     pub accounts: BTreeMap<String, Account>,
+    /// What credentials in the ledger are encrypted with.
+    pub vault: Vault,
     /// By name: how much may be done.
     pub budgets: BTreeMap<String, Budget>,
     /// By name: what jobs that draw have in common.
@@ -183,6 +186,19 @@ pub struct KindSettings {
     pub adopt_for: Option<Duration>,
 }
 
+/// Where an account stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Home {
+    /// In `jobs.toml`.
+    #[default]
+    File,
+    /// In the ledger.
+    Ledger {
+        /// Which of its credentials these are: see [`Kept::version`](crate::account::Kept::version).
+        version: i64,
+    },
+}
+
 /// An account of a platform.
 #[derive(Clone, Debug)]
 pub struct Account {
@@ -209,6 +225,15 @@ pub struct Account {
     pub timeout: Duration,
     /// Accounts of a platform that name the same share an app, and its quota; so do those that name none.
     pub app: Option<String>,
+    /// Whose jobs alone may use it; `None`: everybody's.
+    pub tenant: Option<String>,
+    /// Whose the ledger's account of the same name is, where this one stands in `jobs.toml`: both must allow
+    /// a job.
+    pub claimed: Option<String>,
+    /// Where it stands.
+    pub home: Home,
+    /// Why it can't be used on this host, where it can't: its jobs wait.
+    pub unusable: Option<String>,
 }
 
 impl Account {
@@ -226,6 +251,10 @@ impl Account {
             previous_secret: None,
             timeout: Duration::from_secs(60),
             app: None,
+            tenant: None,
+            claimed: None,
+            home: Home::File,
+            unusable: None,
         }
     }
 }

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::scopes;
 use super::shared::Shared;
+use super::{accounts, scopes};
 use crate::context::Stop;
+use crate::gate::Cause;
 use crate::ledger::Result;
 use crate::queue::Woken;
 
@@ -60,6 +61,14 @@ impl Control {
             tracing::info!(paused = ?paused, "lanes paused");
             self.shared.paused.store(Arc::new(paused));
             self.shared.dispatch.all();
+        }
+        // what goes on since its credentials were renewed goes on with those
+        if self
+            .shared
+            .shut
+            .lets_go(Cause::Credentials, &control.closures)
+        {
+            accounts::learn(&self.shared).await?;
         }
         self.shared.learn_closures(control.closures);
         Ok(())

@@ -51,6 +51,13 @@ impl Gates {
         self.renew(closures, config, now)
     }
 
+    /// Whether something that the ledger had closed for a cause isn't among what it has closed now.
+    pub fn lets_go(&self, cause: Cause, written: &[Closure]) -> bool {
+        let closures = self.lock();
+        let mut before = closures.written.iter().filter(|it| it.cause == cause);
+        before.any(|it| !written.iter().any(|is| is.id == it.id))
+    }
+
     /// Shuts a scope on this host alone, until the closure's time; in place of what was shut of the same
     /// cause and scope.
     pub fn close(&self, closure: Closure, config: &Config, now: Time) -> Changed {
@@ -58,6 +65,14 @@ impl Gates {
         let is_same = |it: &Closure| it.cause == closure.cause && it.scope == closure.scope;
         closures.own.retain(|it| !is_same(it));
         closures.own.push(closure);
+        self.renew(closures, config, now)
+    }
+
+    /// Shuts all of these on this host alone, in place of all that was shut for the cause.
+    pub fn put(&self, cause: Cause, all: Vec<Closure>, config: &Config, now: Time) -> Changed {
+        let mut closures = self.lock();
+        closures.own.retain(|it| it.cause != cause);
+        closures.own.extend(all);
         self.renew(closures, config, now)
     }
 
@@ -128,7 +143,9 @@ mod tests {
         );
         assert_eq!(gates.learn(written, &config, at(20)), opened);
         assert!(gates.load().is_whole("", "a") && !gates.load().is_whole("", "b"));
+        assert!(gates.lets_go(Cause::Stop, &[]) && !gates.lets_go(Cause::Credentials, &[]));
         assert_eq!(gates.learn(vec![], &config, at(21)), opened);
+        assert!(!gates.lets_go(Cause::Stop, &[]));
         assert!(gates.load().is_empty());
         gates.close(closure(Cause::Budget, "b"), &config, at(22));
         assert_eq!(gates.open(Cause::Budget, &config, at(22)), opened);

@@ -11,7 +11,10 @@ pub mod pressure;
 pub mod wakes;
 pub mod breakers;
 pub mod gates;
+pub mod heard;
 pub mod shared;
+pub mod accounts;
+pub mod parked;
 pub mod settler;
 pub mod scopes;
 pub mod runner;
@@ -83,6 +86,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         behind: shared::Behind::default(),
         breakers: breakers::Breakers::default(),
         quiet: Arc::default(),
+        accounts: heard::Heard::default(),
         relay: Notify::new(),
         hints,
         suspects: Arc::new(Semaphore::new(1)),
@@ -127,6 +131,9 @@ impl Engine {
         let length = shared.config.load().lease;
         let failover = Arc::new(failover::Failover::begin(shared.clone()).await?);
         shared.ledger.begin_run(&shared.run, length).await?;
+        // the accounts are there before the first job is
+        accounts::learn(&shared).await?;
+        parked::renewed(&shared).await?;
         // a daemon that starts while much is shut takes none of it first; permits ask for themselves
         if let Err(e) = shared.look_at_closures().await {
             tracing::debug!("closures: {e}");
@@ -182,6 +189,8 @@ impl Engine {
         let gate = &self.shared.gate;
         keep!("budgets", gate, run);
         keep!("changes of budgets", control, learn_budgets);
+        let learner = Arc::new(parked::Learner::new(self.shared.clone()));
+        keep!("accounts", learner, run);
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
         let guard = Arc::new(guard::Guard::new(self.shared.clone()));
@@ -226,7 +235,7 @@ impl Engine {
             config.lease = lease;
         }
         let budgets = config.budgets.clone();
-        self.shared.config.store(Arc::new(config));
+        accounts::reload(&self.shared, &config);
         if self.shared.gate.reload(budgets, self.shared.now()) {
             self.shared.open_budgets();
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::accounts;
 use super::progress::Sink;
 use super::scopes;
 use super::settler::{Ended, charge_ahead, settle};
@@ -17,7 +18,7 @@ use crate::handler::Kind;
 use crate::job::Job;
 use crate::ledger::{Fence, Settled};
 use crate::lifecycle::{Event, is_suspect};
-use crate::outcome::{Class, Failure, Outcome, Scope};
+use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::sabotage;
 use crate::telemetry::{metrics, redact};
 
@@ -158,12 +159,16 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         token,
         run,
     };
+    if let Some(outcome) = unfit(shared, job).await {
+        return outcome;
+    }
+    let config = shared.config.load_full();
     let heard = scopes::ear(shared, job.account.as_deref());
     let mut tools = shared.tools.clone();
     tools.http = tools.http.heard_by(heard.clone());
     let cx = Context::new(
         job.clone(),
-        shared.config.load_full(),
+        config.clone(),
         tools,
         shared.running.sign(job.id),
         fence,
@@ -172,7 +177,35 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
     );
     let cx = Arc::new(cx.of_called_off(shared.running.is_looking(job.id)));
     crashpoint!("runner.before_handler");
-    scopes::attended(shared, job, &heard, supervise(shared, kind, cx)).await
+    let attempt = supervise(shared, kind, cx);
+    scopes::attended(shared, (job, &config), &heard, attempt).await
+}
+
+/// How a job ends that may not use its account, or can't on this host. One that was just added this host may
+/// not know yet.
+async fn unfit(shared: &Shared, job: &Job) -> Option<Outcome> {
+    let name = job.account.as_deref()?;
+    if !shared.config.load().accounts.contains_key(name)
+        && let Err(e) = accounts::learn(shared).await
+    {
+        return Some(Outcome::released(e.to_string()));
+    }
+    let config = shared.config.load();
+    let account = config.accounts.get(name)?;
+    if !account.is_for(&job.tenant) && !sabotage!("runner.tenant") {
+        return Some(foreign(name, &job.tenant));
+    }
+    let why = account.unusable.as_ref()?;
+    Some(Outcome::shut(format!("account `{name}`: {why}")))
+}
+
+/// A job that names an account of another tenant. Whose it is isn't told.
+fn foreign(account: &str, tenant: &str) -> Outcome {
+    let message = format!(
+        "account `{account}` isn't there for jobs of tenant `{tenant}`; nothing was sent. Let it be used by that tenant and `presswork jobs release` the job, or cancel it"
+    );
+    let failure = Failure::new(Class::Unauthorised, Scope::Account, "wrong_tenant", message);
+    Outcome::Held(Held::Account, failure)
 }
 
 /// Runs the handler in a task of its own, under the attempt's time-out and its stop token. One that

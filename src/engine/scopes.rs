@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::parked;
 use super::shared::Shared;
 use crate::breaker::{Action, Event};
 use crate::clock::Time;
@@ -45,11 +46,11 @@ pub fn ear(shared: &Shared, account: Option<&str>) -> Arc<Heard> {
     })
 }
 
-/// Runs an attempt of a job, whose requests `heard` hears: what is learned on its way is acted on at
+/// Runs an attempt of a job, whose configuration is `began`, and whose requests `heard` hears: what is learned on its way is acted on at
 /// once. How it ended, as it counts: where the fault isn't the job's, it isn't charged.
 pub async fn attended(
     shared: &Shared,
-    job: &Job,
+    (job, began): (&Job, &Config),
     heard: &Heard,
     attempt: impl Future<Output = Outcome>,
 ) -> Outcome {
@@ -68,7 +69,16 @@ pub async fn attended(
     let Some((name, account)) = account.and_then(|it| config.accounts.get_key_value(it)) else {
         return outcome;
     };
-    let outcome = judged(shared, name, outcome).await;
+    let used = began.accounts.get(name);
+    let outcome = match (&outcome, used) {
+        (Outcome::Failed(it), Some(used)) if is_refused(it, used) => {
+            let failure = it.clone();
+            parked::park(shared, job, (name, used), failure)
+                .await
+                .unwrap_or(outcome)
+        }
+        _ => judged(shared, name, outcome).await,
+    };
     counted(shared, account, heard, outcome).await
 }
 
@@ -91,6 +101,14 @@ fn used_up(shared: &Shared, job: &Job, config: &Config, outcome: Outcome) -> Out
     let closure = Closure::new(Cause::Budget, area, (ACTOR, &failure.message), now);
     shared.shut.close(closure.until(now + wait), config, now);
     Outcome::shut(failure.to_string())
+}
+
+/// Whether the platform refuses the account's credentials: it is parked, and none of its jobs is. A folder
+/// has none: what this host may not write to is no other's matter.
+fn is_refused(failure: &Failure, used: &Account) -> bool {
+    failure.class == Class::Unauthorised
+        && !POLICY.contains(&failure.code.as_str())
+        && used.base_url.scheme() != "file"
 }
 
 /// Acts on what was learned of an account since the last time.

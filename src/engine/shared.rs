@@ -351,6 +351,8 @@ pub struct Shared {
     pub breakers: super::breakers::Breakers,
     /// Accounts of which nothing is asked for a while.
     pub quiet: Arc<Quiet>,
+    /// What was heard of the ledger's accounts.
+    pub accounts: super::heard::Heard,
     /// What is shut: dispatch passes over it.
     pub shut: super::gates::Gates,
     /// Wakes the dispatchers.
@@ -467,6 +469,14 @@ impl Shared {
         let changed = self
             .shut
             .open(Cause::Budget, &self.config.load(), self.now());
+        self.wake_for(changed);
+    }
+
+    /// Shuts these scopes on this host alone, in place of what was shut here for the same cause.
+    pub fn shut_here(&self, cause: Cause, closures: Vec<Closure>) {
+        let changed = self
+            .shut
+            .put(cause, closures, &self.config.load(), self.now());
         self.wake_for(changed);
     }
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::filter::{Filter, Group};
 use super::rows::*;
+use crate::account::{Kept, State};
 use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
@@ -71,9 +72,65 @@ pub enum Together {
     },
 }
 
+/// What a write of an account does to its closures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gate {
+    /// The account is closed for this.
+    pub close: Option<Cause>,
+    /// What it was closed for, it is no longer.
+    pub open: Vec<Cause>,
+}
+
+impl Gate {
+    /// Of an account that was `was` and becomes `is`: what stands still closes it, and what it leaves opens
+    /// it. What a person stopped is let go only by leaving [`State::Paused`].
+    pub fn between(was: &Kept, is: &Kept) -> Self {
+        let left = |state: State| was.state == state && is.state != state;
+        let close = match is.state {
+            State::Attention => Some(Cause::Credentials),
+            State::Paused => Some(Cause::Stop),
+            State::Ok | State::Refreshing => None,
+        };
+        let mut open = Vec::new();
+        if left(State::Paused) {
+            open.push(Cause::Stop);
+        }
+        let tried_anew = is.state == State::Ok && was.state != State::Ok;
+        if (tried_anew || was.version != is.version) && close != Some(Cause::Credentials) {
+            open.push(Cause::Credentials);
+        }
+        Self { close, open }
+    }
+}
+
+/// The accounts that the ledger keeps. How one stands and whether its jobs go are one write: see [`Gate`].
+#[async_trait]
+pub trait Accounts: Send + Sync {
+    /// Writes a new account down, whose creation and `since` are the ledger's time; false: the name is
+    /// taken, and nothing was written.
+    async fn add_account(&self, it: &Kept, audit: &Audit) -> Result<bool>;
+    /// One account.
+    async fn account(&self, name: &str) -> Result<Option<Kept>>;
+    /// All of them, by name.
+    async fn accounts(&self) -> Result<Vec<Kept>>;
+    /// Writes an account as `it` is, if it is still of the edition of `was`, as it was read: compare-and-set.
+    /// Its name, its creation and `since` are the ledger's to keep. The new edition; `None`: somebody else
+    /// wrote it or removed it, and nothing was written.
+    async fn put_account(
+        &self,
+        was: &Kept,
+        it: &Kept,
+        audit: Option<&Audit>,
+    ) -> Result<Option<i64>>;
+    /// Forgets an account, its credentials with it; whether it was there.
+    async fn remove_account(&self, name: &str, audit: &Audit) -> Result<bool>;
+    /// Another number after each change of any account, and the same while nothing changes: one row's read.
+    async fn accounts_edition(&self) -> Result<i64>;
+}
+
 /// The ledger's door.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
+pub trait Ledger: Accounts + Send + Sync + 'static {
     /// `postgres` or `sqlite`.
     fn name(&self) -> &'static str;
 
@@ -245,7 +302,7 @@ pub trait Ledger: Send + Sync + 'static {
     /// `from` with `sends` permits given so far, the job's lease is this one, and the run's lease
     /// lasts for `budget` more, its guard knows no other that says the same, and the server hasn't taken
     /// another one's place since ([`Ledger::history`]), and nothing is
-    /// closed that fits the job: `platform` is that of its account, where it is known. A closure that was
+    /// closed that fits the job, and its account is no other tenant's: `platform` is that of its account, where it is known. A closure that was
     /// committed before this began is seen. `sends + 1`; its looks are counted anew. Durable when it returns.
     async fn permit(
         &self,

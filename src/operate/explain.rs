@@ -290,6 +290,10 @@ impl Look<'_> {
                 What::Account,
                 "Its platform doesn't let the account in; a person has to see to it.",
             ),
+            Cause::Credentials => (
+                What::Account,
+                "Its account's credentials are refused; a person has to renew them.",
+            ),
             Cause::Breaker => (
                 What::Breaker,
                 "Its platform keeps failing, and is left alone for a while.",

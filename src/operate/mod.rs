@@ -11,6 +11,7 @@ pub mod explain;
 pub mod receipt;
 pub mod deed;
 pub mod tokens;
+pub mod accounts;
 
 use std::sync::Arc;
 

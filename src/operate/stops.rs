@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::account::State;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::config::words::PLATFORMS;
@@ -91,7 +92,7 @@ pub fn checked(scope: Scope, config: &Config) -> Result<Scope, String> {
         (None, _) => {
             let near = did_you_mean(account, names());
             Err(format!(
-                "there is no account `{account}` in jobs.toml{near}"
+                "there is no account `{account}`, in jobs.toml or in the ledger{near}"
             ))
         }
         (Some(it), Some(platform)) if it.platform != *platform => Err(format!(
@@ -117,7 +118,11 @@ pub async fn stop(
     ledger.close(&closure, true, Some(&audit)).await
 }
 
-/// Lets a scope go on that was closed for a cause; whether it was.
+/// An account that somebody else is changing is read again so often.
+const TRIES: usize = 5;
+
+/// Lets a scope go on that was closed for a cause; whether it was. An account of the ledger stands well
+/// then, if it stood so for this.
 ///
 /// # Errors
 /// When the ledger is away.
@@ -127,7 +132,55 @@ pub async fn go(
     hand: Hand<'_>,
 ) -> Result<bool, LedgerError> {
     let audit = hand.audit("go", scope, ledger.now().await?);
+    let stood = match cause {
+        Cause::Stop => Some(State::Paused),
+        Cause::Credentials => Some(State::Attention),
+        _ => None,
+    };
+    if let (Some(name), Some(stood)) = (only_account(scope), stood) {
+        for _ in 0..TRIES {
+            let was = ledger.account(name).await?;
+            let Some(was) = was.filter(|it| it.state == stood) else {
+                break;
+            };
+            let is = was.clone().standing(State::Ok, None);
+            if ledger.put_account(&was, &is, Some(&audit)).await?.is_some() {
+                return Ok(true);
+            }
+        }
+    }
     ledger.open(cause, scope, Some(&audit)).await
+}
+
+/// The account that a scope names, where it names nothing else.
+fn only_account(scope: &Scope) -> Option<&str> {
+    let name = scope.account.as_deref()?;
+    let others = scope.parts().into_iter().filter(|(_, it)| it.is_some());
+    (others.count() == 1).then_some(name)
+}
+
+/// Lets a scope go on: for this cause, else for what a person can be asked of, which is a stop, and refused
+/// credentials where an account is named. What it was closed for; empty: it wasn't.
+///
+/// # Errors
+/// When the ledger is away.
+pub async fn go_on(
+    ledger: &dyn Ledger,
+    (cause, scope): (Option<Cause>, &Scope),
+    hand: Hand<'_>,
+) -> Result<Vec<Cause>, LedgerError> {
+    let causes = match (cause, only_account(scope)) {
+        (Some(it), _) => vec![it],
+        (None, Some(_)) => vec![Cause::Stop, Cause::Credentials],
+        (None, None) => vec![Cause::Stop],
+    };
+    let mut opened = Vec::new();
+    for cause in causes {
+        if go(ledger, (cause, scope), hand).await? {
+            opened.push(cause);
+        }
+    }
+    Ok(opened)
 }
 
 /// Lets all go on that people stopped; what that was.
@@ -152,7 +205,7 @@ pub fn command(closure: &Closure) -> String {
             command.push_str(&format!(" --{part} {}", shell(named)));
         }
     }
-    if closure.cause != Cause::Stop {
+    if !matches!(closure.cause, Cause::Stop | Cause::Credentials) {
         command.push_str(&format!(" --cause {}", closure.cause));
     }
     command
@@ -290,6 +343,10 @@ mod tests {
                 r#"{"label": "book=Dune II", "tenant": "acme"}"#
             ),
             "presswork go --tenant acme --label 'book=Dune II'"
+        );
+        assert_eq!(
+            of(Cause::Credentials, r#"{"account": "studio"}"#),
+            "presswork go --account studio"
         );
         assert_eq!(
             of(Cause::Breaker, r#"{"account": "studio"}"#),

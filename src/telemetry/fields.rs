@@ -23,6 +23,7 @@ pub const FIELDS: &[(&str, &str)] = &[
     ("run", "the id of this run of the daemon"),
     ("version", "the program's version"),
     ("address", "where the API or the Redis port listens"),
+    ("account", "an account's name"),
     ("server", "the server that was reached"),
     ("why", "why it can't be reached"),
     ("status", "the status report, as JSON"),

@@ -7,6 +7,7 @@ mod site;
 #[path = "../engine/wrap.rs"]
 mod wrap;
 
+mod accounts;
 mod bounds;
 mod budgets;
 mod doors;

@@ -42,7 +42,7 @@ fn config() -> Config {
     config
 }
 
-fn new(account: &str, tenant: &str, labels: &[(&str, &str)]) -> NewJob {
+pub fn new(account: &str, tenant: &str, labels: &[(&str, &str)]) -> NewJob {
     let labels = labels.iter();
     NewJob {
         account: Some(account.to_owned()).filter(|it| !it.is_empty()),
@@ -163,7 +163,7 @@ pub async fn closed_again_it_is_never_for_shorter_unless_that_is_said(f: Fixture
     assert!(1 <= f.tidy(week, week).await.unwrap(), "it is forgotten");
 }
 
-async fn permitted(f: &Fixture, job: &Job, platform: Option<&str>) -> bool {
+pub async fn permitted(f: &Fixture, job: &Job, platform: Option<&str>) -> bool {
     let account = job.account.clone().unwrap_or_default();
     let effect = Effect::new((job.id, 0), ("post", 0), &account, "x.post", EffectClass::C);
     let mine = fence(job);

@@ -3,6 +3,7 @@
 pub mod fixture;
 
 pub mod accept;
+pub mod accounts;
 pub mod breakers;
 pub mod budgets;
 pub mod contents;
@@ -54,6 +55,14 @@ macro_rules! conformance {
                 payload_bytes_come_back_verbatim,
                 concurrent_accepts_of_the_same_keys_make_one_job_each,
                 an_empty_batch_is_no_error,
+            }
+            accounts {
+                an_account_comes_back_as_it_was,
+                a_name_is_one_accounts_until_it_is_removed,
+                an_account_is_changed_by_who_knows_how_it_stood,
+                of_many_at_once_one_takes_an_accounts_turn,
+                how_an_account_stands_closes_and_opens_it,
+                nothing_is_permitted_for_another_tenants_account,
             }
             breakers {
                 a_breaker_is_changed_by_who_knows_how_it_stood,

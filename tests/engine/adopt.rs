@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use presswork::config::{Account, Config, Lane};
 use presswork::effect::Effect;
+use presswork::gate::{Cause, Scope};
 use presswork::job::{Job, JobId};
 use presswork::lifecycle::State;
+use presswork::operate::stops::{self, Hand};
 use presswork::operate::why::{Around, why};
 use presswork::operate::{self, By, Called};
-use presswork::outcome::{Class, Held};
+use presswork::outcome::Class;
 use presswork::sandbox::{Options, Sandbox};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -421,11 +423,21 @@ async fn a_question_that_fails_says_nothing_of_the_work() {
         outside.fault("response.get", "401", 1).await;
         outside.pass(&rig, 31).await;
         rig.step("openai").await;
-        let held = rig.expect(id, State::Held).await;
-        assert_eq!(held.held, Some(Held::Account));
-        operate::release(&*base.ledger, id, &somebody())
-            .await
-            .unwrap();
+        // its account is parked, and the work stays known
+        let parked = rig.expect(id, State::Ready).await;
+        assert_eq!((parked.attempts, parked.held), (0, None));
+        assert_eq!(rig.step("openai").await, 0);
+        let area = Scope {
+            account: parked.account,
+            ..Scope::default()
+        };
+        let hand = Hand {
+            actor: "ann",
+            reason: "the secret is renewed",
+        };
+        let opened = stops::go_on(&*base.ledger, (None, &area), hand).await;
+        assert_eq!(opened.unwrap(), [Cause::Credentials]);
+        rig.shared.look_at_closures().await.unwrap();
         rig.step("openai").await;
         done(&rig, id).await;
         assert_eq!(outside.count("acts", "response.create").await, 1);

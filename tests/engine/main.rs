@@ -9,6 +9,7 @@ mod rig;
 mod stormy;
 mod wrap;
 
+mod accounts;
 mod contents;
 mod adopt;
 mod dispatch;

@@ -325,10 +325,12 @@ impl Rig {
         count
     }
 
-    /// Moves the time to when the job's account isn't closed any more.
-    async fn wait_for_its_account(&self, job: &Job, now: Time) {
+    /// Moves the time to when the job's account isn't closed any more. Whether only a person opens it.
+    async fn wait_for_its_account(&self, job: &Job, now: Time) -> bool {
         let closures = self.base.ledger.closures().await.unwrap_or_default();
-        let own = closures.iter().filter(|it| it.scope.account == job.account);
+        let own = closures.iter();
+        let own = own.filter(|it| it.scope.account.is_some() && it.scope.account == job.account);
+        let of_people = own.clone().any(|it| it.until.is_none());
         if let Some(until) = own.filter_map(|it| it.until).max() {
             let wait = (until - now).to_std().unwrap_or_default();
             self.advance(wait + Duration::from_millis(2)).await;
@@ -337,6 +339,7 @@ impl Rig {
         if let Err(e) = self.shared.look_at_closures().await {
             assert!(e.is_away(), "{e}");
         }
+        of_people
     }
 
     /// Steps, and moves the time to when the job may run next, until it waits for nobody but people.
@@ -353,7 +356,9 @@ impl Rig {
                 let wait = (job.run_at - now).to_std().unwrap();
                 self.advance(wait + Duration::from_millis(2)).await;
             }
-            self.wait_for_its_account(&job, now).await;
+            if self.wait_for_its_account(&job, now).await {
+                return job;
+            }
             // a ledger that is away for a moment is asked again in the next round, as the loop does
             if let Err(e) = self.reconciler.tick().await {
                 assert!(e.is_away(), "{e}");

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use presswork::account::Kept;
 use presswork::budget::{Change, Counted, Key};
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
@@ -121,6 +122,33 @@ macro_rules! through {
         $self.after(stringify!($name)).await?;
         it
     }};
+}
+
+#[async_trait]
+impl Accounts for Faulty {
+    async fn add_account(&self, it: &Kept, audit: &Audit) -> Result<bool> {
+        through!(self, add_account(it, audit))
+    }
+    async fn account(&self, name: &str) -> Result<Option<Kept>> {
+        through!(self, account(name))
+    }
+    async fn accounts(&self) -> Result<Vec<Kept>> {
+        through!(self, accounts())
+    }
+    async fn put_account(
+        &self,
+        was: &Kept,
+        it: &Kept,
+        audit: Option<&Audit>,
+    ) -> Result<Option<i64>> {
+        through!(self, put_account(was, it, audit))
+    }
+    async fn remove_account(&self, name: &str, audit: &Audit) -> Result<bool> {
+        through!(self, remove_account(name, audit))
+    }
+    async fn accounts_edition(&self) -> Result<i64> {
+        through!(self, accounts_edition())
+    }
 }
 
 #[async_trait]

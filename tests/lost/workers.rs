@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use presswork::effect::Effect;
+use presswork::gate::Cause;
 use presswork::job::Job;
 use presswork::lifecycle::State;
 use presswork::sandbox::WORKER_SECRET;
@@ -178,7 +179,6 @@ async fn an_endpoint_does_it_once_whatever_becomes_of_its_answer() {
             .submit(&host, &format!("job-{n:06}"), "team", data(fault))
             .await;
     }
-    works.submit(&host, "job-000103", "team", data("401")).await;
     for (n, fault) in faults.iter().enumerate() {
         let (job, effect) = works.ended(&format!("job-{n:06}"), State::Completed).await;
         assert_eq!(job.attempts, 0, "{fault}: a lost answer is nobody's fault");
@@ -203,7 +203,15 @@ async fn an_endpoint_does_it_once_whatever_becomes_of_its_answer() {
         assert_eq!(failure.code, code, "{failure}");
         assert_eq!(works.acts(&effect).await.len(), 0, "{code}");
     }
-    let (job, _) = works.ended("job-000103", State::Held).await;
+    works.submit(&host, "job-000103", "team", data("401")).await;
+    // the endpoint refuses what the call was signed with: its account waits for another secret
+    wait::until("the account is parked", ENDED, async || {
+        let closures = works.place.ledger.closures().await.expect("a list");
+        closures.iter().any(|it| it.cause == Cause::Credentials)
+    })
+    .await;
+    let (job, _) = works.ended("job-000103", State::Ready).await;
+    assert_eq!(job.attempts, 0);
     let told = serde_json::to_string(&job).expect("JSON");
     assert!(!told.contains(WORKER_SECRET), "{told}");
 }
@@ -508,5 +516,13 @@ async fn the_readmes_worker_takes_our_signature() {
     works
         .submit(&host, "job-000009", "stranger", json!({"text": "x"}))
         .await;
-    works.ended("job-000009", State::Held).await;
+    // what isn't signed by the worker's own secret is refused, and the account parked
+    wait::until("the stranger is parked", ENDED, async || {
+        let closures = works.place.ledger.closures().await.expect("a list");
+        let mut parked = closures.iter().filter(|it| it.cause == Cause::Credentials);
+        parked.any(|it| it.scope.account.as_deref() == Some("stranger"))
+    })
+    .await;
+    let (job, _) = works.ended("job-000009", State::Ready).await;
+    assert_eq!(job.attempts, 0);
 }

@@ -1,11 +1,12 @@
 //! What a store answers, and what becomes of it.
 
+use presswork::gate::Cause;
 use presswork::lifecycle::State;
-use presswork::outcome::Held;
 use serde_json::{Value, json};
 
+use crate::kit::wait;
 use crate::moto::{Moto, completed, parts};
-use crate::rig::{MIB, PART, Rig};
+use crate::rig::{MIB, PART, Rig, SOON};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_arrives_whole_or_in_parts() {
@@ -73,16 +74,26 @@ async fn a_wrong_secret_holds_the_account_and_says_what_to_do() {
         .enqueue("films", &large, "secret/large", json!({"part_bytes": PART}))
         .await;
     let daemon = rig.run();
-    for id in [one, two] {
-        let job = rig.ended(id).await;
-        assert_eq!((job.state, job.held), (State::Held, Some(Held::Account)));
-        let failure = job.failure.expect("a failure");
-        assert_eq!(failure.code, "SignatureDoesNotMatch", "{failure}");
-        assert!(
-            failure.message.contains("isn't that of `access_key_id`"),
-            "{failure}"
-        );
-    }
+    wait::until("the account is parked", SOON, async || {
+        !rig.ledger.closures().await.expect("a list").is_empty()
+    })
+    .await;
+    let closures = rig.ledger.closures().await.expect("a list");
+    let closure = &closures[0];
+    assert_eq!((closures.len(), closure.cause), (1, Cause::Credentials));
+    assert_eq!(closure.scope.account.as_deref(), Some("films"));
+    assert!(
+        closure.reason.contains("SignatureDoesNotMatch")
+            && closure.reason.contains("isn't that of `access_key_id`"),
+        "{closure}"
+    );
+    wait::until("its jobs keep their places", SOON, async || {
+        let (one, two) = (rig.job(one).await, rig.job(two).await);
+        [one, two]
+            .iter()
+            .all(|it| (it.state, it.attempts, it.held) == (State::Ready, 0, None))
+    })
+    .await;
     let output = rig.home.cli(&["check", "--ping"]).await;
     let said = format!("{output:?}{}{}", daemon.stderr(), daemon.stdout());
     assert!(

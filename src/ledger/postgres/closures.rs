@@ -12,7 +12,7 @@ use crate::ledger::rows::Audit;
 /// The columns that a closure is read from.
 macro_rules! closure_columns {
     () => {
-        "c.id, c.cause, c.platform, c.account, c.tenant, c.label, c.kind, c.reason, c.actor, c.since, c.until"
+        "c.id, c.cause, c.platform, c.account, c.tenant, c.label, c.kind, c.reason, c.actor, c.since, c.until, c.refused"
     };
 }
 
@@ -36,6 +36,7 @@ fn closure(row: &PgRow) -> sqlx::Result<Closure> {
         actor: row.try_get("actor")?,
         since: row.try_get("since")?,
         until: row.try_get("until")?,
+        refused: row.try_get("refused")?,
     })
 }
 
@@ -68,10 +69,10 @@ noted AS (
     SELECT $1, $2, $3, $4, clock.now FROM clock WHERE $1 IS NOT NULL
 )
 INSERT INTO presswork.closures AS c (cause, platform, account, tenant, label, kind, id, mark, reason,
-                                     actor, until, since)
-SELECT $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, clock.now FROM clock
+                                     actor, until, since, refused)
+SELECT $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, clock.now, $17 FROM clock
 ON CONFLICT ON CONSTRAINT closures_scope DO UPDATE
-SET reason = excluded.reason, actor = excluded.actor,
+SET reason = excluded.reason, actor = excluded.actor, refused = excluded.refused,
     id = CASE WHEN c.until <= excluded.since THEN excluded.id ELSE c.id END,
     since = CASE WHEN c.until <= excluded.since THEN excluded.since ELSE c.since END,
     until = CASE WHEN $16 OR c.until <= excluded.since THEN excluded.until
@@ -96,6 +97,7 @@ pub async fn close(
             .bind(codec::plain(&it.actor))
             .bind(it.until)
             .bind(shorten)
+            .bind(it.refused.as_deref().map(codec::plain))
             .fetch_one(pools.main())
     };
     let row = pools.again(query).await?;

@@ -156,7 +156,8 @@ WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
   AND NOT w.ended AND clock.now + $6 * interval '1 second' < w.lease_until
   AND m.timeline = clock.timeline AND clock.timeline = coalesce($7, clock.timeline)
   AND (e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))
-  AND NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)";
+  AND NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)
+  AND NOT EXISTS (SELECT FROM presswork.accounts a WHERE a.name = e.account AND a.tenant <> lease.tenant)";
 
 /// The single-use permit.
 pub async fn permit(
@@ -174,6 +175,7 @@ pub async fn permit(
         "permit.time": "clock.now + $6 * interval '1 second' < w.lease_until" => "0 <= $6::float8",
         "permit.content": "(e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))" => "true",
         "permit.closures": "NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)" => "$8::text IS NOT DISTINCT FROM $8",
+        "permit.tenant": "a.tenant <> lease.tenant" => "false",
     );
     let query = sqlx::query(sql)
         .bind(fence.job.0)

@@ -19,6 +19,7 @@ mod results;
 mod budgets;
 mod look;
 mod tokens;
+mod accounts;
 mod tidy;
 mod breakers;
 mod restore;
@@ -31,6 +32,7 @@ use async_trait::async_trait;
 use secrecy::SecretString;
 use uuid::Uuid;
 
+use crate::account::Kept;
 use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
@@ -94,6 +96,38 @@ impl Postgres {
     /// Gives every connection back; calls after it fail as away.
     pub async fn close(&self) {
         self.pools.close().await;
+    }
+}
+
+#[async_trait]
+impl Accounts for Postgres {
+    async fn add_account(&self, it: &Kept, audit: &Audit) -> Result<bool> {
+        accounts::add(&self.pools, it, audit).await
+    }
+
+    async fn account(&self, name: &str) -> Result<Option<Kept>> {
+        accounts::one(&self.pools, name).await
+    }
+
+    async fn accounts(&self) -> Result<Vec<Kept>> {
+        accounts::all(&self.pools).await
+    }
+
+    async fn put_account(
+        &self,
+        was: &Kept,
+        it: &Kept,
+        audit: Option<&Audit>,
+    ) -> Result<Option<i64>> {
+        accounts::put(&self.pools, was, it, audit).await
+    }
+
+    async fn remove_account(&self, name: &str, audit: &Audit) -> Result<bool> {
+        accounts::remove(&self.pools, name, audit).await
+    }
+
+    async fn accounts_edition(&self) -> Result<i64> {
+        accounts::edition(&self.pools).await
     }
 }
 

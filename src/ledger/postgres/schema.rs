@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -75,6 +75,13 @@ const MIGRATIONS: [Migration; 8] = [
         name: "budgets",
         sql: include_str!("../../../migrations/postgres/0008_budgets.sql"),
         oldest: 8,
+    },
+    // a program of the version before can't read why such an account is closed
+    Migration {
+        version: 9,
+        name: "accounts",
+        sql: include_str!("../../../migrations/postgres/0009_accounts.sql"),
+        oldest: 9,
     },
 ];
 

@@ -30,6 +30,7 @@ fn closure(row: &SqliteRow) -> Result<Closure> {
         actor: get(row, "actor")?,
         since: time(get(row, "since")?)?,
         until: get::<Option<i64>, _>(row, "until")?.map(time).transpose()?,
+        refused: get(row, "refused")?,
     })
 }
 
@@ -45,10 +46,10 @@ pub async fn close(
     let text = |it: &Option<String>| it.clone().unwrap_or_default();
     let row = sqlx::query(
         "INSERT INTO closures (cause, platform, account, tenant, label, kind, id, mark, reason, actor, until,
-             since)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+             since, refused)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?14)
          ON CONFLICT (cause, platform, account, tenant, label, kind) DO UPDATE
-         SET reason = excluded.reason, actor = excluded.actor,
+         SET reason = excluded.reason, actor = excluded.actor, refused = excluded.refused,
              id = iif(until <= ?12, excluded.id, id),
              since = iif(until <= ?12, excluded.since, since),
              until = CASE WHEN ?13 OR until <= ?12 THEN excluded.until
@@ -68,6 +69,7 @@ pub async fn close(
     .bind(it.until.map(micros))
     .bind(now)
     .bind(shorten)
+    .bind(&it.refused)
     .fetch_one(&mut *conn)
     .await
     .map_err(told)?;

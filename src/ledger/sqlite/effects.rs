@@ -142,7 +142,10 @@ pub async fn permit(
                WHERE (c.until IS NULL OR ?1 < c.until)
                  AND (c.platform = '' OR c.platform = ?9) AND (c.account = '' OR c.account = effects.account)
                  AND (c.tenant = '' OR c.tenant = j.tenant) AND (c.kind = '' OR c.kind = j.kind)
-                 AND (c.mark = '' OR instr(j.labels, c.mark)))",
+                 AND (c.mark = '' OR instr(j.labels, c.mark)))
+           AND NOT EXISTS (
+               SELECT 1 FROM accounts a JOIN jobs j ON j.id = ?4
+               WHERE a.name = effects.account AND a.tenant <> j.tenant)",
     )
     .bind(now)
     .bind(fence.run)

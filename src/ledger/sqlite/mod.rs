@@ -20,6 +20,7 @@ mod tidy;
 mod breakers;
 mod restore;
 mod store;
+mod accounts;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -196,7 +196,7 @@ fn what_is_closed_is_told_with_who_and_why_and_the_command_that_opens_it() {
     assert_eq!(stop.by.as_deref(), Some("ada"));
     let command = stop.command.unwrap();
     assert_eq!(command, "presswork go --account main");
-    facts.closures = vec![closure(Cause::Account, "presswork", "http_401: no")];
+    facts.closures = vec![closure(Cause::Credentials, "presswork", "http_401: no")];
     let account = one(
         &facts,
         &config,
