@@ -22,6 +22,7 @@ pub mod effect;
 pub mod finding;
 pub mod token;
 pub mod telemetry;
+pub mod oauth;
 pub mod config;
 pub mod gate;
 
