@@ -24,6 +24,7 @@ pub mod token;
 pub mod account;
 pub mod vault;
 pub mod telemetry;
+pub mod oauth;
 pub mod config;
 pub mod gate;
 

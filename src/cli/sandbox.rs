@@ -29,7 +29,9 @@ date, op=NAME (only for that operation). Without a word in the texts:
                             "openai_hook_secret": "whsec_...", "openai_hook_late_ms": 0,
                             "openai_hook": "once" (twice, late, never, forged, early),
                             "http_work_ms": 5000, "http_work_ends": "completed", "http_polled": true,
-                            "http_hook_secret": "whsec_...", "http_hook": "once"}
+                            "http_hook_secret": "whsec_...", "http_hook": "once",
+                            "issuer_access_s": 7200, "issuer_rotates": true, "issuer_grace_ms": 30000,
+                            "issuer_denies": false, "issuer_account": "alice"}
   POST /_sandbox/clock     {"advance_s": 86400}
   POST /_sandbox/reset     GET /_sandbox/acts, /_sandbox/requests, /_sandbox/calls
 
@@ -37,6 +39,10 @@ Examples:
   presswork sandbox
   presswork sandbox --listen 127.0.0.1:0 --dir /tmp/sandbox --json
   presswork sandbox --seed 7 --fault-rate 0.1     bends every tenth request, the same ones each time
+
+The OAuth issuer is at /issuer/authorize (which approves at once), /issuer/token and
+/issuer/revoke; its apps are sandbox-app (secret sandbox-app-secret) and sandbox-public (none, with
+PKCE). X and Mastodon take its tokens until they end.
 
 Exit codes: 0 ended, 1 it can't start, 2 asked wrongly"#;
 

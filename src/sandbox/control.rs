@@ -18,6 +18,7 @@ use super::{
     exchange::Platform,
     faults::Script,
     instagram::Instagram,
+    issuer::Issuer,
     mastodon::Mastodon,
     openai::OpenAi,
     s3::S3,
@@ -36,6 +37,7 @@ pub(super) struct World {
     pub(super) instagram: Arc<Stage<Instagram>>,
     pub(super) s3: Arc<Stage<S3>>,
     pub(super) worker: Arc<Stage<Worker>>,
+    pub(super) issuer: Arc<Stage<Issuer>>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -189,6 +191,7 @@ async fn reset(State(world): State<Arc<World>>) -> Response {
     world.instagram.platform.forget();
     world.s3.platform.forget();
     world.worker.platform.forget();
+    world.issuer.platform.forget();
     world.shared.settings.set(Values::default());
     world.shared.faults.forget();
     world.shared.journal.forget();

@@ -1,8 +1,8 @@
-//! A simulated internet: OpenAI, Mastodon, Bluesky, X, Instagram, S3 and a team's endpoint in one process that logs what it really did
+//! A simulated internet: OpenAI, Mastodon, Bluesky, X, Instagram, S3, an OAuth issuer and a team's endpoint in one process that logs what it really did
 //! and misbehaves on request. It is for trying things out and for tests; it never calls anything outside.
 //!
 //! One port serves everything: `/openai/v1/...`, `/mastodon/api/...`, `/bluesky/xrpc/...`, `/x/2/...`,
-//! `/instagram/v25.0/...`, `/s3/<bucket>/<key>`, `/http/<account>/...`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
+//! `/instagram/v25.0/...`, `/s3/<bucket>/<key>`, `/http/<account>/...`, `/issuer/...`, the wall at `/` and the control paths below `/_sandbox/`. `acts.jsonl` in its directory is the truth about what happened; every act is on
 //! disk before its answer leaves.
 
 mod clock;
@@ -18,6 +18,7 @@ mod play;
 mod faults;
 mod journal;
 mod stage;
+mod grants;
 mod hook;
 mod openai;
 mod mastodon;
@@ -26,6 +27,7 @@ mod x;
 mod instagram;
 mod s3;
 mod worker;
+mod issuer;
 mod wall;
 mod control;
 
@@ -47,7 +49,9 @@ use self::{
     control::World,
     exchange::Platform,
     faults::FaultBook,
+    grants::Grants,
     instagram::Instagram,
+    issuer::Issuer,
     journal::Journal,
     mastodon::Mastodon,
     openai::OpenAi,
@@ -195,11 +199,18 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         Arc::clone(&shared.settings),
         base.clone(),
     );
-    let mastodon = Mastodon::new(Arc::clone(acts), Arc::clone(clock), base.clone());
+    let grants = Arc::new(Grants::default());
+    let mastodon = Mastodon::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&grants),
+        base.clone(),
+    );
     let bluesky = Bluesky::new(Arc::clone(acts), Arc::clone(clock), base.clone());
     let x = X::new(
         Arc::clone(acts),
         Arc::clone(clock),
+        Arc::clone(&grants),
         Arc::clone(&shared.settings),
         Arc::clone(&shared.spool),
         base.clone(),
@@ -222,6 +233,12 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         Arc::clone(clock),
         Arc::clone(&shared.settings),
     );
+    let issuer = Issuer::new(
+        Arc::clone(acts),
+        Arc::clone(clock),
+        Arc::clone(&shared.settings),
+        grants,
+    );
     for act in acts.all() {
         match act.platform.as_str() {
             OpenAi::NAME => openai.replay(&act),
@@ -231,6 +248,7 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             Instagram::NAME => instagram.replay(&act),
             S3::NAME => s3.replay(&act),
             Worker::NAME => worker.replay(&act),
+            Issuer::NAME => issuer.replay(&act),
             other => tracing::warn!(
                 platform = other,
                 n = act.n,
@@ -267,6 +285,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
             platform: worker,
             shared: Arc::clone(shared),
         }),
+        issuer: Arc::new(Stage {
+            platform: issuer,
+            shared: Arc::clone(shared),
+        }),
         shared: Arc::clone(shared),
     });
     let router = Router::new()
@@ -297,6 +319,10 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
         .route(
             "/http/{*rest}",
             any(stage::serve::<Worker>).with_state(Arc::clone(&world.worker)),
+        )
+        .route(
+            "/issuer/{*rest}",
+            any(stage::serve::<Issuer>).with_state(Arc::clone(&world.issuer)),
         )
         .merge(wall::routes(Arc::clone(shared)))
         .merge(control::routes(Arc::clone(&world)));

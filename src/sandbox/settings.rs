@@ -42,6 +42,16 @@ pub(super) struct Values {
     pub(super) http_hook_secret: Option<String>,
     /// How it calls back.
     pub(super) http_hook: Hook,
+    /// How long the issuer's access tokens live, in seconds.
+    pub(super) issuer_access_s: u32,
+    /// Each refresh gives another refresh token, and the one before is good for no more than the grace.
+    pub(super) issuer_rotates: bool,
+    /// How long a refresh token that was replaced is forgiven, once, in milliseconds.
+    pub(super) issuer_grace_ms: u32,
+    /// Who logs in at the issuer, it approves nothing.
+    pub(super) issuer_denies: bool,
+    /// Who logs in there.
+    pub(super) issuer_account: String,
 }
 
 /// How a response ends.
@@ -104,6 +114,11 @@ impl Default for Values {
             http_polled: true,
             http_hook_secret: None,
             http_hook: Hook::default(),
+            issuer_access_s: 7_200,
+            issuer_rotates: true,
+            issuer_grace_ms: 30_000,
+            issuer_denies: false,
+            issuer_account: "alice".to_owned(),
         }
     }
 }

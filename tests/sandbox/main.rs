@@ -9,6 +9,7 @@ mod signer;
 mod platforms;
 mod x;
 mod instagram;
+mod issuer;
 mod responses;
 mod s3;
 mod faults;

@@ -19,7 +19,7 @@ use self::{
 };
 use super::{
     acts::{Act, Draft, held},
-    exchange::{Answer, Peek, Platform, Request, Token, token},
+    exchange::{Answer, Peek, Platform, Request, Token},
     form::{self, Form},
     rate::{Rate, Rates},
 };
@@ -295,7 +295,7 @@ impl Platform for Mastodon {
             key: request.header("idempotency-key").map(str::to_owned),
             ..Peek::default()
         };
-        let who = match token(request.bearer()) {
+        let who = match self.grants.who(request.bearer(), self.clock.now()) {
             Token::Account(account) => {
                 held(&self.side).meet(&account);
                 peek.account = Some(account.clone());

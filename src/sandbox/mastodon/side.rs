@@ -12,6 +12,7 @@ use super::super::{
     acts::{Act, ActLog, Media},
     clock::Clock,
     exchange::Answer,
+    grants::Grants,
     rate::Rates,
 };
 use super::entities::account_id;
@@ -26,6 +27,7 @@ pub(super) const NAME: &str = "mastodon";
 pub(in super::super) struct Mastodon {
     pub(super) acts: Arc<ActLog>,
     pub(super) clock: Arc<Clock>,
+    pub(super) grants: Arc<Grants>,
     pub(super) rates: Rates,
     /// The sandbox's own address.
     pub(super) base: String,
@@ -33,10 +35,16 @@ pub(in super::super) struct Mastodon {
 }
 
 impl Mastodon {
-    pub(in super::super) fn new(acts: Arc<ActLog>, clock: Arc<Clock>, base: String) -> Mastodon {
+    pub(in super::super) fn new(
+        acts: Arc<ActLog>,
+        clock: Arc<Clock>,
+        grants: Arc<Grants>,
+        base: String,
+    ) -> Mastodon {
         Mastodon {
             acts,
             clock,
+            grants,
             rates: Rates::new(REQUESTS, PERIOD_S),
             base,
             side: Mutex::default(),

@@ -22,7 +22,7 @@ use self::{
 };
 use super::{
     acts::{Act, held},
-    exchange::{Answer, Peek, Platform, Request, Token, token},
+    exchange::{Answer, Peek, Platform, Request, Token},
     form,
     rate::{Rate, Rates},
 };
@@ -216,7 +216,8 @@ impl Platform for X {
             "media.status" => peek.key = request.query("media_id").map(str::to_owned),
             _ => {}
         }
-        let Token::Account(account) = token(request.bearer()) else {
+        let who = self.grants.who(request.bearer(), self.clock.now());
+        let Token::Account(account) = who else {
             return (peek, Err(self.error(401, None)));
         };
         held(&self.side).meet(&account);

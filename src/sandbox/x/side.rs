@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::super::{
     acts::{Act, ActLog, Media},
     clock::Clock,
+    grants::Grants,
     rate::Rates,
     settings::Settings,
     spool::Spool,
@@ -32,6 +33,7 @@ pub(super) const MEDIA_S: i64 = 86_400;
 pub(in super::super) struct X {
     pub(super) acts: Arc<ActLog>,
     pub(super) clock: Arc<Clock>,
+    pub(super) grants: Arc<Grants>,
     pub(super) settings: Arc<Settings>,
     pub(super) spool: Arc<Spool>,
     pub(super) rates: Rates,
@@ -44,6 +46,7 @@ impl X {
     pub(in super::super) fn new(
         acts: Arc<ActLog>,
         clock: Arc<Clock>,
+        grants: Arc<Grants>,
         settings: Arc<Settings>,
         spool: Arc<Spool>,
         base: String,
@@ -51,6 +54,7 @@ impl X {
         X {
             acts,
             clock,
+            grants,
             settings,
             spool,
             rates: Rates::new(REQUESTS, PERIOD_S),
