@@ -221,7 +221,7 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 16] = [
+const ENDPOINTS: [&str; 19] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
     "GET /v1/jobs/{id}/explain",
@@ -234,6 +234,9 @@ const ENDPOINTS: [&str; 16] = [
     "POST /v1/go",
     "GET /v1/budgets",
     "POST /v1/budgets/{name}",
+    "GET /v1/accounts",
+    "POST /v1/accounts/{name}/pause",
+    "POST /v1/accounts/{name}/resume",
     "POST /v1/hooks/{account}",
     "GET /livez",
     "GET /readyz",
