@@ -21,6 +21,7 @@ pub mod relay;
 pub mod lease;
 pub mod sweeper;
 pub mod reconciler;
+pub mod bills;
 pub mod control;
 pub mod failover;
 pub mod guard;
@@ -181,6 +182,8 @@ impl Engine {
         keep!("failover", failover, run);
         let gate = &self.shared.gate;
         keep!("budgets", gate, run);
+        let bills = Arc::new(bills::Bills::new(self.shared.clone()));
+        keep!("bills", bills, run);
         keep!("changes of budgets", control, learn_budgets);
         keep!("progress", control, keep_progress);
         keep!("wake-ups", control, listen);
