@@ -423,7 +423,17 @@ impl Context {
     /// # Errors
     /// A budget is used up: the job goes on when it has room, at no charge.
     pub async fn permit(&self, op: &str, within: Duration) -> Result<Pass, Outcome> {
-        Ok(gate::pass(self.caller.as_ref(), op, within).await?)
+        gate::pass(self.caller.as_ref(), (op, None), within).await
+    }
+
+    /// It is known what the work cost that effect number `ordinal` of `step` has begun; `None`: the platform
+    /// didn't say.
+    pub async fn paid(&self, step: &str, ordinal: u32, cost: Option<u64>) {
+        if let Some(caller) = &self.caller {
+            let account = self.job.account.as_deref().unwrap_or_default();
+            let id = EffectId::new(self.job.id, self.fence.revision, step, ordinal, account);
+            caller.gate.paid(id.0, cost).await;
+        }
     }
 
     /// Makes an effect happen, at most once a permit, and returns its receipt.

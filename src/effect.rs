@@ -189,6 +189,17 @@ impl Rule {
     }
 }
 
+/// The waits after a lost answer, the first and the longest: an outage must not use up the repeats
+/// within a minute.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// The wait after the `sends`th send's answer was lost: doubled each time.
+pub fn pause(sends: u32) -> Option<chrono::Duration> {
+    let doublings = sends.saturating_sub(1).min(16);
+    let wait = PAUSES.0.saturating_mul(1 << doublings).min(PAUSES.1);
+    chrono::Duration::from_std(wait).ok()
+}
+
 /// Proof of an effect.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Receipt {

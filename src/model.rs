@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use uuid::Uuid;
 
+use crate::budget::Price;
 use crate::clock::Time;
 use crate::effect::{
     Effect, EffectClass, EffectState, Evidence, Looking, Next, Receipt, Rule, chrono_of, next,
@@ -314,6 +315,7 @@ impl World {
             keep: serde_json::Value::Null,
             says: None,
             budget: BUDGET,
+            price: Price::Free,
         };
         // what the permit was told of the sends before it
         let lost_before = self.row.lost().saturating_sub(1);

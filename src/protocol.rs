@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use backon::{ExponentialBuilder, Retryable};
 use tokio_util::sync::CancellationToken;
 
+use crate::budget::Price;
 use crate::clock::{Time, stamp};
 use crate::content::{Guard, Reaction};
 use crate::crashpoint;
 use crate::effect::{
     Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, Receipt, Rule, chrono_of,
-    intent_digest, next,
+    intent_digest, next, pause,
 };
 use crate::gate::Subject;
 use crate::journal::Journal;
@@ -46,6 +47,8 @@ pub struct Wanted<'a> {
     pub says: Option<Digest>,
     /// The longest a send may take, answer included.
     pub budget: Duration,
+    /// What a send costs, for budgets that count money.
+    pub price: Price,
 }
 
 /// The right to send, once. `keep` is what was minted before the first send.
@@ -60,10 +63,6 @@ pub struct Permit {
     /// Sends before this one whose answer was lost: they may have happened, and been paid for.
     pub lost: u32,
 }
-
-/// The waits after a lost answer, the first and the longest: an outage must not use up the repeats
-/// within a minute.
-const PAUSES: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// The effects of one attempt.
 pub struct Protocol {
@@ -214,7 +213,9 @@ impl Protocol {
         F: Future<Output = Result<Receipt, CallError>>,
     {
         // before its permit, which isn't kept waiting
-        let pass = gate::pass(self.caller.as_ref(), wanted.op, wanted.budget).await?;
+        let spend = gate::spend(&effect, &wanted.price, self.fence.token);
+        let what = (wanted.op, Some(&spend));
+        let mut pass = gate::pass(self.caller.as_ref(), what, wanted.budget).await?;
         let _under_way = self.sending.read().await;
         if self.cancelled.is_cancelled() {
             pass.over(false);
@@ -251,6 +252,7 @@ impl Protocol {
             let why = "its daemon was asleep for longer than its lease lasts";
             return self.unsent(wanted, &effect, sends, now, why).await;
         }
+        let bill = pass.bill();
         let (answer, left) = gate::with(pass, timeout(wanted.budget, send(permit))).await;
         if let Some(pass) = left {
             // no request of the client's went with it: what was done instead is known by its answer
@@ -261,6 +263,7 @@ impl Protocol {
             let failure = Failure::new(Class::Unknown, Scope::Platform, "timeout", message);
             Err(CallError::Unknown(failure))
         });
+        bill.answered(&answer);
         let answer = answer.map(shown);
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         self.note_answer(effect.id, sends, now, &conclusion).await;
@@ -574,13 +577,6 @@ pub(crate) fn shown(receipt: Receipt) -> Receipt {
         detail: redact::known_value(receipt.detail),
         ..receipt
     }
-}
-
-/// The wait after the `sends`th send's answer was lost: doubled each time.
-fn pause(sends: u32) -> Option<chrono::Duration> {
-    let doublings = sends.saturating_sub(1).min(16);
-    let wait = PAUSES.0.saturating_mul(1 << doublings).min(PAUSES.1);
-    chrono::Duration::from_std(wait).ok()
 }
 
 /// An attempt that is asked to stop hasn't failed.

@@ -39,6 +39,7 @@ fn asked(account: &str) -> Asked<'_> {
         kind: "post.x",
         op: "x.post",
         nearby: false,
+        spend: None,
     }
 }
 

@@ -120,6 +120,7 @@ fn made(call: &Call, answer: &Answer) {
     let price = Model {
         input_micros_per_mtok: u64::MAX,
         output_micros_per_mtok: 1,
+        ..Model::default()
     };
     let prices = BTreeMap::from([("m".to_owned(), price)]);
     match read::<openai::Answered>(&openai::RULES, call, answer) {

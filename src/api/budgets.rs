@@ -16,8 +16,6 @@ use super::state::Api;
 use crate::operate::budgets;
 use crate::operate::stops::Hand;
 
-/// As `jobs.toml` bounds a budget.
-const MOST_MAX: u64 = 1_000_000_000;
 /// The longest change, in seconds: ten years.
 const FOR_MAX_S: u64 = 10 * 366 * 86_400;
 
@@ -28,12 +26,19 @@ pub async fn list(Of(api): Of<Arc<Api>>) -> Result<Response, Problem> {
     Ok(answer(StatusCode::OK, &json!({"budgets": parts})))
 }
 
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Most {
+    Number(u64),
+    Text(String),
+}
+
 /// Another number, or none.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Word {
-    /// `null`: as `jobs.toml` says.
-    most: Option<u64>,
+    /// `null`: as `jobs.toml` says; of money a text: `"20.00"`.
+    most: Option<Most>,
     /// For so many seconds; until it is changed again unless said.
     for_s: Option<u64>,
     /// Who says so: it is written down.
@@ -66,9 +71,14 @@ pub async fn set(
         None => json!({"budget": name, "changed": budgets::reset(ledger, &name, hand).await?}),
         Some(most) => {
             let lasts = word.for_s.unwrap_or(0);
-            if !(1..=MOST_MAX).contains(&most) || FOR_MAX_S < lasts {
-                let wrong = format!("`most`: 1 to {MOST_MAX}; `for_s`: at most {FOR_MAX_S}");
-                return Err(Problem::bad(wrong));
+            let text = match most {
+                Most::Number(it) => it.to_string(),
+                Most::Text(it) => it,
+            };
+            let most = budgets::most(&config.budgets, &name, &text)
+                .map_err(|e| Problem::bad(format!("`most`: {e}")))?;
+            if FOR_MAX_S < lasts {
+                return Err(Problem::bad(format!("`for_s`: at most {FOR_MAX_S}")));
             }
             let lasts = word
                 .for_s

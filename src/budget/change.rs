@@ -50,6 +50,17 @@ impl Form {
             Self::Concurrency { .. } => Self::Concurrency { most },
             Self::Rolling { window, .. } => Self::Rolling { most, window },
             Self::Calendar { every, zone, .. } => Self::Calendar { most, every, zone },
+            Self::Spend {
+                currency,
+                every,
+                zone,
+                ..
+            } => Self::Spend {
+                most,
+                currency,
+                every,
+                zone,
+            },
             Self::Bucket { window, burst, .. } => Self::Bucket {
                 most,
                 window,

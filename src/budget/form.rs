@@ -5,6 +5,7 @@ use std::fmt;
 use chrono::{Datelike, Days, Duration, LocalResult, Months, NaiveDate, NaiveTime, TimeZone};
 use chrono_tz::Tz;
 
+use super::money::{Currency, money};
 use crate::clock::{Time, span};
 use crate::outcome::words;
 
@@ -52,6 +53,17 @@ pub enum Form {
         /// Where.
         zone: Tz,
     },
+    /// So much money in each day or month of a time zone. Amounts are millionths of the currency's unit.
+    Spend {
+        /// At least 1.
+        most: u64,
+        /// What is counted.
+        currency: Currency,
+        /// When it begins anew.
+        every: Every,
+        /// Where.
+        zone: Tz,
+    },
 }
 
 /// A time that doesn't come: what is asked for is more than a budget ever allows.
@@ -71,6 +83,9 @@ impl fmt::Display for Form {
             } => write!(f, "{most} in {}, {burst} at once", span(*window)),
             Self::Rolling { most, window } => write!(f, "{most} in any {}", span(*window)),
             Self::Calendar { most, every, zone } => write!(f, "{most} a {every} ({zone})"),
+            Self::Spend {
+                most, every, zone, ..
+            } => write!(f, "{} a {every} ({zone})", self.amount(*most)),
         }
     }
 }
@@ -83,6 +98,20 @@ impl Form {
             Self::Bucket { .. } => "bucket",
             Self::Rolling { .. } => "rolling",
             Self::Calendar { .. } => "calendar",
+            Self::Spend { .. } => "spend",
+        }
+    }
+
+    /// Whether it counts money.
+    pub const fn is_money(&self) -> bool {
+        matches!(self, Self::Spend { .. })
+    }
+
+    /// An amount of it, for people: `12`, `0.35 USD`.
+    pub fn amount(&self, it: u64) -> String {
+        match self {
+            Self::Spend { currency, .. } => format!("{} {currency}", money(it)),
+            _ => it.to_string(),
         }
     }
 
@@ -91,7 +120,8 @@ impl Form {
         match self {
             Self::Concurrency { most }
             | Self::Rolling { most, .. }
-            | Self::Calendar { most, .. } => *most,
+            | Self::Calendar { most, .. }
+            | Self::Spend { most, .. } => *most,
             Self::Bucket { burst, .. } => *burst,
         }
     }
@@ -99,8 +129,11 @@ impl Form {
     /// The periods in which something may count that is sent now and over by `until`: one, or two around
     /// midnight. Empty for other forms.
     pub(super) fn periods(&self, now: Time, until: Time) -> Vec<i64> {
-        let Self::Calendar { every, zone, .. } = self else {
-            return Vec::new();
+        let (every, zone) = match self {
+            Self::Calendar { every, zone, .. } => (every, zone),
+            // nobody else counts it: it is spent when it is asked for
+            Self::Spend { every, zone, .. } => return vec![period(*every, *zone, now)],
+            _ => return Vec::new(),
         };
         let first = period(*every, *zone, now - MIDNIGHT);
         let last = period(*every, *zone, until.max(now) + MIDNIGHT);
@@ -115,6 +148,7 @@ impl Form {
     pub(super) fn ends(&self, period: i64) -> Time {
         match self {
             Self::Calendar { every, zone, .. } => begin(*every, *zone, period + 1) + MIDNIGHT,
+            Self::Spend { every, zone, .. } => begin(*every, *zone, period + 1),
             _ => NEVER,
         }
     }

@@ -5,6 +5,7 @@
 //! arrives there: at the earliest when it is sent, at the latest when its end is known. So what was taken
 //! is *under way* until it is finished, and counts in full; only then does its window begin.
 
+mod money;
 mod form;
 mod rule;
 mod uses;
@@ -12,6 +13,7 @@ mod change;
 
 pub use change::{Change, changed};
 pub use form::{Every, Form, NEVER};
+pub use money::{Currency, Hold, Paid, Price, Spend, micros, money};
 pub use rule::{Asked, Budget, Key, Per, matches};
 pub use uses::{End, Refused, Share, Uses};
 

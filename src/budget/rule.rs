@@ -1,6 +1,7 @@
 //! A named budget: what it counts, and for whom apart.
 
 use super::form::Form;
+use super::money::Spend;
 use crate::outcome::words;
 
 words! {
@@ -59,6 +60,8 @@ pub struct Asked<'a> {
     pub op: &'a str,
     /// It goes to a server of one's own (a sandbox).
     pub nearby: bool,
+    /// The send that it is, where that is paid for.
+    pub spend: Option<&'a Spend>,
 }
 
 /// What of a budget is counted together: its name, and whose.
@@ -129,6 +132,7 @@ mod tests {
         kind: "post.x",
         op: "x.post",
         nearby: false,
+        spend: None,
     };
 
     fn budget(per: Per) -> Budget {

@@ -6,6 +6,7 @@ use chrono::{Duration, TimeZone, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::form::{Form, NEVER};
+use super::money::{Hold, Paid, Spend};
 use crate::clock::Time;
 use crate::sabotage;
 
@@ -32,7 +33,13 @@ pub struct Uses {
     /// which they count (rolling windows); by period (calendars).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     amounts: BTreeMap<i64, u64>,
+    /// Money that was reserved, and counts, for sends of which nobody knows yet what they cost.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    holds: BTreeMap<String, Hold>,
 }
+
+/// Holds of one part of a budget; beyond that the oldest estimate counts as spent for good.
+const HOLDS_MAX: usize = 1_000;
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde wants")]
 const fn is_nothing(it: &u64) -> bool {
@@ -100,7 +107,7 @@ impl Uses {
             return Err(Refused { at: NEVER });
         }
         let keys = match form {
-            Form::Calendar { .. } => {
+            Form::Calendar { .. } | Form::Spend { .. } => {
                 let periods = form.periods(now, until);
                 Keys {
                     first: periods[0],
@@ -129,6 +136,7 @@ impl Uses {
     pub fn finish(&mut self, form: &Form, share: &Share, end: End, now: Time) {
         self.tidy(form, now);
         match (form, end) {
+            (Form::Spend { .. }, End::Sent(_)) => {}
             (_, End::Unsent) | (Form::Concurrency { .. }, _) => {
                 for key in share.keys.all() {
                     self.back(key, share.amount);
@@ -161,6 +169,94 @@ impl Uses {
         }
     }
 
+    /// Takes what a send may cost, until [`Uses::settle`] says what it did. The same send may be taken
+    /// again by who took its job over: of both, one at most is permitted.
+    ///
+    /// # Errors
+    /// It doesn't fit.
+    pub fn reserve(
+        &mut self,
+        form: &Form,
+        spend: &Spend,
+        micros: u64,
+        now: Time,
+    ) -> Result<(), Refused> {
+        let now = self.tidy(form, now);
+        let name = spend.name();
+        let mut before = self.clone();
+        if let Some(it) = self.holds.remove(&name) {
+            self.back(it.period, it.micros);
+        }
+        let share = match self.take(form, micros, now, now) {
+            Ok(it) => it,
+            // what it may have cost the last time stays counted; another try costs nothing more
+            Err(e) => {
+                let held = before.holds.get_mut(&name).filter(|_| spend.repeats);
+                let stays = held.map(|it| (it.by, it.send) = (spend.by, spend.send));
+                *self = before;
+                return stays.ok_or(e);
+            }
+        };
+        let hold = Hold {
+            job: spend.job,
+            effect: spend.effect,
+            send: spend.send,
+            each: spend.each,
+            by: spend.by,
+            micros,
+            period: share.keys.first,
+            at: self.at,
+        };
+        self.holds.insert(name, hold);
+        if HOLDS_MAX < self.holds.len() {
+            let oldest = self.holds.iter().min_by_key(|it| it.1.at);
+            if let Some(name) = oldest.map(|it| it.0.clone()) {
+                self.holds.remove(&name);
+            }
+        }
+        Ok(())
+    }
+
+    /// It is known what became of what was reserved under `name` by `by`. Said again it changes nothing.
+    pub fn settle(&mut self, form: &Form, (name, by): (&str, uuid::Uuid), paid: Paid, now: Time) {
+        self.tidy(form, now);
+        // who took it over since may be sending it
+        if self.holds.get(name).is_none_or(|it| it.by != by) {
+            return;
+        }
+        let Some(hold) = self.holds.remove(name) else {
+            return;
+        };
+        let cost = match paid {
+            Paid::Estimate => return,
+            Paid::Nothing => 0,
+            Paid::Cost(micros) => micros,
+        };
+        self.back(hold.period, hold.micros);
+        if 0 < cost {
+            let counted = self.amounts.entry(hold.period).or_default();
+            *counted = counted.saturating_add(cost);
+        }
+    }
+
+    /// Whether anything was reserved since `then` of which nobody knows yet what it cost.
+    pub fn has_held_since(&self, then: Time) -> bool {
+        self.holds.values().any(|it| micros(then) <= it.at)
+    }
+
+    /// How much of what counts now is reserved only.
+    pub fn reserved(&self, form: &Form, now: Time) -> u64 {
+        let now_us = micros(now).max(self.at);
+        let period = form.periods(time(now_us), time(now_us)).first().copied();
+        let of_now = self.holds.values().filter(|it| Some(it.period) == period);
+        of_now.fold(0, |sum, it| sum.saturating_add(it.micros))
+    }
+
+    /// What is reserved, by name.
+    pub const fn holds(&self) -> &BTreeMap<String, Hold> {
+        &self.holds
+    }
+
     /// No longer counts `amount` there; how much of it still was. What isn't there was over by its time.
     fn back(&mut self, key: i64, amount: u64) -> u64 {
         let Some(counted) = self.amounts.get_mut(&key) else {
@@ -179,7 +275,7 @@ impl Uses {
         let mut it = self.clone();
         let now = it.tidy(form, now);
         match form {
-            Form::Calendar { .. } => it.counted(&form.periods(now, now)),
+            Form::Calendar { .. } | Form::Spend { .. } => it.counted(&form.periods(now, now)),
             Form::Bucket { .. } => it.total() + it.content.div_ceil(1_000_000),
             Form::Concurrency { .. } | Form::Rolling { .. } => it.total(),
         }
@@ -218,9 +314,10 @@ impl Uses {
                 }
                 self.run_out(*most, *window, now_us - from);
             }
-            Form::Calendar { .. } => {
+            Form::Calendar { .. } | Form::Spend { .. } => {
                 let first = form.periods(time(now_us), time(now_us))[0];
                 self.forget(first);
+                self.holds.retain(|_, it| first <= it.period);
             }
         }
         self.at = now_us;
@@ -287,7 +384,7 @@ impl Uses {
                 let wait = wait.div_euclid(i128::from(*rate) * MILLION) + 1;
                 Some(now + Duration::microseconds(i64::try_from(wait).unwrap_or(i64::MAX / 4)))
             }
-            Form::Calendar { .. } => {
+            Form::Calendar { .. } | Form::Spend { .. } => {
                 let full = keys.all().filter(|it| over(self.counted(&[*it])));
                 full.map(|it| form.ends(it)).max()
             }

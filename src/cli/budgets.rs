@@ -22,6 +22,7 @@ runs on.
 Examples:
   presswork budgets
   presswork budgets set x-posts --most 10 --for 2h --reason 'the account is new'
+  presswork budgets set drawing --most 20.00 --for 1d
   presswork budgets reset x-posts
 
 Exit codes: 0 done, 2 asked wrongly, 3 no such budget, 5 ledger away";
@@ -43,9 +44,9 @@ enum Command {
         /// The budget
         #[arg(value_name = "BUDGET")]
         name: String,
-        /// How much it allows
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000))]
-        most: u64,
+        /// How much it allows; of a budget that counts money an amount, such as 20.00
+        #[arg(long, value_name = "N")]
+        most: String,
         /// For so long (30m, 2h, 7d); until it is reset unless said
         #[arg(long = "for", value_name = "SPAN", value_parser = span)]
         lasts: Option<Duration>,
@@ -87,7 +88,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             most,
             lasts,
             reason,
-        }) => set(cx, &*ledger, (&name, most), lasts, reason).await,
+        }) => set(cx, &*ledger, (&name, &most), lasts, reason).await,
         Some(Command::Reset { name, reason }) => reset(cx, &*ledger, &name, reason).await,
     }
 }
@@ -112,7 +113,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
             plain(&it.budget).as_str().into(),
             plain(&it.whose).as_str().into(),
             it.allows.as_str().into(),
-            Cell::number(format!("{} of {}", it.used, it.most)),
+            Cell::number(used(it)),
             full.map_or_else(|| "".into(), |it| Cell::toned(Tone::Warn, it)),
             plain(&said).as_str().into(),
         ]);
@@ -120,14 +121,23 @@ async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
     table.print(&cx.out)
 }
 
+fn used(it: &budgets::Part) -> String {
+    let reserved = match it.reserved {
+        0 => String::new(),
+        some => format!(" ({} reserved)", it.amount(some)),
+    };
+    format!("{} of {}{reserved}", it.amount(it.used), it.amount(it.most))
+}
+
 async fn set(
     cx: &Cx,
     ledger: &dyn Ledger,
-    (name, most): (&str, u64),
+    (name, text): (&str, &str),
     lasts: Option<Duration>,
     reason: String,
 ) -> Result<(), CliError> {
     budgets::known(&cx.config.budgets, name).map_err(CliError::missing)?;
+    let most = budgets::most(&cx.config.budgets, name, text).map_err(CliError::usage)?;
     let by = cx.by(reason);
     let hand = Hand {
         actor: &by.actor,
@@ -140,7 +150,7 @@ async fn set(
     }
     let until = change.until.map(|it| format!(" until {}", stamp(it)));
     cx.out.line(&format!(
-        "{} allows {most} now{}; daemons notice within a second",
+        "{} allows {text} now{}; daemons notice within a second",
         plain(name),
         until.unwrap_or_default()
     ))

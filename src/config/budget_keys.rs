@@ -4,13 +4,13 @@ use super::shape::{Key, Shape, TEXT, int, key, text};
 use super::words::PLATFORMS;
 
 /// The forms, by their words.
-pub(super) const FORMS: [&str; 4] = ["concurrency", "bucket", "rolling", "calendar"];
+pub(super) const FORMS: [&str; 5] = ["concurrency", "bucket", "rolling", "calendar", "spend"];
 
 const LOW: &str = "; to stop it altogether, pause its lane";
 const HIGH: &str = ", because no platform lets more through";
 
 /// The keys of a budget.
-pub(super) const BUDGET_KEYS: [Key; 14] = [
+pub(super) const BUDGET_KEYS: [Key; 15] = [
     key(
         "form",
         Shape::Word {
@@ -34,6 +34,7 @@ pub(super) const BUDGET_KEYS: [Key; 14] = [
         },
     ),
     text("zone", "UTC"),
+    text("currency", "USD"),
     key(
         "per",
         Shape::Word {

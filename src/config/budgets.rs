@@ -6,9 +6,9 @@ use chrono::Duration;
 use chrono_tz::Tz;
 
 use super::budget_keys::FORMS;
-use super::read::{Part, Reader};
+use super::read::{Part, Raw, Reader};
 use super::types::Account;
-use crate::budget::{Budget, Every, Form, Per};
+use crate::budget::{Budget, Currency, Every, Form, Per, micros};
 
 /// A limit that a platform publishes.
 struct Published {
@@ -68,6 +68,17 @@ const PUBLISHED: [Published; 6] = [
         op: "mastodon.*",
         form: || rolling(300, Duration::minutes(5)),
     },
+];
+
+/// The largest amount of money: a thousand million.
+const MONEY_MAX: u64 = 1_000_000_000_000_000;
+
+/// Keys that mean something to some forms only.
+const ONLY: [(&str, &[&str]); 4] = [
+    ("burst", &["bucket"]),
+    ("zone", &["calendar", "spend"]),
+    ("currency", &["spend"]),
+    ("amount", &["concurrency", "bucket", "rolling", "calendar"]),
 ];
 
 impl<'a> Reader<'a> {
@@ -132,7 +143,7 @@ impl<'a> Reader<'a> {
         };
         let needs: &[&str] = match form.value.as_str() {
             "bucket" | "rolling" => &["most", "window_s"],
-            "calendar" => &["most", "every"],
+            "calendar" | "spend" => &["most", "every"],
             _ => &["most"],
         };
         for (needed, advice) in [
@@ -154,18 +165,23 @@ impl<'a> Reader<'a> {
                 _ => {}
             }
         }
+        for (key, forms) in ONLY {
+            if !forms.contains(&form.value.as_str())
+                && let Some(said) = self.raw(part, key)
+            {
+                let message = format!("is for form {} only; leave it out", forms.join(" or "));
+                self.wrong(&said.place, format!("{}.{key}", part.path), None, message);
+            }
+        }
+        let zone = self.zone(part);
+        if form.value == "spend" {
+            return self.spend(part, zone);
+        }
         let most = self.int(part, "most")?.value;
         let window = self.int(part, "window_s").map(|it| {
             Duration::seconds(i64::try_from(it.value).expect("its bounds are below 2^32"))
         });
         let burst = self.int(part, "burst");
-        if form.value != "bucket"
-            && let Some(it) = &burst
-        {
-            let message = "is for form bucket only; leave it out";
-            self.wrong(&it.place, format!("{}.burst", part.path), None, message);
-        }
-        let zone = self.zone(part, &form.value);
         Some(match form.value.as_str() {
             "concurrency" => Form::Concurrency { most },
             "bucket" => Form::Bucket {
@@ -190,13 +206,47 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn zone(&mut self, part: &Part<'a>, form: &str) -> Option<Tz> {
-        if form != "calendar"
-            && let Some(said) = self.raw(part, "zone")
-        {
-            let message = "is for form calendar only; leave it out";
-            self.wrong(&said.place, format!("{}.zone", part.path), None, message);
+    fn spend(&mut self, part: &Part<'a>, zone: Option<Tz>) -> Option<Form> {
+        let currency = self.currency(part);
+        let said = self.raw(part, "most")?;
+        let text = match &said.value {
+            Raw::Toml(it) => it.as_str().unwrap_or_default(),
+            Raw::Variable(text) => text,
+        };
+        let most = micros(text).filter(|it| (1..=MONEY_MAX).contains(it));
+        if most.is_none() {
+            let message = "an amount of money in quotes, such as most = \"20.00\": above 0, at most 1000000000, with six digits behind the point at most";
+            let shown = Some(said.value.shown());
+            self.wrong(&said.place, format!("{}.most", part.path), shown, message);
         }
+        Some(Form::Spend {
+            most: most?,
+            currency,
+            every: self
+                .text(part, "every")?
+                .value
+                .parse()
+                .unwrap_or(Every::Day),
+            zone: zone?,
+        })
+    }
+
+    /// What prices or a budget are in.
+    pub(super) fn currency(&mut self, part: &Part<'a>) -> Currency {
+        let said = self.text_or_default(part, "currency");
+        said.value.parse().unwrap_or_else(|message: &str| {
+            let shown = Some(format!("{:?}", said.value));
+            self.wrong(
+                &said.place,
+                format!("{}.currency", part.path),
+                shown,
+                message,
+            );
+            Currency::USD
+        })
+    }
+
+    fn zone(&mut self, part: &Part<'a>) -> Option<Tz> {
         let said = self.text_or_default(part, "zone");
         let zone = said.value.parse::<Tz>();
         if zone.is_err() {

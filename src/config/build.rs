@@ -396,6 +396,9 @@ impl<'a> Reader<'a> {
             let model = Model {
                 input_micros_per_mtok: price("input_micros_per_mtok"),
                 output_micros_per_mtok: price("output_micros_per_mtok"),
+                image_micros: self.int(&part, "image_micros").map(|it| it.value),
+                output_tokens_max: self.int_or_default(&part, "output_tokens_max"),
+                currency: self.currency(&part),
             };
             models.insert(part.name.to_owned(), model);
         }

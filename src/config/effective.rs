@@ -1,6 +1,6 @@
 //! What holds, key by key, and who said so: for `presswork check`. Secrets are never shown.
 
-use crate::budget::{Budget, Form};
+use crate::budget::{Budget, Form, money};
 use crate::json::did_you_mean;
 use crate::telemetry::redact::HIDDEN;
 
@@ -79,6 +79,11 @@ impl Config {
             let (input, output) = (model.input_micros_per_mtok, model.output_micros_per_mtok);
             all.push((format!("{path}.input_micros_per_mtok"), input.to_string()));
             all.push((format!("{path}.output_micros_per_mtok"), output.to_string()));
+            let image = model.image_micros.map(|it| it.to_string());
+            all.extend(image.map(|it| (format!("{path}.image_micros"), it)));
+            let tokens = model.output_tokens_max.to_string();
+            all.push((format!("{path}.output_tokens_max"), tokens));
+            all.push((format!("{path}.currency"), model.currency.to_string()));
         }
         all.into_iter()
             .map(|(key, value)| {
@@ -248,10 +253,11 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
 }
 
 fn budget_of(it: &Budget) -> Vec<(&'static str, String)> {
-    let mut all = vec![
-        ("form", it.form.word().to_owned()),
-        ("most", it.form.most().to_string()),
-    ];
+    let most = match it.form {
+        Form::Spend { most, .. } => money(most),
+        _ => it.form.most().to_string(),
+    };
+    let mut all = vec![("form", it.form.word().to_owned()), ("most", most)];
     match &it.form {
         Form::Concurrency { .. } => {}
         Form::Rolling { window, .. } => all.push(("window_s", window.num_seconds().to_string())),
@@ -263,6 +269,16 @@ fn budget_of(it: &Budget) -> Vec<(&'static str, String)> {
             all[1].1 = most.to_string();
             all.push(("window_s", window.num_seconds().to_string()));
             all.push(("burst", burst.to_string()));
+        }
+        Form::Spend {
+            currency,
+            every,
+            zone,
+            ..
+        } => {
+            all.push(("currency", currency.to_string()));
+            all.push(("every", every.to_string()));
+            all.push(("zone", zone.to_string()));
         }
         Form::Calendar { every, zone, .. } => {
             all.push(("every", every.to_string()));

@@ -513,6 +513,19 @@ pub const SECTIONS: &[Section] = &[
                 (1_000_000_000_000, PRICE_HIGH),
                 None,
             ),
+            int(
+                "image_micros",
+                (0, PRICE_LOW),
+                (1_000_000_000_000, PRICE_HIGH),
+                None,
+            ),
+            int(
+                "output_tokens_max",
+                (1, ", because an answer has a token"),
+                (10_000_000, ", because no model writes more"),
+                Some(16_384),
+            ),
+            text("currency", "USD"),
         ],
     },
 ];

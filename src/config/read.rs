@@ -367,7 +367,7 @@ impl<'a> Reader<'a> {
 
 impl Raw<'_> {
     /// For people. Callers don't show what may hold a secret.
-    fn shown(&self) -> String {
+    pub(super) fn shown(&self) -> String {
         const MOST: usize = 60;
         let text = match self {
             Raw::Toml(DeValue::String(text)) => text.to_string(),

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
 use crate::breaker::Settings;
-use crate::budget::Budget;
+use crate::budget::{Budget, Currency};
 use crate::content::Guard;
 use crate::effect::Resend;
 use crate::retry::Policy;
@@ -326,11 +326,29 @@ pub struct Preset {
     pub strength_percent: Option<u32>,
 }
 
-/// A model's prices, in millionths of a US dollar for a million tokens.
+/// A model's prices, in millionths of a dollar (or what `currency` says) for a million tokens.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Model {
     /// Tokens in.
     pub input_micros_per_mtok: u64,
     /// Tokens out.
     pub output_micros_per_mtok: u64,
+    /// A picture, where it isn't paid for by its tokens.
+    pub image_micros: Option<u64>,
+    /// The longest answer, of jobs that don't say it themselves, and of a picture: what is reserved for it.
+    pub output_tokens_max: u64,
+    /// What the prices are in.
+    pub currency: Currency,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            input_micros_per_mtok: 0,
+            output_micros_per_mtok: 0,
+            image_micros: None,
+            output_tokens_max: 16_384,
+            currency: Currency::USD,
+        }
+    }
 }

@@ -6,6 +6,8 @@
 //! on its way goes in the next one; what it read or wrote last is tried first, so one batch is one statement
 //! as long as nobody else writes the same rows.
 
+mod asks;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,15 +15,17 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use tokio::sync::Mutex;
+use uuid::Uuid;
 
 use super::batcher::Batcher;
-use crate::budget::{
-    Asked, Budget, Change, Counted, End, Form, Key, NEVER, Refused, Share, changed,
-};
+use crate::budget::{Asked, Budget, Change, Counted, End, Form, Key, NEVER, Paid, changed};
 use crate::clock::{Time, stamp};
 use crate::ledger::{Ledger, LedgerError};
-use crate::platform::gate::{Full, Gate, Pass};
+use crate::platform::gate::{Bill, Full, Gate, Pass};
 use crate::telemetry::metrics;
+
+pub use asks::Debt;
+use asks::{Answer, Ask, Over, Want, take};
 
 /// Requests that are counted in one statement, at most.
 const BATCH: usize = 500;
@@ -39,53 +43,6 @@ const KEPT_MAX: usize = 10_000;
 const TRIES: u32 = 100;
 /// The wait where it can't be counted at all, or where nobody knows how long it is.
 const AWAY: Duration = Duration::from_secs(1);
-
-/// What a request takes of one part of a budget.
-#[derive(Clone, Debug)]
-struct Want {
-    key: Key,
-    form: Form,
-    amount: u64,
-}
-
-/// A request that wants to go, and is over `within` from then.
-struct Ask {
-    wants: Arc<[Want]>,
-    within: Duration,
-}
-
-/// What was taken for a request.
-struct Grant {
-    wants: Arc<[Want]>,
-    /// One for each of them, in order.
-    shares: Vec<Share>,
-}
-
-impl Grant {
-    fn parts(&self) -> impl Iterator<Item = (&Want, &Share)> {
-        self.wants.iter().zip(&self.shares)
-    }
-}
-
-enum Answer {
-    Go(Grant),
-    /// `early`: what is under way is usually over long before that.
-    Full {
-        key: Key,
-        used: u64,
-        most: u64,
-        at: Time,
-        now: Time,
-        early: bool,
-    },
-    Away(String),
-}
-
-/// What is over, and when it was heard of.
-struct Over {
-    grant: Grant,
-    sent: Option<Instant>,
-}
 
 /// The ledger's time, between two bounds: it was told after `asked` and before `heard`.
 #[derive(Clone, Copy)]
@@ -217,28 +174,76 @@ impl Gatekeeper {
         }
     }
 
-    fn wants(&self, asked: &Asked<'_>) -> Arc<[Want]> {
-        let caller = caller(asked);
+    /// The budgets that count money, as they hold.
+    pub fn of_money(&self) -> BTreeMap<String, Form> {
+        let budgets = locked(&self.holding).budgets.clone();
+        let of_money = budgets.iter().map(|(name, it)| (name.clone(), it.form));
+        of_money.filter(|it| it.1.is_money()).collect()
+    }
+
+    /// It is known what became of a debt: the ledger is told within a moment. Said again it changes nothing.
+    pub fn settle(&self, debt: Debt, paid: Paid) {
+        locked(&self.over).push(Over::Debt(debt, paid));
+    }
+
+    /// What a request takes of which budgets. Of the same caller it is the same, unless it costs money.
+    fn wants(&self, asked: &Asked<'_>) -> Result<Arc<[Want]>, Full> {
         let mut holding = locked(&self.holding);
-        if let Some(known) = holding.wants.get(&caller) {
-            return known.clone();
+        if asked.spend.is_some() {
+            return wanted(&holding.budgets, asked);
         }
-        let wants = holding.budgets.iter().filter_map(|(name, it)| {
-            Some(Want {
-                key: Key {
-                    name: name.clone(),
-                    whose: it.counts(asked)?,
-                },
-                form: it.form,
-                amount: it.amount,
-            })
-        });
-        let wants: Arc<[Want]> = wants.collect();
+        let caller = caller(asked);
+        if let Some(known) = holding.wants.get(&caller) {
+            return Ok(known.clone());
+        }
+        let wants = wanted(&holding.budgets, asked)?;
         if KEPT_MAX < holding.wants.len() {
             holding.wants.clear();
         }
         holding.wants.insert(caller, wants.clone());
-        wants
+        Ok(wants)
+    }
+}
+
+fn wanted(budgets: &BTreeMap<String, Budget>, asked: &Asked<'_>) -> Result<Arc<[Want]>, Full> {
+    let mut wants = Vec::new();
+    for (name, it) in budgets {
+        let Some(whose) = it.counts(asked) else {
+            continue;
+        };
+        let key = Key {
+            name: name.clone(),
+            whose,
+        };
+        let (amount, spend) = match (it.form, asked.spend) {
+            (Form::Spend { currency, .. }, Some(spend)) => match spend.price.within(currency) {
+                Ok(0) => continue,
+                Ok(micros) => (micros, Some(spend.clone())),
+                Err(why) => return Err(stuck(&key, &why)),
+            },
+            (Form::Spend { .. }, None) => continue,
+            _ => (it.amount, None),
+        };
+        wants.push(Want {
+            key,
+            form: it.form,
+            amount,
+            spend,
+        });
+    }
+    Ok(wants.into())
+}
+
+/// Nothing is sent, and no wait helps.
+fn stuck(key: &Key, why: &str) -> Full {
+    Full {
+        message: format!(
+            "nothing was sent: budget `{}`{} counts money, and {why}; then `presswork jobs release` the job",
+            key.name,
+            whose(key)
+        ),
+        wait: Duration::ZERO,
+        stuck: true,
     }
 }
 
@@ -251,6 +256,7 @@ fn caller(asked: &Asked<'_>) -> Vec<u8> {
         kind,
         op,
         nearby,
+        spend: _,
     } = *asked;
     let texts = [platform, account, tenant, kind, op];
     let mut key = vec![u8::from(nearby)];
@@ -273,7 +279,7 @@ impl Gate for Gatekeeper {
         within: Duration,
         patience: Duration,
     ) -> Result<Pass, Full> {
-        let wants = self.wants(asked);
+        let wants = self.wants(asked)?;
         if wants.is_empty() {
             return Ok(Pass::free());
         }
@@ -285,19 +291,40 @@ impl Gate for Gatekeeper {
             };
             let (wait, message) = match self.asks.submit(ask).await {
                 Some(Answer::Go(grant)) => {
-                    let over = self.over.clone();
-                    return Ok(Pass::new(move |sent| {
+                    let (over, debts) = (self.over.clone(), grant.debts());
+                    let repeats = asked.spend.is_some_and(|it| it.repeats);
+                    let told = over.clone();
+                    let settle = move |paid| {
+                        let debts = debts.into_iter().map(|it| Over::Debt(it, paid));
+                        locked(&over).extend(debts);
+                    };
+                    let pass = Pass::new(move |sent| {
                         let sent = sent.then(Instant::now);
-                        locked(&over).push(Over { grant, sent });
-                    }));
+                        locked(&told).push(Over::Request(grant, sent));
+                    });
+                    return Ok(pass.billed(Bill::new(settle, repeats)));
                 }
                 Some(Answer::Full {
                     key,
+                    form,
+                    amount,
+                    at,
+                    ..
+                }) if form.is_money() && at == NEVER => {
+                    let (amount, most) = (form.amount(amount), form.amount(form.most()));
+                    let why = format!(
+                        "the send may cost {amount}, more than the {most} that it ever allows: raise `most` in jobs.toml"
+                    );
+                    return Err(stuck(&key, &why));
+                }
+                Some(Answer::Full {
+                    key,
+                    form,
                     used,
-                    most,
                     at,
                     now,
                     early,
+                    ..
                 }) => {
                     let wait = (at - now).to_std().unwrap_or_default();
                     let wait = if early { wait.min(AWAY) } else { wait };
@@ -307,21 +334,61 @@ impl Gate for Gatekeeper {
                         continue;
                     }
                     metrics::budget_full(&key.name);
-                    (wait, full(&key, used, most, at))
+                    (wait, full(&key, &form, used, at))
                 }
                 Some(Answer::Away(why)) => (AWAY, format!("requests can't be counted now: {why}")),
                 None => (AWAY, "the daemon stops".to_owned()),
             };
-            return Err(Full { message, wait });
+            return Err(Full {
+                message,
+                wait,
+                stuck: false,
+            });
+        }
+    }
+
+    async fn paid(&self, effect: Uuid, cost: Option<u64>) {
+        let of_money = self.of_money();
+        if of_money.is_empty() {
+            return;
+        }
+        let counted = match self.ledger.all_counted().await {
+            Ok(it) => it,
+            Err(e) => {
+                tracing::debug!("what a send has cost can't be told: {e}");
+                return;
+            }
+        };
+        for row in &counted {
+            let Some(form) = of_money.get(&row.key.name) else {
+                continue;
+            };
+            let its = row.uses.holds().iter().filter(|it| it.1.effect == effect);
+            // the last send is the one that was answered
+            let Some((name, hold)) = its.max_by_key(|it| it.1.send) else {
+                continue;
+            };
+            let debt = Debt {
+                key: row.key.clone(),
+                form: *form,
+                name: name.clone(),
+                by: hold.by,
+            };
+            self.settle(debt, cost.map_or(Paid::Estimate, Paid::Cost));
         }
     }
 }
 
-fn full(key: &Key, used: u64, most: u64, at: Time) -> String {
-    let whose = match key.whose.as_str() {
+fn whose(key: &Key) -> String {
+    match key.whose.as_str() {
         "" => String::new(),
         whose => format!(" of `{whose}`"),
-    };
+    }
+}
+
+fn full(key: &Key, form: &Form, used: u64, at: Time) -> String {
+    let whose = whose(key);
+    let (used, most) = (form.amount(used), form.amount(form.most()));
     let when = match at == NEVER {
         true => "one request takes more than it ever allows: raise `most` in jobs.toml".to_owned(),
         false => format!("it has room again at {}", stamp(at)),
@@ -343,7 +410,9 @@ impl Counter {
                 Err(e) => {
                     books.rows.clear();
                     // it may have been written; what is given back twice would let too much through, so
-                    // what wasn't told for certain runs out by its own time
+                    // what wasn't told for certain runs out by its own time; a debt is settled once
+                    let debts = over.into_iter().filter(|it| matches!(it, Over::Debt(..)));
+                    locked(&self.over).extend(debts);
                     return asks.iter().map(|_| Answer::Away(e.to_string())).collect();
                 }
             }
@@ -359,9 +428,7 @@ impl Counter {
         asks: &[Ask],
         over: &[Over],
     ) -> Result<Option<Vec<Answer>>, LedgerError> {
-        let wanted = asks.iter().map(|it| &it.wants);
-        let given_back = over.iter().map(|it| &it.grant.wants);
-        let keys = keys(wanted.chain(given_back));
+        let keys = keys(asks, over);
         let read = self.read(books, &keys).await?;
         let Some(told) = books.told else {
             return Ok(None);
@@ -372,10 +439,20 @@ impl Counter {
             .filter_map(|key| Some((*key, books.rows.get(*key)?.clone())))
             .collect();
         for it in over {
-            let end = it.sent.map_or(End::Unsent, |at| End::Sent(told.most(at)));
-            for (want, share) in it.grant.parts() {
-                if let Some(row) = rows.get_mut(&want.key) {
-                    row.uses.finish(&want.form, share, end, now);
+            match it {
+                Over::Request(grant, sent) => {
+                    let end = sent.map_or(End::Unsent, |at| End::Sent(told.most(at)));
+                    for (want, share) in grant.parts() {
+                        if let Some(row) = rows.get_mut(&want.key) {
+                            row.uses.finish(&want.form, share, end, now);
+                        }
+                    }
+                }
+                Over::Debt(debt, paid) => {
+                    if let Some(row) = rows.get_mut(&debt.key) {
+                        let whose = (debt.name.as_str(), debt.by);
+                        row.uses.settle(&debt.form, whose, *paid, now);
+                    }
                 }
             }
         }
@@ -447,48 +524,12 @@ impl Counter {
     }
 }
 
-/// The parts of budgets that these want; those of one caller are one list, which is looked at once.
-fn keys<'a>(all: impl Iterator<Item = &'a Arc<[Want]>>) -> BTreeSet<&'a Key> {
+/// The parts of budgets that a batch is about; what one caller wants is one list, which is looked at once.
+fn keys<'a>(asks: &'a [Ask], over: &'a [Over]) -> BTreeSet<&'a Key> {
     let mut seen = HashSet::new();
-    let lists = all.filter(|it| seen.insert(it.as_ptr()));
-    lists.flat_map(|it| it.iter()).map(|it| &it.key).collect()
-}
-
-/// Takes all that a request wants, or nothing.
-fn take(rows: &mut HashMap<&Key, Counted>, ask: &Ask, now: Time) -> Answer {
-    let until = now + chrono::Duration::from_std(ask.within).unwrap_or_default();
-    let mut taken: Vec<(&Want, Share)> = Vec::with_capacity(ask.wants.len());
-    let mut full: Option<(Time, Answer)> = None;
-    for want in ask.wants.iter() {
-        let Some(row) = rows.get_mut(&want.key) else {
-            return Answer::Away("a budget's row is gone".to_owned());
-        };
-        match row.uses.take(&want.form, want.amount, now, until) {
-            Ok(share) => taken.push((want, share)),
-            Err(Refused { at }) if full.as_ref().is_none_or(|(latest, _)| *latest < at) => {
-                let answer = Answer::Full {
-                    key: want.key.clone(),
-                    used: row.uses.used(&want.form, now),
-                    most: want.form.most(),
-                    at,
-                    now,
-                    early: matches!(want.form, Form::Concurrency { .. }),
-                };
-                full = Some((at, answer));
-            }
-            Err(_) => {}
-        }
-    }
-    let Some((_, answer)) = full else {
-        return Answer::Go(Grant {
-            wants: ask.wants.clone(),
-            shares: taken.into_iter().map(|(_, share)| share).collect(),
-        });
-    };
-    for (want, share) in &taken {
-        if let Some(row) = rows.get_mut(&want.key) {
-            row.uses.finish(&want.form, share, End::Unsent, now);
-        }
-    }
-    answer
+    let asked = asks.iter().map(|it| &it.wants);
+    let lists = asked.chain(over.iter().filter_map(Over::wants));
+    let lists = lists.filter(|it| seen.insert(it.as_ptr()));
+    let wanted = lists.flat_map(|it| it.iter()).map(|it| &it.key);
+    wanted.chain(over.iter().filter_map(Over::owed)).collect()
 }

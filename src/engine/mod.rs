@@ -24,6 +24,7 @@ pub mod relay;
 pub mod lease;
 pub mod sweeper;
 pub mod reconciler;
+pub mod bills;
 pub mod control;
 pub mod failover;
 pub mod guard;
@@ -188,6 +189,8 @@ impl Engine {
         keep!("failover", failover, run);
         let gate = &self.shared.gate;
         keep!("budgets", gate, run);
+        let bills = Arc::new(bills::Bills::new(self.shared.clone()));
+        keep!("bills", bills, run);
         keep!("changes of budgets", control, learn_budgets);
         let learner = Arc::new(parked::Learner::new(self.shared.clone()));
         keep!("accounts", learner, run);

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::budget::Price;
 use crate::command::keeper::{End, Limits, Order};
 use crate::command::{self, Ended, Ran, Told};
 use crate::config::{Command, Config, Variable};
@@ -89,6 +90,7 @@ impl Handler for CommandRun {
             keep: Value::Null,
             says: None,
             budget: command.timeout + CLEARING,
+            price: Price::Free,
         };
         let payload = &payload;
         let send = |permit: Permit| async move { done(cx, payload, command, permit).await };

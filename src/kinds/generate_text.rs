@@ -187,6 +187,7 @@ async fn answered(
         keep: Value::Null,
         says: None,
         budget,
+        price: paid::price_of_text(cx, chat),
     };
     cx.progress(10, format!("asking {}", chat.model));
     let prices = &cx.config.models;

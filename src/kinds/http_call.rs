@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::adopt::{self, Work};
+use crate::budget::{Currency, Price};
 use crate::clock::stamp;
 use crate::config::{Account, Config};
 use crate::context::{Context, Permit, Wanted};
@@ -30,6 +31,8 @@ pub(super) struct Payload {
     event: Option<String>,
     /// Where below the account's address: `render/pdf`.
     path: Option<String>,
+    /// What the call costs, in millionths of a US dollar, for budgets that count money. Default: nothing.
+    cost_micros: Option<u64>,
     /// What the endpoint works on: any JSON.
     #[serde(default)]
     data: Value,
@@ -169,6 +172,9 @@ async fn called(
         keep: Value::Null,
         says: None,
         budget: deadline + Duration::from_secs(2),
+        price: payload
+            .cost_micros
+            .map_or(Price::Free, |it| Price::About(it, Currency::USD)),
     };
     let mut is_new = false;
     let send = |permit: Permit| {

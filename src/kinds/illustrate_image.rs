@@ -84,6 +84,7 @@ impl Handler for IllustrateImage {
             keep: Value::Null,
             says: None,
             budget,
+            price: paid::price_of_pictures(cx, &drawing, references.len()),
         };
         cx.progress(20, format!("asking {}", drawing.model));
         let send = |permit: Permit| {

@@ -4,10 +4,14 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::budget::Price;
+use crate::config::shown_key;
 use crate::context::Context;
 use crate::effect::{RESOLVED_BY, Receipt, Rule};
 use crate::json::Digest;
 use crate::outcome::{Failure, Held, Outcome};
+use crate::platform::openai::Chat;
+use crate::platform::openai_images::{self, Drawing};
 use crate::platform::{openai, x};
 use crate::results::digest_of;
 
@@ -20,6 +24,32 @@ pub(super) fn budget(cx: &Context) -> Duration {
 pub(super) fn rule(cx: &Context) -> Rule {
     let kind = cx.config.kinds.get(&cx.job.kind);
     Rule::paid(kind.and_then(|it| it.resend_times).unwrap_or(1))
+}
+
+/// What a text costs at most, as far as anybody can say before.
+pub(super) fn price_of_text(cx: &Context, chat: &Chat) -> Price {
+    match cx.config.models.get(&chat.model) {
+        Some(it) => Price::About(openai::estimate(it, chat), it.currency),
+        None => unpriced(&chat.model),
+    }
+}
+
+/// What pictures cost at most, drawn from so many others.
+pub(super) fn price_of_pictures(cx: &Context, drawing: &Drawing, originals: usize) -> Price {
+    match openai_images::price(&cx.config.models, drawing) {
+        Some(it) => {
+            let about = openai_images::estimate(it, drawing, originals);
+            Price::About(about, it.currency)
+        }
+        None => unpriced(&drawing.model),
+    }
+}
+
+fn unpriced(model: &str) -> Price {
+    Price::Unknown(format!(
+        "what the model `{model}` costs isn't known: say it under [models.{}] in jobs.toml and reload",
+        shown_key(model)
+    ))
 }
 
 /// Waiting doesn't fill an account, so such a job is held until somebody did.

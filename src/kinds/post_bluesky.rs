@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::budget::Price;
 use crate::config::Config;
 use crate::context::{Context, Permit, Wanted};
 use crate::effect::Rule;
@@ -156,6 +157,7 @@ impl Handler for PostBluesky {
             }),
             says: post::said(&payload.text, &digests, &payload.about()),
             budget: BUDGET,
+            price: Price::Free,
         };
         let publish = |permit: Permit| {
             let (mut record, to) = (record.clone(), of(CALL));

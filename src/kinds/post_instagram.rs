@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use crate::adopt::{self, NO_STOP, Work};
+use crate::budget::Price;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::content;
@@ -136,6 +137,7 @@ impl Handler for PostInstagram {
             // Instagram fetches the pictures itself: their addresses are all that is known here
             says: Self::says(&payload),
             budget: BUDGET,
+            price: Price::Free,
         };
         let publish = |permit: Permit| {
             let (caption, to, since) = (&payload.caption, of(PUBLISH), cx.http.now() - SKEW);

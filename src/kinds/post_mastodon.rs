@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use crate::budget::Price;
 use crate::config::Config;
 use crate::context::{Context, Permit, Wanted};
 use crate::effect::Rule;
@@ -145,6 +146,7 @@ impl Handler for PostMastodon {
             keep: json!({"key": Uuid::new_v4().to_string()}),
             says: post::said(&payload.words(), &sent, &payload.about()),
             budget: BUDGET,
+            price: Price::Free,
         };
         let publish = |permit: Permit| {
             let (status, to) = (&status, of(BUDGET.mul_f32(0.9)));

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use unicode_normalization::UnicodeNormalization;
 
+use crate::budget::Price;
 use crate::clock::Time;
 use crate::config::Config;
 use crate::context::{Context, Permit, Probe, Wanted};
@@ -213,6 +214,7 @@ async fn publish(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         keep: json!(kept),
         says: post::said(&payload.text, &sent, &payload.about()),
         budget: BUDGET,
+        price: Price::Free,
     };
     let send = |permit: Permit| {
         let (mut post, to) = (post.clone(), of(BUDGET.mul_f32(0.9)));

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::budget::Price;
 use crate::config::{Account, Config};
 use crate::context::{Context, Permit, Wanted};
 use crate::crashpoint;
@@ -131,6 +132,7 @@ fn wanted<'a>(account: &Account, object: &Object, budget: Duration) -> Wanted<'a
         keep: Value::Null,
         says: None,
         budget,
+        price: Price::Free,
     }
 }
 

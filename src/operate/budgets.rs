@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::stops::Hand;
-use crate::budget::{Budget, Change, Counted, Key, Uses, changed};
+use crate::budget::{Budget, Change, Counted, Form, Key, Uses, changed, micros, money};
 use crate::clock::Time;
 use crate::json::did_you_mean;
 use crate::ledger::{Audit, Ledger, LedgerError};
@@ -21,10 +21,14 @@ pub struct Part {
     pub allows: String,
     /// Its form's word.
     pub form: &'static str,
-    /// What counts now.
+    /// What counts now: requests; of money millionths of `currency`.
     pub used: u64,
+    /// Of that, what is reserved for sends of which nobody knows yet what they cost.
+    pub reserved: u64,
     /// How much is allowed.
     pub most: u64,
+    /// What money is counted in; `None`: it isn't money.
+    pub currency: Option<String>,
     /// When one more request fits, if none does now.
     pub room_at: Option<Time>,
     /// A platform publishes it.
@@ -74,6 +78,11 @@ fn part(budget: &Budget, it: &Counted, change: Option<&Change>, now: Time) -> Pa
         allows: budget.form.to_string(),
         form: budget.form.word(),
         used: it.uses.used(&budget.form, now),
+        reserved: it.uses.reserved(&budget.form, now),
+        currency: match budget.form {
+            Form::Spend { currency, .. } => Some(currency.to_string()),
+            _ => None,
+        },
         most: budget.form.most(),
         room_at: (now < room_at).then_some(room_at),
         built_in: budget.published,
@@ -95,6 +104,42 @@ pub fn known(said: &BTreeMap<String, Budget>, name: &str) -> Result<(), String> 
         "there is no budget `{name}`{near}; there are: {}",
         all.join(", ")
     ))
+}
+
+/// As `jobs.toml` bounds a budget that counts requests.
+const MOST_MAX: u64 = 1_000_000_000;
+/// And one that counts money, in millionths.
+const MONEY_MAX: u64 = 1_000_000_000_000_000;
+
+/// How much a budget of this name is to allow, as a person wrote it: requests (`10`), or money (`20.00`).
+///
+/// # Errors
+/// What to write instead.
+pub fn most(said: &BTreeMap<String, Budget>, name: &str, text: &str) -> Result<u64, String> {
+    let is_money = said.get(name).is_some_and(|it| it.form.is_money());
+    let (read, max, wanted) = match is_money {
+        true => {
+            let wanted = "an amount of money above 0, such as 20.00, at most 1000000000";
+            (micros(text), MONEY_MAX, wanted)
+        }
+        false => (
+            text.parse().ok(),
+            MOST_MAX,
+            "a whole number, 1 to 1000000000",
+        ),
+    };
+    let fits = read.filter(|it| (1..=max).contains(it));
+    fits.ok_or_else(|| format!("`{text}`: {wanted}"))
+}
+
+impl Part {
+    /// An amount of it, for people.
+    pub fn amount(&self, it: u64) -> String {
+        match self.currency {
+            Some(_) => money(it),
+            None => it.to_string(),
+        }
+    }
 }
 
 /// Changes how much a budget allows, on all hosts, until `until` or until it is taken back.

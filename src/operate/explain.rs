@@ -388,8 +388,8 @@ impl Look<'_> {
             format!(
                 "Budget `{}`{whose} is {word}{op} ({} of {}): {}.",
                 it.name,
-                it.used,
-                it.budget.form.most(),
+                it.budget.form.amount(it.used),
+                it.budget.form.amount(it.budget.form.most()),
                 it.when(now, &held)
             )
         };

@@ -64,7 +64,7 @@ impl Full<'_> {
                 "{held}it has room when one of them is over, at the latest at {} ({in_time})",
                 stamp(at)
             ),
-            Form::Calendar { every, zone, .. } => {
+            Form::Calendar { every, zone, .. } | Form::Spend { every, zone, .. } => {
                 let there = at.with_timezone(&zone);
                 let form = match every {
                     Every::Day => "%H:%M on %Y-%m-%d",
@@ -147,6 +147,7 @@ fn asked<'a>(job: &'a Job, config: &'a Config) -> Asked<'a> {
         kind: &job.kind,
         op: "",
         nearby: of.is_some_and(Account::is_nearby),
+        spend: None,
     }
 }
 
@@ -178,6 +179,7 @@ mod tests {
             kind,
             op: "",
             nearby: false,
+            spend: None,
         };
         for (pattern, platform, kind, may) in [
             ("mastodon.status", "mastodon", "post.mastodon", true),

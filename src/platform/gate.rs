@@ -7,10 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use uuid::Uuid;
 
-use crate::budget::Asked;
-use crate::outcome::{Class, Failure, Scope};
+use crate::budget::{Asked, Paid, Price, Spend};
+use crate::effect::{Effect, EffectClass, Receipt};
+use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::sabotage;
+
+use super::verdict::CallError;
 
 /// Whoever counts requests.
 #[async_trait]
@@ -26,6 +30,10 @@ pub trait Gate: Send + Sync {
         within: Duration,
         patience: Duration,
     ) -> Result<Pass, Full>;
+
+    /// It is known at last what a send cost whose answer was only the beginning; `None`: it is known that
+    /// it isn't known. Best effort: what is never told counts as what was reserved.
+    async fn paid(&self, effect: Uuid, cost: Option<u64>);
 }
 
 /// It may not go yet.
@@ -36,34 +44,118 @@ pub struct Full {
     pub message: String,
     /// When to ask again, from now.
     pub wait: Duration,
+    /// No wait helps: a person has to change something.
+    pub stuck: bool,
 }
 
 type Back = Box<dyn FnOnce(bool) + Send>;
 
 /// The right to make one request. Dropped, it counts as made.
 #[must_use = "what isn't used must be given back"]
-pub struct Pass(Option<Back>);
+pub struct Pass {
+    back: Option<Back>,
+    bill: Bill,
+}
 
 impl Pass {
     /// A pass; `back` is told once whether the request may have reached the platform.
     pub fn new(back: impl FnOnce(bool) + Send + 'static) -> Self {
-        Self(Some(Box::new(back)))
+        Self {
+            back: Some(Box::new(back)),
+            bill: Bill::default(),
+        }
     }
 
     /// A pass of nobody who counts.
     pub const fn free() -> Self {
-        Self(None)
+        Self {
+            back: None,
+            bill: Bill(None),
+        }
+    }
+
+    /// With what was reserved for it.
+    pub fn billed(mut self, bill: Bill) -> Self {
+        self.bill = bill;
+        self
+    }
+
+    /// What was reserved for it: known once the answer is, which is later than that the request is over.
+    pub fn bill(&mut self) -> Bill {
+        std::mem::take(&mut self.bill)
     }
 
     /// The request is over; `sent`: a byte of it may have left.
     pub fn over(mut self, sent: bool) {
+        if !sent {
+            self.bill().settle(Paid::Nothing);
+        }
         self.end(sent);
     }
 
     fn end(&mut self, sent: bool) {
-        if let Some(back) = self.0.take() {
+        if let Some(back) = self.back.take() {
             back(sent);
         }
+    }
+}
+
+type Settle = Box<dyn FnOnce(Paid) + Send>;
+
+/// What was reserved for a send. Dropped, it stays reserved: it isn't known what became of it.
+#[derive(Default)]
+pub struct Bill(Option<(Settle, bool)>);
+
+impl Bill {
+    /// A bill; `settle` is told at most once. `repeats`: sends before it may have acted, and a refusal of
+    /// this one says nothing of them.
+    pub fn new(settle: impl FnOnce(Paid) + Send + 'static, repeats: bool) -> Self {
+        Self(Some((Box::new(settle), repeats)))
+    }
+
+    /// What became of it.
+    pub fn settle(self, paid: Paid) {
+        match self.0 {
+            Some((_, true)) if paid == Paid::Nothing => {}
+            Some((settle, _)) => settle(paid),
+            None => {}
+        }
+    }
+
+    /// What an answer says of it, as far as it says anything.
+    pub fn answered(self, answer: &Result<Receipt, CallError>) {
+        match answer {
+            Ok(receipt) => {
+                if let Some(paid) = paid(receipt) {
+                    self.settle(paid);
+                }
+            }
+            Err(CallError::Refused(_)) => self.settle(Paid::Nothing),
+            Err(CallError::Unknown(_)) => {}
+        }
+    }
+}
+
+/// The next send of an effect, for budgets that count money; `by` the lease's token.
+pub fn spend(effect: &Effect, price: &Price, by: Uuid) -> Spend {
+    let each = effect.class == EffectClass::P;
+    Spend {
+        job: effect.job.0,
+        effect: effect.id.0,
+        send: effect.sends + 1,
+        each,
+        repeats: !each && 0 < effect.lost(),
+        by,
+        price: price.clone(),
+    }
+}
+
+/// What a receipt says of its send's cost; `None` while the platform goes on.
+pub fn paid(receipt: &Receipt) -> Option<Paid> {
+    match (receipt.handle(), receipt.detail["cost_micros"].as_u64()) {
+        (Some(_), _) => None,
+        (None, Some(cost)) => Some(Paid::Cost(cost)),
+        (None, None) => Some(Paid::Estimate),
     }
 }
 
@@ -98,7 +190,12 @@ impl Caller {
     ///
     /// # Errors
     /// It doesn't fit yet.
-    pub async fn take(&self, op: &str, within: Duration, patience: Duration) -> Result<Pass, Full> {
+    pub async fn take(
+        &self,
+        (op, spend): (&str, Option<&Spend>),
+        within: Duration,
+        patience: Duration,
+    ) -> Result<Pass, Full> {
         let asked = Asked {
             platform: &self.platform,
             account: &self.account,
@@ -106,6 +203,7 @@ impl Caller {
             kind: &self.kind,
             op,
             nearby: self.nearby,
+            spend,
         };
         self.gate.take(&asked, within, patience).await
     }
@@ -123,12 +221,28 @@ impl Caller {
 /// Takes what an effect's send needs; of nobody who counts, at once.
 ///
 /// # Errors
-/// It doesn't fit yet: the attempt goes on later, at no charge.
-pub async fn pass(caller: Option<&Caller>, op: &str, within: Duration) -> Result<Pass, Failure> {
+/// It doesn't fit yet: the attempt goes on later, at no charge. Where that never helps, it is held.
+pub async fn pass(
+    caller: Option<&Caller>,
+    (op, spend): (&str, Option<&Spend>),
+    within: Duration,
+) -> Result<Pass, Outcome> {
     match caller {
         None => Ok(Pass::free()),
         Some(_) if sabotage!("budget.gate") => Ok(Pass::free()),
-        Some(it) => Ok(it.take(op, within, PATIENCE).await?),
+        Some(it) => Ok(it.take((op, spend), within, PATIENCE).await?),
+    }
+}
+
+impl From<Full> for Outcome {
+    fn from(full: Full) -> Self {
+        match full.stuck {
+            true => {
+                let why = Failure::new(Class::Permanent, Scope::Handler, BUDGET, full.message);
+                Self::Held(Held::Budget, why)
+            }
+            false => Self::Failed(full.into()),
+        }
     }
 }
 

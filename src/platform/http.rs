@@ -314,7 +314,7 @@ impl Http {
             return Ok(Pass::free());
         };
         let op = caller.op(call.method());
-        let taken = caller.take(&op, call.deadline, PATIENCE).await;
+        let taken = caller.take((&op, None), call.deadline, PATIENCE).await;
         taken.map_err(|it| Lost {
             held: chrono::Duration::from_std(it.wait).ok(),
             ..Lost::new(false, BUDGET, it.message)

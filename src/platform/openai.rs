@@ -203,6 +203,14 @@ pub fn cost(price: &Model, input_tokens: u64, output_tokens: u64) -> u64 {
     u64::try_from(sum.div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
+/// What a text costs at most: a token has a byte at least, and the answer ends where it was told to, or
+/// where the model's price says.
+pub fn estimate(price: &Model, chat: &Chat) -> u64 {
+    let input = chat.body().to_string().len();
+    let output = chat.max_tokens.map_or(price.output_tokens_max, u64::from);
+    cost(price, u64::try_from(input).unwrap_or(u64::MAX), output)
+}
+
 /// What OpenAI's answers mean.
 pub const RULES: Rules = Rules {
     platform: "OpenAI",
@@ -319,6 +327,7 @@ mod tests {
         let price = Model {
             input_micros_per_mtok: 250_000,
             output_micros_per_mtok: 2_000_000,
+            ..Model::default()
         };
         assert_eq!(cost(&price, 1_000_000, 0), 250_000);
         assert_eq!(cost(&price, 1, 1), 3);

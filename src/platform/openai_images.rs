@@ -29,6 +29,10 @@ use super::verdict::{CallError, lost, read, unreadable};
 const ANSWER_MAX: usize = 24 << 20;
 /// Bytes of an answer beside its pictures.
 const REST_MAX: usize = 1 << 20;
+/// Tokens that a picture to edit has at most: those of the finest fidelity, and some.
+const ORIGINAL_TOKENS: u64 = 8_192;
+/// Tokens around a prompt at most.
+const PROMPT_TOKENS: u64 = 64;
 /// Characters of base64 that are decoded at once; four of them are three bytes.
 const PIECE: usize = 256 << 10;
 
@@ -206,12 +210,17 @@ pub async fn draw(
         pictures.push(kept(told, into, &unfit).await?);
     }
     let usage = answered.usage.as_ref();
-    let price = prices.get(&drawing.model).zip(usage);
+    let count = pictures.len();
+    let price = price(prices, drawing);
     let drawn = Drawn {
         pictures,
         input_tokens: usage.map(|it| it.input_tokens),
         output_tokens: usage.map(|it| it.output_tokens),
-        cost_micros: price.map(|(price, it)| cost(price, it.input_tokens, it.output_tokens)),
+        cost_micros: price.and_then(|price| match (price.image_micros, usage) {
+            (Some(each), _) => Some(times(each, count)),
+            (None, Some(it)) => Some(cost(price, it.input_tokens, it.output_tokens)),
+            (None, None) => None,
+        }),
         request_id: answer.header("x-request-id").map(str::to_owned),
     };
     Ok(Receipt {
@@ -220,6 +229,36 @@ pub async fn draw(
         at: answer.at,
         detail: json!(drawn),
     })
+}
+
+/// The price that fits best: of the model with this size and quality (`dall-e-3/1024x1792/hd`), with this
+/// size, or of the model.
+pub fn price<'a>(prices: &'a BTreeMap<String, Model>, drawing: &Drawing) -> Option<&'a Model> {
+    let of = |it: &Option<String>| it.clone().unwrap_or_else(|| "auto".to_owned());
+    let sized = format!("{}/{}", drawing.model, of(&drawing.size));
+    let whole = format!("{sized}/{}", of(&drawing.quality));
+    let named = [whole, sized, drawing.model.clone()];
+    named.iter().find_map(|it| prices.get(it))
+}
+
+/// What pictures cost at most, drawn from so many others.
+pub fn estimate(price: &Model, drawing: &Drawing, originals: usize) -> u64 {
+    let pictures = u64::from(drawing.n);
+    if let Some(each) = price.image_micros {
+        return each.saturating_mul(pictures);
+    }
+    let count = |it: usize| u64::try_from(it).unwrap_or(u64::MAX);
+    let read = count(originals).saturating_mul(ORIGINAL_TOKENS);
+    let input = read.saturating_add(count(drawing.prompt.len()) + PROMPT_TOKENS);
+    cost(
+        price,
+        input,
+        pictures.saturating_mul(price.output_tokens_max),
+    )
+}
+
+fn times(each: u64, count: usize) -> u64 {
+    each.saturating_mul(u64::try_from(count).unwrap_or(u64::MAX))
 }
 
 /// A picture of an answer: stored, or where it is.

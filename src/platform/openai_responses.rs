@@ -315,6 +315,7 @@ mod tests {
         let price = Model {
             input_micros_per_mtok: 1_000_000,
             output_micros_per_mtok: 1_000_000,
+            ..Model::default()
         };
         let prices = BTreeMap::from([("m".to_owned(), price)]);
         response.ended(&prices, &answer(&[("x-request-id", "req_1")]))

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
+use presswork::budget::Price;
 use presswork::clock::Time;
 use presswork::content::digest;
 use presswork::context::{self, Context, Permit, Wanted};
@@ -312,6 +313,7 @@ async fn effect(cx: &Context, world: &Arc<World>, act: Act) -> Result<Value, Out
         keep: json!({"key": uuid::Uuid::new_v4().to_string()}),
         says: digest::<&str>(&world.text.lock().unwrap(), &[], &[]),
         budget: Duration::from_secs(5),
+        price: Price::Free,
     };
     let receipt = cx.effect(wanted, |permit| world.platform(permit)).await?;
     Ok(json!({"id": receipt.remote_id}))

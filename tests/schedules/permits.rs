@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use presswork::budget::Price;
 use presswork::clock::Time;
 use presswork::effect::{
     Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Receipt, Rule,
@@ -161,6 +162,7 @@ where
         keep: serde_json::Value::Null,
         says: None,
         budget: Duration::from_secs(3_600),
+        price: Price::Free,
     };
     let send = async |permit| {
         send(permit).await;

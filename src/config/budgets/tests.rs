@@ -21,7 +21,8 @@ fn each_form_is_read() {
          [budgets.c]\nform = \"bucket\"\nmost = 10\nwindow_s = 60\nburst = 2\n\
          [budgets.d]\nform = \"rolling\"\nmost = 100\nwindow_s = 900\nper = \"account\"\nplatform = \"x\"\n\
          [budgets.e]\nform = \"calendar\"\nmost = 50\nevery = \"day\"\nzone = \"America/Los_Angeles\"\n\
-         op = \"x.*\"\namount = 2\n",
+         op = \"x.*\"\namount = 2\n\
+         [budgets.f]\nform = \"spend\"\nmost = \"20.50\"\ncurrency = \"EUR\"\nevery = \"month\"\nper = \"tenant\"\n",
     )
     .unwrap();
     let form = |name: &str| config.budgets[name].form;
@@ -40,6 +41,14 @@ fn each_form_is_read() {
     let most = 50;
     assert_eq!(form("e"), Form::Calendar { most, every, zone });
     assert_eq!(config.budgets["e"].amount, 2);
+    let money = Form::Spend {
+        most: 20_500_000,
+        currency: "EUR".parse().unwrap(),
+        every: Every::Month,
+        zone: chrono_tz::Tz::UTC,
+    };
+    assert_eq!(form("f"), money);
+    assert_eq!(money.to_string(), "20.50 EUR a month (UTC)");
 }
 
 #[test]
@@ -75,7 +84,7 @@ fn what_is_missing_or_means_nothing_is_told() {
         ),
         (
             "form = \"rolling\"\nmost = 3\nwindow_s = 3\nzone = \"UTC\"",
-            "is for form calendar only",
+            "is for form calendar or spend only",
         ),
         (
             "form = \"calendar\"\nmost = 3\nevery = \"day\"\nzone = \"PST\"",
@@ -86,6 +95,24 @@ fn what_is_missing_or_means_nothing_is_told() {
             "[accounts] has none of it",
         ),
         ("form = \"concurrency\"\nmost = 0", "budgets.a.most"),
+        (
+            "form = \"spend\"\nmost = 20\nevery = \"day\"",
+            "most = \"20.00\"",
+        ),
+        ("form = \"spend\"\nmost = \"0\"\nevery = \"day\"", "above 0"),
+        ("form = \"spend\"\nmost = \"1\"", "budgets.a.every"),
+        (
+            "form = \"spend\"\nmost = \"1\"\nevery = \"day\"\ncurrency = \"usd\"",
+            "three capital letters",
+        ),
+        (
+            "form = \"spend\"\nmost = \"1\"\nevery = \"day\"\namount = 2",
+            "budgets.a.amount",
+        ),
+        (
+            "form = \"rolling\"\nmost = 1\nwindow_s = 2\ncurrency = \"USD\"",
+            "is for form spend only",
+        ),
     ] {
         let error = wrong(&format!("[budgets.a]\n{text}\n"));
         assert!(error.contains(told), "{text}: {error}");

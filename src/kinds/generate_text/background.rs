@@ -55,6 +55,13 @@ pub(super) async fn written(
             Ended::Written(it) => format!("{id} has ended: {}", it.finish_reason),
             Ended::Failed(it) => format!("{id} has ended: {it}"),
         };
+        let cost = match &recorded {
+            Ended::Written(it) => it.cost_micros,
+            Ended::Failed(_) => None,
+        };
+        if is_news {
+            cx.paid("generate", ordinal, cost).await;
+        }
         cx.let_go(id, &seen).await?;
         match recorded {
             Ended::Written(completion) => {
@@ -86,6 +93,7 @@ async fn begun(
         keep: Value::Null,
         says: None,
         budget: BEGIN,
+        price: paid::price_of_text(cx, chat),
     };
     cx.progress(10, format!("asking {}", chat.model));
     let mut is_new = false;
