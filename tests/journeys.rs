@@ -219,6 +219,7 @@ impl Internet {
         let prices = Model {
             input_micros_per_mtok: 150_000,
             output_micros_per_mtok: 600_000,
+            ..Model::default()
         };
         for model in ["gpt-4o-mini", "gpt-image-1"] {
             config.models.insert(model.to_owned(), prices);

@@ -58,7 +58,7 @@ mod ledger {
 }
 use presswork::platform::verdict;
 use presswork::{
-    clock, content, crashpoint, effect, gate, json, outcome, platform, sabotage, telemetry,
+    budget, clock, content, crashpoint, effect, gate, json, outcome, platform, sabotage, telemetry,
 };
 
 #[path = "schedules/batches.rs"]

@@ -419,3 +419,5 @@ fn millions(amount: u64) -> u64 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod money;

@@ -2,6 +2,7 @@
 //! it, is settled by what the ledger knows of the effect.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,12 +67,15 @@ impl Bills {
             };
             let old = |it: &&(&String, &Hold)| age(it.1, now) >= AGE;
             for (name, hold) in row.uses.holds().iter().filter(|it| old(&it)).take(MOST) {
-                if !known.contains_key(&hold.job) {
-                    let effects = self.shared.ledger.effects(JobId(hold.job)).await?;
-                    known.insert(hold.job, effects);
-                }
+                let effects = match known.entry(hold.job) {
+                    Entry::Occupied(it) => it.into_mut(),
+                    Entry::Vacant(it) => {
+                        let ledger = &self.shared.ledger;
+                        it.insert(ledger.effects(JobId(hold.job)).await?)
+                    }
+                };
                 let id = EffectId(hold.effect);
-                let effect = known[&hold.job].iter().find(|it| it.id == id);
+                let effect = effects.iter().find(|it| it.id == id);
                 if let Some(paid) = settles(effect, hold, now) {
                     let debt = Debt {
                         key: row.key.clone(),

@@ -15,6 +15,7 @@ async fn a_text_and_json_by_a_schema_are_paid_for_and_told() {
     let price = Model {
         input_micros_per_mtok: 1_000_000,
         output_micros_per_mtok: 1_000_000,
+        ..Model::default()
     };
     let prices = BTreeMap::from([("gpt-4o-mini".to_owned(), price)]);
     let complete = async |chat: &Chat| -> Completion {

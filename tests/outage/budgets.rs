@@ -166,3 +166,87 @@ async fn a_changed_budget_holds_on_all_hosts_within_a_second() {
     let found = case.all_well().await;
     println!("{found:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn money_is_counted_through_kills_and_never_too_low() {
+    const JOBS: usize = 60;
+    let mut case = Case::new().await;
+    // as the sandbox charges
+    case.stores.more = "[lanes.openai]\nconcurrency = 8\n\
+         [kinds.\"generate.text\"]\nresend_times = 3\n\
+         [models.gpt-5-mini]\ninput_micros_per_mtok = 150000\noutput_micros_per_mtok = 600000\n\
+         output_tokens_max = 1000\n\
+         [budgets.money]\nform = \"spend\"\nmost = \"1.00\"\nevery = \"month\"\n"
+        .to_owned();
+    let hosts = [case.host(), case.host()];
+    let mut daemons: Vec<Daemon> = hosts.iter().map(Host::run).collect();
+    for (host, daemon) in hosts.iter().zip(&daemons) {
+        host.queue_in_use(daemon).await;
+    }
+    let mut envelopes = Vec::new();
+    for n in 0..JOBS {
+        // of some the answer is lost, some are refused: what they may have cost is counted, or not
+        let fault = ["", "", "[[fault:act_504]]", "[[fault:429 retry_after=1]]"][n % 4];
+        let mut it = case.job("generate.text", json!({}));
+        it["payload"]["prompt"] = format!("job {n} {fault}").into();
+        envelopes.push(it);
+    }
+    let accepted = accept_directly(&*case.ledger, &rules(&hosts[0]), &envelopes).await;
+    accepted.expect("the ledger takes them");
+    let acts = async || {
+        let acts = case.outside.acts().await;
+        acts.into_iter()
+            .filter(|it| it["platform"] == "openai")
+            .collect::<Vec<_>>()
+    };
+    for n in 0..2 {
+        let least = (n + 1) * JOBS / 4;
+        let what = format!("{least} answers were paid for");
+        wait::until(&what, ENDED, async || least <= acts().await.len()).await;
+        daemons[n].kill9();
+        daemons[n] = hosts[n].run();
+    }
+    ended(&*case.ledger, JOBS, ENDED).await;
+    let parts = async || {
+        let said = &rules(&hosts[0]).config.budgets;
+        let parts = budgets::parts(&*case.ledger, said).await;
+        let money = parts
+            .expect("they are listed")
+            .into_iter()
+            .find(|it| it.budget == "money");
+        money.expect("it is one of them")
+    };
+    wait::until("nothing is reserved any more", ENDED, async || {
+        parts().await.reserved == 0
+    })
+    .await;
+    let (used, acts) = (parts().await.used, acts().await);
+    let cost = |it: &Value| it["cost_usd"].as_f64().expect("it tells its cost") * 1e6;
+    let truth: f64 = acts.iter().map(cost).sum();
+    // at most 16 sends were under way at a kill, and 15 answers were lost besides: their estimates stay
+    let estimate = 1_000.0 * 0.6 + 400.0 * 0.15;
+    let more = (JOBS / 4 + 16) as f64 * estimate + acts.len() as f64;
+    println!(
+        "{} answers for {truth:.0} millionths; {used} are counted",
+        acts.len()
+    );
+    assert!(
+        truth <= used as f64,
+        "{used} are counted, {truth:.0} were paid"
+    );
+    assert!(
+        (used as f64) <= truth + more,
+        "{used} are counted, {truth:.0} were paid"
+    );
+    for it in case
+        .ledger
+        .jobs(&Filter {
+            limit: 1_000,
+            ..Filter::default()
+        })
+        .await
+        .expect("jobs")
+    {
+        assert_eq!(it.state, State::Completed, "{it:?}");
+    }
+}
