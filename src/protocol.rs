@@ -24,6 +24,7 @@ use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
 use crate::outcome::{Class, Failure, Held, Outcome, POLICY, Scope};
 use crate::platform::CallError;
 use crate::platform::gate::{self, Caller};
+use crate::platform::verdict::settle;
 use crate::sabotage;
 use crate::sync::{RwLock, timeout};
 use crate::telemetry::{metrics, redact};
@@ -263,7 +264,7 @@ impl Protocol {
             let failure = Failure::new(Class::Unknown, Scope::Platform, "timeout", message);
             Err(CallError::Unknown(failure))
         });
-        bill.answered(&answer);
+        settle(bill, &answer);
         let answer = answer.map(shown);
         let (conclusion, result) = concluded(wanted, effect.lost(), sends, now, answer);
         self.note_answer(effect.id, sends, now, &conclusion).await;

@@ -419,5 +419,3 @@ fn millions(amount: u64) -> u64 {
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod money;

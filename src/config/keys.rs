@@ -56,11 +56,16 @@ const fn cap_ms() -> Key {
     int("cap_ms", (1, low), (604_800_000, high), None)
 }
 
+/// What a model costs, in millionths of a dollar.
+const fn price(name: &'static str) -> Key {
+    let low = ", because a price can't be negative";
+    let high = " (a million dollars); the unit is millionths of a dollar";
+    int(name, (0, low), (1_000_000_000_000, high), None)
+}
+
 const DAY_S: u64 = 86_400;
 const DAYS_LOW: &str = ", because people look for a job on the day after";
 const DAYS_HIGH: &str = " (ten years), because everything kept is read by every backup";
-const PRICE_LOW: &str = ", because a price can't be negative";
-const PRICE_HIGH: &str = " (a million dollars); the unit is millionths of a dollar";
 
 /// Every section, in the order of `jobs.toml`.
 pub const SECTIONS: &[Section] = &[
@@ -501,24 +506,9 @@ pub const SECTIONS: &[Section] = &[
         by_name: true,
         overlay: false,
         keys: &[
-            int(
-                "input_micros_per_mtok",
-                (0, PRICE_LOW),
-                (1_000_000_000_000, PRICE_HIGH),
-                None,
-            ),
-            int(
-                "output_micros_per_mtok",
-                (0, PRICE_LOW),
-                (1_000_000_000_000, PRICE_HIGH),
-                None,
-            ),
-            int(
-                "image_micros",
-                (0, PRICE_LOW),
-                (1_000_000_000_000, PRICE_HIGH),
-                None,
-            ),
+            price("input_micros_per_mtok"),
+            price("output_micros_per_mtok"),
+            price("image_micros"),
             int(
                 "output_tokens_max",
                 (1, ", because an answer has a token"),

@@ -1,7 +1,7 @@
 //! The issuers: where each lets people grant access and gives tokens, and what is peculiar about it.
 //!
-//! A comment names what says so: the platforms' official descriptions ([S]), their documentation ([D]), or
-//! what is widely known of them ([K]). Addresses can be said otherwise in `[oauth.NAME]`.
+//! A comment names what says so: the platforms' official descriptions (\[S\]), their documentation (\[D\]), or
+//! what is widely known of them (\[K\]).
 
 use crate::outcome::words;
 

@@ -14,8 +14,6 @@ use crate::effect::{Effect, EffectClass, Receipt};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::sabotage;
 
-use super::verdict::CallError;
-
 /// Whoever counts requests.
 #[async_trait]
 pub trait Gate: Send + Sync {
@@ -119,19 +117,6 @@ impl Bill {
             Some((_, true)) if paid == Paid::Nothing => {}
             Some((settle, _)) => settle(paid),
             None => {}
-        }
-    }
-
-    /// What an answer says of it, as far as it says anything.
-    pub fn answered(self, answer: &Result<Receipt, CallError>) {
-        match answer {
-            Ok(receipt) => {
-                if let Some(paid) = paid(receipt) {
-                    self.settle(paid);
-                }
-            }
-            Err(CallError::Refused(_)) => self.settle(Paid::Nothing),
-            Err(CallError::Unknown(_)) => {}
         }
     }
 }

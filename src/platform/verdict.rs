@@ -7,10 +7,13 @@
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
+use crate::budget::Paid;
+use crate::effect::Receipt;
 use crate::job::Progress;
 use crate::outcome::{Class, Failure, Scope};
 use crate::telemetry::redact::{self, Redactor};
 
+use super::gate::{Bill, paid};
 use super::http::{Answer, Call, Http, Lost};
 use super::limits;
 
@@ -43,6 +46,19 @@ impl CallError {
             Self::Refused(it) => Some(&it.code),
             Self::Unknown(_) => None,
         }
+    }
+}
+
+/// Settles a bill by what an answer says of it, as far as it says anything.
+pub fn settle(bill: Bill, answer: &Result<Receipt, CallError>) {
+    match answer {
+        Ok(receipt) => {
+            if let Some(paid) = paid(receipt) {
+                bill.settle(paid);
+            }
+        }
+        Err(CallError::Refused(_)) => bill.settle(Paid::Nothing),
+        Err(CallError::Unknown(_)) => {}
     }
 }
 
