@@ -9,7 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::cx::Cx;
-use super::out::{Cell, CliError, Exit, Table, Tone, plain, stamp};
+use super::out::{Cell, CliError, Exit, Out, Table, Tone, plain, stamp};
 use super::paste;
 use super::pick::span;
 use crate::account::{Credentials, State};
@@ -177,15 +177,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// # Errors
 /// See [`CliError`].
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
-    if let Command::NewKey = args.command {
-        let key = Key::fresh().map_err(CliError::failed)?;
-        return match cx.out.json {
-            true => cx
-                .out
-                .document(&serde_json::json!({"key": key.expose_secret()})),
-            false => cx.out.line(key.expose_secret()),
-        };
-    }
     let ledger = cx.ledger().await?;
     let (ledger, config) = (&*ledger, &**cx.known());
     match args.command {
@@ -259,7 +250,26 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             }
         }
         Command::RotateKeys => rotate(cx, ledger, &cx.by("")).await,
-        Command::NewKey => Ok(()),
+        Command::NewKey => new_key(cx.out),
+    }
+}
+
+impl Args {
+    /// It makes what a configuration is going to name, so it needs none.
+    pub fn makes_a_key(&self) -> bool {
+        matches!(self.command, Command::NewKey)
+    }
+}
+
+/// Prints a new key for `[vault]`.
+///
+/// # Errors
+/// When the system has no random bytes, or standard output can't be written to.
+pub fn new_key(out: Out) -> Result<(), CliError> {
+    let key = Key::fresh().map_err(CliError::failed)?;
+    match out.json {
+        true => out.document(&serde_json::json!({"key": key.expose_secret()})),
+        false => out.line(key.expose_secret()),
     }
 }
 

@@ -182,12 +182,13 @@ async fn command(cli: Cli, out: Out) -> Result<(), CliError> {
     let cx = || Cx::new(&cli.globals, out);
     match cli.command {
         // these need no configuration: one brings its own, one is the outside, one makes its own of what
-        // the user's file says, two are about the command
+        // the user's file says, two are about the command, one makes what the configuration is going to name
         Command::Dev(args) => dev::run(&cli.globals, out, args).await,
         Command::Sandbox(args) => sandbox::run(out, args).await,
         Command::Prove(args) => prove::run(&cli.globals, out, args).await,
         Command::Completions(args) => completions::run(out, commands(), &args),
         Command::Man(args) => completions::man(out, commands(), &args),
+        Command::Accounts(args) if args.makes_a_key() => accounts::new_key(out),
         Command::Run(args) => run::run(&cli.globals, &cx()?, args).await,
         Command::Reload(args) => reload::run(&cx()?, args).await,
         Command::Enqueue(args) => enqueue::run(&cx()?, args).await,

@@ -51,7 +51,7 @@ table! {
     SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
     ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
     BUDGET_FULL = "presswork_budget_full_total", Shape::Counter, "Requests that a budget held back, by budget.";
-    CLOSURES = "presswork_closures", Shape::Gauge, "What is closed for this host's dispatch, by cause: stop, account, breaker, learned, budget.";
+    CLOSURES = "presswork_closures", Shape::Gauge, "What is closed for this host's dispatch, by cause: stop, account, credentials, breaker, learned, budget.";
     BREAKER_OPENED = "presswork_breaker_opened_total", Shape::Counter, "Times that this host opened a server's breaker, by server.";
     PICKUP = "presswork_pickup_seconds", Shape::Histogram(SHORT), "From the time a job was due to the start of its attempt.";
     JOBS = "presswork_jobs", Shape::Gauge, "Unfinished jobs, by lane and state.";

@@ -26,7 +26,7 @@ async fn a_budget_is_told_and_changed_over_http() {
     );
     for (word, why) in [
         (json!({"most": 0}), "1 to"),
-        (json!({"most": "ten"}), "send "),
+        (json!({"most": "ten"}), "a whole number"),
         (json!({"mots": 1}), "mots"),
     ] {
         let reply = say("/v1/budgets/x-posts", word.clone()).await;

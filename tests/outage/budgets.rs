@@ -221,7 +221,12 @@ async fn money_is_counted_through_kills_and_never_too_low() {
     })
     .await;
     let (used, acts) = (parts().await.used, acts().await);
-    let cost = |it: &Value| it["cost_usd"].as_f64().expect("it tells its cost") * 1e6;
+    let cost = |it: &Value| {
+        it["detail"]["cost_usd"]
+            .as_f64()
+            .expect("it tells its cost")
+            * 1e6
+    };
     let truth: f64 = acts.iter().map(cost).sum();
     // at most 16 sends were under way at a kill, and 15 answers were lost besides: their estimates stay
     let estimate = 1_000.0 * 0.6 + 400.0 * 0.15;
