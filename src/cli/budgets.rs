@@ -22,7 +22,7 @@ runs on.
 Examples:
   presswork budgets
   presswork budgets set x-posts --most 10 --for 2h --reason 'the account is new'
-  presswork budgets set drawing --most 20.00 --for 1d
+  presswork budgets set money --most 20.00 --for 1d
   presswork budgets reset x-posts
 
 Exit codes: 0 done, 2 asked wrongly, 3 no such budget, 5 ledger away";
