@@ -111,6 +111,10 @@ impl Tools {
         Some(Caller {
             gate: self.gate.clone()?,
             platform: of.map_or("", |it| &it.platform).into(),
+            app: of
+                .and_then(|it| it.app.as_deref())
+                .unwrap_or_default()
+                .into(),
             account: account.into(),
             tenant: (*job.tenant).into(),
             kind: (*job.kind).into(),

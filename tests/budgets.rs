@@ -34,6 +34,7 @@ fn tokens(usually: usize) -> usize {
 fn asked(account: &str) -> Asked<'_> {
     Asked {
         platform: "x",
+        app: "",
         account,
         tenant: "acme",
         kind: "post.x",
@@ -48,6 +49,7 @@ fn budget(form: Form, per: Per) -> Budget {
         form,
         per,
         platform: None,
+        app: None,
         account: None,
         tenant: None,
         kind: None,

@@ -88,6 +88,7 @@ mod tests {
             },
             per: Per::All,
             platform: None,
+            app: None,
             account: None,
             tenant: None,
             kind: None,

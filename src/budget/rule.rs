@@ -11,6 +11,8 @@ words! {
         All = "all",
         /// Each platform.
         Platform = "platform",
+        /// Each app of a platform: the accounts that name the same, or none.
+        App = "app",
         /// Each account.
         Account = "account",
         /// Each tenant.
@@ -31,6 +33,8 @@ pub struct Budget {
     pub per: Per,
     /// Only requests to this platform.
     pub platform: Option<String>,
+    /// Only requests for accounts of this app.
+    pub app: Option<String>,
     /// Only requests for this account.
     pub account: Option<String>,
     /// Only requests for this tenant.
@@ -50,6 +54,8 @@ pub struct Budget {
 pub struct Asked<'a> {
     /// The account's platform; empty without an account.
     pub platform: &'a str,
+    /// The account's app; empty where it names none.
+    pub app: &'a str,
     /// The job's account; empty without one.
     pub account: &'a str,
     /// The job's tenant.
@@ -82,13 +88,20 @@ impl Budget {
         };
         let fits = !(self.published && asked.nearby)
             && is(&self.platform, asked.platform)
+            && is(&self.app, asked.app)
             && is(&self.account, asked.account)
             && is(&self.tenant, asked.tenant)
             && like(&self.kind, asked.kind)
             && like(&self.op, asked.op);
+        // two platforms may have apps of the same name
+        let app = match asked.app {
+            "" => asked.platform.to_owned(),
+            app => format!("{}/{app}", asked.platform),
+        };
         let whose = match self.per {
             Per::All => "",
             Per::Platform => asked.platform,
+            Per::App => &app,
             Per::Account => asked.account,
             Per::Tenant => asked.tenant,
             Per::Kind => asked.kind,
@@ -127,6 +140,7 @@ mod tests {
 
     const ASKED: Asked<'_> = Asked {
         platform: "x",
+        app: "",
         account: "studio",
         tenant: "acme",
         kind: "post.x",
@@ -143,6 +157,7 @@ mod tests {
             },
             per,
             platform: None,
+            app: None,
             account: None,
             tenant: None,
             kind: None,
@@ -182,6 +197,17 @@ mod tests {
             }),
             None
         );
+        let of_app = Asked {
+            app: "news",
+            ..ASKED
+        };
+        let news = Budget {
+            app: some("news"),
+            ..budget(Per::App)
+        };
+        assert_eq!(budget(Per::App).counts(&ASKED).as_deref(), Some("x"));
+        assert_eq!(news.counts(&of_app).as_deref(), Some("x/news"));
+        assert_eq!(news.counts(&ASKED), None);
         assert_eq!(budget(Per::All).counts(&ASKED).as_deref(), Some(""));
         assert_eq!(budget(Per::Tenant).counts(&ASKED).as_deref(), Some("acme"));
         assert_eq!(budget(Per::Kind).counts(&ASKED).as_deref(), Some("post.x"));

@@ -10,7 +10,7 @@ const LOW: &str = "; to stop it altogether, pause its lane";
 const HIGH: &str = ", because no platform lets more through";
 
 /// The keys of a budget.
-pub(super) const BUDGET_KEYS: [Key; 15] = [
+pub(super) const BUDGET_KEYS: [Key; 16] = [
     key(
         "form",
         Shape::Word {
@@ -38,7 +38,7 @@ pub(super) const BUDGET_KEYS: [Key; 15] = [
     key(
         "per",
         Shape::Word {
-            of: &["all", "platform", "account", "tenant", "kind", "op"],
+            of: &["all", "platform", "app", "account", "tenant", "kind", "op"],
             default: Some("all"),
         },
     ),
@@ -58,6 +58,7 @@ pub(super) const BUDGET_KEYS: [Key; 15] = [
             default: None,
         },
     ),
+    key("app", TEXT),
     key("account", TEXT),
     key("tenant", TEXT),
     key("kind", TEXT),

@@ -16,6 +16,7 @@ struct Published {
     platform: &'static str,
     op: &'static str,
     form: fn() -> Form,
+    per: Per,
 }
 
 const fn rolling(most: u64, window: Duration) -> Form {
@@ -24,13 +25,22 @@ const fn rolling(most: u64, window: Duration) -> Form {
 
 /// What platforms publish of their limits for one account or application, as of November 2026. Limits
 /// that hang on a contract (OpenAI's tier, a bucket's) are for `jobs.toml` to say.
-const PUBLISHED: [Published; 6] = [
+const PUBLISHED: [Published; 9] = [
     // docs.x.com, rate limits: POST /2/tweets, 100 in 15 minutes for a user
     Published {
         name: "x-posts",
         platform: "x",
         op: "x.post",
         form: || rolling(100, Duration::minutes(15)),
+        per: Per::Account,
+    },
+    // docs.x.com, rate limits: POST /2/tweets, 10,000 in 24 hours for an app
+    Published {
+        name: "x-posts-of-app",
+        platform: "x",
+        op: "x.post",
+        form: || rolling(10_000, Duration::hours(24)),
+        per: Per::App,
     },
     // docs.x.com, rate limits: GET /2/users/:id/tweets, 900 in 15 minutes for a user; media's status 1,000
     Published {
@@ -38,6 +48,7 @@ const PUBLISHED: [Published; 6] = [
         platform: "x",
         op: "x.read",
         form: || rolling(900, Duration::minutes(15)),
+        per: Per::Account,
     },
     // docs.x.com, rate limits: media/upload/initialize, append and finalize, 1,875 in 15 minutes for a user
     Published {
@@ -45,6 +56,7 @@ const PUBLISHED: [Published; 6] = [
         platform: "x",
         op: "x.write",
         form: || rolling(1_875, Duration::minutes(15)),
+        per: Per::Account,
     },
     // developers.facebook.com, content publishing: documents say 25, 50 and 100 in 24 hours; what the
     // account is told (content_publishing_limit) is asked before each post besides
@@ -53,6 +65,7 @@ const PUBLISHED: [Published; 6] = [
         platform: "instagram",
         op: "instagram.media",
         form: || rolling(100, Duration::hours(24)),
+        per: Per::Account,
     },
     // docs.bsky.app, rate limits: 5,000 points an hour, of which a record costs 3
     Published {
@@ -60,6 +73,24 @@ const PUBLISHED: [Published; 6] = [
         platform: "bluesky",
         op: "bluesky.record",
         form: || rolling(1_666, Duration::hours(1)),
+        per: Per::Account,
+    },
+    // docs.bsky.app, rate limits: 35,000 points a day
+    Published {
+        name: "bluesky-posts-a-day",
+        platform: "bluesky",
+        op: "bluesky.record",
+        form: || rolling(11_666, Duration::hours(24)),
+        per: Per::Account,
+    },
+    // docs.joinmastodon.org, rate limits: media, 30 in 30 minutes for an account; nothing else is a write
+    // that is no effect
+    Published {
+        name: "mastodon-media",
+        platform: "mastodon",
+        op: "mastodon.write",
+        form: || rolling(30, Duration::minutes(30)),
+        per: Per::Account,
     },
     // docs.joinmastodon.org, rate limits: 300 requests in 5 minutes for an account
     Published {
@@ -67,6 +98,7 @@ const PUBLISHED: [Published; 6] = [
         platform: "mastodon",
         op: "mastodon.*",
         form: || rolling(300, Duration::minutes(5)),
+        per: Per::Account,
     },
 ];
 
@@ -105,7 +137,7 @@ impl<'a> Reader<'a> {
         let form = self.form(part);
         let mut text = |key: &str| self.text(part, key).map(|it| it.value);
         let (platform, tenant) = (text("platform"), text("tenant"));
-        let (kind, op) = (text("kind"), text("op"));
+        let (app, kind, op) = (text("app"), text("kind"), text("op"));
         let account = self.text(part, "account");
         // one that is there and wrong was told already
         let there = self.names("accounts");
@@ -127,6 +159,7 @@ impl<'a> Reader<'a> {
             amount: self.int_or_default(part, "amount"),
             form: form?,
             platform,
+            app,
             account: account.map(|it| it.value),
             tenant,
             kind,
@@ -261,8 +294,9 @@ impl<'a> Reader<'a> {
 fn built_in(it: &Published) -> Budget {
     Budget {
         form: (it.form)(),
-        per: Per::Account,
+        per: it.per,
         platform: Some(it.platform.to_owned()),
+        app: None,
         account: None,
         tenant: None,
         kind: None,

@@ -291,6 +291,7 @@ fn budget_of(it: &Budget) -> Vec<(&'static str, String)> {
         all.extend(value.clone().map(|it| (key, it)));
     };
     put("platform", &it.platform);
+    put("app", &it.app);
     put("account", &it.account);
     put("tenant", &it.tenant);
     put("kind", &it.kind);

@@ -251,6 +251,7 @@ fn stuck(key: &Key, why: &str) -> Full {
 fn caller(asked: &Asked<'_>) -> Vec<u8> {
     let Asked {
         platform,
+        app,
         account,
         tenant,
         kind,
@@ -258,7 +259,7 @@ fn caller(asked: &Asked<'_>) -> Vec<u8> {
         nearby,
         spend: _,
     } = *asked;
-    let texts = [platform, account, tenant, kind, op];
+    let texts = [platform, app, account, tenant, kind, op];
     let mut key = vec![u8::from(nearby)];
     for text in texts {
         key.extend(text.len().to_le_bytes());

@@ -142,6 +142,7 @@ fn asked<'a>(job: &'a Job, config: &'a Config) -> Asked<'a> {
     let of = config.accounts.get(account);
     Asked {
         platform: of.map_or("", |it| &it.platform),
+        app: of.and_then(|it| it.app.as_deref()).unwrap_or_default(),
         account,
         tenant: &job.tenant,
         kind: &job.kind,
@@ -174,6 +175,7 @@ mod tests {
     fn what_a_job_may_ask_for_is_guessed_by_its_platform_and_its_kind() {
         let of = |platform, kind| Asked {
             platform,
+            app: "",
             account: "main",
             tenant: "default",
             kind,

@@ -157,6 +157,8 @@ pub struct Caller {
     pub gate: Arc<dyn Gate>,
     /// The account's platform; empty without an account.
     pub platform: Arc<str>,
+    /// The account's app; empty where it names none.
+    pub app: Arc<str>,
     /// The job's account; empty without one.
     pub account: Arc<str>,
     /// The job's tenant.
@@ -183,6 +185,7 @@ impl Caller {
     ) -> Result<Pass, Full> {
         let asked = Asked {
             platform: &self.platform,
+            app: &self.app,
             account: &self.account,
             tenant: &self.tenant,
             kind: &self.kind,

@@ -27,6 +27,7 @@ async fn a_budget_of_money_counts_what_each_send_costs() {
         form,
         per: Per::Account,
         platform: None,
+        app: None,
         account: None,
         tenant: None,
         kind: None,

@@ -38,10 +38,16 @@ async fn a_file_is_put_into_a_folder_and_replaces_nothing_unless_it_may() {
     rig.done(rig.enqueue("shelf", &other, "a/b/c d.bin", over).await)
         .await;
     assert_eq!(std::fs::metadata(&path).unwrap().len(), MIB);
-    // a link that leads out is none of the folder's
-    std::os::unix::fs::symlink("/tmp", rig.shelf.join("out")).unwrap();
-    let out = rig.enqueue("shelf", &other, "out/x", json!({})).await;
-    assert_eq!(rig.ended(out).await.failure.expect("a failure").code, "key");
+    // a link that leads out is none of the folder's, whatever is there
+    let elsewhere = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink(elsewhere.path(), rig.shelf.join("out")).unwrap();
+    std::fs::copy(&path, elsewhere.path().join("same")).unwrap();
+    std::fs::write(elsewhere.path().join("another"), "x").unwrap();
+    for key in ["out/none", "out/same", "out/another", "out/folder/x"] {
+        let out = rig.enqueue("shelf", &other, key, json!({})).await;
+        let failure = rig.ended(out).await.failure;
+        assert_eq!(failure.expect("a failure").code, "key", "{key}");
+    }
     let left: Vec<_> = std::fs::read_dir(rig.shelf.join("a/b")).unwrap().collect();
     assert_eq!(left.len(), 1, "{left:?}");
 }

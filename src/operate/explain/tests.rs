@@ -268,6 +268,7 @@ fn budget(form: Form, per: Per, op: Option<&str>) -> Budget {
         form,
         per,
         platform: None,
+        app: None,
         account: None,
         tenant: None,
         kind: None,

@@ -59,9 +59,16 @@ impl Folder<'_> {
     /// Permanent, as `exists`, when something else is there that must not be replaced; others when the
     /// folder can't be read.
     pub async fn look(&self, object: &Object) -> Result<bool, Failure> {
-        let to = self.root().join(&object.key);
+        let root = self.root();
+        let to = root.join(&object.key);
         let (bytes, digest) = (object.source.bytes, object.source.media.0);
         let same = blocking(move || {
+            // what lies elsewhere is nobody's to be told of
+            let real = root.canonicalize()?;
+            match to.parent().unwrap_or(&root).canonicalize() {
+                Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+                home => within(&real, &home?)?,
+            }
             let about = match fs::symlink_metadata(&to) {
                 Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
                 it => it?,
@@ -202,14 +209,20 @@ fn home(root: &Path, to: &Path) -> io::Result<PathBuf> {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e),
             _ => {}
         }
-        if !path.canonicalize()?.starts_with(&real) {
-            return Err(io::Error::new(
-                ErrorKind::InvalidInput,
-                format!("{} leads out of the folder", path.display()),
-            ));
-        }
+        within(&real, &path.canonicalize()?)?;
     }
     Ok(home.to_owned())
+}
+
+/// That a folder lies in another one; both without links.
+fn within(root: &Path, folder: &Path) -> io::Result<()> {
+    match folder.starts_with(root) {
+        true => Ok(()),
+        false => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            format!("{} leads out of the folder", folder.display()),
+        )),
+    }
 }
 
 /// What earlier attempts of the same effect left when they were killed.
