@@ -299,7 +299,7 @@ impl Look<'_> {
                 "Its platform keeps failing, and is left alone for a while.",
             ),
             Cause::Learned => (What::Learned, "Its platform asked for a pause."),
-            Cause::Budget => (What::Budget, "A limit is reached."),
+            Cause::Budget | Cause::Fallbacks => (What::Budget, "A limit is reached."),
         };
         let in_full = || {
             let probe = match it.cause {
