@@ -171,14 +171,16 @@ impl<'a> Reader<'a> {
         (path, place): (&str, &Place),
         models: &BTreeMap<String, Model>,
     ) {
-        let message = match models.contains_key(name) {
+        // a picture's price may stand under the model with its size and quality
+        let is_of = |it: &str| it == name || it.split('/').next() == Some(name);
+        let message = match models.keys().any(|it| is_of(it)) {
             _ if platform != "openai" => {
                 "an endpoint has no model; leave it out, and let its account's address say where"
                     .to_owned()
             }
             true => return,
             // one that is there and wrong was told already
-            false if self.names("models").contains(&name) => return,
+            false if self.names("models").into_iter().any(is_of) => return,
             false => {
                 let near = did_you_mean(name, models.keys().map(String::as_str));
                 format!(
