@@ -162,19 +162,20 @@ fn nobody(shared: &Shared, job: &Job, account: &str, config: &Config, why: &str)
 }
 
 /// How an attempt ended, as it counts for a job of which something was permitted already: dispatch goes by
-/// the job's own account, so what such a job waits for it waits for by itself.
+/// the job's own account, so what such a job waits for it waits for by itself. What its own request was
+/// answered is kept as it is.
 pub async fn waited(shared: &Shared, job: &Job, outcome: Outcome) -> Outcome {
-    let Outcome::Shut { reason, failure } = outcome else {
+    let Outcome::Shut {
+        reason,
+        failure: None,
+    } = outcome
+    else {
         return outcome;
     };
-    let shut = |reason| Outcome::Shut { reason, failure };
-    let Some(own) = job.account.as_deref() else {
-        return shut(reason);
+    let (Some(own), true) = (&job.account, falls_back_to(&job.kind).is_some()) else {
+        return Outcome::shut(reason);
     };
     let config = shared.config.load_full();
-    if falls_back_to(&job.kind).is_none() {
-        return shut(reason);
-    }
     let effects = match shared.ledger.effects(job.id).await {
         Ok(it) => it,
         Err(e) => return away(e),
@@ -184,7 +185,7 @@ pub async fn waited(shared: &Shared, job: &Job, outcome: Outcome) -> Outcome {
             let until = until(shared, job, there, &config);
             Outcome::Snoozed { until, reason }
         }
-        _ => shut(reason),
+        _ => Outcome::shut(reason),
     }
 }
 
