@@ -128,10 +128,21 @@ impl Tools {
     }
 }
 
+/// Whose stead an attempt is made in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried {
+    /// The job's own account.
+    pub account: String,
+    /// Why it isn't asked, for people.
+    pub why: String,
+}
+
 /// All that a handler may touch. One an attempt.
 pub struct Context {
-    /// The job.
+    /// The job, with the account that does it.
     pub job: Arc<Job>,
+    /// Whose stead that account is in, where it isn't the job's own.
+    pub tried: Option<Tried>,
     /// The configuration that the attempt began with.
     pub config: Arc<Config>,
     /// The one HTTP client.
@@ -193,6 +204,7 @@ impl Context {
         );
         Self {
             job,
+            tried: None,
             config,
             http,
             cancelled,
@@ -216,6 +228,19 @@ impl Context {
             called_off,
             protocol: self.protocol.of_called_off(called_off),
             ..self
+        }
+    }
+
+    /// The context of an attempt whose job names another account than it did, in that one's stead.
+    pub fn in_stead_of(self, tried: Option<Tried>) -> Self {
+        Self { tried, ..self }
+    }
+
+    /// The name of a step that records what hangs on the account that does the job.
+    pub fn step_here(&self, name: &str) -> String {
+        match (&self.tried, self.job.account.as_deref()) {
+            (Some(_), Some(account)) => format!("{name}-at-{account}"),
+            _ => name.to_owned(),
         }
     }
 

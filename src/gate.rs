@@ -35,6 +35,9 @@ words! {
         Credentials = "credentials",
         /// A budget is used up: known to a daemon by itself, and never written down.
         Budget = "budget",
+        /// All that could do it are closed, each for its own reason: known to a daemon by itself, for a
+        /// moment, and never written down.
+        Fallbacks = "fallbacks",
     }
 }
 
@@ -242,6 +245,7 @@ impl fmt::Display for Closure {
             Cause::Breaker => "keeps failing and is left alone",
             Cause::Learned => "was asked for less",
             Cause::Budget => "has used its budget up",
+            Cause::Fallbacks => "is closed, and so are those that could stand in for it,",
         };
         write!(f, "{} {what} by {}", self.scope, self.actor)?;
         write!(f, ", since {}", stamp(self.since))?;

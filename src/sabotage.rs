@@ -66,6 +66,14 @@ pub const LINES: &[(&str, &str)] = &[
         "a permit isn't given to a job of another tenant than its account's",
     ),
     (
+        "fallback.bound",
+        "what may have been sent at one provider stays there",
+    ),
+    (
+        "permit.elsewhere",
+        "a permit isn't given where the job has one at another account",
+    ),
+    (
         "permit.journal",
         "what is sent is in the host's journal first",
     ),

@@ -48,6 +48,10 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
 fn print(out: &Out, told: &Explanation) -> Result<(), CliError> {
     let state = out.paint(tone(told.state), told.state.as_str());
     out.line(&format!("{}  {}  {state}", told.job, plain(&told.kind)))?;
+    if let Some(it) = &told.fallback {
+        heading(out, "Who does it")?;
+        out.line(&format!("  {}", plain(&it.text)))?;
+    }
     if !told.constraints.is_empty() {
         heading(out, title(told))?;
     }

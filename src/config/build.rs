@@ -48,6 +48,9 @@ impl<'a> Reader<'a> {
         let media = self.media(&state_dir);
         let accounts = self.accounts();
         self.media_account(&media, &accounts);
+        let mut kinds = self.kinds(&lanes, retry);
+        let models = self.models();
+        self.fallbacks(&mut kinds, &accounts, &models);
         let (api, resp) = self.api();
         let breaker = self.part("breaker");
         Config {
@@ -77,7 +80,7 @@ impl<'a> Reader<'a> {
             keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
             keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
             media,
-            kinds: self.kinds(&lanes, retry),
+            kinds,
             retry,
             lanes,
             budgets: self.budgets(&accounts),
@@ -85,7 +88,7 @@ impl<'a> Reader<'a> {
             vault: self.vault(),
             presets: self.presets(),
             commands,
-            models: self.models(),
+            models,
             state_dir,
             places: std::mem::take(&mut self.places),
         }
@@ -333,6 +336,7 @@ impl<'a> Reader<'a> {
                 adopt_for: self
                     .small(&part, "adopt_for_s")
                     .map(|it| Duration::from_secs(it.into())),
+                fallbacks: Vec::new(),
             };
             kinds.insert(part.name.to_owned(), settings);
         }

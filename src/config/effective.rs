@@ -43,6 +43,15 @@ impl Config {
             put("cache_age_s", kind.cache_age_s.map(|it| it.to_string()));
             let most = kind.adopt_for.map(|it| it.as_secs().to_string());
             put("adopt_for_s", most);
+            let all = kind.fallbacks.iter().map(|it| match &it.model {
+                Some(model) => format!("{} ({model})", it.account),
+                None => it.account.clone(),
+            });
+            let all: Vec<String> = all.collect();
+            put(
+                "fallbacks",
+                Some(all.join(", ")).filter(|it| !it.is_empty()),
+            );
         }
         let of_file = self.accounts.iter().filter(|it| it.1.home == Home::File);
         for (name, account) in of_file {

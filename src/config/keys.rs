@@ -332,6 +332,7 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 None,
             ),
+            key("fallbacks", Shape::Providers),
         ],
     },
     Section {
@@ -539,6 +540,7 @@ pub fn bounds(path: &str) -> String {
         Some(Shape::Word { of, .. }) => of.join(", "),
         Some(Shape::Secret) => "by reference".to_owned(),
         Some(Shape::List) => "strings".to_owned(),
+        Some(Shape::Providers) => "accounts, with models".to_owned(),
         Some(Shape::Keys) => "keys, by reference".to_owned(),
         Some(Shape::Variables) => "strings, secrets by reference".to_owned(),
         Some(Shape::Text { .. } | Shape::Address { .. }) | None => String::new(),

@@ -17,6 +17,7 @@ mod vault;
 pub mod kept;
 mod budgets;
 mod commands;
+mod fallbacks;
 mod build;
 mod effective;
 
@@ -30,6 +31,7 @@ use crate::json::did_you_mean;
 use crate::telemetry::{escaped, redact};
 
 pub use error::{ConfigError, ConfigErrors, Place};
+pub use fallbacks::{Fallback, falls_back_to};
 pub use read::shown_key;
 pub use secret::webhook_key;
 pub use types::{

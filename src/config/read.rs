@@ -76,7 +76,8 @@ impl<'a> Reader<'a> {
         });
     }
 
-    fn place<T>(&self, at: &Spanned<T>) -> Place {
+    /// Where it stands.
+    pub(super) fn place<T>(&self, at: &Spanned<T>) -> Place {
         Place::of_byte(self.text, at.span().start)
     }
 

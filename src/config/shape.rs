@@ -26,6 +26,8 @@ pub enum Shape {
     Secret,
     /// Strings between brackets.
     List,
+    /// Tables between brackets: an account each, and its model.
+    Providers,
     /// Keys between brackets: each its id, and itself by reference.
     Keys,
     /// A table of variables: strings, and secrets by reference.

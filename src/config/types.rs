@@ -17,6 +17,7 @@ use crate::telemetry::Format;
 use crate::vault::Vault;
 
 use super::error::Place;
+use super::fallbacks::Fallback;
 
 /// What the daemon runs by. A snapshot: a reload makes another one.
 #[derive(Clone, Debug)]
@@ -184,6 +185,8 @@ pub struct KindSettings {
     pub cache_age_s: Option<u32>,
     /// Work that a platform goes on with by itself: the longest that it is asked about.
     pub adopt_for: Option<Duration>,
+    /// Who does its jobs where a job's own account can't, in order.
+    pub fallbacks: Vec<Fallback>,
 }
 
 /// Where an account stands.

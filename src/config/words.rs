@@ -16,6 +16,13 @@ pub const PLATFORMS: [&str; 9] = [
 /// The platforms on which one posts.
 pub const POSTS: [&str; 4] = ["mastodon", "bluesky", "x", "instagram"];
 
+/// The kinds that can fall back to other accounts, each with the platform of these.
+pub const FALL_BACK: [(&str, &str); 3] = [
+    ("generate.text", "openai"),
+    ("http.call", "http"),
+    ("illustrate.image", "openai"),
+];
+
 /// What can be done about a post that says what its account has just said.
 pub const REACTIONS: [&str; 3] = ["refuse", "warn", "allow"];
 

@@ -6,12 +6,15 @@ use arc_swap::ArcSwap;
 
 use crate::clock::Time;
 use crate::config::Config;
+use crate::fallback;
 use crate::gate::{Cause, Closure, Shut};
 use crate::telemetry::metrics;
 
 /// What dispatch passes over, from two sources. Only dispatch goes by it: permits ask the ledger.
 #[derive(Default)]
 pub struct Gates {
+    /// The kinds that this program knows.
+    kinds: Arc<[String]>,
     shut: ArcSwap<Shut>,
     closures: Mutex<Closures>,
 }
@@ -36,6 +39,21 @@ pub struct Changed {
 impl Gates {
     fn lock(&self) -> MutexGuard<'_, Closures> {
         self.closures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a program that knows these kinds.
+    pub fn of(kinds: Arc<[String]>) -> Self {
+        Self {
+            kinds,
+            ..Self::default()
+        }
+    }
+
+    /// All that is closed, as far as this host knows.
+    pub fn closures(&self) -> Vec<Closure> {
+        let closures = self.lock();
+        let all = closures.written.iter().chain(&closures.own);
+        all.cloned().collect()
     }
 
     /// What is shut now.
@@ -91,7 +109,8 @@ impl Gates {
             let closed = of.filter(|it| it.is_closed(now)).count();
             metrics::closures(cause.as_str(), closed);
         }
-        let shut = Shut::of(all, config, now);
+        let standing = fallback::standing(all, config, &self.kinds, now);
+        let shut = Shut::of(&standing, config, now);
         let (closed, opened) = shut.differs(&self.shut.load());
         if closed || opened {
             self.shut.store(Arc::new(shut));

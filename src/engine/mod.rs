@@ -17,6 +17,7 @@ pub mod accounts;
 pub mod parked;
 pub mod settler;
 pub mod scopes;
+pub mod fallbacks;
 pub mod runner;
 pub mod lane;
 pub mod dispatcher;
@@ -66,10 +67,13 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         gate: Some(gate.clone()),
         ..parts.tools
     };
+    let names = parts.kinds.iter().map(|it| it.name().to_owned());
+    let kind_names: Arc<[String]> = names.collect();
     let shared = Arc::new(Shared {
         settling: settler::start(parts.ledger.clone()),
         freeing: shared::start_freeing(parts.queue.clone()),
-        kind_names: parts.kinds.iter().map(|it| it.name().to_owned()).collect(),
+        shut: gates::Gates::of(kind_names.clone()),
+        kind_names,
         ledger: parts.ledger,
         queue: parts.queue,
         inboxes: parts.inboxes,
@@ -82,7 +86,6 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         running: Running::default(),
         generation: AtomicI64::new(0),
         paused: ArcSwap::default(),
-        shut: gates::Gates::default(),
         dispatch: wakes::Wakes::default(),
         behind: shared::Behind::default(),
         breakers: breakers::Breakers::default(),

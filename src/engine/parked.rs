@@ -79,7 +79,9 @@ async fn is_refused_by_itself(shared: &Shared, job: &Job) -> bool {
         let failure = it.failure.as_ref();
         failure.is_some_and(|it| it.class == Class::Unauthorised)
     };
-    REFUSALS_MAX <= 1 + attempts.iter().rev().take_while(refused).count()
+    // one that came to what was closed meanwhile says nothing of it
+    let answered = attempts.iter().rev().filter(|it| it.failure.is_some());
+    REFUSALS_MAX <= 1 + answered.take_while(refused).count()
 }
 
 /// Whether it was parked; false: others are in their place by now.

@@ -7,12 +7,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::accounts;
+use super::fallbacks::{self, Provided};
 use super::progress::Sink;
 use super::scopes;
 use super::settler::{Ended, charge_ahead, settle};
 use super::shared::{Assigned, Shared, What};
 use crate::clock::Time;
-use crate::context::{Context, Stop};
+use crate::context::{Context, ProgressSink, Stop};
 use crate::crashpoint;
 use crate::handler::Kind;
 use crate::job::Job;
@@ -159,6 +160,23 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         token,
         run,
     };
+    let provided = match fallbacks::provided(shared, job, &fence).await {
+        Ok(it) => it,
+        Err(outcome) => return outcome,
+    };
+    let outcome = by(shared, kind, provided, fence, Arc::new(sink)).await;
+    fallbacks::waited(shared, job, outcome).await
+}
+
+/// One attempt by the account that does the job.
+async fn by(
+    shared: &Arc<Shared>,
+    kind: &Kind,
+    Provided { job, tried }: Provided,
+    fence: Fence,
+    sink: Arc<dyn ProgressSink>,
+) -> Outcome {
+    let job = &job;
     if let Some(outcome) = unfit(shared, job).await {
         return outcome;
     }
@@ -173,9 +191,13 @@ async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
         shared.running.sign(job.id),
         fence,
         shared.ledger.clone(),
-        Arc::new(sink),
+        sink,
     );
-    let cx = Arc::new(cx.of_called_off(shared.running.is_looking(job.id)));
+    let cx = cx.of_called_off(shared.running.is_looking(job.id));
+    let cx = Arc::new(cx.in_stead_of(tried));
+    if let (Some(tried), Some(account)) = (&cx.tried, &job.account) {
+        cx.progress(1, format!("`{account}` does it: {}", tried.why));
+    }
     crashpoint!("runner.before_handler");
     let attempt = supervise(shared, kind, cx);
     scopes::attended(shared, (job, &config), &heard, attempt).await

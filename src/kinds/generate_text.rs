@@ -162,7 +162,8 @@ impl Handler for GenerateText {
             false => answered(cx, account, &chat, intent).await?,
         };
         cx.progress(100, "answered");
-        let result = told(result, as_json)?;
+        let mut result = told(result, as_json)?;
+        paid::say_who(cx, &mut result);
         if let Some(cache) = &cache {
             cache.offer().await?;
         }

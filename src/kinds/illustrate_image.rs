@@ -60,7 +60,8 @@ impl Handler for IllustrateImage {
     async fn run(cx: &Context, payload: Payload) -> Result<Value, Outcome> {
         let (_, account) = cx.account("openai")?;
         // a preset may be changed between two attempts, and what was asked for may not
-        let drawing = cx.step("request", async { drawing(&payload, &cx.config) });
+        let step = cx.step_here("request");
+        let drawing = cx.step(&step, async { drawing(&payload, &cx.config) });
         let drawing: Drawing = drawing.await?;
         let references = originals(cx, &payload).await?;
         let intent = json!({
@@ -107,7 +108,8 @@ impl Handler for IllustrateImage {
         };
         let receipt = cx.effect(wanted, send).await.map_err(paid::out_of_money)?;
         cx.progress(70, "answered");
-        let result = result(cx, &receipt, &drawing.model).await?;
+        let mut result = result(cx, &receipt, &drawing.model).await?;
+        paid::say_who(cx, &mut result);
         if let Some(cache) = &cache {
             cache.offer().await?;
         }

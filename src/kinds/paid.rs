@@ -66,6 +66,16 @@ pub(super) fn out_of_money(outcome: Outcome) -> Outcome {
     }
 }
 
+/// The member of a result that says who made it, where that isn't the job's own account.
+const FALLBACK: &str = "fallback";
+
+/// Says in a result who made it, where that isn't the job's own account.
+pub(super) fn say_who(cx: &Context, result: &mut Value) {
+    if let (Some(tried), Some(account)) = (&cx.tried, &cx.job.account) {
+        result[FALLBACK] = json!({"account": account, "instead_of": tried.account});
+    }
+}
+
 /// A person can say that something was made, but not bring it here.
 pub(super) fn is_here(receipt: &Receipt, what: &str) -> Result<(), Failure> {
     match receipt.detail[RESOLVED_BY].as_str() {
@@ -111,6 +121,10 @@ impl<'a> Cache<'a> {
         self.cx.progress(100, said);
         result["usage"] = json!({"input_tokens": 0, "output_tokens": 0, "sends": 0});
         result["cost_micros"] = 0.into();
+        // that is for the earlier job to say
+        if let Some(members) = result.as_object_mut() {
+            members.shift_remove(FALLBACK);
+        }
         result["cached"] = json!({"job": offered.job, "at": offered.at});
         Ok(Some(result))
     }

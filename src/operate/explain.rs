@@ -5,7 +5,8 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::facts::Facts;
-use super::full::{Full, used_up};
+use super::full::Full;
+use super::goes::{Stead, goes};
 use super::place::{Estimate, Place};
 use super::stops::{command, shell};
 use super::why::{Around, why};
@@ -13,7 +14,7 @@ use crate::breaker;
 use crate::clock::{Time, span, stamp, when};
 use crate::config::Config;
 use crate::effect::EffectState;
-use crate::gate::{Cause, Closure, Subject};
+use crate::gate::{Cause, Closure};
 use crate::job::{Job, JobId};
 use crate::ledger::Pause;
 use crate::lifecycle::State;
@@ -119,6 +120,9 @@ pub struct Explanation {
     pub lane: String,
     /// Where it stands.
     pub state: State,
+    /// Who does it, where that isn't its own account; for operators.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Stead>,
     /// The ledger's time when it was read.
     pub now: Time,
     /// All that binds, in order. Empty: it is a matter of its place.
@@ -156,6 +160,7 @@ pub fn explain(facts: &Facts, config: &Config, eyes: Eyes) -> Explanation {
         kind: job.kind.clone(),
         lane: job.lane.clone(),
         state: job.state,
+        fallback: look.stead(),
         now: facts.now,
         estimate: estimate.and_then(|it| Estimate::of(&it, full, facts.now)),
         constraints,
@@ -231,22 +236,22 @@ impl Look<'_> {
         }
     }
 
+    /// Who does it, while it may still begin, or runs.
+    fn stead(&self) -> Option<Stead> {
+        let state = self.facts.job.state;
+        let open = state.is_claimable() || state == State::Running;
+        let is_told = open && self.eyes == Eyes::Operator;
+        is_told.then(|| goes(self.facts, self.config).stead)?
+    }
+
     /// Of a job that a dispatcher may take.
     fn waits(&self) -> Vec<Constraint> {
-        let (facts, config) = (self.facts, self.config);
-        let subject = Subject::of(&facts.job, config);
-        let shut = facts.closures.iter();
-        let shut = shut.filter(|it| it.shuts(&subject, facts.now));
-        let full = used_up(
-            &facts.job,
-            config,
-            (&facts.budgets, &facts.counted),
-            facts.now,
-        );
+        let facts = self.facts;
+        let goes = goes(facts, self.config);
         let mut all: Vec<Constraint> = self.not_due().into_iter().collect();
-        all.extend(shut.map(|it| self.closed(it)));
+        all.extend(goes.closures.iter().map(|it| self.closed(it)));
         all.extend(facts.pause.as_ref().map(|it| self.paused(it)));
-        all.extend(full.iter().map(|it| self.used_up(it)));
+        all.extend(goes.full.iter().map(|it| self.used_up(it)));
         all.extend(self.lane_full());
         all.extend(self.served());
         all
@@ -299,7 +304,7 @@ impl Look<'_> {
                 "Its platform keeps failing, and is left alone for a while.",
             ),
             Cause::Learned => (What::Learned, "Its platform asked for a pause."),
-            Cause::Budget => (What::Budget, "A limit is reached."),
+            Cause::Budget | Cause::Fallbacks => (What::Budget, "A limit is reached."),
         };
         let in_full = || {
             let probe = match it.cause {

@@ -9,6 +9,7 @@ use crate::budget::{Budget, Counted, changed};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::effect::Effect;
+use crate::fallback;
 use crate::gate::{Closure, Shut};
 use crate::job::{Job, JobId};
 use crate::ledger::{Filter, Ledger, LedgerError, Line, Pause, Run, Standing};
@@ -110,7 +111,8 @@ impl Facts {
             it.busy = ledger.jobs(&filter).await?;
         }
         if it.job.run_at <= it.now {
-            let shut = Shut::of(&it.closures, config, it.now);
+            let standing = fallback::standing(it.closures.iter(), config, kinds, it.now);
+            let shut = Shut::of(&standing, config, it.now);
             it.line = Some(ledger.line(&it.job, kinds, &shut).await?);
         }
         Ok(it)

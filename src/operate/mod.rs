@@ -7,6 +7,7 @@ pub mod why;
 pub mod full;
 pub mod facts;
 pub mod place;
+pub mod goes;
 pub mod explain;
 pub mod receipt;
 pub mod deed;

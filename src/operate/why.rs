@@ -7,7 +7,8 @@ use super::stops::command;
 use crate::clock::{Time, span, stamp, when};
 use crate::config::Config;
 use crate::effect::{Effect, EffectState};
-use crate::gate::{Closure, Subject};
+use crate::fallback;
+use crate::gate::Closure;
 use crate::job::Job;
 use crate::ledger::{Ledger, LedgerError, Pause};
 use crate::lifecycle::State;
@@ -241,9 +242,15 @@ impl Around {
             host: None,
         };
         if job.state.is_claimable() {
-            let subject = Subject::of(job, config);
-            let mut closures = ledger.closures().await?.into_iter();
-            around.closure = closures.find(|it| it.scope.fits(&subject));
+            let closures = ledger.closures().await?;
+            let effects = match job.account.as_deref() {
+                Some(own) if fallback::has_some(config, &job.kind, own) => {
+                    ledger.effects(job.id).await?
+                }
+                _ => Vec::new(),
+            };
+            let (kept, _) = fallback::keeping(job, config, &effects, &closures, around.now);
+            around.closure = kept.first().map(|it| (*it).clone());
             let paused = ledger.paused().await?;
             around.pause = paused.into_iter().find(|it| it.lane == job.lane);
             let counts = ledger.counts().await?;

@@ -50,6 +50,7 @@ table! {
     REFUSED = "presswork_intake_refused_total", Shape::Counter, "Envelopes that intake refused or put into quarantine, by door and reason.";
     SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
     ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
+    FALLBACKS = "presswork_fallbacks_total", Shape::Counter, "Jobs that another account than their own was chosen for, by kind.";
     BUDGET_FULL = "presswork_budget_full_total", Shape::Counter, "Requests that a budget held back, by budget.";
     CLOSURES = "presswork_closures", Shape::Gauge, "What is closed for this host's dispatch, by cause: stop, account, credentials, breaker, learned, budget.";
     BREAKER_OPENED = "presswork_breaker_opened_total", Shape::Counter, "Times that this host opened a server's breaker, by server.";
@@ -145,6 +146,11 @@ pub fn attempt(kind: &'static str, took: Duration) {
 /// A request that a budget held back.
 pub fn budget_full(budget: &str) {
     counter!(BUDGET_FULL, "budget" => budget.to_owned()).increment(1);
+}
+
+/// A job went to another account than its own.
+pub fn fallback(kind: &str) {
+    counter!(FALLBACKS, "kind" => kind.to_owned()).increment(1);
 }
 
 /// So much is closed for a cause.
@@ -272,6 +278,7 @@ mod tests {
         attempt("generate.text", Duration::from_millis(30));
         pickup(Duration::from_millis(3));
         budget_full("posts");
+        fallback("generate.text");
         closures("stop", 2);
         breaker_opened("x at https://api.x.com");
         jobs("default", "ready", 7);
@@ -307,6 +314,7 @@ mod tests {
             "presswork_jobs_settled_total{lane=\"default\",outcome=\"completed\"} 1",
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_closures{cause=\"stop\"} 2",
+            "presswork_fallbacks_total{kind=\"generate.text\"} 1",
             "presswork_breaker_opened_total{server=\"x at https://api.x.com\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",

@@ -2,14 +2,16 @@
 //! write.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use presswork::account::{Kept, Sealed, State, Turn};
+use presswork::effect::{Effect, EffectClass, EffectState, Evidence};
 use presswork::gate::{Cause, Closure, Scope};
-use presswork::ledger::Audit;
+use presswork::ledger::{Audit, Conclusion};
 use uuid::Uuid;
 
 use super::closures::{new, permitted};
-use super::fixture::{Fixture, audit, near};
+use super::fixture::{Fixture, audit, fence, near};
 
 async fn kept(f: &Fixture, name: &str) -> Kept {
     let now = f.time().await;
@@ -303,4 +305,37 @@ pub async fn nothing_is_permitted_for_another_tenants_account(f: Fixture) {
     };
     assert!(put(&f, &is, it).await.is_some());
     assert!(permitted(&f, &other, Some("mastodon")).await);
+}
+
+pub async fn nothing_is_permitted_for_two_accounts_of_one_job(f: Fixture) {
+    let (_, job) = f.start(new("shop", "acme", &[])).await;
+    let mine = fence(&job);
+    let effect = |account: &str, revision| {
+        let (of, step) = ((job.id, revision), ("post", 0));
+        Effect::new(of, step, account, "openai.text", EffectClass::P)
+    };
+    let permitted = async |it: &Effect| {
+        f.intend(&mine, it).await.unwrap().unwrap();
+        let (from, within) = ((EffectState::Intended, 0), Duration::from_secs(60));
+        f.permit(&mine, it.id, from, within, None).await.unwrap()
+    };
+    // what was only written down keeps nobody from anything
+    let (shop, other) = (effect("shop", 0), effect("other", 0));
+    f.intend(&mine, &shop).await.unwrap().unwrap();
+    assert!(permitted(&other).await);
+    assert!(!permitted(&shop).await);
+    // however it ended there
+    for to in [EffectState::Refused, EffectState::Unknown] {
+        let conclusion = Conclusion {
+            to,
+            receipt: None,
+            evidence: Evidence::new(f.time().await, "so it was".to_owned()),
+            look_in: None,
+        };
+        let from = (f.effects(job.id).await.unwrap().remove(1).state, 1);
+        assert!(f.decide(other.id, from, &conclusion, None).await.unwrap());
+        assert!(!permitted(&shop).await, "{to}");
+    }
+    // and of what an operator made of it since that says nothing
+    assert!(permitted(&effect("shop", 1)).await);
 }

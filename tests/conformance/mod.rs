@@ -63,6 +63,7 @@ macro_rules! conformance {
                 of_many_at_once_one_takes_an_accounts_turn,
                 how_an_account_stands_closes_and_opens_it,
                 nothing_is_permitted_for_another_tenants_account,
+                nothing_is_permitted_for_two_accounts_of_one_job,
             }
             breakers {
                 a_breaker_is_changed_by_who_knows_how_it_stood,

@@ -50,13 +50,13 @@ impl Outside {
         outside
     }
 
-    async fn tell(&self, what: &str, body: Value) {
+    pub async fn tell(&self, what: &str, body: Value) {
         let url = format!("{}/_sandbox/{what}", self.sandbox.url());
         let answer = self.client.post(url).json(&body).send().await.unwrap();
         assert!(answer.status().is_success(), "{answer:?}");
     }
 
-    async fn fault(&self, op: &str, fault: &str, times: u32) {
+    pub async fn fault(&self, op: &str, fault: &str, times: u32) {
         let script = json!({"op": op, "fault": fault, "times": times, "retry_after_s": 1});
         self.tell("faults", script).await;
     }

@@ -157,6 +157,7 @@ WHERE e.id = $3 AND e.job = lease.id AND e.state = $4 AND e.sends = $5
   AND m.timeline = clock.timeline AND clock.timeline = coalesce($7, clock.timeline)
   AND (e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))
   AND NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)
+  AND NOT presswork.is_sent_elsewhere(e.job, e.revision, e.account)
   AND NOT EXISTS (SELECT FROM presswork.accounts a WHERE a.name = e.account AND a.tenant <> lease.tenant)";
 
 /// The single-use permit.
@@ -175,6 +176,7 @@ pub async fn permit(
         "permit.time": "clock.now + $6 * interval '1 second' < w.lease_until" => "0 <= $6::float8",
         "permit.content": "(e.guard_s IS NULL OR NOT presswork.is_said(e.account, e.content, e.id, e.guard_s))" => "true",
         "permit.closures": "NOT presswork.is_shut($8, e.account, lease.tenant, lease.kind, lease.labels, clock.now)" => "$8::text IS NOT DISTINCT FROM $8",
+        "permit.elsewhere": "NOT presswork.is_sent_elsewhere(e.job, e.revision, e.account)" => "true",
         "permit.tenant": "a.tenant <> lease.tenant" => "false",
     );
     let query = sqlx::query(sql)

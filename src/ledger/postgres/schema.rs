@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -82,6 +82,13 @@ const MIGRATIONS: [Migration; 9] = [
         name: "accounts",
         sql: include_str!("../../../migrations/postgres/0009_accounts.sql"),
         oldest: 9,
+    },
+    // a program of the version before would send for its own account what was sent for another one
+    Migration {
+        version: 10,
+        name: "fallbacks",
+        sql: include_str!("../../../migrations/postgres/0010_fallbacks.sql"),
+        oldest: 10,
     },
 ];
 

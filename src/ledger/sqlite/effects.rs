@@ -144,6 +144,9 @@ pub async fn permit(
                  AND (c.tenant = '' OR c.tenant = j.tenant) AND (c.kind = '' OR c.kind = j.kind)
                  AND (c.mark = '' OR instr(j.labels, c.mark)))
            AND NOT EXISTS (
+               SELECT 1 FROM effects o WHERE o.job = effects.job AND o.revision = effects.revision
+                   AND o.account <> effects.account AND o.state <> 'intended')
+           AND NOT EXISTS (
                SELECT 1 FROM accounts a JOIN jobs j ON j.id = ?4
                WHERE a.name = effects.account AND a.tenant <> j.tenant)",
     )

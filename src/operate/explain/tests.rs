@@ -1,5 +1,7 @@
 //! One test for each thing that keeps a job from running, and for who is told what.
 
+mod stead;
+
 use std::path::Path;
 use std::time::Duration as Span;
 
