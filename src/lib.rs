@@ -27,6 +27,7 @@ pub mod telemetry;
 pub mod oauth;
 pub mod config;
 pub mod gate;
+pub mod fair;
 
 // where things are kept: one door each
 pub mod inbox;

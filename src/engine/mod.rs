@@ -45,6 +45,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::context::{Stop, Tools};
+use crate::fair::Fair;
 use crate::ledger::{Hint, Ledger};
 use doors::Doors;
 use gatekeeper::Gatekeeper;
@@ -73,6 +74,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         ledger: parts.ledger,
         queue: parts.queue,
         inboxes: parts.inboxes,
+        fair: ArcSwap::from_pointee(Fair::of(&parts.config)),
         config: ArcSwap::new(parts.config),
         kinds: parts.kinds,
         clock: parts.clock,
@@ -238,6 +240,7 @@ impl Engine {
             config.lease = lease;
         }
         let budgets = config.budgets.clone();
+        self.shared.fair.store(Arc::new(Fair::of(&config)));
         accounts::reload(&self.shared, &config);
         if self.shared.gate.reload(budgets, self.shared.now()) {
             self.shared.open_budgets();

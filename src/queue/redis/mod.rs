@@ -157,8 +157,12 @@ impl Queue for RedisQueue {
             let mut call = self.call(&OFFER, generation, lane);
             call.arg(window);
             for hint in now {
-                call.arg(hint.id.to_string());
-                call.arg(hint.priority.rank()).arg(&*hint.tenant);
+                let own = hint.priority.rank();
+                let rank = if hint.lifted { 0 } else { own };
+                call.arg(hint.id.to_string()).arg(rank);
+                // a line's end is in no name
+                call.arg(format!("{own}{}\n{}", hint.tenant, hint.account));
+                call.arg(hint.step);
             }
             let size = self.run(lane, &call).await?;
             if later.is_empty() {
