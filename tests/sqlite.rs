@@ -182,7 +182,13 @@ async fn two_handles_never_share_a_job() {
             let mut mine = vec![];
             loop {
                 let hints = ledger
-                    .due(LANE, &["demo.work".into()], &Shut::default(), &Fair::default(), 20)
+                    .due(
+                        LANE,
+                        &["demo.work".into()],
+                        &Shut::default(),
+                        &Fair::default(),
+                        20,
+                    )
                     .await
                     .unwrap();
                 if hints.is_empty() {

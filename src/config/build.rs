@@ -305,9 +305,7 @@ impl<'a> Reader<'a> {
             let concurrency = self.small(&part, "concurrency");
             let said = self.small(&part, "room");
             let waits = self.int_or_default(&part, "waits_at_most_s");
-            let lane = lanes
-                .entry(part.name.to_owned())
-                .or_default();
+            let lane = lanes.entry(part.name.to_owned()).or_default();
             lane.concurrency = concurrency.or(lane.concurrency);
             lane.room = said.unwrap_or(lane.room);
             lane.waits_at_most = Duration::from_secs(waits);

@@ -1,6 +1,6 @@
 //! What may be said of turns: weights, and how long priority may make others wait.
 
-use super::shape::{Key, int};
+use super::shape::{Key, Section, int};
 
 /// The wait of a lane that says none, in seconds.
 pub(super) const WAITS_AT_MOST_S: u64 = 600;
@@ -32,3 +32,11 @@ pub(super) const WAITS_AT_MOST: Key = int(
     ),
     Some(WAITS_AT_MOST_S),
 );
+
+/// What may be said of a tenant.
+pub(super) const TENANTS: Section = Section {
+    name: "tenants",
+    by_name: true,
+    overlay: false,
+    keys: &[WEIGHT],
+};

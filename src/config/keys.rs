@@ -4,7 +4,7 @@
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
 use super::budget_keys::BUDGET_KEYS;
-use super::fair_keys::{WAITS_AT_MOST, WEIGHT};
+use super::fair_keys::{TENANTS, WAITS_AT_MOST, WEIGHT};
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
@@ -264,12 +264,7 @@ pub const SECTIONS: &[Section] = &[
             WAITS_AT_MOST,
         ],
     },
-    Section {
-        name: "tenants",
-        by_name: true,
-        overlay: false,
-        keys: &[WEIGHT],
-    },
+    TENANTS,
     Section {
         name: "kinds",
         by_name: true,

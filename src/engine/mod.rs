@@ -240,7 +240,6 @@ impl Engine {
             config.lease = lease;
         }
         let budgets = config.budgets.clone();
-        self.shared.fair.store(Arc::new(Fair::of(&config)));
         accounts::reload(&self.shared, &config);
         if self.shared.gate.reload(budgets, self.shared.now()) {
             self.shared.open_budgets();

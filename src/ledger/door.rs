@@ -224,13 +224,7 @@ pub trait Ledger: Accounts + Send + Sync + 'static {
     async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>>;
     /// Where a job stands in its lane's line, whatever its own state: by what is due of `kinds` and isn't
     /// `shut`, in the order of [`Ledger::due`]; and how fast the line went. A bounded look: see [`LINE_MAX`].
-    async fn line(
-        &self,
-        job: &Job,
-        kinds: &[String],
-        shut: &Shut,
-        fair: &Fair,
-    ) -> Result<Line>;
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line>;
 
     // ---- runs
 

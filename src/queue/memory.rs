@@ -15,7 +15,7 @@ use crate::ledger::Hint;
 const TURNS_SPARE: usize = 64;
 /// The last turn, as in Redis, where a priority's turns end before the next one's: a window that isn't
 /// empty for so long that it gets there is served by id.
-const TURN_MAX: u64 = (1 << 50) - 1;
+const TURN_MAX: u64 = (1 << 48) - 1;
 
 /// A queue that lives and dies with its process. It starts empty, so that each lane has to be
 /// [reset](Queue::reset) first.
@@ -35,8 +35,9 @@ impl Default for MemoryQueue {
     }
 }
 
-/// Where a job stands: its priority's rank, its turn, and its id to tell equals apart.
-type Place = (i16, u64, JobId);
+/// Where a job stands: its rank (0 where its own was lifted), its turn, its own priority's rank, and its id to
+/// tell equals apart.
+type Place = (i16, u64, i16, JobId);
 
 /// Whose turn it is: own priority's rank, tenant, account.
 type Flow = (i16, Arc<str>, Arc<str>);
@@ -75,7 +76,7 @@ impl Lane {
         let next = clock.next.entry(flow.clone()).or_default();
         let turn = clock.now.max(*next).min(TURN_MAX);
         *next = turn + hint.step;
-        let place = (rank, turn, hint.id);
+        let place = (rank, turn, own, hint.id);
         self.waiting.insert(hint.id, place);
         self.ready.insert(place, flow);
     }
@@ -84,7 +85,7 @@ impl Lane {
     /// evicted and offered again would stand further behind each time.
     fn evict(&mut self, window: usize) {
         while window < self.ready.len() {
-            let Some(((rank, turn, id), flow)) = self.ready.pop_last() else {
+            let Some(((rank, turn, _, id), flow)) = self.ready.pop_last() else {
                 return;
             };
             self.waiting.remove(&id);
@@ -98,7 +99,7 @@ impl Lane {
     fn take(&mut self, run: Uuid, most: usize) -> Vec<JobId> {
         let mut ids = Vec::new();
         while ids.len() < most {
-            let Some(((rank, turn, id), _)) = self.ready.pop_first() else {
+            let Some(((rank, turn, _, id), _)) = self.ready.pop_first() else {
                 break;
             };
             self.waiting.remove(&id);

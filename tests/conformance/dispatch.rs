@@ -43,7 +43,10 @@ pub async fn due_is_by_priority_then_age(f: Fixture) {
     let order: Vec<JobId> = [4, 2, 3, 1, 0].map(|it: usize| added[it]).into();
     assert_eq!(due(&f, 10).await, order);
     assert_eq!(due(&f, 3).await, order[..3]);
-    let hints = f.due(LANE, &kinds(), &Shut::default(), &Fair::default(), 1).await.unwrap();
+    let hints = f
+        .due(LANE, &kinds(), &Shut::default(), &Fair::default(), 1)
+        .await
+        .unwrap();
     assert_eq!(
         (hints[0].priority, &*hints[0].tenant),
         (Priority::High, "default")

@@ -14,6 +14,7 @@ mod contents;
 mod adopt;
 mod dispatch;
 mod effects;
+mod fair;
 mod intake;
 mod lane;
 mod lease;

@@ -302,13 +302,7 @@ impl Ledger for Faulty {
         self.after("running").await?;
         it
     }
-    async fn line(
-        &self,
-        job: &Job,
-        kinds: &[String],
-        shut: &Shut,
-        fair: &Fair,
-    ) -> Result<Line> {
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
         through!(self, line(job, kinds, shut, fair))
     }
     async fn lease(&self, run: Uuid) -> Result<Option<Time>> {

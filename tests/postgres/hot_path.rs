@@ -51,7 +51,9 @@ async fn the_hot_path_uses_its_indexes() {
         ..Scope::default()
     });
     for form in [&accounts, &within] {
-        let none = ledger.due("test", &kinds(), form, &Fair::default(), 500).await;
+        let none = ledger
+            .due("test", &kinds(), form, &Fair::default(), 500)
+            .await;
         assert!(none.unwrap().is_empty());
     }
     let none = Claim {
@@ -93,9 +95,15 @@ async fn the_hot_path_uses_its_indexes() {
             assert_eq!(together["test"], hints);
             // where something is shut, too: an account, and what can only be seen in a job
             for shut in [&accounts, &within] {
-                let found = ledger.due("test", &kinds(), shut, &Fair::default(), 500).await.unwrap();
+                let found = ledger
+                    .due("test", &kinds(), shut, &Fair::default(), 500)
+                    .await
+                    .unwrap();
                 assert_eq!(found, hints);
-                let together = ledger.due_in(&lanes, &kinds(), shut, &Fair::default(), 500).await.unwrap();
+                let together = ledger
+                    .due_in(&lanes, &kinds(), shut, &Fair::default(), 500)
+                    .await
+                    .unwrap();
                 assert_eq!(together["test"], hints);
             }
             let ids: Vec<_> = hints.iter().map(|it| it.id).collect();

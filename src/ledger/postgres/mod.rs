@@ -241,13 +241,7 @@ impl Ledger for Postgres {
         dispatch::running(&self.pools, lane).await
     }
 
-    async fn line(
-        &self,
-        job: &Job,
-        kinds: &[String],
-        shut: &Shut,
-        fair: &Fair,
-    ) -> Result<Line> {
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
         line::line(&self.pools, job, kinds, shut, fair).await
     }
 

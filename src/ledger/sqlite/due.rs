@@ -135,8 +135,7 @@ impl<'a> Look<'a> {
     }
 
     fn step(&self, head: &Head) -> u64 {
-        self.fair
-            .step(head.priority(), &head.tenant, &head.account)
+        self.fair.step(head.priority(), &head.tenant, &head.account)
     }
 
     /// The accounts of a lane, of which not everything is shut, by priority.

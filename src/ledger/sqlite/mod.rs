@@ -200,13 +200,7 @@ impl Ledger for Sqlite {
         dispatch::running(&mut *self.reader().await?, lane).await
     }
 
-    async fn line(
-        &self,
-        job: &Job,
-        kinds: &[String],
-        shut: &Shut,
-        fair: &Fair,
-    ) -> Result<Line> {
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
         let look = due::Look::at(self.now_micros(), kinds, shut, fair, LINE_MAX + 1)?;
         look.line(&mut *self.reader().await?, job).await
     }

@@ -2,16 +2,16 @@
 -- Puts hints into a lane's window, by priority and the turns of flows.
 --
 -- KEYS:    1 held: hash of the generation (field `generation`) and job id -> run
---          2 ready: sorted set of `<job id> <flow>`; score = rank * 2^50 + turn
+--          2 ready: sorted set of `<job id> <whose>`; score = rank * 2^50 + turn * 4 + own rank
 --          3 clock: hash of rank -> the turn that is being served
 --          4, 5, 6 turns of rank 0, 1, 2: sorted sets of flows; score = the flow's next turn
--- ARGV:    1 generation, 2 window (jobs), then for each hint: job id, rank (0 to 2), flow, step.
---          A flow is `<own rank><tenant>\n<account>`. At most 1,000 hints: `unpack` bears less than
---          8,000 values.
+-- ARGV:    1 generation, 2 window (jobs), then for each hint: job id, rank (0 to 2), own rank, whose, step.
+--          Whose is `<tenant>` or `<tenant>\n<account>`, a flow `<own rank><whose>`. The rank is 0 where the
+--          own one was lifted. At most 1,000 hints: `unpack` bears less than 8,000 values.
 -- Returns: the jobs in the window; nil when the lane is under another generation.
 --
--- Safe to repeat: an id that is ready or held is left as it is, and so is its flow's turn. Only one whose
--- rank is higher than its own priority's (it waited too long) moves up from where it stands.
+-- Safe to repeat: an id that is ready or held is left as it is, and so is its flow's turn. Only one that is
+-- lifted moves up, once.
 -- Start-time fair queueing: a flow's job starts a step after the flow's last one, and never
 -- before the turn that is being served. What is evicted gives its turn back: otherwise who is
 -- evicted and offered again would stand further behind each time.
@@ -20,7 +20,7 @@ if redis.call('HGET', held, 'generation') ~= ARGV[1] then
     return false
 end
 local RANK = 2 ^ 50
-local LAST = RANK - 1
+local LAST = 2 ^ 48 - 1
 
 -- Read where needed, written at the end.
 local turns = { [0] = {}, {}, {} }
@@ -33,11 +33,11 @@ local function turn(rank, flow)
     return found
 end
 
--- The flow stands with the id: a hash of its own for it doubles what an id costs.
+-- Whose it is stands with the id: a hash of its own for it doubles what an id costs.
 local ids, members = {}, {}
-for i = 3, #ARGV, 4 do
+for i = 3, #ARGV, 5 do
     ids[#ids + 1] = ARGV[i]
-    members[#members + 1] = ARGV[i] .. ' ' .. ARGV[i + 2]
+    members[#members + 1] = ARGV[i] .. ' ' .. ARGV[i + 3]
 end
 if #ids > 0 then
     local now = redis.call('HMGET', clock, '0', '1', '2')
@@ -45,15 +45,17 @@ if #ids > 0 then
     local runs = redis.call('HMGET', held, unpack(ids))
     local seen, places = {}, {}
     for n, id in ipairs(ids) do
-        local rank, flow = tonumber(ARGV[4 * n]), ARGV[4 * n + 1]
-        local lifts = scores[n] and rank < tonumber(string.sub(flow, 1, 1))
-            and rank < math.floor(tonumber(scores[n]) / RANK)
-        if not ((scores[n] and not lifts) or runs[n] or seen[id]) then
-            seen[id] = true
+        local at = 5 * n - 2
+        local rank, own = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+        local score = seen[id] or (scores[n] and tonumber(scores[n]))
+        local lifts = score and rank < own and rank < math.floor(score / RANK)
+        if not runs[n] and (lifts or not score) then
+            local flow = own .. ARGV[at + 3]
             local start = math.max(turn(rank, flow), tonumber(now[rank + 1] or 0))
             start = math.min(start, LAST)
-            turns[rank][flow] = start + tonumber(ARGV[4 * n + 2])
-            places[#places + 1] = string.format('%.0f', rank * RANK + start)
+            turns[rank][flow] = start + tonumber(ARGV[at + 4])
+            seen[id] = rank * RANK + start * 4 + own
+            places[#places + 1] = string.format('%.0f', seen[id])
             places[#places + 1] = members[n]
         end
     end
@@ -67,9 +69,10 @@ local surplus = count - tonumber(ARGV[2])
 while surplus > 0 do
     local gone = redis.call('ZPOPMAX', ready, math.min(surplus, 1000))
     for i = 1, #gone, 2 do
-        local flow, score = string.sub(gone[i], 38), tonumber(gone[i + 1])
+        local whose, score = string.sub(gone[i], 38), tonumber(gone[i + 1])
         local rank = math.floor(score / RANK)
-        local start = score - rank * RANK
+        local flow = score % 4 .. whose
+        local start = math.floor((score - rank * RANK) / 4)
         if start < turn(rank, flow) then
             turns[rank][flow] = start
         end
