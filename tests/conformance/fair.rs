@@ -79,7 +79,7 @@ pub async fn what_waited_too_long_takes_turns(f: Fixture) {
     // the oldest at once, and then each in its share: one of low and two of normal to four of high
     assert_eq!(lifted[0].priority, Priority::Low);
     let places = |of: &[JobId]| -> Vec<usize> {
-        let place = |id| lifted.iter().position(|it| it.id == *id).unwrap();
+        let place = |id: &JobId| lifted.iter().position(|it| it.id == *id).unwrap();
         let mut places: Vec<usize> = of.iter().map(place).collect();
         places.sort_unstable();
         places
