@@ -26,7 +26,7 @@ fn fair() -> Fair {
         account("ann", 2),
         account("bob", 5)
     );
-    let env = |name: &str| (name == "SECRET").then(|| "x".to_owned());
+    let env = |name: &str| (name == "SECRET").then(|| "a-secret-of-a-good-length".to_owned());
     Fair::of(&Config::parse(&text, None, &env).expect("it is well-formed"))
 }
 

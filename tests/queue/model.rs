@@ -71,7 +71,7 @@ fn account(n: u128) -> &'static str {
 fn fair() -> Fair {
     let toml = "[tenants.b]\nweight = 3\n[accounts.ann]\nplatform = \"mastodon\"\nweight = 2\n\
                 base_url = \"https://example.com\"\nsecret = { env = \"X\" }";
-    let env = |name: &str| (name == "X").then(|| "x".to_owned());
+    let env = |name: &str| (name == "X").then(|| "a-secret-of-a-good-length".to_owned());
     Fair::of(&config::Config::parse(toml, None, &env).expect("it is well-formed"))
 }
 
