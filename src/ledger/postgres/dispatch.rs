@@ -40,10 +40,28 @@ macro_rules! clock {
     };
 }
 
+/// The due jobs of an account, the oldest first, that are what `$one` says.
+macro_rules! oldest {
+    ($lane:literal, $one:expr) => {
+        concat!(
+            "
+            SELECT j.id, j.run_at FROM presswork.jobs j
+            WHERE j.lane = ",
+            $lane,
+            " AND j.priority = going.priority AND j.tenant = going.tenant
+              AND coalesce(j.account, '') = going.account
+              AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
+            claimable!(),
+            $one,
+            " ORDER BY j.run_at, j.id"
+        )
+    };
+}
+
 /// What is due in a lane. Jumps from account to account over the index (a loose scan), looks at no more
 /// than `$3` jobs of each, and takes turns between them: the cost is by tenants, their accounts and limit,
-/// not by the backlog. Those are the oldest of each, so what has waited longer than `$waits` is seen among
-/// them. Of three forms, so that what isn't closed costs nothing: `$heads` are the accounts
+/// not by the backlog. The oldest job of each tells whether something has waited longer than `$waits`. Of
+/// three forms, so that what isn't closed costs nothing: `$heads` are the accounts
 /// that may go, `$one` is what a job must be besides.
 macro_rules! due {
     ($lane:literal, $waits:literal, open) => {
@@ -79,33 +97,36 @@ macro_rules! due {
     ),",
             $going,
             "
-    turn AS MATERIALIZED (
-        SELECT going.priority, going.tenant, going.account, one.id, one.run_at,
-               (row_number() OVER (PARTITION BY going.priority, going.tenant, going.account
-                                   ORDER BY one.run_at, one.id) - 1) * ",
-            step!(),
-            " AS starts
-        FROM ",
-            $heads,
-            " going CROSS JOIN LATERAL (
-            SELECT j.id, j.run_at FROM presswork.jobs j
-            WHERE j.lane = ",
-            $lane,
-            " AND j.priority = going.priority AND j.tenant = going.tenant
-              AND coalesce(j.account, '') = going.account
-              AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
-            claimable!(),
-            $one,
-            "       ORDER BY j.run_at, j.id LIMIT $3) one
-    ),
     late AS MATERIALIZED (
-        SELECT max(priority) AS priority FROM turn
-        WHERE run_at <= (SELECT now FROM clock) - ",
+        SELECT max(going.priority) AS priority FROM ",
+            $heads,
+            " going CROSS JOIN LATERAL (",
+            oldest!($lane, $one),
+            " LIMIT 1) one
+        WHERE 0 < going.priority
+          AND one.run_at <= (SELECT now FROM clock) - ",
             $waits,
             " * interval '1 second'
+    ),
+    level AS MATERIALIZED (
+        SELECT going.priority, going.tenant, going.account, ",
+            step!(),
+            " AS step,
+               CASE WHEN going.priority <= (SELECT priority FROM late) THEN 0
+                    ELSE going.priority END AS level
+        FROM ",
+            $heads,
+            " going
+    ),
+    turn AS (
+        SELECT going.priority, going.tenant, going.account, going.level, one.id, one.run_at,
+               (row_number() OVER (PARTITION BY going.priority, going.tenant, going.account
+                                   ORDER BY one.run_at, one.id) - 1) * going.step AS starts
+        FROM level going CROSS JOIN LATERAL (",
+            oldest!($lane, $one),
+            " LIMIT $3) one
     )
-    SELECT id, priority, tenant, account, starts, run_at,
-           CASE WHEN priority <= (SELECT priority FROM late) THEN 0 ELSE priority END AS level
+    SELECT id, priority, tenant, account, level, starts, run_at
     FROM turn ORDER BY level, starts, run_at, id LIMIT $3"
         )
     };
