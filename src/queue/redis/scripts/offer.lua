@@ -11,7 +11,7 @@
 -- Returns: the jobs in the window; nil when the lane is under another generation.
 --
 -- Safe to repeat: an id that is ready or held is left as it is, and so is its flow's turn. Only one that is
--- lifted moves up, once.
+-- lifted moves up to rank 0, once.
 -- Start-time fair queueing: a flow's job starts a step after the flow's last one, and never
 -- before the turn that is being served. What is evicted gives its turn back: otherwise who is
 -- evicted and offered again would stand further behind each time.
@@ -46,16 +46,14 @@ if #ids > 0 then
     local seen, places = {}, {}
     for n, id in ipairs(ids) do
         local at = 5 * n - 2
-        local rank, own = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-        local score = seen[id] or (scores[n] and tonumber(scores[n]))
-        local lifts = score and rank < own and rank < math.floor(score / RANK)
-        if not runs[n] and (lifts or not score) then
-            local flow = own .. ARGV[at + 3]
+        local score, lifted = seen[id] or scores[n], ARGV[at + 1] ~= ARGV[at + 2]
+        if not runs[n] and (not score or (lifted and RANK <= tonumber(score))) then
+            local rank, flow = tonumber(ARGV[at + 1]), ARGV[at + 2] .. ARGV[at + 3]
             local start = math.max(turn(rank, flow), tonumber(now[rank + 1] or 0))
             start = math.min(start, LAST)
-            turns[rank][flow] = start + tonumber(ARGV[at + 4])
-            seen[id] = rank * RANK + start * 4 + own
-            places[#places + 1] = string.format('%.0f', seen[id])
+            turns[rank][flow] = start + ARGV[at + 4]
+            seen[id] = string.format('%.0f', rank * RANK + start * 4 + ARGV[at + 2])
+            places[#places + 1] = seen[id]
             places[#places + 1] = members[n]
         end
     end
