@@ -28,6 +28,7 @@ pub mod oauth;
 pub mod config;
 pub mod gate;
 pub mod fallback;
+pub mod fair;
 
 // where things are kept: one door each
 pub mod inbox;

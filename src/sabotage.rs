@@ -161,6 +161,10 @@ pub const LINES: &[(&str, &str)] = &[
         "budget.under_way",
         "a window begins when what it counts is over",
     ),
+    (
+        "fair.ageing",
+        "what has waited too long takes turns with higher priorities",
+    ),
     ("media.hold", "media that a job names are kept"),
     (
         "redact.values",

@@ -123,6 +123,7 @@ fn config(config: &mut Config) {
         Lane {
             concurrency: Some(500),
             room: 500,
+            ..Lane::default()
         },
     );
     let retry = Some(Policy {

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use presswork::config::Config;
+use presswork::fair::Fair;
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{DEFAULT_TENANT, JobId, NewJob, Priority};
 use presswork::json::Digest;
@@ -182,5 +183,6 @@ async fn begin(ledger: &Postgres) -> Claim {
         kinds: kinds().into(),
         concurrency: None,
         shut: Arc::default(),
+        fair: Arc::default(),
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use presswork::clock::Clock;
+use presswork::fair::Fair;
 use presswork::gate::Shut;
 use presswork::job::{JobId, NewJob, Priority};
 use presswork::json::Digest;
@@ -52,6 +53,7 @@ async fn enter(ledger: &Sqlite) -> Claim {
         kinds: Arc::new(["demo.work".into()]),
         concurrency: None,
         shut: Arc::default(),
+        fair: Arc::default(),
     }
 }
 
@@ -180,7 +182,13 @@ async fn two_handles_never_share_a_job() {
             let mut mine = vec![];
             loop {
                 let hints = ledger
-                    .due(LANE, &["demo.work".into()], &Shut::default(), 20)
+                    .due(
+                        LANE,
+                        &["demo.work".into()],
+                        &Shut::default(),
+                        &Fair::default(),
+                        20,
+                    )
                     .await
                     .unwrap();
                 if hints.is_empty() {

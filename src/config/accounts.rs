@@ -117,6 +117,7 @@ impl<'a> Reader<'a> {
             claimed: None,
             home: Home::File,
             unusable: None,
+            weight: self.weight(part),
         })
     }
 
@@ -131,6 +132,10 @@ impl<'a> Reader<'a> {
             self.wrong(&said.place, format!("{}.tenant", part.path), shown, message);
         }
         Some(said.value)
+    }
+
+    fn weight(&mut self, part: &Part<'a>) -> u32 {
+        self.small(part, "weight").unwrap_or(1)
     }
 
     fn guard(&mut self, part: &Part<'a>) -> Guard {
@@ -219,6 +224,7 @@ impl<'a> Reader<'a> {
                 public_url,
                 guard: self.guard(part),
                 tenant: self.tenant(part),
+                weight: self.weight(part),
                 ..Account::at(&platform, base_url)
             }),
             _ => {

@@ -12,6 +12,7 @@ use crate::retry::Policy;
 use crate::telemetry::{Format, check_level};
 
 use super::error::Place;
+use super::fair_keys::WAITS_AT_MOST_S;
 use super::keys::{LANES, ROOM, TENANTS_MAX};
 use super::read::{Part, Reader, Said, shown_key};
 use super::types::{Account, Api, Config, KindSettings, Lane, Media, Model, Preset, Store};
@@ -30,6 +31,17 @@ const QUEUES: [&str; 10] = [
     "valkeys://",
     "unix:///",
 ];
+
+impl Default for Lane {
+    /// One of which nothing is said.
+    fn default() -> Self {
+        Self {
+            concurrency: None,
+            room: ROOM,
+            waits_at_most: Duration::from_secs(WAITS_AT_MOST_S),
+        }
+    }
+}
 
 impl<'a> Reader<'a> {
     /// The whole configuration. It only holds when no error was noted.
@@ -77,6 +89,7 @@ impl<'a> Reader<'a> {
             require_key: self.bool(&inbox, "require_key"),
             backlog_max: self.int_or_default(&inbox, "backlog_max"),
             tenants: self.tenants(&inbox),
+            tenant_weights: self.tenant_weights(),
             keep_finished: Duration::from_secs(DAY * self.int_or_default(&keep, "finished_days")),
             keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
             media,
@@ -283,29 +296,30 @@ impl<'a> Reader<'a> {
     }
 
     fn lanes(&mut self) -> BTreeMap<String, Lane> {
+        let fresh = |concurrency| Lane {
+            concurrency,
+            ..Lane::default()
+        };
         let mut lanes: BTreeMap<String, Lane> = LANES
             .into_iter()
-            .map(|(name, concurrency)| {
-                (
-                    name.to_owned(),
-                    Lane {
-                        concurrency,
-                        room: ROOM,
-                    },
-                )
-            })
+            .map(|(name, concurrency)| (name.to_owned(), fresh(concurrency)))
             .collect();
         for part in self.parts("lanes") {
             let concurrency = self.small(&part, "concurrency");
             let said = self.small(&part, "room");
-            let lane = lanes.entry(part.name.to_owned()).or_insert(Lane {
-                concurrency: None,
-                room: ROOM,
-            });
+            let waits = self.int_or_default(&part, "waits_at_most_s");
+            let lane = lanes.entry(part.name.to_owned()).or_default();
             lane.concurrency = concurrency.or(lane.concurrency);
             lane.room = said.unwrap_or(lane.room);
+            lane.waits_at_most = Duration::from_secs(waits);
         }
         lanes
+    }
+
+    fn tenant_weights(&mut self) -> BTreeMap<String, u32> {
+        let parts = self.parts("tenants").into_iter();
+        let weights = parts.filter_map(|it| Some((it.name.to_owned(), self.small(&it, "weight")?)));
+        weights.collect()
     }
 
     fn kinds(

@@ -22,6 +22,12 @@ impl Config {
                 .map_or("no limit".to_owned(), |it| it.to_string());
             all.push((format!("{path}.concurrency"), concurrency));
             all.push((format!("{path}.room"), lane.room.to_string()));
+            let waits = lane.waits_at_most.as_secs().to_string();
+            all.push((format!("{path}.waits_at_most_s"), waits));
+        }
+        for (name, weight) in &self.tenant_weights {
+            let path = format!("tenants.{}.weight", shown_key(name));
+            all.push((path, weight.to_string()));
         }
         for (name, kind) in &self.kinds {
             let path = format!("kinds.{}", shown_key(name));
@@ -253,6 +259,9 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
     all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
     all.extend(it.app.clone().map(|it| ("app", it)));
     all.extend(it.tenant.clone().map(|it| ("tenant", it)));
+    if it.weight != 1 {
+        all.push(("weight", it.weight.to_string()));
+    }
     if it.platform == "http" {
         let previous = it.previous_secret.as_ref();
         all.extend(previous.map(|_| ("previous_secret", HIDDEN.to_owned())));

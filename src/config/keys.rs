@@ -4,6 +4,7 @@
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
 use super::budget_keys::BUDGET_KEYS;
+use super::fair_keys::{TENANTS, WAITS_AT_MOST, WEIGHT};
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
@@ -260,8 +261,10 @@ pub const SECTIONS: &[Section] = &[
                 (100_000, ", because each takes memory and a socket"),
                 Some(ROOM as u64),
             ),
+            WAITS_AT_MOST,
         ],
     },
+    TENANTS,
     Section {
         name: "kinds",
         by_name: true,
@@ -405,6 +408,7 @@ pub const SECTIONS: &[Section] = &[
             ),
             key("webhook_secret", Shape::Secret),
             key("previous_secret", Shape::Secret),
+            WEIGHT,
             key("app", TEXT),
             key("tenant", TEXT),
             int(

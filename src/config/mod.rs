@@ -8,6 +8,7 @@ mod error;
 pub mod words;
 mod shape;
 mod budget_keys;
+mod fair_keys;
 mod types;
 pub mod keys;
 mod read;

@@ -162,14 +162,15 @@ fn the_built_in_defaults() {
         config.lanes["openai"],
         Lane {
             concurrency: Some(8),
-            room: 256
+            ..Lane::default()
         }
     );
     assert_eq!(
         config.lanes["default"],
         Lane {
             concurrency: None,
-            room: 256
+            room: 256,
+            waits_at_most: std::time::Duration::from_secs(600),
         }
     );
     assert!(

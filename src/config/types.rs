@@ -56,6 +56,8 @@ pub struct Config {
     /// Tenants with an inbox of their own in Redis, `presswork:inbox:TENANT`: names of envelopes, each
     /// once, at most [`TENANTS_MAX`](super::keys::TENANTS_MAX).
     pub tenants: Vec<String>,
+    /// The weights of tenants that have one: their share of a lane, against 1 of the others.
+    pub tenant_weights: BTreeMap<String, u32>,
     /// How long finished jobs are kept.
     pub keep_finished: Duration,
     /// How long idempotency keys are kept after their job's end.
@@ -152,6 +154,8 @@ pub struct Lane {
     pub concurrency: Option<u32>,
     /// Jobs of it that run at once on this host.
     pub room: u32,
+    /// What has been due for longer takes turns with higher priorities.
+    pub waits_at_most: Duration,
 }
 
 impl Lane {
@@ -237,6 +241,8 @@ pub struct Account {
     pub home: Home,
     /// Why it can't be used on this host, where it can't: its jobs wait.
     pub unusable: Option<String>,
+    /// Its share of a lane, against 1 of the others.
+    pub weight: u32,
 }
 
 impl Account {
@@ -258,6 +264,7 @@ impl Account {
             claimed: None,
             home: Home::File,
             unusable: None,
+            weight: 1,
         }
     }
 }

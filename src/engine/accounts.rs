@@ -8,6 +8,7 @@ use super::heard::Seen;
 use super::shared::Shared;
 use crate::config::Config;
 use crate::config::kept::Misfit;
+use crate::fair::Fair;
 use crate::gate::{Cause, Closure, Scope as Area};
 use crate::ledger::Result;
 
@@ -49,6 +50,7 @@ pub async fn learn(shared: &Shared) -> Result<bool> {
 
 /// Swaps the configuration; what can't be used here is shut here, and nothing else is.
 fn hold(shared: &Shared, config: Config) {
+    shared.fair.store(Arc::new(Fair::of(&config)));
     let config = Arc::new(config);
     shared.config.store(config.clone());
     let unusable = config.accounts.iter();

@@ -274,6 +274,7 @@ impl Dispatcher {
             kinds: self.shared.kind_names.clone(),
             concurrency,
             shut: self.shared.shut.load(),
+            fair: self.shared.fair.load_full(),
         })
     }
 

@@ -46,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::context::{Stop, Tools};
+use crate::fair::Fair;
 use crate::ledger::{Hint, Ledger};
 use doors::Doors;
 use gatekeeper::Gatekeeper;
@@ -77,6 +78,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         ledger: parts.ledger,
         queue: parts.queue,
         inboxes: parts.inboxes,
+        fair: ArcSwap::from_pointee(Fair::of(&parts.config)),
         config: ArcSwap::new(parts.config),
         kinds: parts.kinds,
         clock: parts.clock,

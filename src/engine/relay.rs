@@ -250,7 +250,9 @@ impl Relay {
         let most = FIRST.min(config.window);
         let kinds = &self.shared.kind_names;
         let shut = self.shared.shut.load();
-        match self.shared.ledger.due_in(&lanes, kinds, &shut, most).await {
+        let fair = self.shared.fair.load();
+        let ledger = &self.shared.ledger;
+        match ledger.due_in(&lanes, kinds, &shut, &fair, most).await {
             Ok(due) => Some(due),
             Err(e) => {
                 tracing::warn!("due: {e}");
@@ -276,7 +278,9 @@ impl Relay {
             if low {
                 let kinds = &self.shared.kind_names;
                 let shut = self.shared.shut.load();
-                due = match self.shared.ledger.due(lane, kinds, &shut, window).await {
+                let fair = self.shared.fair.load();
+                let ledger = &self.shared.ledger;
+                due = match ledger.due(lane, kinds, &shut, &fair, window).await {
                     Ok(it) => it,
                     Err(e) => {
                         tracing::warn!(lane, "due: {e}");

@@ -18,6 +18,7 @@ use crate::clock::{Clock, Time};
 use crate::config::Config;
 use crate::context::{Stop, StopSign, Tools};
 use crate::effect::Effect;
+use crate::fair::Fair;
 use crate::gate::{Cause, Closure};
 use crate::handler::Kind;
 use crate::inbox::Inbox;
@@ -329,6 +330,8 @@ pub struct Shared {
     pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration; a reload swaps it whole.
     pub config: ArcSwap<Config>,
+    /// Whose turn is next, as that configuration says.
+    pub fair: ArcSwap<Fair>,
     /// The kinds that this program knows.
     pub kinds: Arc<[Kind]>,
     /// Their names.
@@ -400,6 +403,7 @@ impl Shared {
 
     /// Tells the relay of jobs that are due at once. What it can't take it finds by itself.
     pub fn hint(&self, jobs: &[NewJob], answers: &[Answer]) {
+        let fair = self.fair.load();
         for (job, answer) in jobs.iter().zip(answers) {
             if let Answer::New {
                 id,
@@ -408,10 +412,14 @@ impl Shared {
                 ..
             } = answer
             {
+                let account = job.account.as_deref().unwrap_or_default();
                 let hint = Hint {
                     id: *id,
                     priority: job.priority,
                     tenant: job.tenant.as_str().into(),
+                    account: account.into(),
+                    lifted: false,
+                    step: fair.step(job.priority, &job.tenant, account),
                 };
                 if self.hints.try_send((lane.clone(), hint)).is_err() {
                     return;

@@ -16,6 +16,7 @@ use crate::account::{Kept, State};
 use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, Evidence};
+use crate::fair::Fair;
 use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
@@ -174,12 +175,19 @@ pub trait Ledger: Accounts + Send + Sync + 'static {
 
     // ---- dispatch
 
-    /// Due jobs of a lane, at most `limit`: highest priority first, then fairly between tenants
-    /// and their accounts (a job without one counts as one more),
-    /// then oldest `run_at` first. Only kinds in `kinds`, and nothing that `shut` names: an account or a
+    /// Due jobs of a lane, at most `limit`: highest priority first, then by the turns of tenants and their
+    /// accounts (a job without one counts as one more), by their weights, then oldest `run_at` first. Where
+    /// something has been due for longer than `fair` lets its lane's jobs wait, its priority and those above
+    /// take turns. Only kinds in `kinds`, and nothing that `shut` names: an account or a
     /// tenant that is shut is passed over without a look at its jobs, where a kind or a label is, job by job.
-    async fn due(&self, lane: &str, kinds: &[String], shut: &Shut, limit: u32)
-    -> Result<Vec<Hint>>;
+    async fn due(
+        &self,
+        lane: &str,
+        kinds: &[String],
+        shut: &Shut,
+        fair: &Fair,
+        limit: u32,
+    ) -> Result<Vec<Hint>>;
     /// As [`Ledger::due`], of each of these lanes in one look: at most `limit` each, lanes in which
     /// nothing is due left out.
     async fn due_in(
@@ -187,6 +195,7 @@ pub trait Ledger: Accounts + Send + Sync + 'static {
         lanes: &[String],
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>>;
     /// Takes the leases of those of `ids` that are still claimable and due, and of the claim's lane and
@@ -215,7 +224,7 @@ pub trait Ledger: Accounts + Send + Sync + 'static {
     async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>>;
     /// Where a job stands in its lane's line, whatever its own state: by what is due of `kinds` and isn't
     /// `shut`, in the order of [`Ledger::due`]; and how fast the line went. A bounded look: see [`LINE_MAX`].
-    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line>;
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line>;
 
     // ---- runs
 

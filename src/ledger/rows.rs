@@ -9,6 +9,7 @@ use uuid::Uuid;
 use crate::breaker::Breaker;
 use crate::clock::{Time, stamp};
 use crate::effect::{EffectId, EffectState, Evidence, Receipt};
+use crate::fair::Fair;
 use crate::gate::{Closure, Shut};
 use crate::job::{JobId, Priority};
 use crate::json::Digest;
@@ -141,6 +142,12 @@ pub struct Hint {
     pub priority: Priority,
     /// Whose it is.
     pub tenant: Arc<str>,
+    /// Whom it acts for; empty without an account.
+    pub account: Arc<str>,
+    /// Its priority has waited too long, and takes turns with high: see [`crate::fair`].
+    pub lifted: bool,
+    /// What it takes of its lane's virtual time: see [`Fair::step`](crate::fair::Fair::step).
+    pub step: u64,
 }
 
 /// Who claims, and what it may take.
@@ -158,6 +165,8 @@ pub struct Claim {
     pub concurrency: Option<u32>,
     /// Jobs that it names are passed over.
     pub shut: Arc<Shut>,
+    /// Whose turn is next, where the hints are the ledger's own.
+    pub fair: Arc<Fair>,
 }
 
 /// What a write compares: it is made only while this lease is the current one.

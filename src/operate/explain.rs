@@ -7,14 +7,15 @@ use uuid::Uuid;
 use super::facts::Facts;
 use super::full::Full;
 use super::goes::{Stead, goes};
-use super::place::{Estimate, Place};
+use super::place::{Estimate, Place, Turns};
 use super::stops::{command, shell};
 use super::why::{Around, why};
 use crate::breaker;
 use crate::clock::{Time, span, stamp, when};
 use crate::config::Config;
 use crate::effect::EffectState;
-use crate::gate::{Cause, Closure};
+use crate::fair::Fair;
+use crate::gate::{Cause, Closure, Subject};
 use crate::job::{Job, JobId};
 use crate::ledger::Pause;
 use crate::lifecycle::State;
@@ -151,7 +152,10 @@ pub fn explain(facts: &Facts, config: &Config, eyes: Eyes) -> Explanation {
             (it.by, it.command) = (None, None);
         }
     }
-    let place = facts.line.map(|it| Place::of(&it, constraints.is_empty()));
+    let mut turns = Turns::of(job, &Fair::of(config));
+    turns.weight = turns.weight.filter(|_| eyes == Eyes::Operator);
+    let place = |it| Place::of(&it, constraints.is_empty(), turns, facts.now);
+    let place = facts.line.map(place);
     let paced = constraints.iter().all(|it| it.what == What::Concurrency);
     let full = !constraints.is_empty();
     let estimate = facts.line.filter(|_| paced);

@@ -9,6 +9,7 @@ use crate::budget::{Budget, Counted, changed};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::effect::Effect;
+use crate::fair::Fair;
 use crate::fallback;
 use crate::gate::{Closure, Shut};
 use crate::job::{Job, JobId};
@@ -113,7 +114,8 @@ impl Facts {
         if it.job.run_at <= it.now {
             let standing = fallback::standing(it.closures.iter(), config, kinds, it.now);
             let shut = Shut::of(&standing, config, it.now);
-            it.line = Some(ledger.line(&it.job, kinds, &shut).await?);
+            let fair = Fair::of(config);
+            it.line = Some(ledger.line(&it.job, kinds, &shut, &fair).await?);
         }
         Ok(it)
     }

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::clock::{Time, span, stamp};
+use crate::clock::{Time, span, stamp, when};
+use crate::fair::Fair;
+use crate::job::{Job, Priority};
 use crate::ledger::{LINE_MAX, Line};
 
 /// Of fewer completed jobs no pace is told.
@@ -17,6 +19,12 @@ pub struct Place {
     pub before: u64,
     /// There are more than that.
     pub more: bool,
+    /// The share of its tenant and account of the lane, against 1 of those that nobody gave one; operators are
+    /// told.
+    pub weight: Option<u32>,
+    /// From then on it takes turns with higher priorities; `None`: it is of the highest, or its lane isn't
+    /// configured.
+    pub lifted_at: Option<Time>,
     /// The same in words.
     pub text: String,
 }
@@ -30,9 +38,53 @@ pub struct Estimate {
     pub text: String,
 }
 
+/// How a job takes turns.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Turns {
+    /// Its share, for whom that is meant.
+    pub weight: Option<u32>,
+    /// When it has waited long enough.
+    pub lifted_at: Option<Time>,
+}
+
+impl Turns {
+    /// Of a due job.
+    pub fn of(job: &Job, fair: &Fair) -> Self {
+        let waits = fair.waits_at_most(&job.lane);
+        let waits = waits.filter(|_| job.priority != Priority::High);
+        let waits = waits.and_then(|it| chrono::Duration::from_std(it).ok());
+        Self {
+            weight: Some(fair.weight(&job.tenant, job.account.as_deref().unwrap_or_default())),
+            lifted_at: waits.and_then(|it| job.run_at.checked_add_signed(it)),
+        }
+    }
+
+    fn words(&self, now: Time) -> String {
+        let mut words = match self.weight {
+            Some(weight) if 1 < weight => {
+                format!(" It takes turns with weight {weight}, where others have 1.")
+            }
+            _ => String::new(),
+        };
+        words += &match self.lifted_at {
+            Some(at) if at <= now => format!(
+                " Since {} it takes turns with higher priorities, because it has waited so long.",
+                stamp(at)
+            ),
+            Some(at) => format!(
+                " From {} on ({}) it takes turns with higher priorities.",
+                stamp(at),
+                when(at, now)
+            ),
+            None => String::new(),
+        };
+        words
+    }
+}
+
 impl Place {
     /// In words; `is_free`: nothing else stands in its way.
-    pub fn of(line: &Line, is_free: bool) -> Self {
+    pub fn of(line: &Line, is_free: bool, turns: Turns, now: Time) -> Self {
         let most = u64::from(LINE_MAX);
         let (before, more) = (line.before.min(most), most < line.before);
         let text = match before {
@@ -42,7 +94,17 @@ impl Place {
             1 => "About 1 due job of its lane comes before it.".to_owned(),
             n => format!("About {n} due jobs of its lane come before it."),
         };
-        Self { before, more, text }
+        let text = match before {
+            0 if is_free => text,
+            _ => text + &turns.words(now),
+        };
+        Self {
+            before,
+            more,
+            weight: turns.weight,
+            lifted_at: turns.lifted_at,
+            text,
+        }
     }
 }
 
@@ -96,13 +158,47 @@ mod tests {
             (most, true, "About 10000 due jobs"),
             (most + 1, true, "More than 10000 due jobs"),
         ] {
-            let place = Place::of(&line(before, 0, 0), is_free);
+            let none = Turns {
+                weight: None,
+                lifted_at: None,
+            };
+            let place = Place::of(&line(before, 0, 0), is_free, none, Time::UNIX_EPOCH);
             assert!(place.text.contains(text), "{text}: {place:?}");
             assert_eq!(
                 (place.before, place.more),
                 (before.min(most), most < before)
             );
         }
+    }
+
+    #[test]
+    fn weight_and_ageing_are_told_to_whom_they_concern() {
+        let now = Time::UNIX_EPOCH + chrono::Duration::hours(1);
+        let place = |before, weight, minutes: Option<i64>| {
+            let turns = Turns {
+                weight,
+                lifted_at: minutes.map(|it| now + chrono::Duration::minutes(it)),
+            };
+            Place::of(&line(before, 0, 0), true, turns, now).text
+        };
+        let told = place(5, Some(4), Some(3));
+        assert!(told.contains("weight 4"), "{told}");
+        assert!(
+            told.contains("From 1970-01-01") && told.contains("(in 3 m) it takes turns"),
+            "{told}"
+        );
+        let told = place(5, Some(1), Some(-3));
+        assert!(
+            !told.contains("weight") && told.contains("Since 1970-01-01"),
+            "{told}"
+        );
+        let told = place(5, None, None);
+        assert!(
+            told.ends_with("come before it."),
+            "of the highest nothing is to be said: {told}"
+        );
+        let told = place(0, Some(4), Some(3));
+        assert!(told.ends_with("it is next."), "{told}");
     }
 
     #[test]

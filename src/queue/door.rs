@@ -40,8 +40,8 @@ pub trait Queue: Send + Sync + 'static {
     fn name(&self) -> &'static str;
     /// The server's own id, new at each of its starts: a restart is noticed by it.
     async fn server(&self) -> Result<String>;
-    /// Puts hints into a lane's window, by priority and the tenants' turns. Ids that are there, or
-    /// hold a slot, are left as they are. Beyond `window` the last ones are dropped (the ledger has
+    /// Puts hints into a lane's window, by priority and the turns of flows (see [`crate::fair`]). Ids that are
+    /// there, or hold a slot, are left as they are; one that was [lifted](Hint::lifted) since moves up. Beyond `window` the last ones are dropped (the ledger has
     /// them). Returns the size of the window after it.
     async fn offer(&self, generation: i64, lane: &str, hints: &[Hint], window: u32) -> Result<u64>;
     /// Takes up to `most` jobs in order, as long as fewer than `concurrency` slots are held, and

@@ -1,6 +1,6 @@
 //! The queue in this process: for one host with nothing else configured, and for tests.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_trait::async_trait;
@@ -13,6 +13,9 @@ use crate::ledger::Hint;
 
 /// As many turns are kept beyond those that the window needs, before old ones are thrown away.
 const TURNS_SPARE: usize = 64;
+/// The last turn, as in Redis, where a priority's turns end before the next one's: a window that isn't
+/// empty for so long that it gets there is served by id.
+const TURN_MAX: u64 = (1 << 48) - 1;
 
 /// A queue that lives and dies with its process. It starts empty, so that each lane has to be
 /// [reset](Queue::reset) first.
@@ -32,51 +35,62 @@ impl Default for MemoryQueue {
     }
 }
 
-/// Where a job stands: its priority's rank, its turn, and its id to tell equals apart.
-type Place = (i16, u64, JobId);
+/// Where a job stands: its rank (0 where its own was lifted), its turn, its own priority's rank, and its id to
+/// tell equals apart.
+type Place = (i16, u64, i16, JobId);
+
+/// Whose turn it is: own priority's rank, tenant, account.
+type Flow = (i16, Arc<str>, Arc<str>);
 
 #[derive(Default)]
 struct Lane {
     generation: i64,
-    ready: BTreeMap<Place, Arc<str>>,
-    waiting: HashSet<JobId>,
+    ready: BTreeMap<Place, Flow>,
+    waiting: HashMap<JobId, Place>,
     held: BTreeMap<JobId, Uuid>,
     clocks: BTreeMap<i16, Clock>,
 }
 
-/// The turns within a priority (start-time fair queueing): each job of a tenant starts one after
+/// The turns within a priority (start-time fair queueing): each job of a flow starts a step after
 /// its last one, and nobody starts before the turn that is being served.
 #[derive(Default)]
 struct Clock {
     now: u64,
-    next: HashMap<Arc<str>, u64>,
+    next: HashMap<Flow, u64>,
 }
 
 impl Lane {
     fn add(&mut self, hint: &Hint) {
-        if self.waiting.contains(&hint.id) || self.held.contains_key(&hint.id) {
+        if self.held.contains_key(&hint.id) {
             return;
         }
-        let rank = hint.priority.rank();
+        let own = hint.priority.rank();
+        let rank = if hint.lifted { 0 } else { own };
+        match self.waiting.get(&hint.id) {
+            Some(place) if hint.lifted && rank < place.0 => self.ready.remove(place),
+            Some(_) => return,
+            None => None,
+        };
+        let flow = (own, hint.tenant.clone(), hint.account.clone());
         let clock = self.clocks.entry(rank).or_default();
-        let next = clock.next.entry(hint.tenant.clone()).or_default();
-        let turn = clock.now.max(*next);
-        *next = turn + 1;
-        let place = (rank, turn, hint.id);
-        self.waiting.insert(hint.id);
-        self.ready.insert(place, hint.tenant.clone());
+        let next = clock.next.entry(flow.clone()).or_default();
+        let turn = clock.now.max(*next).min(TURN_MAX);
+        *next = turn + hint.step;
+        let place = (rank, turn, own, hint.id);
+        self.waiting.insert(hint.id, place);
+        self.ready.insert(place, flow);
     }
 
-    /// Drops what is beyond the window and gives the tenants their turns back: otherwise who is
+    /// Drops what is beyond the window and gives the flows their turns back: otherwise who is
     /// evicted and offered again would stand further behind each time.
     fn evict(&mut self, window: usize) {
         while window < self.ready.len() {
-            let Some(((rank, turn, id), tenant)) = self.ready.pop_last() else {
+            let Some(((rank, turn, _, id), flow)) = self.ready.pop_last() else {
                 return;
             };
             self.waiting.remove(&id);
             let next = self.clocks.get_mut(&rank);
-            if let Some(next) = next.and_then(|it| it.next.get_mut(&tenant)) {
+            if let Some(next) = next.and_then(|it| it.next.get_mut(&flow)) {
                 *next = turn.min(*next);
             }
         }
@@ -85,7 +99,7 @@ impl Lane {
     fn take(&mut self, run: Uuid, most: usize) -> Vec<JobId> {
         let mut ids = Vec::new();
         while ids.len() < most {
-            let Some(((rank, turn, id), _)) = self.ready.pop_first() else {
+            let Some(((rank, turn, _, id), _)) = self.ready.pop_first() else {
                 break;
             };
             self.waiting.remove(&id);

@@ -118,6 +118,7 @@ async fn all_that_keeps_a_job_is_told_and_to_users_without_hosts_and_people() {
         kinds: Arc::new(["test.echo".to_owned()]),
         concurrency: None,
         shut: Arc::default(),
+        fair: Arc::default(),
     };
     let claimed = site.ledger.claim(&claim, &[first]).await.unwrap();
     assert_eq!(claimed.len(), 1);

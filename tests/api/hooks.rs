@@ -90,6 +90,7 @@ impl Site {
             kinds: Arc::new(["test.echo".to_owned()]),
             concurrency: None,
             shut: Arc::default(),
+            fair: Arc::default(),
         };
         let ledger = &*self.shared.ledger;
         let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);

@@ -30,6 +30,7 @@ pub async fn lost(site: &Site, text: &str) -> JobId {
         kinds: std::sync::Arc::new(["test.echo".to_owned()]),
         concurrency: None,
         shut: Arc::default(),
+        fair: Arc::default(),
     };
     let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);
     let token = job.token.unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use presswork::config::{Account, Config};
 use presswork::effect::{Effect, EffectClass, EffectState};
+use presswork::fair::Fair;
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{Job, JobId, NewJob, Priority};
 use presswork::ledger::Claim;
@@ -61,9 +62,15 @@ async fn shut(f: &Fixture) -> Shut {
 }
 
 async fn due(f: &Fixture, shut: &Shut) -> Vec<JobId> {
-    let hints = f.due(LANE, &kinds(), shut, 100).await.unwrap();
+    let hints = f
+        .due(LANE, &kinds(), shut, &Fair::default(), 100)
+        .await
+        .unwrap();
     let lanes = [LANE.to_owned(), "none".to_owned()];
-    let together = f.due_in(&lanes, &kinds(), shut, 100).await.unwrap();
+    let together = f
+        .due_in(&lanes, &kinds(), shut, &Fair::default(), 100)
+        .await
+        .unwrap();
     assert_eq!(together.get(LANE).cloned().unwrap_or_default(), hints);
     hints.into_iter().map(|it| it.id).collect()
 }
@@ -309,7 +316,10 @@ pub async fn due_is_fair_between_the_accounts_of_a_tenant(f: Fixture) {
         .add(&[new("bob", "acme", &[]), new("bob", "acme", &[])])
         .await;
     let none = f.add(&[new("", "acme", &[])]).await;
-    let hints = f.due(LANE, &kinds(), &Shut::default(), 5).await.unwrap();
+    let hints = f
+        .due(LANE, &kinds(), &Shut::default(), &Fair::default(), 5)
+        .await
+        .unwrap();
     let first: Vec<JobId> = hints.into_iter().map(|it| it.id).collect();
     assert!(
         bobs.iter().chain(&none).all(|it| first.contains(it)),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use presswork::fair::Fair;
 use presswork::gate::Shut;
 use presswork::job::{Job, JobId, NewJob, Priority};
 use presswork::ledger::Claim;
@@ -14,7 +15,7 @@ use super::fixture::{Fixture, KIND, LANE, LEASE, at_most, job, kinds};
 
 async fn due(f: &Fixture, limit: u32) -> Vec<JobId> {
     let hints = f
-        .due(LANE, &kinds(), &Shut::default(), limit)
+        .due(LANE, &kinds(), &Shut::default(), &Fair::default(), limit)
         .await
         .unwrap();
     hints.into_iter().map(|it| it.id).collect()
@@ -42,7 +43,10 @@ pub async fn due_is_by_priority_then_age(f: Fixture) {
     let order: Vec<JobId> = [4, 2, 3, 1, 0].map(|it: usize| added[it]).into();
     assert_eq!(due(&f, 10).await, order);
     assert_eq!(due(&f, 3).await, order[..3]);
-    let hints = f.due(LANE, &kinds(), &Shut::default(), 1).await.unwrap();
+    let hints = f
+        .due(LANE, &kinds(), &Shut::default(), &Fair::default(), 1)
+        .await
+        .unwrap();
     assert_eq!(
         (hints[0].priority, &*hints[0].tenant),
         (Priority::High, "default")
@@ -92,7 +96,7 @@ pub async fn due_of_several_lanes_is_that_of_each(f: Fixture) {
     let lanes: Vec<String> = ["b", "c", "a", "nothing"].map(str::to_owned).to_vec();
     for limit in [1, 4, 100] {
         let together = f
-            .due_in(&lanes, &kinds(), &Shut::default(), limit)
+            .due_in(&lanes, &kinds(), &Shut::default(), &Fair::default(), limit)
             .await
             .unwrap();
         let here: Vec<&str> = together.keys().map(String::as_str).collect();
@@ -100,7 +104,7 @@ pub async fn due_of_several_lanes_is_that_of_each(f: Fixture) {
         for (lane, hints) in &together {
             assert_eq!(
                 *hints,
-                f.due(lane, &kinds(), &Shut::default(), limit)
+                f.due(lane, &kinds(), &Shut::default(), &Fair::default(), limit)
                     .await
                     .unwrap(),
                 "{lane}"
@@ -108,14 +112,14 @@ pub async fn due_of_several_lanes_is_that_of_each(f: Fixture) {
         }
     }
     assert_eq!(
-        f.due_in(&[], &kinds(), &Shut::default(), 9)
+        f.due_in(&[], &kinds(), &Shut::default(), &Fair::default(), 9)
             .await
             .unwrap()
             .len(),
         0
     );
     assert_eq!(
-        f.due_in(&lanes, &[], &Shut::default(), 9)
+        f.due_in(&lanes, &[], &Shut::default(), &Fair::default(), 9)
             .await
             .unwrap()
             .len(),
@@ -145,7 +149,7 @@ pub async fn due_is_only_what_may_be_claimed(f: Fixture) {
     assert_eq!(due(&f, 10).await, [ready.id]);
     assert_eq!(f.look(running.id).await.state, State::Running);
     assert!(
-        f.due(LANE, &[], &Shut::default(), 10)
+        f.due(LANE, &[], &Shut::default(), &Fair::default(), 10)
             .await
             .unwrap()
             .is_empty(),

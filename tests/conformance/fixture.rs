@@ -82,6 +82,7 @@ impl Fixture {
             kinds: kinds().into(),
             concurrency: None,
             shut: Arc::default(),
+            fair: Arc::default(),
         }
     }
 

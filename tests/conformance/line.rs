@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use presswork::config::Config;
+use presswork::fair::Fair;
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{JobId, NewJob, Priority};
 use presswork::ledger::{LINE_MAX, Line, PACE};
@@ -26,7 +27,9 @@ fn shut(scopes: &[Scope]) -> Shut {
 
 async fn line(f: &Fixture, id: JobId, shut: &Shut) -> Line {
     let job = f.look(id).await;
-    f.line(&job, &kinds(), shut).await.expect("it is answered")
+    f.line(&job, &kinds(), shut, &Fair::default())
+        .await
+        .expect("it is answered")
 }
 
 pub async fn a_place_in_line_is_that_of_what_is_due(f: Fixture) {
@@ -90,7 +93,10 @@ pub async fn a_place_in_line_is_that_of_what_is_due(f: Fixture) {
         vec![account, label],
     ] {
         let shut = shut(&scopes);
-        let due = f.due(LANE, &kinds(), &shut, 100).await.unwrap();
+        let due = f
+            .due(LANE, &kinds(), &shut, &Fair::default(), 100)
+            .await
+            .unwrap();
         assert!(!due.is_empty());
         for (n, hint) in due.iter().enumerate() {
             let line = line(&f, hint.id, &shut).await;
@@ -99,7 +105,10 @@ pub async fn a_place_in_line_is_that_of_what_is_due(f: Fixture) {
         }
     }
     // one that is shut itself is told where it would be
-    let first = f.due(LANE, &kinds(), &Shut::default(), 1).await.unwrap();
+    let first = f
+        .due(LANE, &kinds(), &Shut::default(), &Fair::default(), 1)
+        .await
+        .unwrap();
     assert_eq!(line(&f, first[0].id, &shut(&[tenant])).await.before, 0);
 }
 

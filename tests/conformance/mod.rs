@@ -11,6 +11,7 @@ pub mod calls;
 pub mod closures;
 pub mod dispatch;
 pub mod effects;
+pub mod fair;
 pub mod histories;
 pub mod line;
 pub mod looking;
@@ -103,6 +104,11 @@ macro_rules! conformance {
                 a_claim_by_ids_takes_the_first_that_have_room,
                 a_run_that_is_over_claims_nothing,
                 a_claim_takes_only_its_lane_and_kinds,
+            }
+            fair {
+                what_waited_too_long_takes_turns,
+                only_what_may_run_lifts_its_priority,
+                what_is_due_is_shared_by_weight,
             }
             settle {
                 every_transition_round_trips,

@@ -95,6 +95,7 @@ impl Outside {
                 let lane = Lane {
                     concurrency: Some(1),
                     room: 1,
+                    ..Lane::default()
                 };
                 config.lanes.insert(platform.to_owned(), lane);
             }

@@ -196,6 +196,7 @@ async fn a_stale_hint_is_refused_by_the_ledger_and_gives_its_slot_back() {
             kinds: other.shared.kind_names.clone(),
             concurrency: None,
             shut: Arc::default(),
+            fair: Arc::default(),
         };
         assert_eq!(base.ledger.claim(&claim, &[id]).await.unwrap().len(), 1);
         assert!(rig.dispatch(LANE).await.is_empty());
@@ -475,6 +476,9 @@ async fn a_second_delivery_of_a_job_is_never_run() {
             id,
             priority: presswork::job::Priority::Normal,
             tenant: "default".into(),
+            account: "".into(),
+            lifted: false,
+            step: 1,
         };
         base.queue
             .offer(generation, LANE, &[hint], 10)

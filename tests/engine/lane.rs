@@ -203,6 +203,7 @@ async fn a_lane_that_a_reload_closes_takes_nothing_more_and_ends() {
             let limits = presswork::config::Lane {
                 concurrency: None,
                 room: 4,
+                ..presswork::config::Lane::default()
             };
             config.lanes.insert((*lane).to_owned(), limits);
         }

@@ -14,6 +14,7 @@ mod contents;
 mod adopt;
 mod dispatch;
 mod effects;
+mod fair;
 mod fallbacks;
 mod intake;
 mod lane;
@@ -37,7 +38,11 @@ const LANE: &str = "default";
 /// The default lane's limits.
 fn limits(concurrency: Option<u32>, room: u32) -> impl Fn(&mut Config) {
     move |config| {
-        let lane = presswork::config::Lane { concurrency, room };
+        let lane = presswork::config::Lane {
+            concurrency,
+            room,
+            ..presswork::config::Lane::default()
+        };
         config.lanes.insert(LANE.to_owned(), lane);
     }
 }

@@ -369,6 +369,7 @@ async fn a_kind_that_is_unknown_here_is_given_back() {
         kinds: knows.shared.kind_names.clone(),
         concurrency: None,
         shut: std::sync::Arc::default(),
+        fair: std::sync::Arc::default(),
     };
     let job = base
         .ledger

@@ -9,6 +9,7 @@ use presswork::account::Kept;
 use presswork::budget::{Change, Counted, Key};
 use presswork::clock::Time;
 use presswork::effect::{Effect, EffectId, Evidence};
+use presswork::fair::Fair;
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{Job, JobId, NewJob, Progress};
 use presswork::json::Digest;
@@ -234,10 +235,11 @@ impl Ledger for Faulty {
         lane: &str,
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<Vec<Hint>> {
         self.gate("due").await?;
-        let it = self.inner.due(lane, kinds, shut, limit).await;
+        let it = self.inner.due(lane, kinds, shut, fair, limit).await;
         self.after("due").await?;
         it
     }
@@ -246,10 +248,11 @@ impl Ledger for Faulty {
         lanes: &[String],
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
         self.gate("due_in").await?;
-        let it = self.inner.due_in(lanes, kinds, shut, limit).await;
+        let it = self.inner.due_in(lanes, kinds, shut, fair, limit).await;
         self.after("due_in").await?;
         it
     }
@@ -299,8 +302,8 @@ impl Ledger for Faulty {
         self.after("running").await?;
         it
     }
-    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line> {
-        through!(self, line(job, kinds, shut))
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
+        through!(self, line(job, kinds, shut, fair))
     }
     async fn lease(&self, run: Uuid) -> Result<Option<Time>> {
         through!(self, lease(run))

@@ -134,6 +134,7 @@ impl Press {
             kinds: Arc::new([kind.name().to_owned()]),
             concurrency: None,
             shut: Arc::default(),
+            fair: Arc::default(),
         };
         let claimed = self.ledger.claim(&claim, &[id]).await.unwrap();
         Arc::new(claimed.into_iter().next().expect("it is due"))

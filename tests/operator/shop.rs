@@ -123,6 +123,7 @@ impl Shop {
             kinds: Arc::new([job.kind]),
             concurrency: None,
             shut: Arc::default(),
+            fair: Arc::default(),
         };
         let claimed = self.ledger.claim(&claim, &[id]).await.expect("a claim");
         claimed.into_iter().next().expect("a job that was due")

@@ -27,7 +27,7 @@ async fn the_hot_path_uses_its_indexes() {
     let unknown = [JobId::mint()];
     assert!(
         ledger
-            .due("test", &kinds(), &Shut::default(), 500)
+            .due("test", &kinds(), &Shut::default(), &Fair::default(), 500)
             .await
             .unwrap()
             .is_empty()
@@ -51,7 +51,9 @@ async fn the_hot_path_uses_its_indexes() {
         ..Scope::default()
     });
     for form in [&accounts, &within] {
-        let none = ledger.due("test", &kinds(), form, 500).await;
+        let none = ledger
+            .due("test", &kinds(), form, &Fair::default(), 500)
+            .await;
         assert!(none.unwrap().is_empty());
     }
     let none = Claim {
@@ -79,7 +81,7 @@ async fn the_hot_path_uses_its_indexes() {
         // more than five times: then a plan for all parameters may be taken
         for n in 0..8 {
             let hints = ledger
-                .due("test", &kinds(), &Shut::default(), 500)
+                .due("test", &kinds(), &Shut::default(), &Fair::default(), 500)
                 .await
                 .unwrap();
             assert_eq!(hints.len(), 500);
@@ -87,15 +89,21 @@ async fn the_hot_path_uses_its_indexes() {
             assert_eq!(tenants.len(), 7, "turns between tenants");
             let lanes = ["test".to_owned(), "nothing".to_owned()];
             let together = ledger
-                .due_in(&lanes, &kinds(), &Shut::default(), 500)
+                .due_in(&lanes, &kinds(), &Shut::default(), &Fair::default(), 500)
                 .await
                 .unwrap();
             assert_eq!(together["test"], hints);
             // where something is shut, too: an account, and what can only be seen in a job
             for shut in [&accounts, &within] {
-                let found = ledger.due("test", &kinds(), shut, 500).await.unwrap();
+                let found = ledger
+                    .due("test", &kinds(), shut, &Fair::default(), 500)
+                    .await
+                    .unwrap();
                 assert_eq!(found, hints);
-                let together = ledger.due_in(&lanes, &kinds(), shut, 500).await.unwrap();
+                let together = ledger
+                    .due_in(&lanes, &kinds(), shut, &Fair::default(), 500)
+                    .await
+                    .unwrap();
                 assert_eq!(together["test"], hints);
             }
             let ids: Vec<_> = hints.iter().map(|it| it.id).collect();

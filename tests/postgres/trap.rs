@@ -131,7 +131,7 @@ async fn a_claim_whose_peer_vanishes_ends_and_frees_the_lane() {
     assert_eq!(vanishing.claim_due(&claim, 1).await.unwrap().len(), 1);
     proxy.black_hole();
     let ids: Vec<_> = ledger
-        .due("test", &kinds(), &Shut::default(), 3)
+        .due("test", &kinds(), &Shut::default(), &Fair::default(), 3)
         .await
         .unwrap();
     let ids: Vec<_> = ids.iter().map(|it| it.id).collect();

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use presswork::fair::STEP;
 use presswork::job::Priority::{High, Low, Normal};
+use presswork::ledger::Hint;
 use presswork::queue::memory::MemoryQueue;
 use presswork::queue::{Queue, Woken};
 use uuid::Uuid;
@@ -39,6 +41,10 @@ cases! {
     evicts_what_is_last,
     evicts_low_for_high,
     evicted_jobs_keep_their_tenants_turn,
+    shares_are_by_weight_within_two_jobs,
+    a_new_flow_waits_for_one_turn_of_each_other,
+    a_lifted_job_moves_up_and_takes_turns,
+    an_account_takes_turns_of_its_own,
     never_holds_more_than_the_concurrency,
     other_lanes_have_slots_of_their_own,
     every_call_under_another_generation_is_stale,
@@ -52,7 +58,7 @@ cases! {
     tells_its_server,
 }
 
-async fn fill(queue: &impl Queue, hints: &[presswork::ledger::Hint]) -> u64 {
+async fn fill(queue: &impl Queue, hints: &[Hint]) -> u64 {
     queue.reset(NOW, LANE, &[]).await.unwrap();
     queue.offer(NOW, LANE, hints, WINDOW).await.unwrap()
 }
@@ -151,6 +157,123 @@ async fn evicted_jobs_keep_their_tenants_turn(queue: &impl Queue) {
         place(109) < place(10) && place(11) < place(112),
         "{order:?}"
     );
+}
+
+/// Hints of a flow of this weight.
+fn weighing(
+    range: impl IntoIterator<Item = u128>,
+    priority: presswork::job::Priority,
+    tenant: &str,
+    weight: u64,
+) -> Vec<Hint> {
+    let mut hints = hints(range, priority, tenant);
+    for it in &mut hints {
+        it.step = (STEP << priority.rank()) / weight;
+    }
+    hints
+}
+
+async fn shares_are_by_weight_within_two_jobs(queue: &impl Queue) {
+    queue.reset(NOW, LANE, &[]).await.unwrap();
+    let weights = [1, 2, 5];
+    for (n, weight) in (0..).zip(weights) {
+        let first = n * 1_000;
+        let all = weighing(first..first + 900, Normal, &format!("of-{weight}"), weight);
+        queue.offer(NOW, LANE, &all, 10_000).await.unwrap();
+    }
+    // whoever looks whenever, each has had its share of what was served, give or take less than two jobs
+    let mut had = [0_u64; 3];
+    for round in 1..=80 {
+        for id in take(queue, 10).await {
+            had[(id.0.as_u128() / 1_000) as usize] += 1;
+        }
+        for (had, weight) in had.into_iter().zip(weights) {
+            let share = round as f64 * 10.0 * weight as f64 / 8.0;
+            assert!((had as f64 - share).abs() < 2.0, "{round}: {had}, {share}");
+        }
+    }
+}
+
+async fn a_new_flow_waits_for_one_turn_of_each_other(queue: &impl Queue) {
+    queue.reset(NOW, LANE, &[]).await.unwrap();
+    // an import, some others that wait as well, and a heavy one
+    let import = hints(0..5_000, Normal, "import");
+    queue.offer(NOW, LANE, &import, 10_000).await.unwrap();
+    for n in 0..6 {
+        let first = 10_000 + 100 * n;
+        let other = weighing(
+            first..first + 100,
+            Normal,
+            &format!("other-{n}"),
+            1 + n as u64,
+        );
+        queue.offer(NOW, LANE, &other, 10_000).await.unwrap();
+    }
+    for n in 0..20_u128 {
+        take(queue, 7).await;
+        let single = hints([90_000 + n], Normal, &format!("single-{n}"));
+        queue.offer(NOW, LANE, &single, 10_000).await.unwrap();
+        let next = take(queue, 8).await;
+        let before = next.iter().position(|it| *it == single[0].id);
+        assert!(before.is_some_and(|it| it <= 7), "{n}: {next:?}");
+    }
+}
+
+async fn a_lifted_job_moves_up_and_takes_turns(queue: &impl Queue) {
+    queue.reset(NOW, LANE, &[]).await.unwrap();
+    let high = weighing(0..400, High, "h", 1);
+    let low = weighing(1_000..1_010, Low, "l", 1);
+    queue.offer(NOW, LANE, &high, WINDOW * 9).await.unwrap();
+    queue.offer(NOW, LANE, &low, WINDOW * 9).await.unwrap();
+    assert_eq!(take(queue, 40).await, jobs(0..40), "high goes first");
+    // as long as it isn't lifted; then once in five, wherever it was offered before
+    let lifted = low.into_iter().map(|it| Hint { lifted: true, ..it });
+    let mut lifted: Vec<Hint> = lifted.collect();
+    lifted.extend(
+        weighing(1_010..1_020, Low, "l", 1)
+            .into_iter()
+            .map(|it| Hint { lifted: true, ..it }),
+    );
+    for _ in 0..3 {
+        let size = queue.offer(NOW, LANE, &lifted, WINDOW * 9).await.unwrap();
+        assert_eq!(size, 380, "each is there once");
+    }
+    let next = take(queue, 100).await;
+    let low: Vec<_> = next
+        .iter()
+        .filter(|it| job(1_000) <= **it)
+        .copied()
+        .collect();
+    assert_eq!(low, jobs(1_000..1_020), "in their order: {next:?}");
+    for (n, id) in low.iter().enumerate() {
+        let place = next.iter().position(|it| it == id).unwrap();
+        assert!(place <= 5 * n + 1, "{n} is at {place}");
+    }
+}
+
+async fn an_account_takes_turns_of_its_own(queue: &impl Queue) {
+    queue.reset(NOW, LANE, &[]).await.unwrap();
+    let of = |range: std::ops::Range<u128>, account: &str| {
+        let of = hints(range, Normal, "a").into_iter().map(|it| Hint {
+            account: account.into(),
+            ..it
+        });
+        of.collect::<Vec<_>>()
+    };
+    queue
+        .offer(NOW, LANE, &of(0..50, "ann"), WINDOW)
+        .await
+        .unwrap();
+    queue
+        .offer(NOW, LANE, &of(100..103, "ben"), WINDOW)
+        .await
+        .unwrap();
+    queue
+        .offer(NOW, LANE, &of(200..203, ""), WINDOW)
+        .await
+        .unwrap();
+    let expected = [0, 100, 200, 1, 101, 201, 2, 102, 202, 3, 4];
+    assert_eq!(take(queue, 11).await, jobs(expected));
 }
 
 async fn never_holds_more_than_the_concurrency(queue: &impl Queue) {

@@ -11,6 +11,7 @@ mod outage;
 
 use std::sync::Arc;
 
+use presswork::fair::STEP;
 use presswork::job::{JobId, Priority};
 use presswork::ledger::Hint;
 use presswork::queue::QueueError;
@@ -53,6 +54,9 @@ fn hint(n: u128, priority: Priority, tenant: &str) -> Hint {
         id: job(n),
         priority,
         tenant: Arc::from(tenant),
+        account: Arc::from(""),
+        lifted: false,
+        step: STEP,
     }
 }
 

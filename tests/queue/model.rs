@@ -1,7 +1,23 @@
 //! Any series of calls gives what a model gives that is too simple to be wrong.
+//!
+//! The calls are those of a relay and a dispatcher that keep to what is shut: jobs of an account that is shut
+//! aren't offered, and one that is taken all the same (it was in the window before) is refused by the claim and
+//! gives its slot back. Beside the model, these hold after each call:
+//!
+//! - A job is in one place: ready once, or held once.
+//! - A higher rank stands before a lower one; a job stands below its own priority never, and above it only if it
+//!   was lifted; within a flow, jobs of a rank stand as they were offered.
+//! - No turn that waits is behind the one that is being served: nobody saves turns up.
+//! - The lane's concurrency is never exceeded.
+//! - What a claim refused since it is shut holds no slot, and comes again once it is open.
+//!
+//! And at the end, with all open again and everything offered anew, each job that isn't held comes out, once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use presswork::config;
+use presswork::fair::Fair;
 use presswork::job::{JobId, Priority};
 use presswork::ledger::Hint;
 use presswork::queue::memory::MemoryQueue;
@@ -31,13 +47,48 @@ enum Command {
     },
     /// Everything is lost, and then the lane is rebuilt with what is held.
     Wipe,
+    /// Jobs of the account may not begin.
+    Shut(&'static str),
+    /// They may again.
+    Open(&'static str),
+}
+
+/// As many jobs there are.
+const JOBS: u128 = 60;
+const ACCOUNTS: [&str; 3] = ["", "ann", "ben"];
+
+/// A job's tenant never changes.
+fn tenant(n: u128) -> &'static str {
+    ["a", "b", "c"][(n % 3) as usize]
+}
+
+/// Nor does its account.
+fn account(n: u128) -> &'static str {
+    ACCOUNTS[(n / 3 % 3) as usize]
+}
+
+/// Of one tenant 3, of one account 2.
+fn fair() -> Fair {
+    let toml = "[tenants.b]\nweight = 3\n[accounts.ann]\nplatform = \"mastodon\"\nweight = 2\n\
+                base_url = \"https://example.com\"\nsecret = { env = \"X\" }";
+    let env = |name: &str| (name == "X").then(|| "a-secret-of-a-good-length".to_owned());
+    Fair::of(&config::Config::parse(toml, None, &env).expect("it is well-formed"))
+}
+
+fn hinted(fair: &Fair, n: u128, priority: Priority, lifted: bool) -> Hint {
+    Hint {
+        account: Arc::from(account(n)),
+        lifted: lifted && priority != Priority::High,
+        step: fair.step(priority, tenant(n), account(n)),
+        ..hint(n, priority, tenant(n))
+    }
 }
 
 fn commands() -> impl Strategy<Value = Vec<Command>> {
-    // a job's tenant never changes
-    let tenant = |n: u128| ["a", "b", "c"][(n % 3) as usize];
-    let one = (0..60_u128, 0..3_i16);
-    let one = one.prop_map(move |(n, rank)| hint(n, Priority::of_rank(rank), tenant(n)));
+    let fair = fair();
+    let one = (0..JOBS, 0..3_i16, prop::bool::weighted(0.2));
+    let one =
+        one.prop_map(move |(n, rank, lifted)| hinted(&fair, n, Priority::of_rank(rank), lifted));
     let offer = (prop::collection::vec(one, 0..12), 0..25_u32)
         .prop_map(|(hints, window)| Command::Offer { hints, window });
     let take =
@@ -48,24 +99,39 @@ fn commands() -> impl Strategy<Value = Vec<Command>> {
                 concurrency,
             }
         });
-    let release = prop::collection::vec((0..60_u128).prop_map(job), 0..12);
+    let release = prop::collection::vec((0..JOBS).prop_map(job), 0..12);
+    let gate = || prop::sample::select(&ACCOUNTS[..]);
     let command = prop_oneof![
         8 => offer,
         6 => take,
         4 => release.prop_map(Command::Release),
         1 => any::<bool>().prop_map(|same| Command::Reset { same }),
         1 => Just(Command::Wipe),
+        2 => gate().prop_map(Command::Shut),
+        2 => gate().prop_map(Command::Open),
     ];
     prop::collection::vec(command, 1..40)
 }
+
+/// Whose turn it is: own rank, tenant, account.
+type Flow = (i16, String, String);
 
 struct Row {
     rank: i16,
     turn: u64,
     id: JobId,
-    tenant: String,
-    /// The number of its offer.
+    flow: Flow,
+    /// The number of its offer, or of its lift.
     number: u64,
+}
+
+impl Row {
+    /// Its member of Redis' set.
+    fn member(&self) -> String {
+        let (_, tenant, account) = &self.flow;
+        let line = if account.is_empty() { "" } else { "\n" };
+        format!("{} {tenant}{line}{account}", self.id)
+    }
 }
 
 /// The same rules, written for reading: one list, sorted when something changes.
@@ -74,7 +140,7 @@ struct Model {
     generation: i64,
     offers: u64,
     ready: Vec<Row>,
-    next: BTreeMap<(i16, String), u64>,
+    next: BTreeMap<(i16, Flow), u64>,
     now: BTreeMap<i16, u64>,
     held: BTreeMap<JobId, Uuid>,
 }
@@ -82,31 +148,36 @@ struct Model {
 impl Model {
     fn offer(&mut self, hints: &[Hint], window: usize) {
         for hint in hints {
-            let known = self.ready.iter().any(|it| it.id == hint.id);
-            if known || self.held.contains_key(&hint.id) {
+            if self.held.contains_key(&hint.id) {
                 continue;
             }
-            let rank = hint.priority.rank();
+            let own = hint.priority.rank();
+            let rank = if hint.lifted { 0 } else { own };
+            if let Some(at) = self.ready.iter().position(|it| it.id == hint.id) {
+                if !hint.lifted || self.ready[at].rank == 0 {
+                    continue;
+                }
+                self.ready.remove(at);
+            }
             let now = self.now.get(&rank).copied().unwrap_or(0);
-            let next = self
-                .next
-                .entry((rank, hint.tenant.to_string()))
-                .or_default();
+            let flow = (own, hint.tenant.to_string(), hint.account.to_string());
+            let next = self.next.entry((rank, flow.clone())).or_default();
             let turn = now.max(*next);
-            *next = turn + 1;
+            *next = turn + hint.step;
             self.offers += 1;
             self.ready.push(Row {
                 rank,
                 turn,
                 id: hint.id,
-                tenant: hint.tenant.to_string(),
+                flow,
                 number: self.offers,
             });
         }
-        self.ready.sort_by_key(|it| (it.rank, it.turn, it.id));
+        let order = |it: &Row| (it.rank, it.turn, it.flow.0, it.id);
+        self.ready.sort_by_key(order);
         let gone = self.ready.split_off(window.min(self.ready.len()));
         for row in gone {
-            let next = self.next.get_mut(&(row.rank, row.tenant)).unwrap();
+            let next = self.next.get_mut(&(row.rank, row.flow)).unwrap();
             *next = row.turn.min(*next);
         }
         self.rest();
@@ -151,10 +222,17 @@ impl Model {
             "nor ready and held"
         );
         for (i, first) in self.ready.iter().enumerate() {
+            let own = first.flow.0;
+            prop_assert!(
+                first.rank == own || first.rank == 0,
+                "its own rank, or lifted"
+            );
+            let now = self.now.get(&first.rank).copied().unwrap_or(0);
+            prop_assert!(now <= first.turn, "no turn that waits is past");
             for later in &self.ready[i + 1..] {
                 prop_assert!(first.rank <= later.rank, "priority first");
-                let same = (first.rank, &first.tenant) == (later.rank, &later.tenant);
-                prop_assert!(!same || first.number < later.number, "a tenant's in order");
+                let same = (first.rank, &first.flow) == (later.rank, &later.flow);
+                prop_assert!(!same || first.number < later.number, "a flow's in order");
             }
         }
         Ok(())
@@ -173,6 +251,8 @@ async fn play(
     let lane = Uuid::new_v4().to_string();
     let lane = lane.as_str();
     let mut model = Model::default();
+    let mut shut: BTreeSet<&str> = BTreeSet::new();
+    let account_of = |id: &JobId| account(id.0.as_u128());
     queue
         .reset(model.generation, lane, &[])
         .await
@@ -182,8 +262,11 @@ async fn play(
         let slots: Vec<_> = model.held.clone().into_iter().collect();
         match command {
             Command::Offer { hints, window } => {
-                model.offer(hints, *window as usize);
-                let size = queue.offer(generation, lane, hints, *window).await;
+                // what is due and may go: the relay's look leaves out what is shut
+                let hints = hints.iter().filter(|it| !shut.contains(&*it.account));
+                let hints: Vec<Hint> = hints.cloned().collect();
+                model.offer(&hints, *window as usize);
+                let size = queue.offer(generation, lane, &hints, *window).await;
                 prop_assert_eq!(size.map_err(fail)?, model.ready.len() as u64);
             }
             Command::Take {
@@ -201,7 +284,23 @@ async fn play(
                 prop_assert_eq!(taken.held, model.held.len() as u64);
                 let most = concurrency.map_or(usize::MAX, |it| before.max(it as usize));
                 prop_assert!(taken.held as usize <= most, "never above the concurrency");
+                // the claim refuses what is shut, and the dispatcher gives its slot back
+                let refused = taken
+                    .ids
+                    .into_iter()
+                    .filter(|it| shut.contains(account_of(it)));
+                let refused: Vec<JobId> = refused.collect();
+                model.release(&refused);
+                let given_back = queue.release(generation, lane, &refused).await;
+                given_back.map_err(fail)?;
+                let held = queue.held(generation, lane).await.map_err(fail)?;
+                prop_assert!(
+                    held.iter().all(|(it, _)| !refused.contains(it)),
+                    "what is refused holds no slot"
+                );
             }
+            Command::Shut(account) => _ = shut.insert(account),
+            Command::Open(account) => _ = shut.remove(account),
             Command::Release(ids) => {
                 model.release(ids);
                 queue.release(generation, lane, ids).await.map_err(fail)?;
@@ -232,12 +331,27 @@ async fn play(
         prop_assert_eq!(&held, &model.held);
         inspect(lane, &model)?;
     }
-    // Everything that is left comes out, each once and in order.
+    // Everything that is left comes out, each once and in order; what was shut, too, now that it is open.
+    let every = (0..JOBS).map(|n| hint(n, Priority::Normal, tenant(n)));
+    let every = every.map(|it| Hint {
+        account: Arc::from(account_of(&it.id)),
+        ..it
+    });
+    let every: Vec<Hint> = every.collect();
+    model.offer(&every, JOBS as usize);
+    let offered = queue.offer(model.generation, lane, &every, JOBS as u32);
+    offered.await.map_err(fail)?;
+    inspect(lane, &model)?;
+    let held: BTreeSet<JobId> = model.held.keys().copied().collect();
     let rest = model.take(Uuid::nil(), usize::MAX, None);
     let taken = queue
         .take(model.generation, lane, Uuid::nil(), 999, None)
         .await;
-    prop_assert_eq!(taken.map_err(fail)?.ids, rest);
+    prop_assert_eq!(&taken.map_err(fail)?.ids, &rest);
+    let came: BTreeSet<JobId> = rest.iter().copied().collect();
+    prop_assert_eq!(came.len(), rest.len(), "each once");
+    prop_assert!(came.is_disjoint(&held));
+    prop_assert_eq!(came.len() + held.len(), JOBS as usize, "nothing is lost");
     inspect(lane, &model)
 }
 
@@ -288,10 +402,7 @@ fn redis_does_what_the_model_does() {
             .arg(-1)
             .query(&mut *connection)
             .unwrap();
-        let expected = model
-            .ready
-            .iter()
-            .map(|it| format!("{} {}", it.id, it.tenant));
+        let expected = model.ready.iter().map(Row::member);
         prop_assert_eq!(waiting, expected.collect::<Vec<_>>());
         Ok(())
     };

@@ -96,6 +96,22 @@ async fn a_key_of_another_type_is_stale_until_the_lane_is_reset() {
 }
 
 #[tokio::test]
+async fn a_lane_that_another_versions_daemon_filled_is_stale() {
+    let server = Redis::start();
+    let queue = open(&server.url());
+    filled(&queue).await;
+    // as those before it wrote it: the number alone
+    let held = format!("{{pw:lane:{LANE}}}:held");
+    server.cli(&["HSET", &held, "generation", &NOW.to_string()]);
+    assert!(is_stale(queue.size(NOW, LANE).await));
+    assert!(is_stale(queue.take(NOW, LANE, RUN, 9, None).await));
+    let some = hints(0..4, Normal, "a");
+    assert!(is_stale(queue.offer(NOW, LANE, &some, 9).await));
+    assert!(queue.reset(NOW, LANE, &[]).await.unwrap());
+    assert_eq!(queue.offer(NOW, LANE, &some, 9).await.unwrap(), 4);
+}
+
+#[tokio::test]
 async fn scripts_that_were_flushed_are_loaded_again() {
     let server = Redis::start();
     let queue = open(&server.url());

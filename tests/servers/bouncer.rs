@@ -91,6 +91,7 @@ async fn settings_hold_for_our_statements_and_nobody_elses() {
         kinds: Vec::new().into(),
         concurrency: Some(1),
         shut: Arc::default(),
+        fair: Arc::default(),
     };
     let many = (0..40).map(|_| ledger.claim_due(&claim, 1));
     for done in futures_util::future::join_all(many).await {

@@ -27,6 +27,9 @@ fn hints(count: u128) -> Vec<Hint> {
         id: JobId(Uuid::from_u128(n)),
         priority: Priority::Normal,
         tenant: "a".into(),
+        account: "".into(),
+        lifted: false,
+        step: 1,
     };
     (1..=count).map(hint).collect()
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::codec::{self, live_columns};
 use super::connections::{Opening, Within};
 use super::pool::{Pools, explain};
+use crate::fair::Fair;
 use crate::gate::Shut;
 use crate::job::{Job, JobId, Priority, Progress};
 use crate::ledger::door::Result;
@@ -22,23 +23,61 @@ macro_rules! claimable {
     };
 }
 
+/// What each job of a flow takes of virtual time: [`Fair::step`], in SQL.
+macro_rules! step {
+    () => {
+        "((5040 << going.priority) / least(greatest(
+             coalesce(((SELECT tenants FROM weight) ->> going.tenant)::int8, 1)
+             * coalesce(((SELECT accounts FROM weight) ->> going.account)::int8, 1), 1), 1000))"
+    };
+}
+
+/// The time, and the weights: read once.
+macro_rules! clock {
+    () => {
+        "clock AS MATERIALIZED (SELECT presswork.now() AS now),
+    weight AS MATERIALIZED (SELECT $5::text::jsonb AS tenants, $6::text::jsonb AS accounts),"
+    };
+}
+
+/// The due jobs of an account, the oldest first, that are what `$one` says.
+macro_rules! oldest {
+    ($lane:literal, $one:expr) => {
+        concat!(
+            "
+            SELECT j.id, j.run_at FROM presswork.jobs j
+            WHERE j.lane = ",
+            $lane,
+            " AND j.priority = going.priority AND j.tenant = going.tenant
+              AND coalesce(j.account, '') = going.account
+              AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
+            claimable!(),
+            $one,
+            " ORDER BY j.run_at, j.id"
+        )
+    };
+}
+
 /// What is due in a lane. Jumps from account to account over the index (a loose scan), looks at no more
 /// than `$3` jobs of each, and takes turns between them: the cost is by tenants, their accounts and limit,
-/// not by the backlog. Of three forms, so that what isn't closed costs nothing: `$heads` are the accounts
+/// not by the backlog. The oldest job of each tells whether something has waited longer than `$waits`. Of
+/// three forms, so that what isn't closed costs nothing: `$heads` are the accounts
 /// that may go, `$one` is what a job must be besides.
 macro_rules! due {
-    ($lane:literal, open) => {
-        due!($lane, "", "head", "")
+    ($lane:literal, $waits:literal, open) => {
+        due!($lane, $waits, "", "head", "")
     };
-    ($lane:literal, accounts) => {
-        due!($lane, going!(), "going", "")
+    ($lane:literal, $waits:literal, accounts) => {
+        due!($lane, $waits, going!(), "going", "")
     };
-    ($lane:literal, jobs) => {
-        due!($lane, going!(), "going", within!())
+    ($lane:literal, $waits:literal, jobs) => {
+        due!($lane, $waits, going!(), "going", within!())
     };
-    ($lane:literal, $going:expr, $heads:literal, $one:expr) => {
+    ($lane:literal, $waits:literal, $going:expr, $heads:literal, $one:expr) => {
         concat!(
-            "WITH RECURSIVE clock AS MATERIALIZED (SELECT presswork.now() AS now),
+            "WITH RECURSIVE ",
+            clock!(),
+            "
     head AS (
         (SELECT j.priority, j.tenant, coalesce(j.account, '') AS account FROM presswork.jobs j
          WHERE j.lane = ",
@@ -58,25 +97,37 @@ macro_rules! due {
     ),",
             $going,
             "
-    turn AS (
-        SELECT going.priority, going.tenant, one.id, one.run_at,
-               row_number() OVER (PARTITION BY going.priority, going.tenant, going.account
-                                  ORDER BY one.run_at, one.id) AS turn
+    late AS MATERIALIZED (
+        SELECT max(going.priority) AS priority FROM ",
+            $heads,
+            " going CROSS JOIN LATERAL (",
+            oldest!($lane, $one),
+            " LIMIT 1) one
+        WHERE 0 < going.priority
+          AND one.run_at <= (SELECT now FROM clock) - ",
+            $waits,
+            " * interval '1 second'
+    ),
+    level AS MATERIALIZED (
+        SELECT going.priority, going.tenant, going.account, ",
+            step!(),
+            " AS step,
+               CASE WHEN going.priority <= (SELECT priority FROM late) THEN 0
+                    ELSE going.priority END AS level
         FROM ",
             $heads,
-            " going CROSS JOIN LATERAL (
-            SELECT j.id, j.run_at FROM presswork.jobs j
-            WHERE j.lane = ",
-            $lane,
-            " AND j.priority = going.priority AND j.tenant = going.tenant
-              AND coalesce(j.account, '') = going.account
-              AND j.run_at <= (SELECT now FROM clock) AND j.kind = ANY($2) AND ",
-            claimable!(),
-            $one,
-            "       ORDER BY j.run_at, j.id LIMIT $3) one
+            " going
+    ),
+    turn AS (
+        SELECT going.priority, going.tenant, going.account, going.level, one.id, one.run_at,
+               (row_number() OVER (PARTITION BY going.priority, going.tenant, going.account
+                                   ORDER BY one.run_at, one.id) - 1) * going.step AS starts
+        FROM level going CROSS JOIN LATERAL (",
+            oldest!($lane, $one),
+            " LIMIT $3) one
     )
-    SELECT id, priority, tenant, turn, run_at FROM turn
-    ORDER BY priority, turn, run_at, id LIMIT $3"
+    SELECT id, priority, tenant, account, level, starts, run_at
+    FROM turn ORDER BY level, starts, run_at, id LIMIT $3"
         )
     };
 }
@@ -88,7 +139,7 @@ macro_rules! going {
         "
     shut AS MATERIALIZED (
         SELECT s.account, s.tenant, s.kind, s.mark
-        FROM unnest($4::text[], $5::text[], $6::text[], $7::text[]) AS s(account, tenant, kind, mark)
+        FROM unnest($7::text[], $8::text[], $9::text[], $10::text[]) AS s(account, tenant, kind, mark)
     ),
     going AS MATERIALIZED (
         SELECT head.priority, head.tenant, head.account FROM head
@@ -112,20 +163,24 @@ macro_rules! within {
     };
 }
 
-pub(super) use {claimable, going, within};
+pub(super) use {claimable, clock, going, step, within};
 
 macro_rules! due_in {
     ($form:ident) => {
         concat!(
-            "SELECT l.lane, d.id, d.priority, d.tenant
-    FROM unnest($1::text[]) AS l(lane) CROSS JOIN LATERAL (",
-            due!("l.lane", $form),
-            ") d ORDER BY l.lane, d.priority, d.turn, d.run_at, d.id"
+            "SELECT l.lane, d.id, d.priority, d.tenant, d.account, d.level
+    FROM unnest($1::text[], $4::float8[]) AS l(lane, waits) CROSS JOIN LATERAL (",
+            due!("l.lane", "l.waits", $form),
+            ") d ORDER BY l.lane, d.level, d.starts, d.run_at, d.id"
         )
     };
 }
 
-const DUE: [&str; 3] = [due!("$1", open), due!("$1", accounts), due!("$1", jobs)];
+const DUE: [&str; 3] = [
+    due!("$1", "$4::float8", open),
+    due!("$1", "$4::float8", accounts),
+    due!("$1", "$4::float8", jobs),
+];
 const DUE_IN: [&str; 3] = [due_in!(open), due_in!(accounts), due_in!(jobs)];
 
 /// Which of three forms a look at what is due takes.
@@ -179,9 +234,28 @@ const CLAIM_OPEN: &str = claim!(
                 AND (s.kind = '' OR s.kind = j.kind) AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)))"
 );
 
-fn due_query<'q>(lane: &'q str, kinds: &'q [String], shut: &Shut, limit: u32) -> Query<'q> {
+fn due_query<'q>(
+    lane: &'q str,
+    kinds: &'q [String],
+    shut: &Shut,
+    fair: &Fair,
+    limit: u32,
+) -> Query<'q> {
     let query = sqlx::query(DUE[form(shut)]);
-    passing_over(query.bind(lane).bind(kinds).bind(i64::from(limit)), shut)
+    let query = query.bind(lane).bind(kinds).bind(i64::from(limit));
+    let query = query.bind(waits(fair, lane));
+    passing_over(by_weight(query, fair), shut)
+}
+
+/// How long a lane's jobs may wait, in seconds.
+pub fn waits(fair: &Fair, lane: &str) -> Option<f64> {
+    fair.waits_at_most(lane).map(|it| it.as_secs_f64())
+}
+
+/// Binds the weights: two parameters.
+pub fn by_weight<'q>(query: Query<'q>, fair: &Fair) -> Query<'q> {
+    let [tenants, accounts] = fair.weights();
+    query.bind(tenants).bind(accounts)
 }
 
 /// Binds what is shut, where the statement asks for it.
@@ -224,28 +298,35 @@ fn claim_query<'q>(claim: &'q Claim, ids: &[Uuid], limit: Option<u32>) -> Query<
 
 type Query<'q> = sqlx::query::Query<'q, sqlx::Postgres, sqlx::postgres::PgArguments>;
 
-fn hint(row: &PgRow) -> sqlx::Result<Hint> {
+fn hint(row: &PgRow, fair: &Fair) -> sqlx::Result<Hint> {
+    let rank: i16 = row.try_get("priority")?;
+    let priority = Priority::of_rank(rank);
+    let (tenant, account): (&str, &str) = (row.try_get("tenant")?, row.try_get("account")?);
     Ok(Hint {
         id: JobId(row.try_get("id")?),
-        priority: Priority::of_rank(row.try_get("priority")?),
-        tenant: row.try_get::<&str, _>("tenant")?.into(),
+        priority,
+        tenant: tenant.into(),
+        account: account.into(),
+        lifted: row.try_get::<i32, _>("level")? < i32::from(rank),
+        step: fair.step(priority, tenant, account),
     })
 }
 
-/// Due jobs of a lane, fairly between tenants.
+/// Due jobs of a lane, by turns.
 pub async fn due(
     pools: &Pools,
     lane: &str,
     kinds: &[String],
     shut: &Shut,
+    fair: &Fair,
     limit: u32,
 ) -> Result<Vec<Hint>> {
     if shut.is_everything() {
         return Ok(vec![]);
     }
-    let query = due_query(lane, kinds, shut, limit);
+    let query = due_query(lane, kinds, shut, fair, limit);
     let rows = pools.call(query.fetch_all(pools.planned())).await?;
-    let rows = rows.iter().map(hint);
+    let rows = rows.iter().map(|it| hint(it, fair));
     rows.collect::<sqlx::Result<_>>().map_err(explain)
 }
 
@@ -255,23 +336,26 @@ pub async fn due_in(
     lanes: &[String],
     kinds: &[String],
     shut: &Shut,
+    fair: &Fair,
     limit: u32,
 ) -> Result<BTreeMap<String, Vec<Hint>>> {
     if shut.is_everything() {
         return Ok(BTreeMap::new());
     }
+    let waits: Vec<Option<f64>> = lanes.iter().map(|it| waits(fair, it)).collect();
     let query = sqlx::query(DUE_IN[form(shut)])
         .bind(lanes)
         .bind(kinds)
-        .bind(i64::from(limit));
-    let query = passing_over(query, shut);
+        .bind(i64::from(limit))
+        .bind(waits);
+    let query = passing_over(by_weight(query, fair), shut);
     let rows = pools.call(query.fetch_all(pools.planned())).await?;
     let mut due: BTreeMap<String, Vec<Hint>> = BTreeMap::new();
     for row in &rows {
         let lane = row.try_get("lane").map_err(explain)?;
         due.entry(lane)
             .or_default()
-            .push(hint(row).map_err(explain)?);
+            .push(hint(row, fair).map_err(explain)?);
     }
     Ok(due)
 }
@@ -376,7 +460,7 @@ async fn under_lock(
 }
 
 async fn due_ids(connection: Within<'_>, claim: &Claim, limit: u32) -> sqlx::Result<Vec<Uuid>> {
-    let hints = due_query(&claim.lane, &claim.kinds, &claim.shut, limit)
+    let hints = due_query(&claim.lane, &claim.kinds, &claim.shut, &claim.fair, limit)
         .fetch_all(connection)
         .await?;
     hints.iter().map(|row| row.try_get("id")).collect()

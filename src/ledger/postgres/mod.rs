@@ -36,6 +36,7 @@ use crate::account::Kept;
 use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::fair::Fair;
 use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
@@ -195,9 +196,10 @@ impl Ledger for Postgres {
         lane: &str,
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<Vec<Hint>> {
-        dispatch::due(&self.pools, lane, kinds, shut, limit).await
+        dispatch::due(&self.pools, lane, kinds, shut, fair, limit).await
     }
 
     async fn due_in(
@@ -205,9 +207,10 @@ impl Ledger for Postgres {
         lanes: &[String],
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
-        dispatch::due_in(&self.pools, lanes, kinds, shut, limit).await
+        dispatch::due_in(&self.pools, lanes, kinds, shut, fair, limit).await
     }
 
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
@@ -238,8 +241,8 @@ impl Ledger for Postgres {
         dispatch::running(&self.pools, lane).await
     }
 
-    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line> {
-        line::line(&self.pools, job, kinds, shut).await
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
+        line::line(&self.pools, job, kinds, shut, fair).await
     }
 
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {

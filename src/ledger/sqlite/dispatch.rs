@@ -31,7 +31,8 @@ pub async fn claim_due(
     limit: u32,
 ) -> Result<Vec<Job>> {
     let room = room(conn, now, claim).await?;
-    let look = Look::at(now, &claim.kinds, &claim.shut, limit.min(room))?;
+    let limit = limit.min(room);
+    let look = Look::at(now, &claim.kinds, &claim.shut, &claim.fair, limit)?;
     let due = look.due(conn, &claim.lane).await?;
     let ids: Vec<JobId> = due.iter().map(|it| it.id).collect();
     take(conn, now, claim, &ids, room).await

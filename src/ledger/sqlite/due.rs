@@ -1,4 +1,5 @@
-//! What is due: by priority, then the turns of tenants and their accounts, then age.
+//! What is due: by priority, then the turns of tenants and their accounts, then age; and what has waited
+//! too long lifts its priority.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,33 +10,38 @@ use uuid::Uuid;
 
 use super::map::{get, micros, span_micros, text};
 use super::open::told;
+use crate::fair::Fair;
 use crate::gate::Shut;
 use crate::job::{Job, JobId, Priority};
 use crate::ledger::door::Result;
 use crate::ledger::rows::{Hint, Line, PACE};
 
-/// A due job and its turn among those of its account, from 0.
+/// A due job and where its turn starts in virtual time.
 struct Turn {
-    turn: usize,
+    starts: u64,
     run_at: i64,
     id: Uuid,
-    tenant: Arc<str>,
+    of: Arc<Head>,
+}
+
+impl Turn {
+    fn order(&self) -> (u64, i64, Uuid) {
+        (self.starts, self.run_at, self.id)
+    }
 }
 
 /// The first job of an account of a tenant of a priority: what the index jumps to.
 struct Head {
     rank: i64,
     tenant: Arc<str>,
-    account: String,
+    account: Arc<str>,
+    /// When its oldest job is or was due.
+    oldest: i64,
 }
 
 impl Head {
-    fn before_all() -> Self {
-        Self {
-            rank: -1,
-            tenant: Arc::from(""),
-            account: String::new(),
-        }
+    fn priority(&self) -> Priority {
+        Priority::of_rank(i16::try_from(self.rank).unwrap_or(i16::MAX))
     }
 }
 
@@ -44,6 +50,7 @@ pub struct Look<'a> {
     now: i64,
     kinds: String,
     shut: &'a Shut,
+    fair: &'a Fair,
     /// The entries that look at more than accounts and tenants, where there are some.
     within: Option<String>,
     limit: u32,
@@ -72,12 +79,19 @@ macro_rules! first {
 }
 impl<'a> Look<'a> {
     /// At most `limit` jobs of `kinds` that are due by `now` and that `shut` doesn't name.
-    pub fn at(now: i64, kinds: &[String], shut: &'a Shut, limit: u32) -> Result<Self> {
+    pub fn at(
+        now: i64,
+        kinds: &[String],
+        shut: &'a Shut,
+        fair: &'a Fair,
+        limit: u32,
+    ) -> Result<Self> {
         let within = shut.looks_within().then(|| entries(shut));
         Ok(Self {
             now,
             kinds: text(&kinds)?,
             shut,
+            fair,
             within: within.transpose()?,
             limit,
         })
@@ -91,58 +105,109 @@ impl<'a> Look<'a> {
         if self.shut.is_everything() {
             return Ok(hints);
         }
-        let mut level: Vec<Turn> = Vec::new();
-        let mut head = Head::before_all();
-        while hints.len() < most {
-            let next = next_head(conn, lane, &head).await?;
-            // those of a lower priority take no turn before all of a higher one had theirs
-            if next.as_ref().is_none_or(|it| it.rank != head.rank) {
-                take_turns(head.rank, &mut level, &mut hints);
+        let heads = self.heads(conn, lane).await?;
+        let late = self.late(conn, lane, &heads).await?;
+        // those of a lower priority take no turn before all of a higher one had theirs
+        for level in heads.chunk_by(|one, next| level(one.rank, late) == level(next.rank, late)) {
+            let mut turns: Vec<Turn> = Vec::new();
+            for head in level {
+                turns.extend(self.first_of(conn, lane, head, self.limit).await?);
             }
-            let Some(next) = next else { break };
-            head = next;
-            if !self.shut.is_whole(&head.account, &head.tenant) {
-                level.extend(self.first_of(conn, lane, &head, self.limit).await?);
+            turns.sort_by_key(Turn::order);
+            hints.extend(turns.into_iter().map(|it| self.hint(it, late)));
+            if most <= hints.len() {
+                break;
             }
         }
         hints.truncate(most);
         Ok(hints)
     }
 
+    fn hint(&self, it: Turn, late: i64) -> Hint {
+        Hint {
+            id: JobId(it.id),
+            priority: it.of.priority(),
+            tenant: it.of.tenant.clone(),
+            account: it.of.account.clone(),
+            lifted: level(it.of.rank, late) < it.of.rank,
+            step: self.step(&it.of),
+        }
+    }
+
+    fn step(&self, head: &Head) -> u64 {
+        self.fair.step(head.priority(), &head.tenant, &head.account)
+    }
+
+    /// The accounts of a lane, of which not everything is shut, by priority.
+    async fn heads(&self, conn: &mut SqliteConnection, lane: &str) -> Result<Vec<Arc<Head>>> {
+        let mut heads: Vec<Arc<Head>> = Vec::new();
+        let mut last = None;
+        while let Some(next) = next_head(conn, lane, last.as_deref()).await? {
+            let next = Arc::new(next);
+            if !self.shut.is_whole(&next.account, &next.tenant) {
+                heads.push(next.clone());
+            }
+            last = Some(next);
+        }
+        Ok(heads)
+    }
+
+    /// The lowest priority in which something has been due for longer than the lane's jobs may wait.
+    async fn late(
+        &self,
+        conn: &mut SqliteConnection,
+        lane: &str,
+        heads: &[Arc<Head>],
+    ) -> Result<i64> {
+        let Some(waits) = self.fair.waits_at_most(lane) else {
+            return Ok(0);
+        };
+        let before = self.now.saturating_sub(span_micros(waits));
+        for head in heads.iter().rev() {
+            // what the index has as its oldest may be of a kind that is shut, or that nobody here knows
+            if 0 < head.rank
+                && head.oldest <= before
+                && let [first] = &*self.first_of(conn, lane, head, 1).await?
+                && first.run_at <= before
+            {
+                return Ok(head.rank);
+            }
+        }
+        Ok(0)
+    }
+
     /// Where a job stands in its lane's line, and how fast that goes: what is due is counted up to the limit.
     pub async fn line(&self, conn: &mut SqliteConnection, job: &Job) -> Result<Line> {
         let most = u64::from(self.limit);
-        let (rank, age) = (
-            i64::from(job.priority.rank()),
-            (micros(job.run_at), job.id.0),
-        );
-        let its = Head {
-            rank,
+        let its = Arc::new(Head {
+            rank: i64::from(job.priority.rank()),
             tenant: job.tenant.as_str().into(),
-            account: job.account.clone().unwrap_or_default(),
-        };
-        let older = |it: &&Turn| (it.run_at, it.id) < age;
+            account: job.account.as_deref().unwrap_or_default().into(),
+            oldest: micros(job.run_at),
+        });
         let ahead = self.first_of(conn, &job.lane, &its, self.limit).await?;
-        let turn = ahead.iter().take_while(older).count();
+        let older = |it: &&Turn| (it.run_at, it.id) < (its.oldest, job.id.0);
+        let mine = Turn {
+            starts: ahead.iter().take_while(older).count() as u64 * self.step(&its),
+            run_at: its.oldest,
+            id: job.id.0,
+            of: its.clone(),
+        };
         let mut line = self.pace(conn, &job.lane).await?;
-        let mut head = Head::before_all();
-        while line.before < most {
-            let Some(next) = next_head(conn, &job.lane, &head).await? else {
-                break;
-            };
-            head = next;
-            if rank < head.rank {
+        let heads = self.heads(conn, &job.lane).await?;
+        let late = self.late(conn, &job.lane, &heads).await?;
+        let own = level(its.rank, late);
+        for head in heads.iter().filter(|it| level(it.rank, late) <= own) {
+            if most <= line.before {
                 break;
             }
-            if self.shut.is_whole(&head.account, &head.tenant) {
-                continue;
-            }
-            let limit = match head.rank < rank {
+            let before = level(head.rank, late) < own;
+            let limit = match before {
                 true => self.limit,
-                false => u32::try_from(turn + 1).unwrap_or(u32::MAX),
+                false => u32::try_from(mine.starts / self.step(head) + 1).unwrap_or(u32::MAX),
             };
-            let first = self.first_of(conn, &job.lane, &head, limit).await?;
-            let goes_first = |it: &&Turn| head.rank < rank || it.turn < turn || older(it);
+            let first = self.first_of(conn, &job.lane, head, limit).await?;
+            let goes_first = |it: &&Turn| before || it.order() < mine.order();
             line.before += first.iter().filter(goes_first).count() as u64;
         }
         line.before = line.before.min(most);
@@ -178,7 +243,7 @@ impl<'a> Look<'a> {
         &self,
         conn: &mut SqliteConnection,
         lane: &str,
-        head: &Head,
+        head: &Arc<Head>,
         limit: u32,
     ) -> Result<Vec<Turn>> {
         let query = match &self.within {
@@ -195,7 +260,7 @@ impl<'a> Look<'a> {
             .bind(lane)
             .bind(head.rank)
             .bind(&*head.tenant)
-            .bind(&head.account)
+            .bind(&*head.account)
             .bind(self.now)
             .bind(&self.kinds)
             .bind(limit);
@@ -204,49 +269,52 @@ impl<'a> Look<'a> {
             Some(within) => query.bind(within),
         };
         let rows = query.fetch_all(conn).await.map_err(told)?;
+        let step = self.step(head);
         let turn = |(turn, row)| {
             Ok(Turn {
-                turn,
+                starts: turn as u64 * step,
                 run_at: get(row, 1)?,
                 id: get(row, 0)?,
-                tenant: head.tenant.clone(),
+                of: head.clone(),
             })
         };
         rows.iter().enumerate().map(turn).collect()
     }
 }
 
-fn take_turns(rank: i64, level: &mut Vec<Turn>, hints: &mut Vec<Hint>) {
-    level.sort_by_key(|it| (it.turn, it.run_at, it.id));
-    let priority = Priority::of_rank(i16::try_from(rank).unwrap_or(i16::MAX));
-    hints.extend(level.drain(..).map(|it| Hint {
-        id: JobId(it.id),
-        priority,
-        tenant: it.tenant,
-    }));
+/// The priority among which a rank's jobs take their turns, where those up to `late` were lifted.
+fn level(rank: i64, late: i64) -> i64 {
+    match rank <= late {
+        true => 0,
+        false => rank,
+    }
 }
 
-/// The first account after `head` that has a job that may be claimed, due or not: of the same tenant, then
+/// The first account after `last` that has a job that may be claimed, due or not: of the same tenant, then
 /// of the next. Two statements in one, since a comparison of rows goes by columns of the index alone.
-async fn next_head(conn: &mut SqliteConnection, lane: &str, head: &Head) -> Result<Option<Head>> {
+async fn next_head(
+    conn: &mut SqliteConnection,
+    lane: &str,
+    last: Option<&Head>,
+) -> Result<Option<Head>> {
     let row = sqlx::query(
         "SELECT * FROM (
-             SELECT priority, tenant, coalesce(account, '') FROM jobs
+             SELECT priority, tenant, coalesce(account, ''), run_at FROM jobs
              WHERE lane = ?1 AND state IN ('scheduled', 'ready', 'retrying')
                AND priority = ?2 AND tenant = ?3 AND coalesce(account, '') > ?4
-             ORDER BY coalesce(account, '') LIMIT 1)
+             ORDER BY coalesce(account, ''), run_at LIMIT 1)
          UNION ALL
          SELECT * FROM (
-             SELECT priority, tenant, coalesce(account, '') FROM jobs
+             SELECT priority, tenant, coalesce(account, ''), run_at FROM jobs
              WHERE lane = ?1 AND state IN ('scheduled', 'ready', 'retrying')
                AND (priority, tenant) > (?2, ?3)
-             ORDER BY priority, tenant, coalesce(account, '') LIMIT 1)
+             ORDER BY priority, tenant, coalesce(account, ''), run_at LIMIT 1)
          LIMIT 1",
     )
     .bind(lane)
-    .bind(head.rank)
-    .bind(&*head.tenant)
-    .bind(&head.account)
+    .bind(last.map_or(-1, |it| it.rank))
+    .bind(last.map_or("", |it| &*it.tenant))
+    .bind(last.map_or("", |it| &*it.account))
     .fetch_optional(conn)
     .await
     .map_err(told)?;
@@ -254,7 +322,8 @@ async fn next_head(conn: &mut SqliteConnection, lane: &str, head: &Head) -> Resu
         Ok(Head {
             rank: get(&row, 0)?,
             tenant: get::<&str, _>(&row, 1)?.into(),
-            account: get(&row, 2)?,
+            account: get::<&str, _>(&row, 2)?.into(),
+            oldest: get(&row, 3)?,
         })
     };
     row.map(read).transpose()

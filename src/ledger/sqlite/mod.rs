@@ -31,6 +31,7 @@ use uuid::Uuid;
 use crate::budget::{Change, Counted, Key};
 use crate::clock::Time;
 use crate::effect::{Effect, EffectId, EffectState, Evidence};
+use crate::fair::Fair;
 use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
@@ -133,9 +134,10 @@ impl Ledger for Sqlite {
         lane: &str,
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<Vec<Hint>> {
-        let look = due::Look::at(self.now_micros(), kinds, shut, limit)?;
+        let look = due::Look::at(self.now_micros(), kinds, shut, fair, limit)?;
         look.due(&mut *self.reader().await?, lane).await
     }
 
@@ -144,9 +146,10 @@ impl Ledger for Sqlite {
         lanes: &[String],
         kinds: &[String],
         shut: &Shut,
+        fair: &Fair,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
-        let look = due::Look::at(self.now_micros(), kinds, shut, limit)?;
+        let look = due::Look::at(self.now_micros(), kinds, shut, fair, limit)?;
         let (mut reader, mut due) = (self.reader().await?, BTreeMap::new());
         for lane in lanes {
             let hints = look.due(&mut reader, lane).await?;
@@ -197,8 +200,8 @@ impl Ledger for Sqlite {
         dispatch::running(&mut *self.reader().await?, lane).await
     }
 
-    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut) -> Result<Line> {
-        let look = due::Look::at(self.now_micros(), kinds, shut, LINE_MAX + 1)?;
+    async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
+        let look = due::Look::at(self.now_micros(), kinds, shut, fair, LINE_MAX + 1)?;
         look.line(&mut *self.reader().await?, job).await
     }
 

@@ -47,6 +47,9 @@ static RESET: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("scri
 /// Hints that go into one script: it takes some milliseconds, in which Redis does nothing else, and
 /// `unpack` bears no more than 8,000 values.
 const HINTS: usize = 1_000;
+/// What the scripts keep, and how, behind the generation's number: a lane that was filled in another form, by
+/// another version's daemon, is stale like one of another generation, and is rebuilt.
+const FORM: &str = "2";
 /// [`Queue::woken`] returns after this long at the latest, also while the channel is away.
 const WOKEN: Duration = Duration::from_secs(1);
 /// After this much silence the channel is asked whether it is there.
@@ -123,7 +126,7 @@ impl RedisQueue {
         for key in self.names.lane(lane) {
             call.key(key);
         }
-        call.arg(generation);
+        call.arg(format!("{generation}.{FORM}"));
         call
     }
 
@@ -132,6 +135,14 @@ impl RedisQueue {
         let [held, ..] = self.names.lane(lane);
         let answer: Option<T> = self.link.invoke(&held, call).await?;
         answer.ok_or(QueueError::Stale)
+    }
+}
+
+/// The tenant, and the account where there is one: a line's end is in no name.
+fn whose(hint: &Hint) -> String {
+    match &*hint.account {
+        "" => hint.tenant.to_string(),
+        account => format!("{}\n{account}", hint.tenant),
     }
 }
 
@@ -157,8 +168,10 @@ impl Queue for RedisQueue {
             let mut call = self.call(&OFFER, generation, lane);
             call.arg(window);
             for hint in now {
-                call.arg(hint.id.to_string());
-                call.arg(hint.priority.rank()).arg(&*hint.tenant);
+                let own = hint.priority.rank();
+                let rank = if hint.lifted { 0 } else { own };
+                call.arg(hint.id.to_string()).arg(rank).arg(own);
+                call.arg(whose(hint)).arg(hint.step);
             }
             let size = self.run(lane, &call).await?;
             if later.is_empty() {

@@ -29,7 +29,7 @@ while free > 0 do
     for i = 1, #popped, 2 do
         local id, score = string.sub(popped[i], 1, 36), tonumber(popped[i + 1])
         local rank = math.floor(score / RANK)
-        now[rank] = score - rank * RANK
+        now[rank] = math.floor((score - rank * RANK) / 4)
         slots[#slots + 1] = id
         slots[#slots + 1] = ARGV[2]
         taken[#taken + 1] = id
