@@ -12,6 +12,8 @@ mod budgets;
 mod clocks;
 #[path = "outage/explain.rs"]
 mod explain;
+#[path = "outage/fallbacks.rs"]
+mod fallbacks;
 #[path = "outage/ledger.rs"]
 mod ledger;
 #[path = "outage/limits.rs"]

@@ -8,17 +8,8 @@ use crate::json::did_you_mean;
 
 use super::error::Place;
 use super::read::{Part, Raw, Reader, shown_key};
-use super::types::{Account, KindSettings, Model};
+use super::types::{Account, Fallback, KindSettings, Model};
 use super::words::FALL_BACK;
-
-/// Who does a kind's jobs where the accounts before it can't.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fallback {
-    /// The account's name.
-    pub account: String,
-    /// The model that is asked there; `None`: the job's own.
-    pub model: Option<String>,
-}
 
 /// The platform whose accounts a kind can fall back to. `None`: it has no fallbacks.
 pub fn falls_back_to(kind: &str) -> Option<&'static str> {

@@ -32,12 +32,12 @@ use crate::json::did_you_mean;
 use crate::telemetry::{escaped, redact};
 
 pub use error::{ConfigError, ConfigErrors, Place};
-pub use fallbacks::{Fallback, falls_back_to};
+pub use fallbacks::falls_back_to;
 pub use read::shown_key;
 pub use secret::webhook_key;
 pub use types::{
-    Account, Api, Bucket, Command, Config, Home, KindSettings, Lane, Media, Model, Preset, Store,
-    Variable,
+    Account, Api, Bucket, Command, Config, Fallback, Home, KindSettings, Lane, Media, Model,
+    Preset, Store, Variable,
 };
 
 /// The largest file, in bytes.

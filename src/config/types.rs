@@ -17,7 +17,6 @@ use crate::telemetry::Format;
 use crate::vault::Vault;
 
 use super::error::Place;
-use super::fallbacks::Fallback;
 
 /// What the daemon runs by. A snapshot: a reload makes another one.
 #[derive(Clone, Debug)]
@@ -191,6 +190,15 @@ pub struct KindSettings {
     pub adopt_for: Option<Duration>,
     /// Who does its jobs where a job's own account can't, in order.
     pub fallbacks: Vec<Fallback>,
+}
+
+/// Who does a kind's jobs where the accounts before it can't.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    /// The account's name.
+    pub account: String,
+    /// The model that is asked there; `None`: the job's own.
+    pub model: Option<String>,
 }
 
 /// Where an account stands.

@@ -1,3 +1,5 @@
+//! To whom jobs go, and that dispatch sees the same.
+
 use chrono::TimeZone as _;
 use proptest::prelude::*;
 use uuid::Uuid;

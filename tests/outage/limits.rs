@@ -34,7 +34,7 @@ impl Outside {
         list.iter().map(read).collect()
     }
 
-    async fn fault(&self, script: &Value) {
+    pub(super) async fn fault(&self, script: &Value) {
         let url = format!("{}/_sandbox/faults", self.url);
         let answer = client().post(url).body(script.to_string());
         let answer = answer.header("content-type", "application/json").send();
