@@ -212,7 +212,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             let credentials = pasted(&from, &shown.platform).await?;
             let expires_at = expiry(ledger, &from).await?;
             let by = cx.by(why.reason);
-            let renewed = (&credentials, expires_at);
+            let renewed = (&credentials, &[][..], expires_at);
             let kept = accounts::renew(ledger, config, &name, renewed, &by).await?;
             let said = match kept.state {
                 State::Paused => "has other credentials, and is still paused",
@@ -415,6 +415,7 @@ async fn show(cx: &Cx, ledger: &dyn Ledger, name: &str) -> Result<(), CliError> 
     row("problem", it.problem);
     row("scopes", Some(it.scopes.join(" ")));
     row("expires", it.expires_at.map(stamp));
+    row("renewed by", it.client.map(|it| format!("[oauth.{it}]")));
     row(
         "credentials",
         it.version.map(|it| format!("the {it}. that it has had")),

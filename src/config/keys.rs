@@ -4,6 +4,7 @@
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
 use super::budget_keys::BUDGET_KEYS;
+use super::oauth_keys::OAUTH;
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
@@ -423,6 +424,7 @@ pub const SECTIONS: &[Section] = &[
         overlay: false,
         keys: &[key("keys", Shape::Keys)],
     },
+    OAUTH,
     Section {
         name: "commands",
         by_name: true,

@@ -9,10 +9,10 @@ use super::shared::Shared;
 use crate::config::Config;
 use crate::config::kept::Misfit;
 use crate::gate::{Cause, Closure, Scope as Area};
-use crate::ledger::Result;
+use crate::ledger::{Audit, Result};
 
-/// Who closes here, for people.
-const ACTOR: &str = "presswork";
+/// Who closes, parks and lets go here, for people.
+pub const ACTOR: &str = "presswork";
 
 /// Takes a configuration over that was read anew, with the accounts that are known of the ledger.
 pub fn reload(shared: &Shared, config: &Config) {
@@ -66,6 +66,17 @@ fn hold(shared: &Shared, config: Config) {
         ))
     });
     shared.shut_here(Cause::Credentials, closures.collect());
+}
+
+/// What was done to an account here.
+pub fn audit(action: &str, name: &str, why: &str, shared: &Shared) -> Audit {
+    Audit {
+        actor: ACTOR.to_owned(),
+        action: action.to_owned(),
+        job: None,
+        detail: format!("{name}: {why}"),
+        at: shared.now(),
+    }
 }
 
 /// Each is told once, until it is another.

@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod effects;
 pub mod histories;
 pub mod line;
+pub mod logins;
 pub mod looking;
 pub mod looks;
 pub mod media;
@@ -63,6 +64,9 @@ macro_rules! conformance {
                 of_many_at_once_one_takes_an_accounts_turn,
                 how_an_account_stands_closes_and_opens_it,
                 nothing_is_permitted_for_another_tenants_account,
+            }
+            logins {
+                a_login_is_taken_once_and_in_time,
             }
             breakers {
                 a_breaker_is_changed_by_who_knows_how_it_stood,

@@ -20,6 +20,7 @@ mod budgets;
 mod look;
 mod tokens;
 mod accounts;
+mod logins;
 mod tidy;
 mod breakers;
 mod restore;

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -82,6 +82,13 @@ const MIGRATIONS: [Migration; 9] = [
         name: "accounts",
         sql: include_str!("../../../migrations/postgres/0009_accounts.sql"),
         oldest: 9,
+    },
+    // a program of the version before wouldn't let an account go on that was refused and then renewed
+    Migration {
+        version: 10,
+        name: "oauth",
+        sql: include_str!("../../../migrations/postgres/0010_oauth.sql"),
+        oldest: 10,
     },
 ];
 
