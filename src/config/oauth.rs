@@ -122,7 +122,6 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use super::super::Config;
-    use super::*;
     use secrecy::ExposeSecret as _;
 
     fn env(name: &str) -> Option<String> {

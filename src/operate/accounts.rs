@@ -225,6 +225,22 @@ fn check(wanted: &Wanted) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether an account may be made as it is wanted, as far as names go.
+///
+/// # Errors
+/// What is wrong with them, or that `jobs.toml` has one of its name.
+pub fn check_new(config: &Config, wanted: &Wanted) -> Result<(), Refused> {
+    check(wanted).map_err(Refused::Unfit)?;
+    let name = &wanted.name;
+    let held = config.accounts.get(name);
+    match held.is_some_and(|it| it.home == Home::File) {
+        false => Ok(()),
+        true => Err(Refused::Unfit(format!(
+            "account `{name}` stands in jobs.toml, which holds: take it out there first, then `presswork reload`"
+        ))),
+    }
+}
+
 /// Adds an account to the ledger, its credentials encrypted; `config` is with its accounts or without.
 ///
 /// # Errors
@@ -236,17 +252,8 @@ pub async fn add(
     credentials: &Credentials,
     by: &By,
 ) -> Result<Kept, Refused> {
-    check(&wanted).map_err(Refused::Unfit)?;
+    check_new(config, &wanted)?;
     let name = wanted.name.clone();
-    if config
-        .accounts
-        .get(&name)
-        .is_some_and(|it| it.home == Home::File)
-    {
-        return Err(Refused::Unfit(format!(
-            "account `{name}` stands in jobs.toml, which holds: take it out there first, then `presswork reload`"
-        )));
-    }
     kept::account(&name, &wanted.platform, &wanted.settings, credentials)
         .map_err(Refused::Unfit)?;
     let place = Place::credentials(&name);
