@@ -380,7 +380,6 @@ impl Renewing<'_> {
         };
         let http = &self.shared.tools.http;
         let verdict = platform::oauth::ask(http, &ask, DEADLINE).await;
-        crate::crashpoint!("refresh.answered");
         let seen = seen(&held.record, &held.granted);
         let alive = seen.is_alive(self.now());
         refresh::next(verdict, held.renewal, held.granted.tries, alive)
