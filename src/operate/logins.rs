@@ -23,6 +23,25 @@ use crate::vault::{Place, Unsealed};
 /// How long an issuer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What pages at the end of a login may do: nothing but look as they do.
+pub const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// A page that says one thing to a person at the end of a login.
+pub fn page(told: &str) -> String {
+    let mut text = String::with_capacity(told.len());
+    for c in told.chars() {
+        match c {
+            '&' => text.push_str("&amp;"),
+            '<' => text.push_str("&lt;"),
+            '>' => text.push_str("&gt;"),
+            c => text.push(c),
+        }
+    }
+    format!(
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\"><title>Presswork</title><style>body{{font:1.1em/1.5 sans-serif;max-width:40em;margin:4em auto;padding:0 1em}}</style></head><body><h1>Presswork</h1><p>{text}</p><p>You may close this window.</p></body></html>"
+    )
+}
+
 /// A login that may begin: what it makes, and by which app.
 #[derive(Clone, Debug)]
 pub struct Plan {

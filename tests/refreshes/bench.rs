@@ -101,6 +101,22 @@ impl Outside {
         answer.status() == 200
     }
 
+    pub async fn open(&self, url: &Url) -> reqwest::Response {
+        self.client.get(url.clone()).send().await.unwrap()
+    }
+
+    /// As what shows a preview of an address.
+    pub async fn peek(&self, url: &Url) -> reqwest::Response {
+        self.client.head(url.clone()).send().await.unwrap()
+    }
+
+    /// Where the issuer sends a person back to.
+    pub async fn granted(&self, page: &Url) -> Url {
+        let page = self.open(page).await;
+        let back = page.headers()["location"].to_str().unwrap();
+        back.parse().unwrap()
+    }
+
     /// The app that every sandbox knows.
     pub fn app(&self) -> Client {
         Client {
@@ -141,9 +157,7 @@ impl Outside {
         let plan = plan.await.unwrap();
         let redirect: Url = BACK.parse().unwrap();
         let login = Login::begin(&self.app(), redirect.clone()).unwrap();
-        let page = self.client.get(login.url.clone()).send().await.unwrap();
-        let back = page.headers()["location"].to_str().unwrap();
-        let back: Url = back.parse().unwrap();
+        let back = self.granted(&login.url).await;
         let Returned::Code(code) = login.returned(back.query().unwrap()).unwrap() else {
             panic!("no code: {back}");
         };

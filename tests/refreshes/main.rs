@@ -10,4 +10,5 @@ mod rig;
 mod wrap;
 mod bench;
 mod lives;
+mod logins;
 mod rounds;
