@@ -50,7 +50,8 @@ pub async fn learn(shared: &Shared) -> Result<bool> {
 /// Swaps the configuration; what can't be used here is shut here, and nothing else is.
 fn hold(shared: &Shared, config: Config) {
     let config = Arc::new(config);
-    shared.config.store(config.clone());
+    let was = shared.config.swap(config.clone());
+    shared.accounts.renewed(&was, &config);
     let unusable = config.accounts.iter();
     let closures = unusable.filter_map(|(name, it)| {
         let area = Area {

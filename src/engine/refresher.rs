@@ -154,8 +154,11 @@ impl Refresher {
             let Some(client) = config.oauth.get(&granted.client) else {
                 return false;
             };
-            let step = seen(it, granted).step(client.facts().renewal, jitter(&it.name), now);
-            !matches!(step, Step::Rest(_))
+            let (seen, jitter) = (seen(it, granted), jitter(&it.name));
+            let is_due = |renewal| !matches!(seen.step(renewal, jitter, now), Step::Rest(_));
+            // opened only where it is due: whether anything is there to renew it with, and here
+            is_due(client.facts().renewal)
+                && means(&config, it).is_some_and(|(_, _, renewal)| is_due(renewal))
         };
         let due: Vec<String> = {
             let seen = self.shared.accounts.seen();
