@@ -66,11 +66,10 @@ pub async fn run(cx: &Cx, ledger: &dyn Ledger, asked: Asked) -> Result<(), CliEr
     let registered = logins::client(config, &asked.client)?.redirect.clone();
     let http = Http::new(cx.clock.clone()).map_err(|e| CliError::failed(format!("{e:#}")))?;
     let at_home = registered.as_ref().is_none_or(is_loopback);
-    let ended = match asked.public || !at_home {
+    match asked.public || !at_home {
         true => elsewhere(cx, ledger, (plan, registered), &http).await,
         false => here(cx, ledger, (plan, registered, asked.port), &http).await,
-    };
-    ended
+    }
 }
 
 fn begun(cx: &Cx, plan: &Plan, redirect: Url) -> Result<Login, CliError> {

@@ -14,6 +14,7 @@ pub mod gates;
 pub mod heard;
 pub mod shared;
 pub mod accounts;
+pub mod renewing;
 pub mod refresher;
 pub mod parked;
 pub mod settler;

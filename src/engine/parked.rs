@@ -8,7 +8,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::accounts::{self, ACTOR, audit};
-use super::refresher;
+use super::renewing::is_renewable;
 use super::shared::Shared;
 use crate::account::{Granted, Kept, State};
 use crate::config::{Account, Home};
@@ -141,7 +141,7 @@ async fn of_ledger(shared: &Shared, (name, version): (&str, i64), why: &str) -> 
             }
             State::Ok | State::Refreshing => {}
         }
-        let renewable = refresher::is_renewable(&shared.config.load(), &was);
+        let renewable = is_renewable(&shared.config.load(), &was);
         let (is, audit, parked) = match renewable {
             true => (refused(was.clone(), why), None, Parked::Renewing),
             false => {

@@ -1,14 +1,12 @@
 //! Logins that are under way.
 
-use async_trait::async_trait;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
-use super::Postgres;
 use super::codec;
-use super::pool::explain;
+use super::pool::{Pools, explain};
 use crate::account::Sealed;
-use crate::ledger::door::{LedgerError, Logins, Result};
+use crate::ledger::door::{LedgerError, Result};
 use crate::oauth::begun::{Begun, Ended};
 
 const BEGIN: &str = "
@@ -44,53 +42,54 @@ fn read(row: &PgRow) -> sqlx::Result<Begun> {
     })
 }
 
-#[async_trait]
-impl Logins for Postgres {
-    async fn begin_login(&self, it: &Begun) -> Result<()> {
-        let settings = serde_json::to_string(&it.settings)
-            .map_err(|e| LedgerError::Row(format!("an account's settings are no JSON: {e}")))?;
-        let query = sqlx::query(BEGIN)
-            .bind(&it.digest)
-            .bind(codec::plain(&it.account))
-            .bind(codec::plain(&it.platform))
-            .bind(it.tenant.as_deref().map(codec::plain))
-            .bind(codec::plain(&it.label))
-            .bind(codec::plain(&settings))
-            .bind(codec::plain(&it.client))
-            .bind(codec::plain(&it.redirect))
-            .bind(it.verifier.as_ref().map(|it| codec::plain(&it.key)))
-            .bind(it.verifier.as_ref().map(|it| &it.bytes))
-            .bind(codec::plain(&it.by))
-            .bind(it.until);
-        let done = self.pools.call(query.execute(self.pools.main()));
-        done.await.map(|_| ())
-    }
+/// Writes a login down.
+pub async fn begin(pools: &Pools, it: &Begun) -> Result<()> {
+    let settings = serde_json::to_string(&it.settings)
+        .map_err(|e| LedgerError::Row(format!("an account's settings are no JSON: {e}")))?;
+    let query = sqlx::query(BEGIN)
+        .bind(&it.digest)
+        .bind(codec::plain(&it.account))
+        .bind(codec::plain(&it.platform))
+        .bind(it.tenant.as_deref().map(codec::plain))
+        .bind(codec::plain(&it.label))
+        .bind(codec::plain(&settings))
+        .bind(codec::plain(&it.client))
+        .bind(codec::plain(&it.redirect))
+        .bind(it.verifier.as_ref().map(|it| codec::plain(&it.key)))
+        .bind(it.verifier.as_ref().map(|it| &it.bytes))
+        .bind(codec::plain(&it.by))
+        .bind(it.until);
+    let done = pools.call(query.execute(pools.main()));
+    done.await.map(|_| ())
+}
 
-    async fn take_login(&self, digest: &[u8]) -> Result<Option<Begun>> {
-        let query = sqlx::query(TAKE).bind(digest);
-        let row = self.pools.call(query.fetch_optional(self.pools.main()));
-        let row = row.await?;
-        row.as_ref().map(read).transpose().map_err(explain)
-    }
+/// Takes a login, once and in time.
+pub async fn take(pools: &Pools, digest: &[u8]) -> Result<Option<Begun>> {
+    let query = sqlx::query(TAKE).bind(digest);
+    let row = pools.call(query.fetch_optional(pools.main()));
+    let row = row.await?;
+    row.as_ref().map(read).transpose().map_err(explain)
+}
 
-    async fn end_login(&self, digest: &[u8], end: &Ended) -> Result<()> {
-        let sql = "UPDATE presswork.logins SET done = $2, told = $3 WHERE digest = $1";
-        let query = sqlx::query(sql).bind(digest).bind(end.done);
-        let query = query.bind(codec::plain(&end.told));
-        let done = self.pools.call(query.execute(self.pools.main()));
-        done.await.map(|_| ())
-    }
+/// Says how it ended.
+pub async fn end(pools: &Pools, digest: &[u8], it: &Ended) -> Result<()> {
+    let sql = "UPDATE presswork.logins SET done = $2, told = $3 WHERE digest = $1";
+    let query = sqlx::query(sql).bind(digest).bind(it.done);
+    let query = query.bind(codec::plain(&it.told));
+    let done = pools.call(query.execute(pools.main()));
+    done.await.map(|_| ())
+}
 
-    async fn login_end(&self, digest: &[u8]) -> Result<Option<Ended>> {
-        let sql = "SELECT done, told FROM presswork.logins WHERE digest = $1 AND done IS NOT NULL";
-        let query = sqlx::query(sql).bind(digest);
-        let row = self.pools.call(query.fetch_optional(self.pools.main()));
-        let read = |row: PgRow| {
-            Ok(Ended {
-                done: row.try_get("done")?,
-                told: row.try_get("told")?,
-            })
-        };
-        row.await?.map(read).transpose().map_err(explain)
-    }
+/// How it ended.
+pub async fn ended(pools: &Pools, digest: &[u8]) -> Result<Option<Ended>> {
+    let sql = "SELECT done, told FROM presswork.logins WHERE digest = $1 AND done IS NOT NULL";
+    let query = sqlx::query(sql).bind(digest);
+    let row = pools.call(query.fetch_optional(pools.main()));
+    let read = |row: PgRow| {
+        Ok(Ended {
+            done: row.try_get("done")?,
+            told: row.try_get("told")?,
+        })
+    };
+    row.await?.map(read).transpose().map_err(explain)
 }
