@@ -99,7 +99,18 @@ async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
         ),
         (&json!("ok"), &json!("x"), &json!("app"), &json!(1))
     );
-    // the address that it ended at may be pasted as well: it is renewed then
+    // its tokens are in nothing that was said, and in no file as they are
+    let mut all = vec![login.stdout().into_bytes(), login.stderr().into_bytes()];
+    for entry in std::fs::read_dir(home.path()).unwrap() {
+        all.extend(std::fs::read(entry.unwrap().path()).ok());
+    }
+    let given = outside.acts("token.grant", "bird").await.remove(0);
+    for token in ["access", "refresh"] {
+        let token = given["detail"][token].as_str().unwrap().as_bytes();
+        let is_in = |it: &Vec<u8>| it.windows(token.len()).any(|it| it == token);
+        assert!(!all.iter().any(is_in), "a token is told, or kept as it is");
+    }
+    // who is refused there is told, here and there
     outside.set(json!({"issuer_denies": true})).await;
     let login = home.start(&[
         "accounts", "login", "bird", "--client", "app", "--port", &number,
