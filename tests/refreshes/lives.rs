@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use presswork::account::State as Stands;
 use presswork::gate::Cause;
+use presswork::intake::Answer;
 use presswork::kinds;
 use presswork::lifecycle::State;
 use serde_json::{Value, json};
@@ -198,4 +199,27 @@ async fn who_died_with_new_tokens_in_its_hands_is_stood_in_for_with_the_one_retr
             assert_eq!(outside.requests("token.refresh", "press").await, 2);
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_renews_by_itself_what_was_refused() {
+    let base = Base::embedded_live().await;
+    let outside = Outside::new().await;
+    outside.log_in(&base, "press").await;
+    outside.fault("status.create", "press", "401").await;
+    let engine = base.whole(|it| outside.edit(it), kinds::all()).await;
+    let answer = engine.doors.submit(post(1).to_string().as_bytes()).await;
+    let Answer::New { id, .. } = answer.unwrap() else {
+        panic!("it is new");
+    };
+    wait::until("it is posted", SOON, async || {
+        let job = base.ledger.job(id).await.unwrap().unwrap();
+        job.state == State::Completed
+    })
+    .await;
+    assert_eq!(base.ledger.job(id).await.unwrap().unwrap().attempts, 0);
+    let it = kept(&base, "press").await;
+    assert_eq!((it.state, it.version), (Stands::Ok, 2));
+    assert_eq!(outside.requests("token.refresh", "press").await, 1);
+    engine.drain(Duration::from_secs(5)).await;
 }
