@@ -25,7 +25,7 @@ words! {
     State {
         /// Its jobs go.
         Ok = "ok",
-        /// Its jobs go, and its credentials are being renewed.
+        /// Its credentials are being renewed. Its jobs go, unless the old ones were refused.
         Refreshing = "refreshing",
         /// Its credentials are refused or past: its jobs wait until a person has renewed them.
         Attention = "needs_attention",
@@ -65,6 +65,34 @@ pub struct Turn {
     pub until: Time,
 }
 
+/// What renews an account's credentials, and how far that is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// The `[oauth.NAME]` that the grant was given to.
+    pub client: String,
+    /// Since when it has these credentials, by the ledger's clock.
+    pub at: Time,
+    /// Requests for others of whose answer nobody knows.
+    pub tries: u32,
+    /// Before then nobody asks for others.
+    pub not_before: Option<Time>,
+    /// Its platform has refused these.
+    pub refused: bool,
+}
+
+impl Granted {
+    /// Of credentials that were just given to a client.
+    pub fn new(client: impl Into<String>, at: Time) -> Self {
+        Self {
+            client: client.into(),
+            at,
+            tries: 0,
+            not_before: None,
+            refused: false,
+        }
+    }
+}
+
 /// An account as the ledger keeps it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
@@ -96,35 +124,63 @@ pub struct Kept {
     pub since: Time,
     /// Who renews its credentials.
     pub turn: Option<Turn>,
+    /// What renews its credentials; `None`: a person alone.
+    pub granted: Option<Granted>,
     /// When it was added, by the ledger's clock.
     pub created_at: Time,
     /// Who added it.
     pub created_by: String,
 }
 
+/// Other credentials of an account.
+#[derive(Clone, Debug)]
+pub struct Renewed {
+    /// They themselves.
+    pub sealed: Sealed,
+    /// What they allow, where that was told.
+    pub scopes: Vec<String>,
+    /// When they end, where that is known.
+    pub expires_at: Option<Time>,
+    /// What renews them in their turn.
+    pub granted: Option<Granted>,
+}
+
 impl Kept {
-    /// The same, standing otherwise; whoever renewed it doesn't any more.
+    /// The same, standing otherwise; whoever renewed it doesn't any more, and where it stands well, what was
+    /// refused is tried anew.
     pub fn standing(self, state: State, why: Option<String>) -> Self {
+        let granted = self.granted.map(|it| Granted {
+            refused: it.refused && state != State::Ok,
+            ..it
+        });
         Self {
             state,
             why: why.map(|it| it.chars().take(TEXT_MAX).collect()),
             turn: None,
+            granted,
             ..self
         }
     }
 
+    /// Whether its credentials were refused, and others are being asked for: its jobs wait that long.
+    pub fn waits_for_others(&self) -> bool {
+        let refused = self.granted.as_ref().is_some_and(|it| it.refused);
+        self.state == State::Refreshing && refused
+    }
+
     /// The same with other credentials: it stands well then, unless a person stopped it.
-    pub fn renewed(self, sealed: Sealed, scopes: Vec<String>, expires_at: Option<Time>) -> Self {
+    pub fn renewed(self, others: Renewed) -> Self {
         let (state, why) = match self.state {
             State::Paused => (State::Paused, self.why.clone()),
             _ => (State::Ok, None),
         };
         let version = self.version + 1;
         Self {
-            sealed,
+            sealed: others.sealed,
             version,
-            scopes,
-            expires_at,
+            scopes: others.scopes,
+            expires_at: others.expires_at,
+            granted: others.granted,
             ..self.standing(state, why)
         }
     }
@@ -303,15 +359,25 @@ mod tests {
                 by: Uuid::nil(),
                 until: Time::UNIX_EPOCH,
             }),
+            granted: Some(Granted {
+                tries: 2,
+                refused: true,
+                ..Granted::new("app", Time::UNIX_EPOCH)
+            }),
             created_at: Time::UNIX_EPOCH,
             created_by: "ada".to_owned(),
         };
         for state in State::ALL {
             let was = kept(*state);
-            let is = was
-                .clone()
-                .renewed(sealed(2), vec!["write".to_owned()], None);
+            let is = was.clone().renewed(Renewed {
+                sealed: sealed(2),
+                scopes: vec!["write".to_owned()],
+                expires_at: None,
+                granted: Some(Granted::new("app", Time::UNIX_EPOCH)),
+            });
             assert_eq!((is.version, is.edition, is.turn), (5, 9, None), "{state}");
+            let granted = is.granted.clone().unwrap();
+            assert_eq!((granted.tries, granted.refused), (0, false), "{state}");
             assert_eq!(is.sealed, sealed(2));
             let wanted = match state {
                 State::Paused => (State::Paused, was.why),

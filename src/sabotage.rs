@@ -139,6 +139,10 @@ pub const LINES: &[(&str, &str)] = &[
         "lease.connections",
         "the heartbeat has connections of its own",
     ),
+    (
+        "refresh.compare",
+        "of all hosts one renews an account's token",
+    ),
     ("http.redirects", "no call follows a redirect"),
     ("http.retries", "no call is repeated by the client itself"),
     ("fetch.addresses", "no inner address is reached for a user"),

@@ -400,7 +400,7 @@ async fn every_command_parses() {
 async fn the_configuration_is_valid() {
     let snippets = snippets();
     let excerpts: Vec<&Snippet> = snippets.iter().filter(|it| it.how == "jobs.toml").collect();
-    assert_eq!(excerpts.len(), 2);
+    assert_eq!(excerpts.len(), 3);
     for excerpt in excerpts {
         let mut home = Home::new(&excerpt.text);
         for it in excerpt.text.split("env = \"").skip(1) {

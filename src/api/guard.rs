@@ -234,6 +234,8 @@ fn asked(method: &Method, path: &str) -> Option<Asked<'static>> {
     let reads = matches!(*method, Method::GET | Method::HEAD);
     match path {
         "/livez" | "/readyz" => None,
+        // who brings a login's state is who was sent
+        CALLBACK => None,
         // whoever calls back proves itself by a signature
         _ if path.starts_with(HOOKS) => None,
         "/metrics" | "/v1/stops" | "/v1/budgets" | "/v1/accounts" => Some(Asked::Figures),
@@ -257,6 +259,8 @@ fn forbidden(caller: &Caller, asked: Asked<'_>) -> Problem {
 
 /// This door's name in metrics and in the audit.
 pub const DOOR: &str = "http";
+/// Where issuers send people back to at the end of a login.
+pub const CALLBACK: &str = "/v1/oauth/callback";
 /// Where platforms call back: below this.
 pub const HOOKS: &str = "/v1/hooks/";
 

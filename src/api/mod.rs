@@ -14,6 +14,7 @@
 //! POST /v1/stop              stops everything, or a part; at once, on all hosts
 //! POST /v1/go                lets that go on
 //! POST /v1/hooks/{account}   a platform calls about work that it goes on with; signed, no token
+//! GET  /v1/oauth/callback    an issuer sends a person back; its state is the authority, once
 //! GET  /livez  /readyz       open to anybody
 //! GET  /metrics              as Prometheus reads them
 //! ```
@@ -35,6 +36,7 @@ pub mod budgets;
 pub mod accounts;
 pub mod signed;
 pub mod hooks;
+pub mod logins;
 pub mod probes;
 pub mod wire;
 
@@ -102,6 +104,7 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/accounts/{name}/pause", post(accounts::pause))
         .route("/v1/accounts/{name}/resume", post(accounts::resume))
         .route(hooks::ROUTE, post(hooks::called))
+        .route(guard::CALLBACK, get(logins::back))
         .route("/livez", get(probes::livez))
         .route("/readyz", get(probes::readyz))
         .route("/metrics", get(probes::metrics))

@@ -221,7 +221,7 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 19] = [
+const ENDPOINTS: [&str; 20] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
     "GET /v1/jobs/{id}/explain",
@@ -238,6 +238,7 @@ const ENDPOINTS: [&str; 19] = [
     "POST /v1/accounts/{name}/pause",
     "POST /v1/accounts/{name}/resume",
     "POST /v1/hooks/{account}",
+    "GET /v1/oauth/callback",
     "GET /livez",
     "GET /readyz",
     "GET /metrics",

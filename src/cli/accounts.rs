@@ -9,6 +9,7 @@ use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::cx::Cx;
+use super::login;
 use super::out::{Cell, CliError, Exit, Out, Table, Tone, plain, stamp};
 use super::paste;
 use super::pick::span;
@@ -32,6 +33,7 @@ Examples:
                                                              asks for the token, and doesn't show it
   presswork accounts add films --platform s3 --set bucket=films < films.json
                                                              {\"secret\": \"...\", \"access_key_id\": \"...\"}
+  presswork accounts login bird --client news-app             prints an address to open in a browser
   presswork accounts list
   presswork accounts test news                               ask the platform whether it takes it
   presswork accounts renew news --secret-file token          its jobs go on where they wait
@@ -129,6 +131,38 @@ enum Command {
         #[command(flatten)]
         why: Reason,
     },
+    /// Log an account in by a browser, and make it where there is none: its token is renewed from then on
+    Login {
+        /// Its name, as jobs name it
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The app: NAME of an [oauth.NAME] in jobs.toml
+        #[arg(long, value_name = "NAME")]
+        client: String,
+        /// Its platform, where the app's issuer has several
+        #[arg(long, value_name = "PLATFORM", value_parser = PLATFORMS)]
+        platform: Option<String>,
+        /// Whose jobs alone may use it
+        #[arg(long, value_name = "NAME")]
+        tenant: Option<String>,
+        /// What people call it
+        #[arg(
+            long,
+            value_name = "TEXT",
+            default_value = "",
+            hide_default_value = true
+        )]
+        label: String,
+        /// What jobs.toml would say of it: identifier=...; several times for several
+        #[arg(long = "set", value_name = "KEY=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
+        /// The port of this machine that the browser comes back to (8723, or that of redirect_url)
+        #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+        port: Option<u16>,
+        /// The browser comes back to the API's public address, where the daemon ends the login
+        #[arg(long, conflicts_with = "port")]
+        public: bool,
+    },
     /// Stop an account's jobs, on all hosts
     Pause {
         /// Its name
@@ -212,12 +246,36 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             let credentials = pasted(&from, &shown.platform).await?;
             let expires_at = expiry(ledger, &from).await?;
             let by = cx.by(why.reason);
-            let renewed = (&credentials, expires_at);
+            let renewed = (&credentials, &[][..], expires_at);
             let kept = accounts::renew(ledger, config, &name, renewed, &by).await?;
             let said = match kept.state {
                 State::Paused => "has other credentials, and is still paused",
                 _ => "has other credentials; its jobs go on within a second",
             };
+            done(cx, ledger, &name, (said, true)).await
+        }
+        Command::Login {
+            name,
+            client,
+            platform,
+            tenant,
+            label,
+            settings,
+            port,
+            public,
+        } => {
+            let asked = login::Asked {
+                name: name.clone(),
+                client,
+                platform,
+                tenant,
+                label,
+                settings: together(settings)?,
+                port,
+                public,
+            };
+            login::run(cx, ledger, asked).await?;
+            let said = "is logged in; its jobs go on within a second";
             done(cx, ledger, &name, (said, true)).await
         }
         Command::Pause { name, why } => {
@@ -415,6 +473,7 @@ async fn show(cx: &Cx, ledger: &dyn Ledger, name: &str) -> Result<(), CliError> 
     row("problem", it.problem);
     row("scopes", Some(it.scopes.join(" ")));
     row("expires", it.expires_at.map(stamp));
+    row("renewed by", it.client.map(|it| format!("[oauth.{it}]")));
     row(
         "credentials",
         it.version.map(|it| format!("the {it}. that it has had")),

@@ -297,7 +297,12 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn address_of(&mut self, part: &Part<'a>, key: &str, said: Said<String>) -> Option<Url> {
+    pub(super) fn address_of(
+        &mut self,
+        part: &Part<'a>,
+        key: &str,
+        said: Said<String>,
+    ) -> Option<Url> {
         let wrong = match Url::parse(&said.value) {
             Err(_) => "an address such as \"https://example.com\"",
             Ok(url) if !matches!(url.scheme(), "http" | "https") => "begins with https://",

@@ -99,6 +99,7 @@ impl<'a> Reader<'a> {
             budgets: self.budgets(&accounts),
             accounts,
             vault: self.vault(),
+            oauth: self.clients(),
             presets: self.presets(),
             commands,
             models,

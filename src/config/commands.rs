@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
+use super::error::Place;
 use super::read::{Part, Raw, Reader, Said, shown_key};
 use super::types::{Command, Lane, Variable};
 
@@ -59,9 +60,19 @@ impl<'a> Reader<'a> {
     }
 
     fn args(&mut self, part: &Part<'a>) -> Vec<String> {
-        let Some(said) = self.raw(part, "args") else {
-            return Vec::new();
-        };
+        let message = "a list of strings, one an argument: args = [\"--width\", \"800\"]";
+        let said = self.strings(part, "args", message);
+        said.map(|it| it.0).unwrap_or_default()
+    }
+
+    /// Strings between brackets, and where they stand; none where `message` had to be told.
+    pub(super) fn strings(
+        &mut self,
+        part: &Part<'a>,
+        key: &str,
+        message: &str,
+    ) -> Option<(Vec<String>, Place)> {
+        let said = self.raw(part, key)?;
         let list = match &said.value {
             Raw::Toml(it) => it.as_array(),
             Raw::Variable(_) => None,
@@ -73,12 +84,11 @@ impl<'a> Reader<'a> {
                 .map(|it| it.map(str::to_owned))
                 .collect::<Option<Vec<String>>>()
         };
-        let args = list.and_then(texts);
-        if args.is_none() {
-            let message = "a list of strings, one an argument: args = [\"--width\", \"800\"]";
-            self.wrong(&said.place, format!("{}.args", part.path), None, message);
+        let found = list.and_then(texts);
+        if found.is_none() {
+            self.wrong(&said.place, format!("{}.{key}", part.path), None, message);
         }
-        args.unwrap_or_default()
+        Some((found.unwrap_or_default(), said.place))
     }
 
     fn variables(&mut self, part: &Part<'a>) -> BTreeMap<String, Variable> {

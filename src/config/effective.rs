@@ -2,7 +2,10 @@
 
 use crate::budget::{Budget, Form, money};
 use crate::json::did_you_mean;
+use crate::oauth::Client;
 use crate::telemetry::redact::HIDDEN;
+
+use url::Url;
 
 use super::error::{ConfigError, Place};
 use super::read::shown_key;
@@ -63,6 +66,11 @@ impl Config {
         for (name, account) in of_file {
             let path = format!("accounts.{}", shown_key(name));
             let said = account_of(account).into_iter();
+            all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
+        }
+        for (name, it) in &self.oauth {
+            let path = format!("oauth.{}", shown_key(name));
+            let said = client_of(it).into_iter();
             all.extend(said.map(|(key, it)| (format!("{path}.{key}"), it)));
         }
         for (name, it) in &self.budgets {
@@ -225,6 +233,27 @@ fn listed(all: &[String]) -> String {
         true => "none".to_owned(),
         false => all.join(", "),
     }
+}
+
+/// What holds of an app that was registered with a platform.
+fn client_of(it: &Client) -> Vec<(&'static str, String)> {
+    let url = |it: &Option<Url>| it.as_ref().map(ToString::to_string);
+    let said = [
+        ("issuer", Some(it.issuer.to_string())),
+        ("client_id", Some(it.id.clone())),
+        (
+            "client_secret",
+            it.secret.as_ref().map(|_| HIDDEN.to_owned()),
+        ),
+        ("scopes", Some(listed(&it.scopes))),
+        ("authorize_url", Some(it.authorize.to_string())),
+        ("token_url", Some(it.token.to_string())),
+        ("refresh_url", url(&it.refresh)),
+        ("exchange_url", url(&it.exchange)),
+        ("redirect_url", url(&it.redirect)),
+    ];
+    let said = said.into_iter();
+    said.filter_map(|(key, it)| Some((key, it?))).collect()
 }
 
 fn account_of(it: &Account) -> Vec<(&'static str, String)> {

@@ -261,6 +261,7 @@ mod tests {
             why: None,
             since: Time::UNIX_EPOCH,
             turn: None,
+            granted: None,
             created_at: Time::UNIX_EPOCH,
             created_by: "ada".to_owned(),
         }

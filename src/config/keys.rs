@@ -5,6 +5,7 @@
 
 use super::budget_keys::BUDGET_KEYS;
 use super::fair_keys::{TENANTS, WAITS_AT_MOST, WEIGHT};
+use super::oauth_keys::OAUTH;
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
@@ -428,6 +429,7 @@ pub const SECTIONS: &[Section] = &[
         overlay: false,
         keys: &[key("keys", Shape::Keys)],
     },
+    OAUTH,
     Section {
         name: "commands",
         by_name: true,

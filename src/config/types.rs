@@ -12,6 +12,7 @@ use crate::breaker::Settings;
 use crate::budget::{Budget, Currency};
 use crate::content::Guard;
 use crate::effect::Resend;
+use crate::oauth::Client;
 use crate::retry::Policy;
 use crate::telemetry::Format;
 use crate::vault::Vault;
@@ -75,6 +76,8 @@ pub struct Config {
     pub accounts: BTreeMap<String, Account>,
     /// What credentials in the ledger are encrypted with.
     pub vault: Vault,
+    /// By name: apps that were registered with platforms, by which accounts are logged in and kept so.
+    pub oauth: BTreeMap<String, Client>,
     /// By name: how much may be done.
     pub budgets: BTreeMap<String, Budget>,
     /// By name: what jobs that draw have in common.

@@ -10,10 +10,10 @@ use crate::config::Config;
 use crate::config::kept::Misfit;
 use crate::fair::Fair;
 use crate::gate::{Cause, Closure, Scope as Area};
-use crate::ledger::Result;
+use crate::ledger::{Audit, Result};
 
-/// Who closes here, for people.
-const ACTOR: &str = "presswork";
+/// Who closes, parks and lets go here, for people.
+pub const ACTOR: &str = "presswork";
 
 /// Takes a configuration over that was read anew, with the accounts that are known of the ledger.
 pub fn reload(shared: &Shared, config: &Config) {
@@ -52,7 +52,8 @@ pub async fn learn(shared: &Shared) -> Result<bool> {
 fn hold(shared: &Shared, config: Config) {
     shared.fair.store(Arc::new(Fair::of(&config)));
     let config = Arc::new(config);
-    shared.config.store(config.clone());
+    let was = shared.config.swap(config.clone());
+    shared.accounts.renewed(&was, &config);
     let unusable = config.accounts.iter();
     let closures = unusable.filter_map(|(name, it)| {
         let area = Area {
@@ -68,6 +69,17 @@ fn hold(shared: &Shared, config: Config) {
         ))
     });
     shared.shut_here(Cause::Credentials, closures.collect());
+}
+
+/// What was done to an account here.
+pub fn audit(action: &str, name: &str, why: &str, shared: &Shared) -> Audit {
+    Audit {
+        actor: ACTOR.to_owned(),
+        action: action.to_owned(),
+        job: None,
+        detail: format!("{name}: {why}"),
+        at: shared.now(),
+    }
 }
 
 /// Each is told once, until it is another.

@@ -14,6 +14,8 @@ pub mod gates;
 pub mod heard;
 pub mod shared;
 pub mod accounts;
+pub mod renewing;
+pub mod refresher;
 pub mod parked;
 pub mod settler;
 pub mod scopes;
@@ -119,6 +121,7 @@ pub struct Engine {
     pub failed: CancellationToken,
     lanes: Lanes,
     failover: Arc<failover::Failover>,
+    refresher: Arc<refresher::Refresher>,
     supervisor: Supervisor,
     ended: CancellationToken,
     lease: std::thread::JoinHandle<()>,
@@ -153,6 +156,7 @@ impl Engine {
                 shared.clone(),
                 Supervisor::new(shared.draining.clone(), failed.clone()),
             ),
+            refresher: Arc::new(refresher::Refresher::new(shared.clone())),
             shared,
             failed,
             failover,
@@ -197,6 +201,8 @@ impl Engine {
         let bills = Arc::new(bills::Bills::new(self.shared.clone()));
         keep!("bills", bills, run);
         keep!("changes of budgets", control, learn_budgets);
+        let refresher = &self.refresher;
+        keep!("refreshes", refresher, run);
         let learner = Arc::new(parked::Learner::new(self.shared.clone()));
         keep!("accounts", learner, run);
         keep!("progress", control, keep_progress);
@@ -258,6 +264,7 @@ impl Engine {
         self.shared.draining.cancel();
         self.shared.dispatch.all();
         // the lanes end by themselves when their dispatchers have stopped and their jobs have ended
+        let began = Instant::now();
         let _ = tokio::time::timeout(deadline, self.lanes.ended()).await;
         let left = self.shared.running.len();
         if 0 < left {
@@ -268,6 +275,9 @@ impl Engine {
             self.shared.running.stop_all(Stop::Drain);
             let _ = tokio::time::timeout(STOPPING, self.lanes.ended()).await;
         }
+        // new tokens may be here and nowhere else
+        let rest = deadline.saturating_sub(began.elapsed());
+        self.refresher.end(rest.max(STOPPING)).await;
         // a server that lost this run's entry must still be told what it sent
         let _ = tokio::time::timeout(TELLING, self.failover.tick()).await;
         self.ended.cancel();

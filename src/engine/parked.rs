@@ -7,21 +7,20 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::accounts;
+use super::accounts::{self, ACTOR, audit};
+use super::renewing::is_renewable;
 use super::shared::Shared;
-use crate::account::State;
+use crate::account::{Granted, Kept, State};
 use crate::config::{Account, Home};
 use crate::gate::{Cause, Closure, Scope as Area};
 use crate::job::Job;
-use crate::ledger::{Attempt, Audit, LedgerError, Result};
+use crate::ledger::{Attempt, LedgerError, Result};
 use crate::outcome::{Class, Failure, Outcome};
 use crate::telemetry::redact;
 
 /// How often the ledger is asked whether any account was changed: with what that takes, below the second
 /// that is promised.
 const EVERY: Duration = Duration::from_millis(500);
-/// Who parks and lets go here, for people.
-const ACTOR: &str = "presswork";
 /// A job that was refused so often in a row, whatever was done about its account in between, is what is
 /// refused: it waits by itself, and keeps nobody else back any more.
 const REFUSALS_MAX: usize = 5;
@@ -53,14 +52,23 @@ pub async fn park(
         Home::Ledger { version } => of_ledger(shared, (name, version), &why).await,
     };
     let reason = match parked {
-        Ok(true) => {
+        Ok(Parked::Renewing) => {
+            tracing::warn!(
+                account = name,
+                "its credentials are refused, its jobs wait while others are asked for: {why}"
+            );
+            why
+        }
+        Ok(Parked::Person) => {
             tracing::error!(
                 account = name,
                 "its credentials are refused, its jobs wait: {why}"
             );
             why
         }
-        Ok(false) => format!("its credentials were renewed since they were refused ({why})"),
+        Ok(Parked::Others) => {
+            format!("its credentials were renewed since they were refused ({why})")
+        }
         Err(e) => {
             tracing::warn!(account = name, "it couldn't be parked: {e}; {why}");
             return None;
@@ -70,6 +78,16 @@ pub async fn park(
         reason,
         failure: Some(failure),
     })
+}
+
+/// What became of an account whose credentials were refused.
+enum Parked {
+    /// It waits for a person.
+    Person,
+    /// It waits for what renews it.
+    Renewing,
+    /// Others are in the place of those that were refused by now.
+    Others,
 }
 
 async fn is_refused_by_itself(shared: &Shared, job: &Job) -> bool {
@@ -84,8 +102,8 @@ async fn is_refused_by_itself(shared: &Shared, job: &Job) -> bool {
     REFUSALS_MAX <= 1 + answered.take_while(refused).count()
 }
 
-/// Whether it was parked; false: others are in their place by now.
-async fn of_file(shared: &Shared, (name, used): (&str, &Account), why: &str) -> Result<bool> {
+/// Parks an account of `jobs.toml`.
+async fn of_file(shared: &Shared, (name, used): (&str, &Account), why: &str) -> Result<Parked> {
     let salt = Uuid::new_v4().simple().to_string();
     let mark = used.mark(&salt[..8]);
     let config = shared.config.load_full();
@@ -94,46 +112,57 @@ async fn of_file(shared: &Shared, (name, used): (&str, &Account), why: &str) -> 
         .get(name)
         .is_some_and(|it| it.was_renewed_since(&mark))
     {
-        return Ok(false);
+        return Ok(Parked::Others);
     }
     let closure = Closure {
         refused: Some(mark),
         ..Closure::new(Cause::Credentials, area(name), (ACTOR, why), shared.now())
     };
     shared.ledger.close(&closure, false, None).await?;
-    Ok(true)
+    Ok(Parked::Person)
 }
 
-/// As [`of_file`], of credentials of this version.
-async fn of_ledger(shared: &Shared, (name, version): (&str, i64), why: &str) -> Result<bool> {
+/// As [`of_file`], of credentials of this version. Where something renews them that is due at once.
+async fn of_ledger(shared: &Shared, (name, version): (&str, i64), why: &str) -> Result<Parked> {
     for _ in 0..TRIES {
         let Some(was) = shared.ledger.account(name).await? else {
-            return Ok(false);
+            return Ok(Parked::Others);
         };
         if was.version != version {
             // what comes back must find the new ones here
             accounts::learn(shared).await?;
-            return Ok(false);
+            return Ok(Parked::Others);
         }
         match was.state {
-            State::Attention => return Ok(true),
+            State::Attention => return Ok(Parked::Person),
             State::Paused => {
                 let closure =
                     Closure::new(Cause::Credentials, area(name), (ACTOR, why), shared.now());
                 shared.ledger.close(&closure, false, None).await?;
-                return Ok(true);
+                return Ok(Parked::Person);
             }
             State::Ok | State::Refreshing => {}
         }
-        let is = was.clone().standing(State::Attention, Some(why.to_owned()));
-        let audit = audit("account.refused", name, why, shared);
+        let renewable = is_renewable(&shared.config.load(), &was);
+        let (is, audit, parked) = match renewable {
+            true => (refused(was.clone(), why), None, Parked::Renewing),
+            false => {
+                let is = was.clone().standing(State::Attention, Some(why.to_owned()));
+                let audit = audit("account.refused", name, why, shared);
+                (is, Some(audit), Parked::Person)
+            }
+        };
         if shared
             .ledger
-            .put_account(&was, &is, Some(&audit))
+            .put_account(&was, &is, audit.as_ref())
             .await?
             .is_some()
         {
-            return Ok(true);
+            // who renews it begins at once; else within a second
+            if let Err(e) = accounts::learn(shared).await {
+                tracing::debug!("accounts: {e}");
+            }
+            return Ok(parked);
         }
     }
     Err(LedgerError::Away(
@@ -141,13 +170,18 @@ async fn of_ledger(shared: &Shared, (name, version): (&str, i64), why: &str) -> 
     ))
 }
 
-fn audit(action: &str, name: &str, why: &str, shared: &Shared) -> Audit {
-    Audit {
-        actor: ACTOR.to_owned(),
-        action: action.to_owned(),
-        job: None,
-        detail: format!("{name}: {why}"),
-        at: shared.now(),
+/// Its jobs wait until it is renewed; who is at it already goes on.
+fn refused(was: Kept, why: &str) -> Kept {
+    let turn = was.turn;
+    let is = was.standing(State::Refreshing, Some(why.to_owned()));
+    let granted = is.granted.clone().map(|it| Granted {
+        refused: true,
+        ..it
+    });
+    Kept {
+        turn,
+        granted,
+        ..is
     }
 }
 

@@ -21,6 +21,7 @@ use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
 use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
+use crate::oauth::begun::{Begun, Ended};
 use crate::token::{Token, TokenId};
 
 /// What can go wrong at the ledger's door.
@@ -89,6 +90,7 @@ impl Gate {
         let left = |state: State| was.state == state && is.state != state;
         let close = match is.state {
             State::Attention => Some(Cause::Credentials),
+            State::Refreshing if is.waits_for_others() => Some(Cause::Credentials),
             State::Paused => Some(Cause::Stop),
             State::Ok | State::Refreshing => None,
         };
@@ -129,9 +131,23 @@ pub trait Accounts: Send + Sync {
     async fn accounts_edition(&self) -> Result<i64>;
 }
 
+/// Logins that are begun at one place and end at another. What is an hour past is forgotten.
+#[async_trait]
+pub trait Logins: Send + Sync {
+    /// Writes a login down.
+    async fn begin_login(&self, it: &Begun) -> Result<()>;
+    /// Takes the login of this digest, which is good once and until its time is past; `None`: there is none,
+    /// it was taken, or it is too late.
+    async fn take_login(&self, digest: &[u8]) -> Result<Option<Begun>>;
+    /// Says how it ended.
+    async fn end_login(&self, digest: &[u8], end: &Ended) -> Result<()>;
+    /// How it ended; `None`: it hasn't.
+    async fn login_end(&self, digest: &[u8]) -> Result<Option<Ended>>;
+}
+
 /// The ledger's door.
 #[async_trait]
-pub trait Ledger: Accounts + Send + Sync + 'static {
+pub trait Ledger: Accounts + Logins + Send + Sync + 'static {
     /// `postgres` or `sqlite`.
     fn name(&self) -> &'static str;
 

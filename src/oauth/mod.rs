@@ -8,10 +8,12 @@
 pub mod issuer;
 pub mod client;
 pub mod login;
+pub mod begun;
 pub mod answer;
 pub mod refresh;
 
 pub use answer::{Grant, Verdict};
+pub use begun::Begun;
 pub use client::{Ask, Client, What};
 pub use issuer::Issuer;
 pub use login::Login;

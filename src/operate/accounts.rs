@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::deed::{By, Refused};
 use super::stops::{self, Hand};
-use crate::account::{Credentials, Kept, State, TEXT_MAX};
+use crate::account::{Credentials, Granted, Kept, Renewed, State, TEXT_MAX};
 use crate::clock::Time;
 use crate::config::kept::{self, Misfit};
 use crate::config::{Account, Config, Home};
@@ -42,6 +42,8 @@ pub struct Shown {
     pub expires_at: Option<Time>,
     /// What its credentials allow, where the platform told.
     pub scopes: Vec<String>,
+    /// The `[oauth.NAME]` by which its credentials are renewed; none where only a person renews them.
+    pub client: Option<String>,
     /// The key that its credentials are encrypted with; none where `jobs.toml` names them.
     pub key: Option<String>,
     /// How many credentials it has had, in the ledger.
@@ -75,6 +77,7 @@ fn of_ledger(it: Kept, misfits: &[Misfit]) -> Shown {
         since: Some(it.since),
         expires_at: it.expires_at,
         scopes: it.scopes,
+        client: it.granted.map(|it| it.client),
         key: Some(it.sealed.key),
         version: Some(it.version),
         settings: it.settings,
@@ -110,6 +113,7 @@ fn of_file(name: &str, it: &Account, closures: &[Closure]) -> Shown {
         since: closed.map(|(_, it)| it.since),
         expires_at: None,
         scopes: Vec::new(),
+        client: None,
         key: None,
         version: None,
         settings: BTreeMap::new(),
@@ -221,6 +225,22 @@ fn check(wanted: &Wanted) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether an account may be made as it is wanted, as far as names go.
+///
+/// # Errors
+/// What is wrong with them, or that `jobs.toml` has one of its name.
+pub fn check_new(config: &Config, wanted: &Wanted) -> Result<(), Refused> {
+    check(wanted).map_err(Refused::Unfit)?;
+    let name = &wanted.name;
+    let held = config.accounts.get(name);
+    match held.is_some_and(|it| it.home == Home::File) {
+        false => Ok(()),
+        true => Err(Refused::Unfit(format!(
+            "account `{name}` stands in jobs.toml, which holds: take it out there first, then `presswork reload`"
+        ))),
+    }
+}
+
 /// Adds an account to the ledger, its credentials encrypted; `config` is with its accounts or without.
 ///
 /// # Errors
@@ -232,17 +252,8 @@ pub async fn add(
     credentials: &Credentials,
     by: &By,
 ) -> Result<Kept, Refused> {
-    check(&wanted).map_err(Refused::Unfit)?;
+    check_new(config, &wanted)?;
     let name = wanted.name.clone();
-    if config
-        .accounts
-        .get(&name)
-        .is_some_and(|it| it.home == Home::File)
-    {
-        return Err(Refused::Unfit(format!(
-            "account `{name}` stands in jobs.toml, which holds: take it out there first, then `presswork reload`"
-        )));
-    }
     kept::account(&name, &wanted.platform, &wanted.settings, credentials)
         .map_err(Refused::Unfit)?;
     let place = Place::credentials(&name);
@@ -264,6 +275,7 @@ pub async fn add(
         why: None,
         since: now,
         turn: None,
+        granted: granted(config, credentials, now)?,
         created_at: now,
         created_by: by.actor.clone(),
     };
@@ -282,6 +294,28 @@ pub async fn add(
     ledger.open(Cause::Credentials, &area(&name), None).await?;
     let found = ledger.account(&name).await?;
     found.ok_or_else(|| Refused::Unfit(format!("account `{name}` was removed by somebody else")))
+}
+
+/// What renews these credentials, as they say.
+fn granted(
+    config: &Config,
+    credentials: &Credentials,
+    now: Time,
+) -> Result<Option<Granted>, Refused> {
+    let unfit = |told: String| Err(Refused::Unfit(told));
+    match (&credentials.client, &credentials.refresh_token) {
+        (None, None) => Ok(None),
+        (None, Some(_)) => unfit(
+            "refresh_token: nothing says which app it was given to; name it beside it: \"client\": the NAME of an [oauth.NAME] in jobs.toml".to_owned(),
+        ),
+        (Some(name), _) if config.oauth.contains_key(name) => {
+            Ok(Some(Granted::new(name.clone(), now)))
+        }
+        (Some(name), _) => {
+            let near = did_you_mean(name, config.oauth.keys().map(String::as_str));
+            unfit(format!("client: there is no [oauth.{name}] in jobs.toml{near}"))
+        }
+    }
 }
 
 /// Writes what `change` makes of an account, whoever else changes it at the same time.
@@ -316,9 +350,10 @@ pub async fn renew(
     ledger: &dyn Ledger,
     config: &Config,
     name: &str,
-    (credentials, expires_at): (&Credentials, Option<Time>),
+    (credentials, scopes, expires_at): (&Credentials, &[String], Option<Time>),
     by: &By,
 ) -> Result<Kept, Refused> {
+    let granted = granted(config, credentials, ledger.now().await?)?;
     let change = |was: Kept| {
         let mut credentials = credentials.clone();
         if let Ok(before) = kept::opened(&config.vault, &was) {
@@ -331,7 +366,12 @@ pub async fn renew(
             .vault
             .seal(Place::credentials(name), &credentials.to_json());
         let sealed = sealed.map_err(|e| Refused::Unfit(e.to_string()))?;
-        Ok(Some(was.renewed(sealed, Vec::new(), expires_at)))
+        Ok(Some(was.renewed(Renewed {
+            sealed,
+            scopes: scopes.to_vec(),
+            expires_at,
+            granted: granted.clone(),
+        })))
     };
     put(ledger, config, name, ("account.renew", by), change).await?;
     of_name(ledger, config, name).await

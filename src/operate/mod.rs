@@ -13,6 +13,7 @@ pub mod receipt;
 pub mod deed;
 pub mod tokens;
 pub mod accounts;
+pub mod logins;
 
 use std::sync::Arc;
 

@@ -203,7 +203,7 @@ pub fn come_back(answer: &Answer, class: Class) -> Option<Duration> {
 }
 
 /// `Retry-After: 120`, or `Retry-After: Fri, 31 Dec 1999 23:59:59 GMT` (RFC 9110, 10.2.3).
-fn retry_after(answer: &Answer) -> Option<Duration> {
+pub(super) fn retry_after(answer: &Answer) -> Option<Duration> {
     let text = answer.header("retry-after")?.trim();
     if let Ok(seconds) = text.parse::<f64>() {
         return seconds_of(seconds);

@@ -22,6 +22,7 @@ pub mod x;
 pub mod instagram;
 pub mod objects;
 pub mod endpoint;
+pub mod oauth;
 #[cfg(test)]
 mod corpora;
 

@@ -239,7 +239,7 @@ fn page(answer: &Answer, call: &Call) -> String {
 
 /// Without the call's own secrets (a session's, which no configuration names), without those of the
 /// configuration, and without what looks like one.
-fn redact(text: &str, call: &Call) -> String {
+pub(super) fn redact(text: &str, call: &Call) -> String {
     let mut redactor = Redactor::default();
     for secret in call.secrets() {
         redactor.register(secret);

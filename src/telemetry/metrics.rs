@@ -67,6 +67,7 @@ table! {
     TESTIFIED = "presswork_sends_testified_total", Shape::Counter, "Sends that the send journals here told a ledger that had lost them.";
     EXPOSURE = "presswork_inbox_exposure_seconds", Shape::Histogram(SHORT), "How long an envelope was in Redis only, before intake committed it.";
     INBOX_WAITING = "presswork_inbox_waiting", Shape::Gauge, "Envelopes that wait to be taken in, by door: in the Redis inbox (a tenant's own by tenant, too), or in rows that SQL committed.";
+    REFRESHED = "presswork_token_refreshes_total", Shape::Counter, "Requests to renew an account's token, by what came of them: granted, lost, later, refused.";
     LEDGER_UP = "presswork_ledger_up", Shape::Gauge, "1 when the ledger answers, 0 when it is away.";
     QUEUE_UP = "presswork_queue_up", Shape::Gauge, "1 when the queue answers, 0 when it is away.";
     MEMORY = "presswork_memory_bytes", Shape::Gauge, "Memory that the daemon holds.";
@@ -244,6 +245,11 @@ pub fn inbox_waiting(door: &'static str, tenant: Option<&str>, envelopes: u64) {
     gauge.set(envelopes as f64);
 }
 
+/// A request to renew an account's token. `outcome` is a word: `granted`, `lost`, `later`, `refused`.
+pub fn refreshed(outcome: &'static str) {
+    counter!(REFRESHED, "outcome" => outcome).increment(1);
+}
+
 /// Whether the ledger answers.
 pub fn ledger_up(up: bool) {
     gauge!(LEDGER_UP).set(f64::from(u8::from(up)));
@@ -295,6 +301,7 @@ mod tests {
         inbox_exposure(Duration::from_millis(4));
         inbox_waiting("inbox", None, 8);
         inbox_waiting("inbox", Some("acme"), 9);
+        refreshed("granted");
         ledger_up(true);
         queue_up(false);
         memory(4_096);
@@ -324,6 +331,7 @@ mod tests {
             "presswork_sends_testified_total 3",
             "presswork_running{lane=\"default\"} 1",
             "presswork_queue_rebuilds_total 1",
+            "presswork_token_refreshes_total{outcome=\"granted\"} 1",
             "presswork_ledger_up 1",
             "presswork_queue_up 0",
             "presswork_memory_bytes 4096",

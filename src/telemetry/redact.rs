@@ -50,6 +50,16 @@ pub fn register(secret: &SecretString) {
     });
 }
 
+/// This value, which is of no use to anybody any more, isn't looked for any longer: what is renewed every few
+/// hours would else pile up.
+pub fn forget(secret: &SecretString) {
+    REGISTRY.rcu(|old| {
+        let mut new = Redactor::clone(old);
+        new.forget(secret);
+        Arc::new(new)
+    });
+}
+
 /// A text without its secrets: all that were registered, and all that look like one.
 pub fn text(text: &str) -> Cow<'_, str> {
     REGISTRY.load().redact(text)
@@ -138,6 +148,12 @@ impl Redactor {
         self.values
             .sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
         self.values.dedup();
+    }
+
+    /// Doesn't hide this value any more.
+    pub fn forget(&mut self, secret: &SecretString) {
+        let gone = spellings(secret.expose_secret().trim());
+        self.values.retain(|it| !gone.contains(it));
     }
 
     /// The text without its secrets. Allocates only when there was one.

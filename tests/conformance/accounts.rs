@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use presswork::account::{Kept, Sealed, State, Turn};
+use presswork::account::{Granted, Kept, Renewed, Sealed, State, Turn};
 use presswork::effect::{Effect, EffectClass, EffectState, Evidence};
 use presswork::gate::{Cause, Closure, Scope};
 use presswork::ledger::{Audit, Conclusion};
@@ -35,8 +35,18 @@ async fn kept(f: &Fixture, name: &str) -> Kept {
         why: None,
         since: now,
         turn: None,
+        granted: None,
         created_at: now,
         created_by: "ann".to_owned(),
+    }
+}
+
+fn others(sealed: Sealed) -> Renewed {
+    Renewed {
+        sealed,
+        scopes: vec![],
+        expires_at: None,
+        granted: None,
     }
 }
 
@@ -101,6 +111,15 @@ pub async fn an_account_comes_back_as_it_was(f: Fixture) {
             by: Uuid::from_u128(7),
             until: chrono::DateTime::from_timestamp_micros(1_000_007).unwrap(),
         }),
+        granted: Some(Granted {
+            tries: 1,
+            not_before: chrono::DateTime::from_timestamp_micros(3_000_007),
+            refused: true,
+            ..Granted::new(
+                "x-app",
+                chrono::DateTime::from_timestamp_micros(2_000_007).unwrap(),
+            )
+        }),
         ..wanted.clone()
     };
     assert!(
@@ -112,6 +131,7 @@ pub async fn an_account_comes_back_as_it_was(f: Fixture) {
     assert_eq!(all[1], wanted);
     let turn = bare.turn;
     assert_eq!((all[0].name.as_str(), all[0].turn), ("bare", turn));
+    assert_eq!(all[0].granted, bare.granted);
     assert_eq!((&all[0].tenant, &all[0].expires_at), (&None, &None));
     let told = f.audit(None, 1).await.unwrap().remove(0);
     assert_eq!(
@@ -188,7 +208,7 @@ pub async fn an_account_is_changed_by_who_knows_how_it_stood(f: Fixture) {
         key: "new".to_owned(),
         bytes: vec![4, 4],
     };
-    let renewed = was.clone().renewed(sealed, vec![], None);
+    let renewed = was.clone().renewed(others(sealed));
     let action = deed(&f, "account.renew").await;
     let edition = f.put_account(&was, &renewed, Some(&action)).await.unwrap();
     let is = found(&f, "shop").await;
@@ -224,6 +244,7 @@ pub async fn of_many_at_once_one_takes_an_accounts_turn(f: Fixture) {
 
 pub async fn how_an_account_stands_closes_and_opens_it(f: Fixture) {
     let mut is = added(&f, "shop").await;
+    let is_at = is.created_at;
     let shop = |cause| vec![(cause, "shop".to_owned())];
     let put = async |is: &mut Kept, it: Kept| {
         f.put_account(is, &it, None).await.unwrap().unwrap();
@@ -244,9 +265,30 @@ pub async fn how_an_account_stands_closes_and_opens_it(f: Fixture) {
     let it = is.clone().standing(State::Refreshing, None);
     put(&mut is, it).await;
     assert_eq!(causes(&f).await, shop(Cause::Credentials));
-    let it = is.clone().renewed(is.sealed.clone(), vec![], None);
+    let it = is.clone().renewed(others(is.sealed.clone()));
     put(&mut is, it).await;
     assert_eq!((is.state, causes(&f).await), (State::Ok, vec![]));
+    // what renews it goes on while its jobs go, and once it was refused they wait for it
+    let granted = |refused| Granted {
+        refused,
+        tries: 1,
+        ..Granted::new("app", is_at)
+    };
+    let of = |it: Kept, refused| Kept {
+        granted: Some(granted(refused)),
+        ..it.standing(State::Refreshing, why("http_401"))
+    };
+    let it = of(is.clone(), false);
+    put(&mut is, it).await;
+    assert_eq!(causes(&f).await, []);
+    let it = of(is.clone(), true);
+    put(&mut is, it).await;
+    assert_eq!(causes(&f).await, shop(Cause::Credentials));
+    assert_eq!(is.granted, Some(granted(true)));
+    let it = is.clone().renewed(others(is.sealed.clone()));
+    put(&mut is, it).await;
+    assert_eq!((is.state, causes(&f).await), (State::Ok, vec![]));
+    assert_eq!(is.granted, None);
     // a stop of a person's own isn't let go by what doesn't leave it
     let area = Scope {
         account: Some("shop".to_owned()),
@@ -265,7 +307,7 @@ pub async fn how_an_account_stands_closes_and_opens_it(f: Fixture) {
     // refused while it is paused, then renewed: it stays paused
     let refused = Closure::new(Cause::Credentials, area, ("presswork", "401"), is.since);
     f.close(&refused, false, None).await.unwrap();
-    let it = is.clone().renewed(is.sealed.clone(), vec![], None);
+    let it = is.clone().renewed(others(is.sealed.clone()));
     put(&mut is, it).await;
     assert_eq!(
         (is.state, causes(&f).await),

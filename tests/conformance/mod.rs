@@ -14,6 +14,7 @@ pub mod effects;
 pub mod fair;
 pub mod histories;
 pub mod line;
+pub mod logins;
 pub mod looking;
 pub mod looks;
 pub mod media;
@@ -65,6 +66,9 @@ macro_rules! conformance {
                 how_an_account_stands_closes_and_opens_it,
                 nothing_is_permitted_for_another_tenants_account,
                 nothing_is_permitted_for_two_accounts_of_one_job,
+            }
+            logins {
+                a_login_is_taken_once_and_in_time,
             }
             breakers {
                 a_breaker_is_changed_by_who_knows_how_it_stood,

@@ -14,6 +14,7 @@ use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{Job, JobId, NewJob, Progress};
 use presswork::json::Digest;
 use presswork::ledger::*;
+use presswork::oauth::begun::{Begun, Ended};
 use presswork::token::{Token, TokenId};
 use uuid::Uuid;
 
@@ -149,6 +150,22 @@ impl Accounts for Faulty {
     }
     async fn accounts_edition(&self) -> Result<i64> {
         through!(self, accounts_edition())
+    }
+}
+
+#[async_trait]
+impl Logins for Faulty {
+    async fn begin_login(&self, it: &Begun) -> Result<()> {
+        through!(self, begin_login(it))
+    }
+    async fn take_login(&self, digest: &[u8]) -> Result<Option<Begun>> {
+        through!(self, take_login(digest))
+    }
+    async fn end_login(&self, digest: &[u8], end: &Ended) -> Result<()> {
+        through!(self, end_login(digest, end))
+    }
+    async fn login_end(&self, digest: &[u8]) -> Result<Option<Ended>> {
+        through!(self, login_end(digest))
     }
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::codec;
 use super::pool::{Pools, explain};
-use crate::account::{Kept, Sealed, Turn};
+use crate::account::{Granted, Kept, Sealed, Turn};
 use crate::gate::Cause;
 use crate::ledger::door::{Gate, LedgerError, Result};
 use crate::ledger::rows::Audit;
@@ -15,7 +15,8 @@ use crate::ledger::rows::Audit;
 macro_rules! account_columns {
     () => {
         "name, platform, tenant, label, settings, key, credentials, version, edition, scopes, expires_at, \
-         state, why, since, held_by, held_until, created_at, created_by"
+         state, why, since, held_by, held_until, created_at, created_by, client, granted_at, tries, not_before, \
+         refused"
     };
 }
 
@@ -25,6 +26,19 @@ fn read(row: &PgRow) -> sqlx::Result<Kept> {
     let scopes: String = row.try_get("scopes")?;
     let by: Option<Uuid> = row.try_get("held_by")?;
     let turn = by.zip(row.try_get("held_until")?);
+    let client: Option<String> = row.try_get("client")?;
+    let granted = match client.zip(row.try_get("granted_at")?) {
+        None => None,
+        Some((client, at)) => {
+            let tries: i32 = row.try_get("tries")?;
+            Some(Granted {
+                tries: tries.unsigned_abs(),
+                not_before: row.try_get("not_before")?,
+                refused: row.try_get("refused")?,
+                ..Granted::new(client, at)
+            })
+        }
+    };
     Ok(Kept {
         name: row.try_get("name")?,
         platform: row.try_get("platform")?,
@@ -47,6 +61,7 @@ fn read(row: &PgRow) -> sqlx::Result<Kept> {
         why: row.try_get("why")?,
         since: row.try_get("since")?,
         turn: turn.map(|(by, until)| Turn { by, until }),
+        granted,
         created_at: row.try_get("created_at")?,
         created_by: row.try_get("created_by")?,
     })
@@ -77,6 +92,19 @@ macro_rules! bound {
     }};
 }
 
+/// Binds what renews an account as the next five parameters.
+macro_rules! bound_grant {
+    ($query:expr, $it:expr) => {{
+        let granted: Option<&Granted> = $it.granted.as_ref();
+        $query
+            .bind(granted.map(|it| codec::plain(&it.client)))
+            .bind(granted.map(|it| it.at))
+            .bind(granted.map_or(0, |it| i32::try_from(it.tries).unwrap_or(i32::MAX)))
+            .bind(granted.and_then(|it| it.not_before))
+            .bind(granted.is_some_and(|it| it.refused))
+    }};
+}
+
 /// Asked again after a lost answer it finds its own row: what was sealed says so.
 const ADD: &str = "
 WITH counted AS (
@@ -85,9 +113,10 @@ WITH counted AS (
 added AS (
     INSERT INTO presswork.accounts
         (name, platform, tenant, label, settings, key, credentials, version, edition, scopes, expires_at,
-         state, why, since, held_by, held_until, created_at, created_by)
+         state, why, since, held_by, held_until, created_at, created_by, client, granted_at, tries,
+         not_before, refused)
     SELECT $4, $5, $6, $7, $8, $9, $10, $11, edition, $12, $13, $14, $15, presswork.now(), $16, $17,
-           presswork.now(), $18
+           presswork.now(), $18, $19, $20, $21, $22, $23
     FROM counted
     ON CONFLICT (name) DO NOTHING
     RETURNING name
@@ -121,6 +150,7 @@ put AS (
     SET platform = $5, tenant = $6, label = $7, settings = $8, key = $9, credentials = $10, version = $11,
         edition = counted.edition, scopes = $12, expires_at = $13, state = $14, why = $15,
         held_by = $16, held_until = $17,
+        client = $22, granted_at = $23, tries = $24, not_before = $25, refused = $26,
         since = CASE WHEN a.state = $14 THEN a.since ELSE clock.now END
     FROM clock, counted
     WHERE a.name = $4 AND a.edition = $18
@@ -174,9 +204,8 @@ fn settings(it: &Kept) -> Result<String> {
 pub async fn add(pools: &Pools, it: &Kept, audit: &Audit) -> Result<bool> {
     let settings = settings(it)?;
     let query = || {
-        bound!(ADD, Some(audit), it, &settings)
-            .bind(codec::plain(&it.created_by))
-            .fetch_one(pools.main())
+        let query = bound!(ADD, Some(audit), it, &settings).bind(codec::plain(&it.created_by));
+        bound_grant!(query, it).fetch_one(pools.main())
     };
     let row = pools.again(query).await?;
     row.try_get("done").map_err(explain)
@@ -209,12 +238,12 @@ pub async fn put(
     let Gate { close, open } = Gate::between(was, it);
     let open: Vec<&str> = open.into_iter().map(Cause::as_str).collect();
     let query = || {
-        bound!(PUT, audit, it, &settings)
+        let query = bound!(PUT, audit, it, &settings)
             .bind(was.edition)
             .bind(&open)
             .bind(close.map(Cause::as_str))
-            .bind(Uuid::new_v4())
-            .fetch_optional(pools.main())
+            .bind(Uuid::new_v4());
+        bound_grant!(query, it).fetch_optional(pools.main())
     };
     let row = pools.again(query).await?;
     let edition = row.map(|it| it.try_get("edition")).transpose();

@@ -20,6 +20,7 @@ mod budgets;
 mod look;
 mod tokens;
 mod accounts;
+mod logins;
 mod tidy;
 mod breakers;
 mod restore;
@@ -45,6 +46,7 @@ use crate::ledger::door::*;
 use crate::ledger::filter::{Filter, Group};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
+use crate::oauth::begun::{Begun, Ended};
 use crate::token::{Token, TokenId};
 
 pub use pool::{PgOptions, Role, hooked};
@@ -129,6 +131,25 @@ impl Accounts for Postgres {
 
     async fn accounts_edition(&self) -> Result<i64> {
         accounts::edition(&self.pools).await
+    }
+}
+
+#[async_trait]
+impl Logins for Postgres {
+    async fn begin_login(&self, it: &Begun) -> Result<()> {
+        logins::begin(&self.pools, it).await
+    }
+
+    async fn take_login(&self, digest: &[u8]) -> Result<Option<Begun>> {
+        logins::take(&self.pools, digest).await
+    }
+
+    async fn end_login(&self, digest: &[u8], end: &Ended) -> Result<()> {
+        logins::end(&self.pools, digest, end).await
+    }
+
+    async fn login_end(&self, digest: &[u8]) -> Result<Option<Ended>> {
+        logins::ended(&self.pools, digest).await
     }
 }
 

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 10] = [
+const MIGRATIONS: [Migration; 11] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -83,12 +83,19 @@ const MIGRATIONS: [Migration; 10] = [
         sql: include_str!("../../../migrations/postgres/0009_accounts.sql"),
         oldest: 9,
     },
-    // a program of the version before would send for its own account what was sent for another one
+    // a program of the version before wouldn't let an account go on that was refused and then renewed
     Migration {
         version: 10,
-        name: "fallbacks",
-        sql: include_str!("../../../migrations/postgres/0010_fallbacks.sql"),
+        name: "oauth",
+        sql: include_str!("../../../migrations/postgres/0010_oauth.sql"),
         oldest: 10,
+    },
+    // a program of the version before would send for its own account what was sent for another one
+    Migration {
+        version: 11,
+        name: "fallbacks",
+        sql: include_str!("../../../migrations/postgres/0011_fallbacks.sql"),
+        oldest: 11,
     },
 ];
 

@@ -10,7 +10,7 @@ use super::intake::audit as note;
 use super::map::{get, json, maybe_time, micros, text, time, word};
 use super::open::told;
 use super::store::Sqlite;
-use crate::account::{Kept, Sealed, State, Turn};
+use crate::account::{Granted, Kept, Sealed, State, Turn};
 use crate::gate::{Cause, Closure, Scope};
 use crate::ledger::door::{Accounts, Gate, Result};
 use crate::ledger::rows::Audit;
@@ -19,6 +19,16 @@ fn read(row: &SqliteRow) -> Result<Kept> {
     let scopes: &str = get(row, "scopes")?;
     let by: Option<Uuid> = get(row, "held_by")?;
     let turn = by.zip(maybe_time(get(row, "held_until")?)?);
+    let client: Option<String> = get(row, "client")?;
+    let granted = match client.zip(maybe_time(get(row, "granted_at")?)?) {
+        None => None,
+        Some((client, at)) => Some(Granted {
+            tries: get(row, "tries")?,
+            not_before: maybe_time(get(row, "not_before")?)?,
+            refused: get(row, "refused")?,
+            ..Granted::new(client, at)
+        }),
+    };
     Ok(Kept {
         name: get(row, "name")?,
         platform: get(row, "platform")?,
@@ -41,6 +51,7 @@ fn read(row: &SqliteRow) -> Result<Kept> {
         why: get(row, "why")?,
         since: time(get(row, "since")?)?,
         turn: turn.map(|(by, until)| Turn { by, until }),
+        granted,
         created_at: time(get(row, "created_at")?)?,
         created_by: get(row, "created_by")?,
     })
@@ -64,11 +75,13 @@ async fn add(conn: &mut SqliteConnection, now: i64, it: Kept, audit: Audit) -> R
     if let Some(found) = one(conn, &it.name).await? {
         return Ok(found.sealed == it.sealed);
     }
-    let edition = counted(conn).await?;
+    let (edition, granted) = (counted(conn).await?, it.granted.as_ref());
     sqlx::query(
         "INSERT INTO accounts (name, platform, tenant, label, settings, key, credentials, version, edition,
-             scopes, expires_at, state, why, since, held_by, held_until, created_at, created_by)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?14, ?17)",
+             scopes, expires_at, state, why, since, held_by, held_until, created_at, created_by, client,
+             granted_at, tries, not_before, refused)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?14, ?17, ?18, ?19,
+                 ?20, ?21, ?22)",
     )
     .bind(&it.name)
     .bind(&it.platform)
@@ -87,6 +100,11 @@ async fn add(conn: &mut SqliteConnection, now: i64, it: Kept, audit: Audit) -> R
     .bind(it.turn.map(|it| it.by))
     .bind(it.turn.map(|it| micros(it.until)))
     .bind(&it.created_by)
+    .bind(granted.map(|it| &it.client))
+    .bind(granted.map(|it| micros(it.at)))
+    .bind(granted.map_or(0, |it| it.tries))
+    .bind(granted.and_then(|it| it.not_before).map(micros))
+    .bind(granted.is_some_and(|it| it.refused))
     .execute(&mut *conn)
     .await
     .map_err(told)?;
@@ -107,12 +125,13 @@ async fn put(
     (was, it): (Kept, Kept),
     audit: Option<Audit>,
 ) -> Result<Option<i64>> {
-    let edition = counted(conn).await?;
+    let (edition, granted) = (counted(conn).await?, it.granted.as_ref());
     let done = sqlx::query(
         "UPDATE accounts
          SET platform = ?1, tenant = ?2, label = ?3, settings = ?4, key = ?5, credentials = ?6, version = ?7,
              edition = ?8, scopes = ?9, expires_at = ?10, why = ?12, held_by = ?13, held_until = ?14,
-             since = iif(state = ?11, since, ?15), state = ?11
+             since = iif(state = ?11, since, ?15), state = ?11,
+             client = ?18, granted_at = ?19, tries = ?20, not_before = ?21, refused = ?22
          WHERE name = ?16 AND edition = ?17",
     )
     .bind(&it.platform)
@@ -132,6 +151,11 @@ async fn put(
     .bind(now)
     .bind(&it.name)
     .bind(was.edition)
+    .bind(granted.map(|it| &it.client))
+    .bind(granted.map(|it| micros(it.at)))
+    .bind(granted.map_or(0, |it| it.tries))
+    .bind(granted.and_then(|it| it.not_before).map(micros))
+    .bind(granted.is_some_and(|it| it.refused))
     .execute(&mut *conn)
     .await
     .map_err(told)?;

@@ -13,6 +13,18 @@ fn with(secret: &str) -> Redactor {
     it
 }
 
+#[test]
+fn what_is_forgotten_is_hidden_no_longer_and_the_rest_is() {
+    let mut it = with("one plain value");
+    it.register(&SecretString::from("another plain value"));
+    let said = "one plain value, another plain value";
+    assert_eq!(it.redact(said), "***, ***");
+    it.forget(&SecretString::from("one plain value"));
+    assert_eq!(it.redact(said), "one plain value, ***");
+    it.forget(&SecretString::from("another plain value"));
+    assert!(it.values.is_empty());
+}
+
 /// Ways in which a secret that nobody registered shows itself.
 const UNREGISTERED: [&str; 31] = [
     "authorization: Bearer CANARY",
