@@ -9,11 +9,13 @@ mod money;
 mod form;
 mod rule;
 mod uses;
+mod reserve;
 mod change;
 
 pub use change::{Change, changed};
 pub use form::{Every, Form, NEVER};
 pub use money::{Currency, Hold, Paid, Price, Spend, micros, money};
+pub use reserve::{Kept, KeptBack};
 pub use rule::{Asked, Budget, Key, Per, matches};
 pub use uses::{End, Refused, Share, Uses};
 

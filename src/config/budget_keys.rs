@@ -10,7 +10,7 @@ const LOW: &str = "; to stop it altogether, pause its lane";
 const HIGH: &str = ", because no platform lets more through";
 
 /// The keys of a budget.
-pub(super) const BUDGET_KEYS: [Key; 15] = [
+pub(super) const BUDGET_KEYS: [Key; 16] = [
     key(
         "form",
         Shape::Word {
@@ -62,5 +62,6 @@ pub(super) const BUDGET_KEYS: [Key; 15] = [
     key("tenant", TEXT),
     key("kind", TEXT),
     key("op", TEXT),
+    key("reserve", Shape::Bool { default: true }),
     key("off", Shape::Bool { default: false }),
 ];

@@ -74,11 +74,12 @@ const PUBLISHED: [Published; 6] = [
 const MONEY_MAX: u64 = 1_000_000_000_000_000;
 
 /// Keys that mean something to some forms only.
-const ONLY: [(&str, &[&str]); 4] = [
+const ONLY: [(&str, &[&str]); 5] = [
     ("burst", &["bucket"]),
     ("zone", &["calendar", "spend"]),
     ("currency", &["spend"]),
     ("amount", &["concurrency", "bucket", "rolling", "calendar"]),
+    ("reserve", &["rolling", "calendar"]),
 ];
 
 impl<'a> Reader<'a> {
@@ -132,6 +133,7 @@ impl<'a> Reader<'a> {
             kind,
             op,
             published: false,
+            reserve: self.bool(part, "reserve"),
         })
     }
 
@@ -269,6 +271,7 @@ fn built_in(it: &Published) -> Budget {
         op: Some(it.op.to_owned()),
         amount: 1,
         published: true,
+        reserve: true,
     }
 }
 

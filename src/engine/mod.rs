@@ -62,6 +62,8 @@ const HINTS: usize = 20_000;
 pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
     let (hints, hinted) = mpsc::channel(HINTS);
     let gate = Gatekeeper::start(parts.ledger.clone(), parts.config.budgets.clone());
+    let config = Arc::new(ArcSwap::new(parts.config));
+    gate.keep_places(config.clone(), parts.kinds.clone());
     let tools = Tools {
         gate: Some(gate.clone()),
         ..parts.tools
@@ -73,7 +75,7 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         ledger: parts.ledger,
         queue: parts.queue,
         inboxes: parts.inboxes,
-        config: ArcSwap::new(parts.config),
+        config,
         kinds: parts.kinds,
         clock: parts.clock,
         run: parts.run,

@@ -328,7 +328,7 @@ pub struct Shared {
     /// The inboxes that are emptied: those of Redis, the SQL door.
     pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration; a reload swaps it whole.
-    pub config: ArcSwap<Config>,
+    pub config: Arc<ArcSwap<Config>>,
     /// The kinds that this program knows.
     pub kinds: Arc<[Kind]>,
     /// Their names.

@@ -125,6 +125,16 @@ macro_rules! through {
 }
 
 #[async_trait]
+impl Places for Faulty {
+    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>> {
+        through!(self, planned(of, ahead, limit))
+    }
+    async fn backlog(&self, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)> {
+        through!(self, backlog(of, limit))
+    }
+}
+
+#[async_trait]
 impl Accounts for Faulty {
     async fn add_account(&self, it: &Kept, audit: &Audit) -> Result<bool> {
         through!(self, add_account(it, audit))

@@ -17,6 +17,7 @@ mod closures;
 mod effects;
 mod results;
 mod budgets;
+mod planned;
 mod look;
 mod tokens;
 mod accounts;
@@ -42,6 +43,7 @@ use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 use crate::ledger::door::*;
 use crate::ledger::filter::{Filter, Group};
+use crate::ledger::planned::{Askers, Places, Planned, Waiting};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
 use crate::token::{Token, TokenId};
@@ -96,6 +98,17 @@ impl Postgres {
     /// Gives every connection back; calls after it fail as away.
     pub async fn close(&self) {
         self.pools.close().await;
+    }
+}
+
+#[async_trait]
+impl Places for Postgres {
+    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>> {
+        planned::nearest(&self.pools, of, ahead, limit).await
+    }
+
+    async fn backlog(&self, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)> {
+        planned::backlog(&self.pools, of, limit).await
     }
 }
 

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -81,6 +81,13 @@ const MIGRATIONS: [Migration; 9] = [
         version: 9,
         name: "accounts",
         sql: include_str!("../../../migrations/postgres/0009_accounts.sql"),
+        oldest: 9,
+    },
+    // a program of the version before keeps no places, and takes none that it wasn't allowed before
+    Migration {
+        version: 10,
+        name: "planned",
+        sql: include_str!("../../../migrations/postgres/0010_planned.sql"),
         oldest: 9,
     },
 ];

@@ -50,6 +50,7 @@ fn job(state: State) -> Job {
         revision: 0,
         created_at: at(-60),
         run_at: at(-60),
+        wanted_at: None,
         not_after: None,
         expires_at: at(86_400),
         attempts_max: 3,
@@ -274,6 +275,7 @@ fn budget(form: Form, per: Per, op: Option<&str>) -> Budget {
         op: op.map(str::to_owned),
         amount: 1,
         published: false,
+        reserve: true,
     }
 }
 
