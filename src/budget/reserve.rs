@@ -162,9 +162,7 @@ impl Uses {
         Some(KeptBack {
             at,
             places: places(first),
-            until: kept
-                .last_before(micros(form.ends(first)))
-                .unwrap_or(NEVER),
+            until: kept.last_before(micros(form.ends(first))).unwrap_or(NEVER),
         })
     }
 }
@@ -212,3 +210,6 @@ impl Look {
         at
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
 use super::asks::Want;
-use crate::budget::{Key, Kept};
+use crate::budget::{Kept, Key};
 use crate::config::Config;
 use crate::handler::Kind;
 use crate::ledger::{Ledger, LedgerError};
