@@ -10,9 +10,11 @@ mod form;
 mod rule;
 mod uses;
 mod reserve;
+mod forecast;
 mod change;
 
 pub use change::{Change, changed};
+pub use forecast::{Asks, REACH, Stands, forecast};
 pub use form::{Every, Form, NEVER};
 pub use money::{Currency, Hold, Paid, Price, Spend, micros, money};
 pub use reserve::{Kept, KeptBack};

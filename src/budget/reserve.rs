@@ -7,7 +7,7 @@
 
 use super::form::{Form, NEVER};
 use super::uses::{Uses, micros, slice, span, time, up};
-use crate::clock::Time;
+use crate::clock::{Time, stamp};
 
 /// The shortest window in which places are kept: what frees sooner is soon there again.
 const LONG: chrono::Duration = chrono::Duration::hours(1);
@@ -46,11 +46,14 @@ impl Form {
 /// When places are wanted that are kept: the nearest first, several at one time together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
+    /// What each of them is.
+    each: u64,
     wanted: Vec<(i64, u64)>,
 }
 
-impl FromIterator<Time> for Kept {
-    fn from_iter<I: IntoIterator<Item = Time>>(times: I) -> Self {
+impl Kept {
+    /// Places of `each` that are wanted at these times.
+    pub fn of(each: u64, times: impl IntoIterator<Item = Time>) -> Self {
         let mut all: Vec<i64> = times.into_iter().map(micros).collect();
         all.sort_unstable();
         let mut wanted: Vec<(i64, u64)> = Vec::new();
@@ -60,14 +63,30 @@ impl FromIterator<Time> for Kept {
                 _ => wanted.push((at, 1)),
             }
         }
-        Self { wanted }
+        Self { each, wanted }
     }
-}
 
-impl Kept {
     /// Whether none is.
     pub fn is_empty(&self) -> bool {
         self.wanted.is_empty()
+    }
+
+    /// How many are kept now: those that what is taken now would count beside.
+    pub fn count(&self, form: &Form, now: Time) -> u64 {
+        let now_us = micros(now);
+        match form {
+            Form::Rolling { window, .. } => {
+                self.between(now_us, now_us, now_us.saturating_add(span(*window)))
+            }
+            Form::Calendar { .. } => {
+                let period = form.periods(now, now).first().copied();
+                period.map_or(0, |it| {
+                    let (from, to) = form.counts_from(it, chrono::Duration::zero());
+                    self.between(now_us, micros(from), micros(to))
+                })
+            }
+            Form::Concurrency { .. } | Form::Bucket { .. } | Form::Spend { .. } => 0,
+        }
     }
 
     /// How many are wanted from `from` on and before `to`; what is wanted already is wanted now.
@@ -95,9 +114,37 @@ pub struct KeptBack {
     pub until: Time,
 }
 
+impl KeptBack {
+    /// What is kept, for people.
+    pub fn told(&self) -> String {
+        let places = match self.places {
+            1 => "1 place is".to_owned(),
+            count => format!("{count} places are"),
+        };
+        let until = stamp(self.until);
+        format!("{places} kept for jobs scheduled until {until}")
+    }
+}
+
 impl Uses {
+    /// When more is there to be used than now, whoever asks: a calendar begins anew, or the first of what
+    /// counts in a rolling window runs out. `None`: nothing counts, or nobody knows.
+    pub fn frees_at(&self, form: &Form, now: Time) -> Option<Time> {
+        let mut tidy = self.clone();
+        let now = tidy.tidy(form, now);
+        let first = tidy.amounts().keys().next();
+        match form {
+            Form::Calendar { .. } | Form::Spend { .. } => {
+                let period = form.periods(now, now).first().copied()?;
+                Some(form.ends(period))
+            }
+            Form::Rolling { window, .. } => first.map(|it| time(it.saturating_add(span(*window)))),
+            Form::Concurrency { .. } | Form::Bucket { .. } => None,
+        }
+    }
+
     /// Whether `amount`, surely over by `until`, takes a place that is kept: then it has to wait. Says
-    /// nothing of whether it fits without them.
+    /// nothing of whether it fits without them, and never that more than is ever allowed has to wait.
     pub fn kept_back(
         &self,
         form: &Form,
@@ -105,7 +152,7 @@ impl Uses {
         kept: &Kept,
         (now, until): (Time, Time),
     ) -> Option<KeptBack> {
-        if kept.is_empty() || !form.keeps_places() {
+        if kept.is_empty() || !form.keeps_places() || form.most() < amount {
             return None;
         }
         let mut tidy = self.clone();
@@ -114,8 +161,7 @@ impl Uses {
         match form {
             Form::Rolling { most, window } => {
                 let look = Look {
-                    room: most.saturating_sub(amount),
-                    amount,
+                    room: i128::from(*most) - i128::from(amount),
                     stays: span(*window),
                     slice: slice(*window),
                     within: within.num_microseconds().unwrap_or(0),
@@ -146,7 +192,7 @@ impl Uses {
             kept.between(now_us, micros(from), micros(to))
         };
         let is_full = |period: &i64| {
-            let wanted = places(*period).saturating_mul(amount);
+            let wanted = places(*period).saturating_mul(kept.each);
             let all = wanted.saturating_add(amount);
             form.most() < self.counted(&[*period]).saturating_add(all)
         };
@@ -170,8 +216,7 @@ impl Uses {
 /// What is looked for in a rolling window; times and spans in microseconds.
 struct Look {
     /// What may be used besides.
-    room: u64,
-    amount: u64,
+    room: i128,
     stays: i64,
     slice: i64,
     within: i64,
@@ -186,22 +231,22 @@ impl Look {
     /// The first moment from `now` on at which what is taken leaves room for all that is wanted for as long
     /// as it counts itself: `uses` run out, and who wants a place takes it then.
     fn first_room(&self, uses: &Uses, kept: &Kept, now: i64) -> i64 {
-        let amount = i128::from(self.amount);
+        let each = i128::from(kept.each);
         let mut changes: Vec<(i64, i128)> = Vec::new();
         for (key, counted) in uses.amounts() {
             changes.push((key.saturating_add(self.stays), -i128::from(*counted)));
         }
         for (at, places) in &kept.wanted {
             let at = (*at).max(now);
-            changes.push((at, i128::from(*places) * amount));
-            changes.push((self.end(at), -i128::from(*places) * amount));
+            changes.push((at, i128::from(*places) * each));
+            changes.push((self.end(at), -i128::from(*places) * each));
         }
         changes.sort_unstable();
         let mut used = i128::from(uses.total());
         let (mut from, mut at) = (now, now);
         for (time, change) in changes {
             // from `from` to `time` so much is used
-            if i128::from(self.room) < used && from < time && from < self.end(at) {
+            if self.room < used && from < time && from < self.end(at) {
                 at = time;
             }
             used += change;

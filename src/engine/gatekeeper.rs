@@ -439,18 +439,9 @@ fn kept_back(key: &Key, form: &Form, used: u64, back: &KeptBack) -> String {
         false => format!("until {}", stamp(back.at)),
     };
     format!(
-        "budget `{name}`{whose}: {} kept for jobs scheduled until {} ({used} of {most} used); what wasn't scheduled waits {when}",
-        places(back.places),
-        stamp(back.until)
+        "budget `{name}`{whose}: {} ({used} of {most} used); what wasn't scheduled waits {when}",
+        back.told()
     )
-}
-
-/// So many places are.
-fn places(count: u64) -> String {
-    match count {
-        1 => "1 place is".to_owned(),
-        _ => format!("{count} places are"),
-    }
 }
 
 impl Counter {

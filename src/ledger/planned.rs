@@ -24,6 +24,19 @@ pub struct Askers {
     pub tenant: Option<String>,
 }
 
+impl Askers {
+    /// Whether a job is one of theirs.
+    pub fn has(&self, it: &Waiting) -> bool {
+        let accounts = self.accounts.as_ref();
+        self.kinds.contains(&it.kind)
+            && accounts.is_none_or(|all| it.account.as_ref().is_some_and(|it| all.contains(it)))
+            && self
+                .tenant
+                .as_ref()
+                .is_none_or(|tenant| *tenant == it.tenant)
+    }
+}
+
 /// A job that a place is kept for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Planned {
@@ -33,11 +46,19 @@ pub struct Planned {
     pub at: Time,
 }
 
-/// A job that waits for its turn.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A job that waits for its turn, its time, or a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
     /// The job.
     pub job: JobId,
+    /// Its kind.
+    pub kind: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// Its account.
+    pub account: Option<String>,
+    /// A person has to mend something first.
+    pub held: bool,
     /// When it may run.
     pub run_at: Time,
     /// When its producer wanted it, where that lay ahead when it was accepted.
@@ -51,7 +72,7 @@ pub trait Places: Send + Sync {
     /// [`KEPT_FOR`] ago, and haven't sent anything yet: the nearest first, at most `limit`. Without an
     /// account to go by, of each kind [`LOOKED_AT`] are looked through.
     async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>>;
-    /// The jobs of these that wait for their turn or their time, in the order in which they may run, at
-    /// most `limit`; and how many of them are held, counted up to `limit`. For people: it is no quick look.
-    async fn backlog(&self, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)>;
+    /// The jobs of these kinds that wait for their turn, their time or a person, in the order in which they
+    /// may run, at most `limit`. For people: it is no quick look.
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>>;
 }

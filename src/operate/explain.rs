@@ -237,12 +237,7 @@ impl Look<'_> {
         let subject = Subject::of(&facts.job, config);
         let shut = facts.closures.iter();
         let shut = shut.filter(|it| it.shuts(&subject, facts.now));
-        let full = used_up(
-            &facts.job,
-            config,
-            (&facts.budgets, &facts.counted),
-            facts.now,
-        );
+        let full = used_up(&facts.job, config, facts.known(), facts.now);
         let mut all: Vec<Constraint> = self.not_due().into_iter().collect();
         all.extend(shut.map(|it| self.closed(it)));
         all.extend(facts.pause.as_ref().map(|it| self.paused(it)));
@@ -372,6 +367,16 @@ impl Look<'_> {
                 "" => String::new(),
                 whose => format!(" of `{whose}`"),
             };
+            if let Some(back) = &it.kept {
+                return format!(
+                    "Budget `{}`{whose}: {} ({} of {} used): {}.",
+                    it.name,
+                    back.told(),
+                    it.used,
+                    it.budget.form.most(),
+                    it.when(now, "")
+                );
+            }
             let word = match it.room_at {
                 Some(_) => "used up",
                 None => "too small",

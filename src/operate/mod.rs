@@ -3,6 +3,7 @@
 
 pub mod stops;
 pub mod askers;
+pub mod outlook;
 pub mod budgets;
 pub mod why;
 pub mod full;

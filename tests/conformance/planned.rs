@@ -13,7 +13,6 @@ use presswork::outcome::Outcome;
 use super::closures;
 use super::fixture::{Fixture, KIND, LANE, fence, job, kinds};
 
-const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 
 async fn at(f: &Fixture, seconds: i64) -> presswork::clock::Time {
@@ -180,14 +179,23 @@ pub async fn a_backlog_is_told_in_its_order(f: Fixture) {
     let why = presswork::outcome::Failure::permanent("no_account", "gone");
     let why = Outcome::Held(presswork::outcome::Held::Account, why);
     f.happen(&job, Event::Ended(why)).await;
+    let waiting = f.backlog(&kinds(), 100).await.unwrap();
     let ann = of(Some(&["ann"]), None);
-    let (waiting, held) = f.backlog(&ann, 100).await.unwrap();
-    let jobs: Vec<JobId> = waiting.iter().map(|it| it.job).collect();
-    assert_eq!((jobs, held), (vec![bulk, slot], 1));
-    assert_eq!(waiting[0].wanted_at, None);
-    assert_eq!(waiting[1].wanted_at, Some(waiting[1].run_at));
-    assert_eq!(f.backlog(&ann, 1).await.unwrap().0.len(), 1);
-    assert_eq!(f.backlog(&of(None, None), 100).await.unwrap().0.len(), 3);
-    f.shift(i64::try_from(HOUR.as_secs()).unwrap()).await;
-    assert_eq!(f.backlog(&ann, 100).await.unwrap().0.len(), 2);
+    let its: Vec<_> = waiting.iter().filter(|it| ann.has(it)).collect();
+    let jobs: Vec<(JobId, bool)> = its.iter().map(|it| (it.job, it.held)).collect();
+    assert_eq!(jobs, [(bulk, false), (held, true), (slot, false)]);
+    assert_eq!(its[0].wanted_at, None);
+    assert_eq!(its[2].wanted_at, Some(its[2].run_at));
+    assert_eq!(waiting.len(), 4);
+    for (askers, count) in [
+        (of(None, Some("acme")), 4),
+        (of(None, Some("zeta")), 0),
+        (of(Some(&["bob", "gone"]), Some("acme")), 1),
+    ] {
+        let its = waiting.iter().filter(|it| askers.has(it));
+        assert_eq!(its.count(), count, "{askers:?}");
+    }
+    assert_eq!(f.backlog(&kinds(), 1).await.unwrap().len(), 1);
+    let other = ["demo.other".to_owned()];
+    assert!(f.backlog(&other, 9).await.unwrap().is_empty());
 }

@@ -6,8 +6,11 @@ use presswork::budget::{Budget, Every, Form, Per};
 use presswork::clock::Time;
 use presswork::config::Config;
 use presswork::job::JobId;
+use presswork::ledger::Filter;
 use presswork::lifecycle::State;
-use presswork::operate;
+use presswork::operate::explain::{Eyes, explain};
+use presswork::operate::facts::Facts;
+use presswork::operate::{self, budgets};
 use serde_json::{Value, json};
 
 use crate::rig::{Base, Rig, somebody};
@@ -102,6 +105,8 @@ impl Day {
         self.base.advance(by).await;
         for host in &self.hosts {
             host.lease.lock().await.tick().await;
+            // what was shut here for a while is open again
+            host.control.tick().await.unwrap();
         }
     }
 
@@ -119,13 +124,16 @@ impl Day {
     }
 
     async fn done(&self, of: &[JobId]) -> usize {
-        let mut done = 0;
-        for id in of {
-            let job = self.hosts[0].job(*id).await;
-            done += usize::from(job.state == State::Completed);
-            assert_eq!(job.attempts, 0, "waiting is no failure: {job:?}");
-        }
-        done
+        let filter = Filter {
+            states: vec![State::Completed],
+            limit: 1_000,
+            ..Filter::default()
+        };
+        let done = self.base.ledger.jobs(&filter).await.unwrap();
+        let its: Vec<_> = done.iter().filter(|it| of.contains(&it.id)).collect();
+        let charged = its.iter().find(|it| 0 < it.attempts);
+        assert!(charged.is_none(), "waiting is no failure: {charged:?}");
+        its.len()
     }
 
     /// Looks again and again, as hosts do, until so many of the bulk have gone out.
@@ -200,6 +208,62 @@ async fn the_place_of_what_is_called_off_is_free() {
             operate::cancel(&*base.ledger, *id, &by).await.unwrap();
         }
         day.until(43).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_becomes_of_the_backlog_is_told() {
+    for base in Base::both().await {
+        let day = Day::begin(&base, calendar(), 1, 150).await;
+        day.run().await;
+        let (host, kinds) = (&day.hosts[0], presswork::kinds::all());
+        let config = host.shared.config.load_full();
+        let part = async || {
+            let parts = budgets::parts(&*base.ledger, &config, &kinds).await;
+            let mut parts = parts.unwrap().into_iter();
+            let part = parts.find(|it| it.budget == "posts" && it.whose == "acme");
+            let part = part.expect("something was counted in it");
+            (
+                part.used,
+                part.frees_at,
+                part.outlook.expect("its kinds are known"),
+            )
+        };
+        let nine = host.job(day.ten[0]).await.wanted_at.unwrap();
+        let begins = |days: i64| {
+            nine - chrono::Duration::hours(9) + chrono::Duration::seconds(days * 86_400 + 5)
+        };
+        let (used, frees_at, told) = part().await;
+        // a minute's or two, by when midnight was
+        let near = |a: Option<Time>, b: Time| {
+            a.is_some_and(|it| (it - b).abs() < chrono::Duration::minutes(2))
+        };
+        assert_eq!((used, told.kept), (40, 10));
+        assert!(near(frees_at, begins(1)), "{frees_at:?}");
+        assert_eq!((told.backlog, told.scheduled, told.held), (120, 10, 0));
+        assert!(near(told.drains_at, begins(3)), "{told:?}");
+        assert_eq!((told.late, told.misses, told.more), (0, vec![], false));
+        // more than there are places: the later ones come a day too late
+        let ten = nine + chrono::Duration::hours(1);
+        let mut over = Vec::new();
+        for _ in 0..30 {
+            over.push(host.enqueue(&post(Some(ten))).await);
+        }
+        let (_, _, told) = part().await;
+        assert_eq!((told.kept, told.late, told.misses.len()), (40, 30, 20));
+        assert!(over.contains(&told.misses[0].job));
+        assert_eq!(told.misses[0].wanted_at, ten);
+        assert!(near(told.misses[0].expected_at, begins(1)), "{told:?}");
+        // and who waits is told why
+        let names: Vec<String> = kinds.iter().map(|it| it.name().to_owned()).collect();
+        let waits = host.job(day.bulk[149]).await;
+        let facts = Facts::read(&*base.ledger, &config, &names, waits).await;
+        let why = explain(&facts.unwrap(), &config, Eyes::Operator);
+        let why = &why.constraints[0].text;
+        assert!(
+            why.contains("40 places are kept for jobs scheduled until"),
+            "{why}"
+        );
     }
 }
 

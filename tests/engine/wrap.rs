@@ -129,8 +129,8 @@ impl Places for Faulty {
     async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>> {
         through!(self, planned(of, ahead, limit))
     }
-    async fn backlog(&self, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)> {
-        through!(self, backlog(of, limit))
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>> {
+        through!(self, backlog(kinds, limit))
     }
 }
 

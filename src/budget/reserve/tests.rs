@@ -75,7 +75,7 @@ impl Play {
 
     fn kept_back(&mut self, kept: &[Time], now: Time) -> Option<KeptBack> {
         self.finish(now);
-        let kept: Kept = kept.iter().copied().collect();
+        let kept = Kept::of(self.amount, kept.iter().copied());
         let times = (now, now + WITHIN);
         self.uses.kept_back(&self.form, self.amount, &kept, times)
     }
@@ -129,6 +129,8 @@ proptest! {
         }
         let planned = fitting(&form, amount, &planned);
         let now = start();
+        // where it is full besides, that is told instead
+        prop_assume!(play.uses.fits_at(&form, amount, now) == now);
         let Some(back) = play.kept_back(&planned, now) else { return Ok(()) };
         prop_assert!(now < back.at && 0 < back.places && back.until < NEVER);
         let (before, after): (Vec<Time>, Vec<Time>) =
@@ -166,7 +168,7 @@ fn calendar(most: u64) -> Form {
 fn bulk_takes_what_is_left_of_the_day_and_is_told_when_the_next_begins() {
     let at = |text: &str| -> Time { text.parse().unwrap() };
     let midnight = at("2026-05-01T00:01:00Z");
-    let kept: Kept = (0..10).map(|_| at("2026-05-01T09:00:00Z")).collect();
+    let kept = Kept::of(1, (0..10).map(|_| at("2026-05-01T09:00:00Z")));
     let mut uses = Uses::default();
     let form = calendar(50);
     let times = (midnight, midnight + WITHIN);
@@ -183,12 +185,12 @@ fn bulk_takes_what_is_left_of_the_day_and_is_told_when_the_next_begins() {
         uses.take(&form, 1, nine, nine + WITHIN).unwrap();
     }
     // what is wanted tomorrow is no matter of today, and late ones still have their places
-    let tomorrow: Kept = [at("2026-05-02T09:00:00Z")].into_iter().collect();
+    let tomorrow = Kept::of(1, [at("2026-05-02T09:00:00Z")]);
     assert_eq!(
         Uses::default().kept_back(&calendar(1), 1, &tomorrow, times),
         None
     );
-    let late: Kept = [midnight - Duration::hours(3)].into_iter().collect();
+    let late = Kept::of(1, [midnight - Duration::hours(3)]);
     assert!(
         Uses::default()
             .kept_back(&calendar(1), 1, &late, times)
@@ -200,7 +202,7 @@ fn bulk_takes_what_is_left_of_the_day_and_is_told_when_the_next_begins() {
 fn places_are_kept_in_long_windows_only() {
     let window = Duration::minutes(59);
     let now = start();
-    let kept: Kept = [now].into_iter().collect();
+    let kept = Kept::of(1, [now]);
     let long = Form::Rolling {
         most: 1,
         window: Duration::hours(1),

@@ -120,7 +120,7 @@ impl Places {
         let places = want.form.places(want.amount);
         let most = u32::try_from(places).unwrap_or(MOST).min(MOST);
         let planned = self.ledger.planned(&askers, ahead, most).await?;
-        Ok(planned.iter().map(|it| it.at).collect())
+        Ok(Kept::of(want.amount, planned.iter().map(|it| it.at)))
     }
 }
 

@@ -107,8 +107,8 @@ impl Places for Postgres {
         planned::nearest(&self.pools, of, ahead, limit).await
     }
 
-    async fn backlog(&self, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)> {
-        planned::backlog(&self.pools, of, limit).await
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>> {
+        planned::backlog(&self.pools, kinds, limit).await
     }
 }
 

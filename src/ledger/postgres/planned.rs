@@ -60,18 +60,12 @@ const OF_KINDS: &str = concat!(
     " ORDER BY one.wanted_at, one.id LIMIT $4"
 );
 
-/// Nothing is known of how many there are: the connections that may scan a table are asked.
+/// Nobody knows how many there are: the connections that may scan a table are asked.
 const BACKLOG: &str = "
-SELECT j.id, j.run_at, j.wanted_at FROM presswork.jobs j
-WHERE j.kind = ANY($1) AND ($3::text[] IS NULL OR j.account = ANY($3))
-  AND ($4::text IS NULL OR j.tenant = $4) AND j.state IN ('scheduled', 'ready', 'retrying')
+SELECT j.id, j.kind, j.tenant, j.account, j.state = 'held' AS held, j.run_at, j.wanted_at
+FROM presswork.jobs j
+WHERE j.kind = ANY($1) AND j.state IN ('scheduled', 'ready', 'retrying', 'held')
 ORDER BY j.run_at, j.id LIMIT $2";
-
-const HELD: &str = "
-SELECT count(*) FROM (
-    SELECT 1 FROM presswork.jobs j
-    WHERE j.kind = ANY($1) AND ($3::text[] IS NULL OR j.account = ANY($3))
-      AND ($4::text IS NULL OR j.tenant = $4) AND j.state = 'held' LIMIT $2) one";
 
 fn planned(row: &PgRow) -> sqlx::Result<Planned> {
     Ok(Planned {
@@ -83,6 +77,10 @@ fn planned(row: &PgRow) -> sqlx::Result<Planned> {
 fn waiting(row: &PgRow) -> sqlx::Result<Waiting> {
     Ok(Waiting {
         job: JobId(row.try_get("id")?),
+        kind: row.try_get("kind")?,
+        tenant: row.try_get("tenant")?,
+        account: row.try_get("account")?,
+        held: row.try_get("held")?,
         run_at: row.try_get("run_at")?,
         wanted_at: row.try_get("wanted_at")?,
     })
@@ -123,21 +121,10 @@ pub async fn nearest(
     rows.collect::<sqlx::Result<_>>().map_err(explain)
 }
 
-/// What waits for its turn or its time, and how much is held.
-pub async fn backlog(pools: &Pools, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)> {
-    let asked = sqlx::query(BACKLOG)
-        .bind(&of.kinds)
-        .bind(i64::from(limit))
-        .bind(&of.accounts)
-        .bind(&of.tenant);
+/// What waits for its turn, its time or a person.
+pub async fn backlog(pools: &Pools, kinds: &[String], limit: u32) -> Result<Vec<Waiting>> {
+    let asked = sqlx::query(BACKLOG).bind(kinds).bind(i64::from(limit));
     let rows = pools.call(asked.fetch_all(pools.main())).await?;
-    let asked = sqlx::query_scalar(HELD)
-        .bind(&of.kinds)
-        .bind(i64::from(limit))
-        .bind(&of.accounts)
-        .bind(&of.tenant);
-    let held: i64 = pools.call(asked.fetch_one(pools.main())).await?;
     let rows = rows.iter().map(waiting);
-    let rows = rows.collect::<sqlx::Result<_>>().map_err(explain)?;
-    Ok((rows, held.unsigned_abs()))
+    rows.collect::<sqlx::Result<_>>().map_err(explain)
 }

@@ -47,18 +47,9 @@ const OF_KIND: &str = concat!(
 );
 
 const BACKLOG: &str = "
-SELECT id, run_at, wanted_at FROM jobs
-WHERE kind IN (SELECT value FROM json_each(?1))
-  AND (?2 IS NULL OR account IN (SELECT value FROM json_each(?2))) AND (?3 IS NULL OR tenant = ?3)
-  AND state IN ('scheduled', 'ready', 'retrying')
-ORDER BY run_at, id LIMIT ?4";
-
-const HELD: &str = "
-SELECT count(*) FROM (
-    SELECT 1 FROM jobs
-    WHERE kind IN (SELECT value FROM json_each(?1))
-      AND (?2 IS NULL OR account IN (SELECT value FROM json_each(?2))) AND (?3 IS NULL OR tenant = ?3)
-      AND state = 'held' LIMIT ?4)";
+SELECT id, kind, tenant, account, state = 'held', run_at, wanted_at FROM jobs
+WHERE kind IN (SELECT value FROM json_each(?)) AND state IN ('scheduled', 'ready', 'retrying', 'held')
+ORDER BY run_at, id LIMIT ?";
 
 fn planned(row: &SqliteRow) -> Result<Planned> {
     Ok(Planned {
@@ -70,8 +61,12 @@ fn planned(row: &SqliteRow) -> Result<Planned> {
 fn waiting(row: &SqliteRow) -> Result<Waiting> {
     Ok(Waiting {
         job: JobId(get(row, 0)?),
-        run_at: time(get(row, 1)?)?,
-        wanted_at: maybe_time(get(row, 2)?)?,
+        kind: get(row, 1)?,
+        tenant: get(row, 2)?,
+        account: get(row, 3)?,
+        held: get(row, 4)?,
+        run_at: time(get(row, 5)?)?,
+        wanted_at: maybe_time(get(row, 6)?)?,
     })
 }
 
@@ -124,18 +119,9 @@ impl Places for Sqlite {
         Ok(all)
     }
 
-    async fn backlog(&self, of: &Askers, limit: u32) -> Result<(Vec<Waiting>, u64)> {
-        let mut conn = self.reader().await?;
-        let kinds = text(&of.kinds)?;
-        let accounts = of.accounts.as_ref().map(text).transpose()?;
-        let ask = |sql: &'static str| {
-            let query = sqlx::query(sql).bind(kinds.clone());
-            let query = query.bind(accounts.clone()).bind(of.tenant.clone());
-            query.bind(limit)
-        };
-        let rows = ask(BACKLOG).fetch_all(&mut *conn).await.map_err(told)?;
-        let held = ask(HELD).fetch_one(&mut *conn).await.map_err(told)?;
-        let rows = rows.iter().map(waiting).collect::<Result<_>>()?;
-        Ok((rows, get::<i64, _>(&held, 0)?.unsigned_abs()))
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>> {
+        let query = sqlx::query(BACKLOG).bind(text(&kinds)?).bind(limit);
+        let rows = query.fetch_all(&mut *self.reader().await?).await;
+        rows.map_err(told)?.iter().map(waiting).collect()
     }
 }
