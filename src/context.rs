@@ -119,6 +119,7 @@ impl Tools {
             tenant: (*job.tenant).into(),
             kind: (*job.kind).into(),
             nearby: of.is_some_and(Account::is_nearby),
+            wanted_at: job.wanted_at,
         })
     }
 

@@ -200,6 +200,9 @@ pub struct Closure {
     /// A salted digest of the credentials that were refused, where those stand in `jobs.toml`.
     #[serde(default, skip_serializing)]
     pub refused: Option<String>,
+    /// Jobs that were scheduled for a time go all the same. Only what a daemon shuts by itself says so.
+    #[serde(skip)]
+    pub spares_planned: bool,
 }
 
 impl Closure {
@@ -214,6 +217,15 @@ impl Closure {
             since: now,
             until: None,
             refused: None,
+            spares_planned: false,
+        }
+    }
+
+    /// The same, but for jobs that were scheduled for a time. Its scope names no label.
+    pub fn sparing_planned(self) -> Self {
+        Self {
+            spares_planned: true,
+            ..self
         }
     }
 
@@ -259,6 +271,10 @@ impl fmt::Display for Closure {
     }
 }
 
+/// In the place of a mark: all jobs but those that were scheduled for a time. No text of labels holds it,
+/// since JSON escapes it; to SQL it is `chr(1)`.
+const UNPLANNED: &str = "\u{1}";
+
 /// What dispatch compares with a job; an empty text is any.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Entry {
@@ -290,7 +306,7 @@ pub struct Columns {
     pub tenants: Vec<String>,
     /// Kinds.
     pub kinds: Vec<String>,
-    /// What a job's labels must hold: see [`Scope::mark`].
+    /// What a job's labels must hold: see [`Scope::mark`]. `\u{1}`: it wasn't scheduled for a time.
     pub marks: Vec<String>,
 }
 
@@ -315,7 +331,10 @@ impl Shut {
                 account,
                 tenant: text(&scope.tenant),
                 kind: text(&scope.kind),
-                mark: scope.mark(),
+                mark: match closure.spares_planned {
+                    true => UNPLANNED.to_owned(),
+                    false => scope.mark(),
+                },
             };
             let Some(platform) = &scope.platform else {
                 entries.insert(entry(text(&scope.account)));

@@ -48,6 +48,9 @@ pub trait Handler: Send + Sync + 'static {
     const DEFAULTS: Defaults;
     /// How its effects of class B or C are looked for after a lost answer. `None`: it has none.
     const LOOKED_UP: Option<Rule> = None;
+    /// The operations one of which a job of it comes to, as budgets call them: of a scheduled job a place
+    /// is kept there. Empty: only budgets of all operations keep one.
+    const SENDS: &'static [&'static str] = &[];
 
     /// What can be said against a payload without asking anybody: every violation at once, each
     /// with a pointer into the payload (`/text`).
@@ -103,6 +106,7 @@ pub struct Kind {
     lane: fn(&str, &Config) -> Option<String>,
     run: fn(Arc<Context>) -> Running,
     looked_up: Option<Rule>,
+    sends: &'static [&'static str],
     look: fn(Probe, Effect) -> Looked,
 }
 
@@ -134,6 +138,7 @@ impl Kind {
                 })
             },
             looked_up: H::LOOKED_UP,
+            sends: H::SENDS,
             look: |probe, effect| {
                 Box::pin(async move {
                     match read::<H::Payload>(&probe.job.payload) {
@@ -148,6 +153,11 @@ impl Kind {
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.defaults.name
+    }
+
+    /// The operations one of which a job of it comes to.
+    pub fn sends(&self) -> &'static [&'static str] {
+        self.sends
     }
 
     /// Its payload's JSON Schema (2020-12), derived from the type.

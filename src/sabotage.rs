@@ -162,6 +162,10 @@ pub const LINES: &[(&str, &str)] = &[
     ),
     ("budget.gate", "an effect takes what its send needs first"),
     (
+        "budget.reserve",
+        "a place that is kept for a scheduled job is nobody else's",
+    ),
+    (
         "budget.under_way",
         "a window begins when what it counts is over",
     ),

@@ -41,6 +41,7 @@ fn asked(account: &str) -> Asked<'_> {
         op: "x.post",
         nearby: false,
         spend: None,
+        wanted_at: None,
     }
 }
 
@@ -56,6 +57,7 @@ fn budget(form: Form, per: Per) -> Budget {
         op: None,
         amount: 1,
         published: false,
+        reserve: true,
     }
 }
 

@@ -21,8 +21,9 @@ const FOR_MAX_S: u64 = 10 * 366 * 86_400;
 
 /// `GET /v1/budgets`: what may be done, and how much of it is used.
 pub async fn list(Of(api): Of<Arc<Api>>) -> Result<Response, Problem> {
-    let config = api.given.shared.config.load_full();
-    let parts = budgets::parts(&*api.given.ledger, &config.budgets).await?;
+    let shared = &api.given.shared;
+    let config = shared.config.load_full();
+    let parts = budgets::parts(&*api.given.ledger, &config, &shared.kinds).await?;
     Ok(answer(StatusCode::OK, &json!({"budgets": parts})))
 }
 

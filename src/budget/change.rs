@@ -95,6 +95,7 @@ mod tests {
             op: None,
             amount: 1,
             published: true,
+            reserve: true,
         };
         let said = BTreeMap::from([("posts".to_owned(), budget)]);
         let now = Time::UNIX_EPOCH;

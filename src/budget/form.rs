@@ -144,6 +144,18 @@ impl Form {
         }
     }
 
+    /// The first and the last moment of what counts in a period of a calendar, where it is sent then and
+    /// over `within` from then: a little more than the period.
+    pub(super) fn counts_from(&self, of: i64, within: Duration) -> (Time, Time) {
+        let begins = match self {
+            Self::Calendar { every, zone, .. } | Self::Spend { every, zone, .. } => {
+                begin(*every, *zone, of)
+            }
+            _ => NEVER,
+        };
+        (begins - MIDNIGHT - within, self.ends(of))
+    }
+
     /// When the period of a calendar is over for sure; [`NEVER`] of other forms.
     pub(super) fn ends(&self, period: i64) -> Time {
         match self {

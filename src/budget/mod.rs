@@ -9,11 +9,15 @@ mod money;
 mod form;
 mod rule;
 mod uses;
+mod reserve;
+mod forecast;
 mod change;
 
 pub use change::{Change, changed};
+pub use forecast::{Asks, REACH, Stands, forecast};
 pub use form::{Every, Form, NEVER};
 pub use money::{Currency, Hold, Paid, Price, Spend, micros, money};
+pub use reserve::{Kept, KeptBack};
 pub use rule::{Asked, Budget, Key, Per, matches};
 pub use uses::{End, Refused, Share, Uses};
 

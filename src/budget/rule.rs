@@ -2,6 +2,7 @@
 
 use super::form::Form;
 use super::money::Spend;
+use crate::clock::Time;
 use crate::outcome::words;
 
 words! {
@@ -47,6 +48,8 @@ pub struct Budget {
     pub amount: u64,
     /// It is what a platform publishes, and means nothing to a server of one's own.
     pub published: bool,
+    /// Places are kept in it for jobs that were scheduled, where its form is one that keeps places.
+    pub reserve: bool,
 }
 
 /// What is asked for: one request.
@@ -68,6 +71,8 @@ pub struct Asked<'a> {
     pub nearby: bool,
     /// The send that it is, where that is paid for.
     pub spend: Option<&'a Spend>,
+    /// When its job was wanted, where that was scheduled: it takes the place that is kept for it.
+    pub wanted_at: Option<Time>,
 }
 
 /// What of a budget is counted together: its name, and whose.
@@ -80,6 +85,11 @@ pub struct Key {
 }
 
 impl Budget {
+    /// Whether places are kept in it for jobs that were scheduled.
+    pub fn keeps_places(&self) -> bool {
+        self.reserve && self.form.keeps_places()
+    }
+
     /// Whose part of it a request counts in; `None`: it doesn't count in it.
     pub fn counts(&self, asked: &Asked<'_>) -> Option<String> {
         let is = |said: &Option<String>, it: &str| said.as_deref().is_none_or(|said| said == it);
@@ -147,6 +157,7 @@ mod tests {
         op: "x.post",
         nearby: false,
         spend: None,
+        wanted_at: None,
     };
 
     fn budget(per: Per) -> Budget {
@@ -164,6 +175,7 @@ mod tests {
             op: None,
             amount: 1,
             published: false,
+            reserve: true,
         }
     }
 

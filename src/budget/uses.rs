@@ -291,7 +291,7 @@ impl Uses {
     }
 
     /// Forgets what no longer counts, and returns the time that counts.
-    fn tidy(&mut self, form: &Form, now: Time) -> Time {
+    pub(super) fn tidy(&mut self, form: &Form, now: Time) -> Time {
         let now_us = micros(now).max(self.at);
         if self.form != form.word() {
             *self = Self {
@@ -339,11 +339,16 @@ impl Uses {
         self.content = u64::try_from(left.max(0)).unwrap_or(u64::MAX);
     }
 
-    fn total(&self) -> u64 {
+    /// What is counted, by its key.
+    pub(super) const fn amounts(&self) -> &BTreeMap<i64, u64> {
+        &self.amounts
+    }
+
+    pub(super) fn total(&self) -> u64 {
         self.amounts.values().fold(0, |a, b| a.saturating_add(*b))
     }
 
-    fn counted(&self, keys: &[i64]) -> u64 {
+    pub(super) fn counted(&self, keys: &[i64]) -> u64 {
         let counted = keys.iter().filter_map(|it| self.amounts.get(it));
         counted.copied().max().unwrap_or(0)
     }
@@ -392,24 +397,24 @@ impl Uses {
     }
 }
 
-fn micros(at: Time) -> i64 {
+pub(super) fn micros(at: Time) -> i64 {
     at.timestamp_micros()
 }
 
-fn time(micros: i64) -> Time {
+pub(super) fn time(micros: i64) -> Time {
     Utc.timestamp_micros(micros).single().unwrap_or(NEVER)
 }
 
-fn span(window: Duration) -> i64 {
+pub(super) fn span(window: Duration) -> i64 {
     window.num_microseconds().unwrap_or(i64::MAX).max(1)
 }
 
-fn slice(window: Duration) -> i64 {
+pub(super) fn slice(window: Duration) -> i64 {
     (span(window) / SLICES).max(1)
 }
 
 /// The next multiple of `step`.
-const fn up(at: i64, step: i64) -> i64 {
+pub(super) const fn up(at: i64, step: i64) -> i64 {
     at.div_euclid(step) * step + if at.rem_euclid(step) == 0 { 0 } else { step }
 }
 

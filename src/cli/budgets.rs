@@ -5,22 +5,25 @@ use std::time::Duration;
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::cx::Cx;
+use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Table, Tone, plain, stamp};
 use super::pick::span;
-use crate::clock::when;
+use crate::clock::{Time, when};
 use crate::ledger::Ledger;
 use crate::operate::budgets;
+use crate::operate::outlook::Miss;
 use crate::operate::stops::Hand;
 
 const AFTER: &str = "\
 A budget that counts each account (tenant, platform, kind, operation) apart has a line for each that has
-used something of it. What platforms publish of their limits is built in; [budgets] of jobs.toml changes it,
+used something of it. In long windows places are kept for jobs that were scheduled (kept); the backlog is
+what waits for it, and when it has gone out if nothing else comes. What platforms publish of their limits is built in; [budgets] of jobs.toml changes it,
 adds to it, or turns it off. What is set here holds over jobs.toml, on all hosts, within a second; what runs
 runs on.
 
 Examples:
   presswork budgets
+  presswork budgets --misses
   presswork budgets set x-posts --most 10 --for 2h --reason 'the account is new'
   presswork budgets set money --most 20.00 --for 1d
   presswork budgets reset x-posts
@@ -31,6 +34,9 @@ Exit codes: 0 done, 2 asked wrongly, 3 no such budget, 5 ledger away";
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER)]
 pub struct Args {
+    /// List the scheduled jobs that won't get their share at their time
+    #[arg(long)]
+    misses: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -82,6 +88,7 @@ enum Command {
 pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
     let ledger = cx.ledger().await?;
     match args.command {
+        None if args.misses => misses(cx, &*ledger).await,
         None | Some(Command::List) => list(cx, &*ledger).await,
         Some(Command::Set {
             name,
@@ -94,12 +101,12 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
 }
 
 async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
-    let parts = budgets::parts(ledger, &cx.config.budgets).await?;
+    let parts = budgets::parts(ledger, cx.known(), &kinds()).await?;
     if cx.out.json {
         return cx.out.document(&parts);
     }
     let now = ledger.now().await?;
-    let mut table = Table::new(&["BUDGET", "OF", "ALLOWS", "USED", "", ""]);
+    let mut table = Table::new(&["BUDGET", "OF", "ALLOWS", "USED", "", "BACKLOG", ""]);
     for it in &parts {
         let full = it
             .room_at
@@ -115,6 +122,7 @@ async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
             it.allows.as_str().into(),
             Cell::number(used(it)),
             full.map_or_else(|| "".into(), |it| Cell::toned(Tone::Warn, it)),
+            backlog(it, now),
             plain(&said).as_str().into(),
         ]);
     }
@@ -126,7 +134,71 @@ fn used(it: &budgets::Part) -> String {
         0 => String::new(),
         some => format!(" ({} reserved)", it.amount(some)),
     };
-    format!("{} of {}{reserved}", it.amount(it.used), it.amount(it.most))
+    let kept = match it.outlook.as_ref().map_or(0, |it| it.kept) {
+        0 => String::new(),
+        some => format!(" ({some} kept)"),
+    };
+    let (used, most) = (it.amount(it.used), it.amount(it.most));
+    format!("{used} of {most}{reserved}{kept}")
+}
+
+/// How many wait for it, and when they have gone out.
+fn backlog(it: &budgets::Part, now: Time) -> Cell {
+    let Some(outlook) = it.outlook.as_ref().filter(|it| 0 < it.backlog + it.held) else {
+        return "".into();
+    };
+    let mut said = outlook.backlog.to_string();
+    if let Some(at) = outlook.drains_at.filter(|at| now < *at) {
+        said.push_str(&format!(", done {}", when(at, now)));
+    }
+    if outlook.more {
+        said.push_str(" at least");
+    }
+    if 0 < outlook.held {
+        said.push_str(&format!(", {} held", outlook.held));
+    }
+    match outlook.late {
+        0 => said.as_str().into(),
+        late => Cell::toned(Tone::Warn, format!("{said}, {late} too late")),
+    }
+}
+
+/// A scheduled job that doesn't get its share at its time.
+#[derive(Serialize)]
+struct Missed<'a> {
+    budget: &'a str,
+    whose: &'a str,
+    #[serde(flatten)]
+    miss: &'a Miss,
+}
+
+async fn misses(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
+    let parts = budgets::parts(ledger, cx.known(), &kinds()).await?;
+    let all = parts.iter().flat_map(|it| {
+        let (budget, whose) = (it.budget.as_str(), it.whose.as_str());
+        let misses = it.outlook.iter().flat_map(|it| &it.misses);
+        misses.map(move |miss| Missed {
+            budget,
+            whose,
+            miss,
+        })
+    });
+    let all: Vec<Missed<'_>> = all.collect();
+    if cx.out.json {
+        return cx.out.document(&all);
+    }
+    let mut table = Table::new(&["JOB", "WANTED", "EXPECTED", "BUDGET", "OF"]);
+    for it in &all {
+        let expected = it.miss.expected_at.map(stamp);
+        table.row(vec![
+            it.miss.job.to_string().as_str().into(),
+            stamp(it.miss.wanted_at).as_str().into(),
+            expected.as_deref().unwrap_or("not known").into(),
+            plain(it.budget).as_str().into(),
+            plain(it.whose).as_str().into(),
+        ]);
+    }
+    table.print(&cx.out)
 }
 
 async fn set(

@@ -63,5 +63,6 @@ pub(super) const BUDGET_KEYS: [Key; 16] = [
     key("tenant", TEXT),
     key("kind", TEXT),
     key("op", TEXT),
+    key("reserve", Shape::Bool { default: true }),
     key("off", Shape::Bool { default: false }),
 ];

@@ -106,11 +106,12 @@ const PUBLISHED: [Published; 9] = [
 const MONEY_MAX: u64 = 1_000_000_000_000_000;
 
 /// Keys that mean something to some forms only.
-const ONLY: [(&str, &[&str]); 4] = [
+const ONLY: [(&str, &[&str]); 5] = [
     ("burst", &["bucket"]),
     ("zone", &["calendar", "spend"]),
     ("currency", &["spend"]),
     ("amount", &["concurrency", "bucket", "rolling", "calendar"]),
+    ("reserve", &["rolling", "calendar"]),
 ];
 
 impl<'a> Reader<'a> {
@@ -165,6 +166,7 @@ impl<'a> Reader<'a> {
             kind,
             op,
             published: false,
+            reserve: self.bool(part, "reserve"),
         })
     }
 
@@ -303,6 +305,7 @@ fn built_in(it: &Published) -> Budget {
         op: Some(it.op.to_owned()),
         amount: 1,
         published: true,
+        reserve: true,
     }
 }
 

@@ -334,6 +334,9 @@ fn budget_of(it: &Budget) -> Vec<(&'static str, String)> {
     }
     all.push(("per", it.per.to_string()));
     all.push(("amount", it.amount.to_string()));
+    if it.form.keeps_places() {
+        all.push(("reserve", it.reserve.to_string()));
+    }
     let mut put = |key: &'static str, value: &Option<String>| {
         all.extend(value.clone().map(|it| (key, it)));
     };

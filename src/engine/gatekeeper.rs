@@ -6,6 +6,7 @@
 //! on its way goes in the next one; what it read or wrote last is tried first, so one batch is one statement
 //! as long as nobody else writes the same rows.
 
+mod places;
 mod asks;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -18,14 +19,19 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
-use crate::budget::{Asked, Budget, Change, Counted, End, Form, Key, NEVER, Paid, changed};
+use crate::budget::{
+    Asked, Budget, Change, Counted, End, Form, KeptBack, Key, NEVER, Paid, changed,
+};
 use crate::clock::{Time, stamp};
+use crate::config::Config;
+use crate::handler::Kind;
 use crate::ledger::{Ledger, LedgerError};
 use crate::platform::gate::{Bill, Full, Gate, Pass};
 use crate::telemetry::metrics;
 
 pub use asks::Debt;
 use asks::{Answer, Ask, Over, Want, take};
+use places::Places;
 
 /// Requests that are counted in one statement, at most.
 const BATCH: usize = 500;
@@ -99,6 +105,7 @@ pub struct Gatekeeper {
     ledger: Arc<dyn Ledger>,
     asks: Batcher<Ask, Answer>,
     over: Arc<Lock<Vec<Over>>>,
+    places: Places,
 }
 
 impl Gatekeeper {
@@ -117,6 +124,7 @@ impl Gatekeeper {
                 ..Holding::default()
             }),
             changes: Lock::default(),
+            places: Places::new(ledger.clone()),
             ledger,
             asks: Batcher::start(BATCH, 1, move |asks| {
                 let counter = counter.clone();
@@ -124,6 +132,12 @@ impl Gatekeeper {
             }),
             over,
         })
+    }
+
+    /// From now on places are kept for jobs of these kinds that were scheduled; accounts are those of the
+    /// configuration as it is then.
+    pub fn keep_places(&self, config: Arc<ArcSwap<Config>>, kinds: Arc<[Kind]>) {
+        self.places.begin(config, kinds);
     }
 
     /// From now on these budgets hold, by the ledger's time; whether they are others. What was taken stays
@@ -168,6 +182,8 @@ impl Gatekeeper {
                 let nothing = Ask {
                     wants: Arc::default(),
                     within: Duration::ZERO,
+                    beside: None,
+                    wanted_at: None,
                 };
                 self.asks.submit(nothing).await;
             }
@@ -229,6 +245,7 @@ fn wanted(budgets: &BTreeMap<String, Budget>, asked: &Asked<'_>) -> Result<Arc<[
             form: it.form,
             amount,
             spend,
+            keeps: it.keeps_places().then(|| Arc::new(it.clone())),
         });
     }
     Ok(wants.into())
@@ -258,6 +275,7 @@ fn caller(asked: &Asked<'_>) -> Vec<u8> {
         op,
         nearby,
         spend: _,
+        wanted_at: _,
     } = *asked;
     let texts = [platform, app, account, tenant, kind, op];
     let mut key = vec![u8::from(nearby)];
@@ -286,11 +304,19 @@ impl Gate for Gatekeeper {
         }
         let until = Instant::now() + patience;
         loop {
-            let ask = Ask {
-                wants: wants.clone(),
-                within,
+            let answer = match self.places.of(&wants).await {
+                Ok(beside) => {
+                    let ask = Ask {
+                        wants: wants.clone(),
+                        within,
+                        beside,
+                        wanted_at: asked.wanted_at,
+                    };
+                    self.asks.submit(ask).await
+                }
+                Err(e) => Some(Answer::Away(e.to_string())),
             };
-            let (wait, message) = match self.asks.submit(ask).await {
+            let (wait, message) = match answer {
                 Some(Answer::Go(grant)) => {
                     let (over, debts) = (self.over.clone(), grant.debts());
                     let repeats = asked.spend.is_some_and(|it| it.repeats);
@@ -325,6 +351,7 @@ impl Gate for Gatekeeper {
                     at,
                     now,
                     early,
+                    kept,
                     ..
                 }) => {
                     let wait = (at - now).to_std().unwrap_or_default();
@@ -335,7 +362,11 @@ impl Gate for Gatekeeper {
                         continue;
                     }
                     metrics::budget_full(&key.name);
-                    (wait, full(&key, &form, used, at))
+                    let message = match kept {
+                        Some(back) => kept_back(&key, &form, used, &back),
+                        None => full(&key, &form, used, at),
+                    };
+                    (wait, message)
                 }
                 Some(Answer::Away(why)) => (AWAY, format!("requests can't be counted now: {why}")),
                 None => (AWAY, "the daemon stops".to_owned()),
@@ -397,6 +428,20 @@ fn full(key: &Key, form: &Form, used: u64, at: Time) -> String {
     format!(
         "budget `{}`{whose} is used up ({used} of {most}): {when}",
         key.name
+    )
+}
+
+/// It would fit, but places are kept.
+fn kept_back(key: &Key, form: &Form, used: u64, back: &KeptBack) -> String {
+    let (name, whose) = (&key.name, whose(key));
+    let (used, most) = (form.amount(used), form.amount(form.most()));
+    let when = match back.at == NEVER {
+        true => "until those have run".to_owned(),
+        false => format!("until {}", stamp(back.at)),
+    };
+    format!(
+        "budget `{name}`{whose}: {} ({used} of {most} used); what wasn't scheduled waits {when}",
+        back.told()
     )
 }
 

@@ -80,7 +80,10 @@ impl Gates {
     /// cause and scope.
     pub fn close(&self, closure: Closure, config: &Config, now: Time) -> Changed {
         let mut closures = self.lock();
-        let is_same = |it: &Closure| it.cause == closure.cause && it.scope == closure.scope;
+        let is_same = |it: &Closure| {
+            let kind = |it: &Closure| (it.cause, it.spares_planned);
+            kind(it) == kind(&closure) && it.scope == closure.scope
+        };
         closures.own.retain(|it| !is_same(it));
         closures.own.push(closure);
         self.renew(closures, config, now)

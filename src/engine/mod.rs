@@ -66,6 +66,9 @@ const HINTS: usize = 20_000;
 pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
     let (hints, hinted) = mpsc::channel(HINTS);
     let gate = Gatekeeper::start(parts.ledger.clone(), parts.config.budgets.clone());
+    let fair = Fair::of(&parts.config);
+    let config = Arc::new(ArcSwap::new(parts.config));
+    gate.keep_places(config.clone(), parts.kinds.clone());
     let tools = Tools {
         gate: Some(gate.clone()),
         ..parts.tools
@@ -80,8 +83,8 @@ pub fn assemble(parts: Parts) -> (Arc<Shared>, mpsc::Receiver<(String, Hint)>) {
         ledger: parts.ledger,
         queue: parts.queue,
         inboxes: parts.inboxes,
-        fair: ArcSwap::from_pointee(Fair::of(&parts.config)),
-        config: ArcSwap::new(parts.config),
+        fair: ArcSwap::from_pointee(fair),
+        config,
         kinds: parts.kinds,
         clock: parts.clock,
         run: parts.run,

@@ -329,7 +329,7 @@ pub struct Shared {
     /// The inboxes that are emptied: those of Redis, the SQL door.
     pub inboxes: Vec<Arc<dyn Inbox>>,
     /// The configuration; a reload swaps it whole.
-    pub config: ArcSwap<Config>,
+    pub config: Arc<ArcSwap<Config>>,
     /// Whose turn is next, as that configuration says.
     pub fair: ArcSwap<Fair>,
     /// The kinds that this program knows.

@@ -125,6 +125,10 @@ pub struct Job {
     pub created_at: Time,
     /// Not before.
     pub run_at: Time,
+    /// When its producer wanted it, where that lay ahead when it was accepted: a place in budgets is kept
+    /// for it. Of finished jobs it isn't known any more.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wanted_at: Option<Time>,
     /// Not after.
     pub not_after: Option<Time>,
     /// When it is too old to go on: its kind's maximum age after it was accepted, or after the

@@ -64,6 +64,7 @@ impl Handler for CommandRun {
         platforms: &[],
         example: r#"{"command": "resize", "input": {"file": "a.png", "width": 800}}"#,
     };
+    const SENDS: &'static [&'static str] = &["command.run"];
 
     fn preflight(payload: &Payload, _: &Envelope, config: &Config) -> Vec<Violation> {
         let unknown = unknown(config, &payload.command);

@@ -89,6 +89,7 @@ impl Handler for GenerateText {
         platforms: &["openai"],
         example: r#"{"model": "gpt-5-mini", "prompt": "One sentence about foxes."}"#,
     };
+    const SENDS: &'static [&'static str] = &["openai.chat_completion", "openai.response"];
 
     fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {
         let mut found = Vec::new();

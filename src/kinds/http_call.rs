@@ -67,6 +67,7 @@ impl Handler for HttpCall {
         platforms: &["http"],
         example: r#"{"type": "invoice.render", "data": {"invoice": 4711}}"#,
     };
+    const SENDS: &'static [&'static str] = &["http.call"];
 
     fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {
         let plain = |it: &str| {

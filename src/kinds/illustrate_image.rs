@@ -52,6 +52,7 @@ impl Handler for IllustrateImage {
         platforms: &["openai"],
         example: r#"{"model": "gpt-image-1", "prompt": "A fox in a print shop, woodcut."}"#,
     };
+    const SENDS: &'static [&'static str] = &["openai.image"];
 
     fn preflight(payload: &Payload, _: &Envelope, config: &Config) -> Vec<Violation> {
         payload.draft(config).1

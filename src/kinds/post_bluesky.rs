@@ -109,6 +109,7 @@ impl Handler for PostBluesky {
         platforms: &["bluesky"],
         example: r#"{"text": "Hello from Presswork: https://example.com #hello", "langs": ["en"]}"#,
     };
+    const SENDS: &'static [&'static str] = &["bluesky.record"];
 
     fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {
         violations(payload)

@@ -97,6 +97,7 @@ impl Handler for PostInstagram {
         platforms: &["instagram"],
         example: r#"{"caption": "Hello from Presswork", "images": [{"url": "https://example.com/fox.jpg", "alt": "A fox"}]}"#,
     };
+    const SENDS: &'static [&'static str] = &["instagram.media"];
     const LOOKED_UP: Option<Rule> = Some(RULE);
 
     fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {

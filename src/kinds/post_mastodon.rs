@@ -92,6 +92,7 @@ impl Handler for PostMastodon {
         platforms: &["mastodon"],
         example: r#"{"text": "Hello from Presswork: https://example.com", "language": "en"}"#,
     };
+    const SENDS: &'static [&'static str] = &["mastodon.status"];
 
     fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {
         violations(payload, &Limits::default())

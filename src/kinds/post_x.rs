@@ -136,6 +136,7 @@ impl Handler for PostX {
         platforms: &["x"],
         example: r#"{"text": "Hello from Presswork: https://example.com"}"#,
     };
+    const SENDS: &'static [&'static str] = &["x.post"];
     const LOOKED_UP: Option<Rule> = Some(RULE);
 
     fn preflight(payload: &Payload, _: &Envelope, _: &Config) -> Vec<Violation> {

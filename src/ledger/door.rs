@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::filter::{Filter, Group};
+use super::planned::Places;
 use super::rows::*;
 use crate::account::{Kept, State};
 use crate::budget::{Change, Counted, Key};
@@ -147,7 +148,7 @@ pub trait Logins: Send + Sync {
 
 /// The ledger's door.
 #[async_trait]
-pub trait Ledger: Accounts + Logins + Send + Sync + 'static {
+pub trait Ledger: Accounts + Logins + Places + Send + Sync + 'static {
     /// `postgres` or `sqlite`.
     fn name(&self) -> &'static str;
 

@@ -3,10 +3,12 @@
 pub mod filter;
 pub mod rows;
 pub mod door;
+pub mod planned;
 
 pub mod postgres;
 pub mod sqlite;
 
 pub use door::*;
 pub use filter::*;
+pub use planned::*;
 pub use rows::*;

@@ -4,9 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::outlook::{Backlog, Outlook};
 use super::stops::Hand;
 use crate::budget::{Budget, Change, Counted, Form, Key, Uses, changed, micros, money};
 use crate::clock::Time;
+use crate::config::Config;
+use crate::handler::Kind;
 use crate::json::did_you_mean;
 use crate::ledger::{Audit, Ledger, LedgerError};
 
@@ -31,29 +34,44 @@ pub struct Part {
     pub currency: Option<String>,
     /// When one more request fits, if none does now.
     pub room_at: Option<Time>,
+    /// When it begins anew (calendars), or the first of what counts runs out (rolling windows).
+    pub frees_at: Option<Time>,
+    /// What becomes of the jobs that ask for it; `None`: nobody is known to.
+    pub outlook: Option<Outlook>,
     /// A platform publishes it.
     pub built_in: bool,
     /// What a person changed of it.
     pub changed: Option<Change>,
 }
 
-/// Every part of these budgets, as they hold now, that anything was counted in, and those that nothing was.
+/// Every part of the budgets, as they hold now, that anything was counted in, and those that nothing was;
+/// with what becomes of the jobs of these kinds that ask for them.
 ///
 /// # Errors
 /// When the ledger is away.
 pub async fn parts(
     ledger: &dyn Ledger,
-    said: &BTreeMap<String, Budget>,
+    config: &Config,
+    kinds: &[Kind],
 ) -> Result<Vec<Part>, LedgerError> {
     let (counted, now) = (ledger.all_counted().await?, ledger.now().await?);
     let changes = ledger.budget_changes().await?;
-    let budgets = changed(said, &changes, now);
+    let budgets = changed(&config.budgets, &changes, now);
+    let backlog = Backlog::read(ledger, kinds).await?;
+    let part = |budget: &Budget, it: &Counted, change: Option<&Change>| {
+        let whose = (budget, it.key.whose.as_str());
+        let outlook = backlog.of(whose, &it.uses, (config, kinds), now);
+        Part {
+            outlook,
+            ..part(budget, it, change, now)
+        }
+    };
     let known: BTreeSet<&str> = counted.iter().map(|it| it.key.name.as_str()).collect();
     let mut parts = Vec::new();
     for (name, budget) in &budgets {
         let change = changes.iter().find(|it| it.name == *name);
         let used = counted.iter().filter(|it| it.key.name == *name);
-        parts.extend(used.map(|it| part(budget, it, change, now)));
+        parts.extend(used.map(|it| part(budget, it, change)));
         if !known.contains(name.as_str()) {
             let key = Key {
                 name: name.clone(),
@@ -64,7 +82,7 @@ pub async fn parts(
                 version: 0,
                 uses: Uses::default(),
             };
-            parts.push(part(budget, &unused, change, now));
+            parts.push(part(budget, &unused, change));
         }
     }
     Ok(parts)
@@ -85,6 +103,8 @@ fn part(budget: &Budget, it: &Counted, change: Option<&Change>, now: Time) -> Pa
         },
         most: budget.form.most(),
         room_at: (now < room_at).then_some(room_at),
+        frees_at: it.uses.frees_at(&budget.form, now),
+        outlook: None,
         built_in: budget.published,
         changed: change.cloned(),
     }

@@ -381,6 +381,16 @@ impl Look<'_> {
                 "" => String::new(),
                 whose => format!(" of `{whose}`"),
             };
+            if let Some(back) = &it.kept {
+                return format!(
+                    "Budget `{}`{whose}: {} ({} of {} used): {}.",
+                    it.name,
+                    back.told(),
+                    it.used,
+                    it.budget.form.most(),
+                    it.when(now, "")
+                );
+            }
             let word = match it.room_at {
                 Some(_) => "used up",
                 None => "too small",

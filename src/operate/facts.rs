@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::full::{Full, used_up};
-use crate::budget::{Budget, Counted, changed};
+use super::askers::askers;
+use super::full::{Full, Known, keeping, used_up};
+use crate::budget::{Budget, Counted, Kept, Key, changed};
 use crate::clock::Time;
 use crate::config::Config;
 use crate::effect::Effect;
@@ -13,11 +14,14 @@ use crate::fair::Fair;
 use crate::fallback;
 use crate::gate::{Closure, Shut};
 use crate::job::{Job, JobId};
+use crate::kinds;
 use crate::ledger::{Filter, Ledger, LedgerError, Line, Pause, Run, Standing};
 use crate::lifecycle::State;
 
 /// Running jobs that are looked through for those that may hold a budget.
 const BUSY: u32 = 200;
+/// Places that are kept in one part of a budget are looked at up to this.
+const PLACES: u32 = 10_000;
 
 /// What was read about a job; what its state doesn't ask for is left empty.
 #[derive(Clone, Debug)]
@@ -40,6 +44,8 @@ pub struct Facts {
     pub budgets: BTreeMap<String, Budget>,
     /// What is used of them.
     pub counted: Vec<Counted>,
+    /// The places that are kept in those that it would ask for.
+    pub kept: BTreeMap<Key, Kept>,
     /// Runs of the daemon that live.
     pub runs: Vec<Run>,
     /// The running jobs of its lane, and their runs.
@@ -65,6 +71,7 @@ impl Facts {
             breakers: Vec::new(),
             budgets: BTreeMap::new(),
             counted: Vec::new(),
+            kept: BTreeMap::new(),
             runs: Vec::new(),
             running: Vec::new(),
             busy: Vec::new(),
@@ -101,7 +108,8 @@ impl Facts {
         it.budgets = changed(&config.budgets, &ledger.budget_changes().await?, it.now);
         it.counted = ledger.all_counted().await?;
         it.running = ledger.running(&it.job.lane).await?;
-        let full = used_up(&it.job, config, (&it.budgets, &it.counted), it.now);
+        it.kept = it.places(ledger, config).await?;
+        let full = used_up(&it.job, config, it.known(), it.now);
         let is_under_way = full.iter().any(Full::is_of_those_under_way);
         if is_under_way {
             let filter = Filter {
@@ -118,5 +126,38 @@ impl Facts {
             it.line = Some(ledger.line(&it.job, kinds, &shut, &fair).await?);
         }
         Ok(it)
+    }
+
+    /// What is known of budgets.
+    pub fn known(&self) -> Known<'_> {
+        Known {
+            budgets: &self.budgets,
+            counted: &self.counted,
+            kept: &self.kept,
+        }
+    }
+
+    /// The places that are kept for others in what it would ask for.
+    async fn places(
+        &self,
+        ledger: &dyn Ledger,
+        config: &Config,
+    ) -> Result<BTreeMap<Key, Kept>, LedgerError> {
+        let mut all = BTreeMap::new();
+        if self.job.wanted_at.is_some() {
+            return Ok(all);
+        }
+        let kinds = kinds::all();
+        for (key, budget) in keeping(&self.job, config, (&self.budgets, &self.counted)) {
+            let Some(askers) = askers(budget, &key.whose, config, &kinds) else {
+                continue;
+            };
+            let ahead = budget.form.looks_ahead().to_std().unwrap_or_default();
+            let most = u32::try_from(budget.form.places(budget.amount)).unwrap_or(PLACES);
+            let planned = ledger.planned(&askers, ahead, most.min(PLACES)).await?;
+            let kept = Kept::of(budget.amount, planned.iter().map(|it| it.at));
+            all.insert(key, kept);
+        }
+        Ok(all)
     }
 }

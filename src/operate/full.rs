@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::budget::{Asked, Budget, Counted, Every, Form, NEVER, Per, Uses, matches};
+use crate::budget::{
+    Asked, Budget, Counted, Every, Form, Kept, KeptBack, Key, NEVER, Per, Uses, matches,
+};
 use crate::clock::{Time, stamp, when};
 use crate::config::{Account, Config};
 use crate::job::Job;
@@ -21,6 +23,8 @@ pub struct Full<'a> {
     pub used: u64,
     /// When there is room, if nobody takes anything until then. `None`: never, as it is configured.
     pub room_at: Option<Time>,
+    /// There is room, but it is kept for jobs that were scheduled.
+    pub kept: Option<KeptBack>,
 }
 
 impl Full<'_> {
@@ -55,6 +59,9 @@ impl Full<'_> {
     /// When there is room again, for people; `held` is told of those who hold it.
     pub fn when(&self, now: Time, held: &str) -> String {
         let Some(at) = self.room_at else {
+            if self.kept.is_some() {
+                return "there is room when those have run".to_owned();
+            }
             return "one request takes more than it ever allows; raise `most` in jobs.toml"
                 .to_owned();
         };
@@ -82,35 +89,84 @@ impl Full<'_> {
     }
 }
 
-/// The budgets of these, as they hold now, in which a request of this job would count, and has no room; by
-/// name.
-pub fn used_up<'a>(
-    job: &Job,
-    config: &Config,
-    (budgets, counted): (&'a BTreeMap<String, Budget>, &[Counted]),
-    now: Time,
-) -> Vec<Full<'a>> {
+/// What is known of the budgets: as they hold now, what is used of them, and the places that are kept.
+#[derive(Clone, Copy)]
+pub struct Known<'a> {
+    /// As they hold, by name.
+    pub budgets: &'a BTreeMap<String, Budget>,
+    /// What is used of their parts.
+    pub counted: &'a [Counted],
+    /// What is kept in their parts.
+    pub kept: &'a BTreeMap<Key, Kept>,
+}
+
+/// The budgets in which a request of this job would count, and has no room; by name.
+pub fn used_up<'a>(job: &Job, config: &Config, known: Known<'a>, now: Time) -> Vec<Full<'a>> {
     let asked = asked(job, config);
     let unused = Uses::default();
     let mut full = Vec::new();
-    for (name, budget) in budgets {
-        let of_name = || counted.iter().filter(|it| it.key.name == *name);
+    for (name, budget) in known.budgets {
+        let of_name = || known.counted.iter().filter(|it| it.key.name == *name);
         for whose in parts(budget, &asked, of_name()) {
             let part = of_name().find(|it| it.key.whose == whose);
             let uses = part.map_or(&unused, |it| &it.uses);
             let at = uses.fits_at(&budget.form, budget.amount, now);
-            if now < at {
+            let kept = kept_back(job, (name, budget, &whose), (known.kept, uses), now);
+            let kept = kept.filter(|_| at <= now);
+            if now < at || kept.is_some() {
+                let at = kept.map_or(at, |it| it.at);
                 full.push(Full {
                     name,
                     budget,
                     whose,
                     used: uses.used(&budget.form, now),
                     room_at: (at != NEVER).then_some(at),
+                    kept,
                 });
             }
         }
     }
     full
+}
+
+/// Whether what is left of a part is kept for others.
+fn kept_back(
+    job: &Job,
+    (name, budget, whose): (&str, &Budget, &str),
+    (kept, uses): (&BTreeMap<Key, Kept>, &Uses),
+    now: Time,
+) -> Option<KeptBack> {
+    if job.wanted_at.is_some() || !budget.keeps_places() {
+        return None;
+    }
+    let key = Key {
+        name: name.to_owned(),
+        whose: whose.to_owned(),
+    };
+    uses.kept_back(&budget.form, budget.amount, kept.get(&key)?, (now, now))
+}
+
+/// The parts of budgets that keep places, and in which a request of this job would count.
+pub fn keeping<'a>(
+    job: &Job,
+    config: &Config,
+    (budgets, counted): (&'a BTreeMap<String, Budget>, &[Counted]),
+) -> Vec<(Key, &'a Budget)> {
+    let asked = asked(job, config);
+    let mut all = Vec::new();
+    for (name, budget) in budgets.iter().filter(|it| it.1.keeps_places()) {
+        let of_name = counted.iter().filter(|it| it.key.name == *name);
+        let its = parts(budget, &asked, of_name).into_iter();
+        let name = || name.clone();
+        all.extend(its.map(|whose| {
+            let key = Key {
+                name: name(),
+                whose,
+            };
+            (key, budget)
+        }));
+    }
+    all
 }
 
 /// Whose parts of a budget requests of a job would count in.
@@ -149,6 +205,7 @@ fn asked<'a>(job: &'a Job, config: &'a Config) -> Asked<'a> {
         op: "",
         nearby: of.is_some_and(Account::is_nearby),
         spend: None,
+        wanted_at: job.wanted_at,
     }
 }
 
@@ -182,6 +239,7 @@ mod tests {
             op: "",
             nearby: false,
             spend: None,
+            wanted_at: None,
         };
         for (pattern, platform, kind, may) in [
             ("mastodon.status", "mastodon", "post.mastodon", true),

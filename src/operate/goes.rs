@@ -55,10 +55,10 @@ pub fn goes<'a>(facts: &'a Facts, config: &Config) -> Goes<'a> {
             account: Some(account.to_owned()),
             ..job.clone()
         };
-        used_up(&job, config, (&facts.budgets, &facts.counted), now)
+        used_up(&job, config, facts.known(), now)
     };
     let mut closures = facts.closures.clone();
-    let mut full = used_up(job, config, (&facts.budgets, &facts.counted), now);
+    let mut full = used_up(job, config, facts.known(), now);
     let own = job.account.as_deref();
     closures.extend(own.and_then(|it| closed(&full, it, now)));
     // each round closes one more of those that there are

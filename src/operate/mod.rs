@@ -2,6 +2,8 @@
 //! uses calls these; each change is guarded by the job's version, and audited.
 
 pub mod stops;
+pub mod askers;
+pub mod outlook;
 pub mod budgets;
 pub mod why;
 pub mod full;

@@ -454,6 +454,7 @@ mod tests {
             revision: 0,
             created_at: now,
             run_at: now,
+            wanted_at: None,
             not_after: None,
             expires_at: now + Duration::days(7),
             attempts_max: 3,

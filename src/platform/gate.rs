@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::budget::{Asked, Paid, Price, Spend};
+use crate::clock::Time;
 use crate::effect::{Effect, EffectClass, Receipt};
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::sabotage;
@@ -167,6 +168,8 @@ pub struct Caller {
     pub kind: Arc<str>,
     /// The account is on a server of one's own.
     pub nearby: bool,
+    /// When the job was wanted, where it was scheduled.
+    pub wanted_at: Option<Time>,
 }
 
 /// A request that is made in between may wait so long for its turn, instead of ending its attempt.
@@ -192,6 +195,7 @@ impl Caller {
             op,
             nearby: self.nearby,
             spend,
+            wanted_at: self.wanted_at,
         };
         self.gate.take(&asked, within, patience).await
     }

@@ -18,6 +18,7 @@ pub mod logins;
 pub mod looking;
 pub mod looks;
 pub mod media;
+pub mod planned;
 pub mod results;
 pub mod runs;
 pub mod settle;
@@ -79,6 +80,12 @@ macro_rules! conformance {
                 all_of_a_write_is_done_or_none,
                 of_concurrent_counts_each_counts,
                 a_change_holds_until_its_time_or_until_it_is_taken_back,
+            }
+            planned {
+                who_was_scheduled_has_a_place_by_account_tenant_and_kind,
+                a_place_is_free_once_its_job_has_ended_or_sent_or_is_very_late,
+                what_was_scheduled_goes_where_the_rest_is_shut,
+                a_backlog_is_told_in_its_order,
             }
             contents {
                 what_was_just_said_is_refused_at_intake,

@@ -24,6 +24,7 @@ mod poison;
 mod quarantine;
 mod retry;
 mod passes;
+mod places;
 mod runner;
 mod sql;
 

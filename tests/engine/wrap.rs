@@ -127,6 +127,16 @@ macro_rules! through {
 }
 
 #[async_trait]
+impl Places for Faulty {
+    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>> {
+        through!(self, planned(of, ahead, limit))
+    }
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>> {
+        through!(self, backlog(kinds, limit))
+    }
+}
+
+#[async_trait]
 impl Accounts for Faulty {
     async fn add_account(&self, it: &Kept, audit: &Audit) -> Result<bool> {
         through!(self, add_account(it, audit))

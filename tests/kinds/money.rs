@@ -34,6 +34,7 @@ async fn a_budget_of_money_counts_what_each_send_costs() {
         op: None,
         amount: 1,
         published: false,
+        reserve: true,
     };
     let budgets = BTreeMap::from([("money".to_owned(), budget)]);
     let gate = Gatekeeper::start(press.ledger.clone(), budgets);

@@ -208,8 +208,8 @@ async fn money_is_counted_through_kills_and_never_too_low() {
     }
     ended(&*case.ledger, JOBS, ENDED).await;
     let parts = async || {
-        let said = &rules(&hosts[0]).config.budgets;
-        let parts = budgets::parts(&*case.ledger, said).await;
+        let rules = rules(&hosts[0]);
+        let parts = budgets::parts(&*case.ledger, &rules.config, &rules.kinds).await;
         let money = parts
             .expect("they are listed")
             .into_iter()

@@ -1,6 +1,7 @@
 //! The hot path: the plans that the server really used, and how fast it goes.
 
 use super::*;
+use presswork::ledger::Places as _;
 
 /// The plans that the server used since `from`, of the statements that contain `mark`.
 fn plans(server: &kit::postgres::Postgres, from: usize, mark: &str) -> Vec<String> {
@@ -128,6 +129,72 @@ async fn the_hot_path_uses_its_indexes() {
                         && plan.contains(way)
                         && !plan.contains("Seq Scan on jobs")
                         && !plan.contains("Hash Join"),
+                    "stale: {stale}\n{plan}"
+                );
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_places_that_are_kept_are_found_by_their_indexes() {
+    let server = kit::postgres::Postgres::start_with(&[
+        ("shared_preload_libraries", "auto_explain"),
+        ("auto_explain.log_min_duration", "0"),
+        ("autovacuum", "off"),
+    ]);
+    let url = server.create_database().await;
+    let ledger = open(&url, PgOptions::new(Role::Ledger));
+    ledger.migrate().await.unwrap();
+    sql(&url, "VACUUM ANALYZE presswork.jobs").await;
+    let day = std::time::Duration::from_secs(86_400);
+    let of = |accounts: Option<&[&str]>, tenant: Option<&str>| presswork::ledger::Askers {
+        kinds: kinds(),
+        accounts: accounts.map(|it| it.iter().map(|it| (*it).to_owned()).collect()),
+        tenant: tenant.map(str::to_owned),
+    };
+    let askers = [
+        of(Some(&["account-3"]), None),
+        of(Some(&["account-1", "account-2"]), None),
+        of(None, Some("tenant-2")),
+        of(None, None),
+    ];
+    // planned while there is nothing at all: the plans stay
+    for it in &askers {
+        assert!(ledger.planned(it, day, 50).await.unwrap().is_empty());
+    }
+    let now = ledger.now().await.unwrap();
+    for batch in 0..20i64 {
+        let mut jobs = new_jobs(1_000);
+        for (i, job) in (0i64..).zip(&mut jobs) {
+            job.account = Some(format!("account-{}", i % 10));
+            job.tenant = format!("tenant-{}", i % 7);
+            // a tenth of all is scheduled, for the days to come
+            if i % 10 == batch % 10 {
+                job.run_at = Some(now + chrono::Duration::minutes(60 + i * 5));
+            }
+        }
+        ledger.accept(&jobs).await.unwrap();
+    }
+    for stale in [true, false] {
+        if !stale {
+            sql(&url, "ANALYZE presswork.jobs").await;
+        }
+        let from = std::fs::read_to_string(server.log()).unwrap().len();
+        for _ in 0..8 {
+            for it in &askers {
+                assert_eq!(ledger.planned(it, day, 50).await.unwrap().len(), 50);
+            }
+        }
+        for (mark, index) in [
+            ("j.account = $5", "jobs_planned_account"),
+            ("AS k(kind)", "jobs_planned_kind"),
+        ] {
+            let plans = plans(&server, from, mark);
+            assert!(8 <= plans.len(), "{mark}: {} plans", plans.len());
+            for plan in plans {
+                assert!(
+                    plan.contains(index) && !plan.contains("Seq Scan on jobs"),
                     "stale: {stale}\n{plan}"
                 );
             }

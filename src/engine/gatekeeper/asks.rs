@@ -6,11 +6,19 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use crate::budget::{Counted, End, Form, Key, Paid, Refused, Share, Spend, Uses};
+use super::places::Beside;
+use crate::budget::{
+    Budget, Counted, End, Form, Kept, KeptBack, Key, Paid, Refused, Share, Spend, Uses,
+};
 use crate::clock::Time;
+use crate::ledger;
+use crate::sabotage;
 
 /// Money that was reserved so lately may soon be known to be less.
 const YOUNG: chrono::Duration = chrono::Duration::minutes(10);
+/// A place is kept for so long after its time.
+const KEPT_FOR: chrono::Duration =
+    chrono::Duration::seconds(ledger::KEPT_FOR.as_secs().cast_signed());
 
 /// What a request takes of one part of a budget.
 #[derive(Clone, Debug)]
@@ -20,12 +28,30 @@ pub(super) struct Want {
     pub(super) amount: u64,
     /// It is money, and for what.
     pub(super) spend: Option<Spend>,
+    /// The budget, where places are kept in it.
+    pub(super) keeps: Option<Arc<Budget>>,
 }
 
 /// A request that wants to go, and is over `within` from then.
 pub(super) struct Ask {
     pub(super) wants: Arc<[Want]>,
     pub(super) within: Duration,
+    /// The places that are kept in each of them, where there are any.
+    pub(super) beside: Option<Beside>,
+    /// When the job was wanted, where it was scheduled.
+    pub(super) wanted_at: Option<Time>,
+}
+
+impl Ask {
+    /// What is kept in the `n`-th that it wants, and not for itself.
+    fn kept(&self, n: usize, now: Time) -> Option<&Kept> {
+        let own = |at: Time| now - KEPT_FOR < at;
+        if self.wanted_at.is_some_and(own) {
+            return None;
+        }
+        let kept = self.beside.as_ref()?.get(n)?;
+        (!kept.is_empty() && !sabotage!("budget.reserve")).then_some(&**kept)
+    }
 }
 
 /// What was taken for a request.
@@ -79,6 +105,8 @@ pub(super) enum Answer {
         at: Time,
         now: Time,
         early: bool,
+        /// It would fit, but for places that are kept.
+        kept: Option<KeptBack>,
     },
     Away(String),
 }
@@ -114,10 +142,15 @@ pub(super) fn take(rows: &mut HashMap<&Key, Counted>, ask: &Ask, now: Time) -> A
     let until = now + chrono::Duration::from_std(ask.within).unwrap_or_default();
     let mut taken: Vec<(&Want, Taken)> = Vec::with_capacity(ask.wants.len());
     let mut full: Option<(Time, Answer)> = None;
-    for want in ask.wants.iter() {
+    for (n, want) in ask.wants.iter().enumerate() {
         let Some(row) = rows.get_mut(&want.key) else {
             return Answer::Away("a budget's row is gone".to_owned());
         };
+        let kept = ask.kept(n, now);
+        let mut kept = kept.and_then(|it| {
+            let times = (now, until);
+            row.uses.kept_back(&want.form, want.amount, it, times)
+        });
         let got = match &want.spend {
             None => {
                 let share = row.uses.take(&want.form, want.amount, now, until);
@@ -127,6 +160,16 @@ pub(super) fn take(rows: &mut HashMap<&Key, Counted>, ask: &Ask, now: Time) -> A
                 let before = Taken::Money(Box::new(row.uses.clone()));
                 let held = row.uses.reserve(&want.form, spend, want.amount, now);
                 held.map(|()| before)
+            }
+        };
+        let got = match (got, kept) {
+            (Ok(it), Some(back)) => {
+                taken.push((want, it));
+                Err(Refused { at: back.at })
+            }
+            (got, _) => {
+                kept = None;
+                got
             }
         };
         match got {
@@ -144,6 +187,7 @@ pub(super) fn take(rows: &mut HashMap<&Key, Counted>, ask: &Ask, now: Time) -> A
                         Form::Concurrency { .. } => true,
                         _ => row.uses.has_held_since(now - YOUNG),
                     },
+                    kept,
                 };
                 full = Some((at, answer));
             }

@@ -23,6 +23,7 @@ fn closure(row: &PgRow) -> sqlx::Result<Closure> {
         Ok(Some(text).filter(|it| !it.is_empty()))
     };
     Ok(Closure {
+        spares_planned: false,
         id: row.try_get("id")?,
         cause: codec::word(row, "cause")?,
         scope: Scope {

@@ -158,7 +158,8 @@ macro_rules! within {
                                 AND (s.account = '' OR s.account = going.account)
                                 AND (s.tenant = '' OR s.tenant = going.tenant)
                                 AND (s.kind = '' OR s.kind = j.kind)
-                                AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)))
+                                AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)
+                                     OR (s.mark = chr(1) AND j.wanted_at IS NULL)))
         "
     };
 }
@@ -231,7 +232,9 @@ const CLAIM_OPEN: &str = claim!(
               SELECT FROM unnest($8::text[], $9::text[], $10::text[], $11::text[])
                   AS s(account, tenant, kind, mark)
               WHERE (s.account = '' OR s.account = j.account) AND (s.tenant = '' OR s.tenant = j.tenant)
-                AND (s.kind = '' OR s.kind = j.kind) AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)))"
+                AND (s.kind = '' OR s.kind = j.kind)
+                AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)
+                     OR (s.mark = chr(1) AND j.wanted_at IS NULL)))"
 );
 
 fn due_query<'q>(

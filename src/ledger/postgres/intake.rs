@@ -42,10 +42,10 @@ keyed AS (
 ),
 made AS (
 INSERT INTO presswork.jobs (id, kind, lane, tenant, account, priority, key, payload, created_at,
-                            run_at, not_after, expires_at, attempts_max, timeout_s, labels,
-                            traceparent, reply_to, state)
+                            run_at, wanted_at, not_after, expires_at, attempts_max, timeout_s,
+                            labels, traceparent, reply_to, state)
 SELECT w.id, w.kind, w.lane, w.tenant, w.account, w.priority, w.key, w.payload, clock.now,
-       coalesce(w.run_at, clock.now), w.not_after,
+       coalesce(w.run_at, clock.now), CASE WHEN clock.now < w.run_at THEN w.run_at END, w.not_after,
        greatest(w.run_at, clock.now) + w.age_max_s * interval '1 second',
        w.attempts_max, w.timeout_s, w.labels, w.traceparent, w.reply_to,
        CASE WHEN clock.now < w.run_at THEN 'scheduled' ELSE 'ready' END

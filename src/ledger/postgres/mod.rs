@@ -17,6 +17,7 @@ mod closures;
 mod effects;
 mod results;
 mod budgets;
+mod planned;
 mod look;
 mod tokens;
 mod accounts;
@@ -44,6 +45,7 @@ use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 use crate::ledger::door::*;
 use crate::ledger::filter::{Filter, Group};
+use crate::ledger::planned::{Askers, Places, Planned, Waiting};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
 use crate::oauth::begun::{Begun, Ended};
@@ -99,6 +101,17 @@ impl Postgres {
     /// Gives every connection back; calls after it fail as away.
     pub async fn close(&self) {
         self.pools.close().await;
+    }
+}
+
+#[async_trait]
+impl Places for Postgres {
+    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>> {
+        planned::nearest(&self.pools, of, ahead, limit).await
+    }
+
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>> {
+        planned::backlog(&self.pools, kinds, limit).await
     }
 }
 

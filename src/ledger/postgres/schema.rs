@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -95,6 +95,13 @@ const MIGRATIONS: [Migration; 11] = [
         version: 11,
         name: "fallbacks",
         sql: include_str!("../../../migrations/postgres/0011_fallbacks.sql"),
+        oldest: 11,
+    },
+    // a program of the version before keeps no places, and takes none that it wasn't allowed before
+    Migration {
+        version: 12,
+        name: "planned",
+        sql: include_str!("../../../migrations/postgres/0012_planned.sql"),
         oldest: 11,
     },
 ];

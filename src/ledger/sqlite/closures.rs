@@ -17,6 +17,7 @@ fn closure(row: &SqliteRow) -> Result<Closure> {
         Ok(Some(text).filter(|it| !it.is_empty()))
     };
     Ok(Closure {
+        spares_planned: false,
         id: get(row, "id")?,
         cause: word(get(row, "cause")?)?,
         scope: Scope {

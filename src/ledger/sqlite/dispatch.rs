@@ -87,7 +87,8 @@ async fn take(
                             SELECT 1 FROM json_each(?7) s
                             WHERE s.value ->> 0 IN ('', j.account) AND s.value ->> 1 IN ('', j.tenant)
                               AND s.value ->> 2 IN ('', j.kind)
-                              AND (s.value ->> 3 = '' OR instr(j.labels, s.value ->> 3)))
+                              AND (s.value ->> 3 = '' OR instr(j.labels, s.value ->> 3)
+                                   OR (s.value ->> 3 = char(1) AND j.wanted_at IS NULL)))
                       ORDER BY w.key LIMIT ?6)
          RETURNING ",
         job_columns!(hot)

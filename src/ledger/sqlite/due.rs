@@ -253,7 +253,8 @@ impl<'a> Look<'a> {
                      SELECT 1 FROM json_each(?8) s
                      WHERE s.value ->> 0 IN ('', ?4) AND s.value ->> 1 IN ('', ?3)
                        AND s.value ->> 2 IN ('', kind)
-                       AND (s.value ->> 3 = '' OR instr(labels, s.value ->> 3)))"
+                       AND (s.value ->> 3 = '' OR instr(labels, s.value ->> 3)
+                            OR (s.value ->> 3 = char(1) AND wanted_at IS NULL)))"
             )),
         };
         let query = query

@@ -313,8 +313,8 @@ fn is_due(job: &NewJob, now: i64) -> bool {
 /// Enters jobs.
 async fn insert(conn: &mut SqliteConnection, now: i64, jobs: &[&NewJob]) -> Result<()> {
     let into = "INSERT INTO jobs (id, kind, lane, tenant, account, priority, key, payload, created_at, run_at,
-        not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state)";
-    rows::insert(conn, (into, 18, ""), jobs, |row, job| {
+        not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state, wanted_at)";
+    rows::insert(conn, (into, 19, ""), jobs, |row, job| {
         let run_at = job.run_at.map_or(now, micros);
         let expires_at = run_at.max(now) + i64::from(job.age_max_s) * 1_000_000;
         let state = if is_due(job, now) {
@@ -329,7 +329,8 @@ async fn insert(conn: &mut SqliteConnection, now: i64, jobs: &[&NewJob]) -> Resu
         let row = row.bind(job.not_after.map(micros)).bind(expires_at);
         let row = row.bind(job.attempts_max).bind(job.timeout_s);
         let row = row.bind(text(&job.labels)?).bind(&job.traceparent);
-        Ok(row.bind(&job.reply_to).bind(state))
+        let wanted_at = job.run_at.map(micros).filter(|it| now < *it);
+        Ok(row.bind(&job.reply_to).bind(state).bind(wanted_at))
     })
     .await
 }

@@ -14,6 +14,7 @@ mod runs;
 mod calls;
 mod results;
 mod budgets;
+mod planned;
 mod look;
 mod tokens;
 mod tidy;

@@ -13,7 +13,7 @@ use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
 /// Forward only; a file's number is its place in the list, from 1.
-const MIGRATIONS: [&str; 8] = [
+const MIGRATIONS: [&str; 9] = [
     include_str!("../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../migrations/sqlite/0002_media.sql"),
     include_str!("../../../migrations/sqlite/0003_closures.sql"),
@@ -22,6 +22,7 @@ const MIGRATIONS: [&str; 8] = [
     include_str!("../../../migrations/sqlite/0006_budgets.sql"),
     include_str!("../../../migrations/sqlite/0007_accounts.sql"),
     include_str!("../../../migrations/sqlite/0008_oauth.sql"),
+    include_str!("../../../migrations/sqlite/0009_planned.sql"),
 ];
 
 /// The newest version that this program knows.

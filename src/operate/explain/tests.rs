@@ -8,7 +8,7 @@ use url::Url;
 
 use super::*;
 use crate::breaker::Breaker;
-use crate::budget::{Budget, Counted, Every, Form, Key, Per, Uses};
+use crate::budget::{Budget, Counted, Every, Form, Kept, Key, Per, Uses};
 use crate::config::{Account, Fallback};
 use crate::effect::{Effect, EffectClass};
 use crate::gate::Scope as Area;
@@ -50,6 +50,7 @@ fn job(state: State) -> Job {
         revision: 0,
         created_at: at(-60),
         run_at: at(-60),
+        wanted_at: None,
         not_after: None,
         expires_at: at(86_400),
         attempts_max: 3,
@@ -275,6 +276,7 @@ fn budget(form: Form, per: Per, op: Option<&str>) -> Budget {
         op: op.map(str::to_owned),
         amount: 1,
         published: false,
+        reserve: true,
     }
 }
 
@@ -327,6 +329,31 @@ fn a_budget_that_is_used_up_is_told_with_when_there_is_room() {
     facts.counted = vec![used(&mut config, each, "mastodon.status", 2, now())];
     let words = ["Budget `posts` of `mastodon.status` is used up (2 of 2)"];
     one(&facts, &config, What::Budget, &words);
+}
+
+#[test]
+fn places_that_are_kept_for_others_are_told() {
+    let (mut facts, mut config) = (facts(State::Ready), config());
+    let form = Form::Rolling {
+        most: 3,
+        window: Duration::hours(1),
+    };
+    let all = budget(form, Per::All, None);
+    facts.counted = vec![used(&mut config, all, "", 1, now())];
+    let key = facts.counted[0].key.clone();
+    let kept = |count: usize| Kept::of(1, vec![at(600); count]);
+    facts.kept.insert(key.clone(), kept(1));
+    assert_eq!(told(&facts, &config).constraints, []);
+    facts.kept.insert(key.clone(), kept(2));
+    let words = [
+        "Budget `posts`: 2 places are kept for jobs scheduled until 2027-01-15T08:10:00Z (1 of 3 used)",
+        "it has room again at",
+    ];
+    let full = one(&facts, &config, What::Budget, &words);
+    assert!(at(3_600) <= full.until.unwrap());
+    // it has a place itself
+    facts.job.wanted_at = Some(at(-60));
+    assert_eq!(told(&facts, &config).constraints, []);
 }
 
 #[test]

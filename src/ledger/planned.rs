@@ -1,0 +1,78 @@
+//! Jobs that were scheduled for a time, and what waits beside them: what budgets keep places for.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::door::Result;
+use crate::clock::Time;
+use crate::job::JobId;
+
+/// A place is kept for so long after a job's time, where something holds the job up.
+pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
+/// Scheduled jobs that are looked through for those of an account or a tenant, of each kind.
+pub const LOOKED_AT: u32 = 10_000;
+
+/// Whose requests count in a part of a budget.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Askers {
+    /// The kinds of their jobs.
+    pub kinds: Vec<String>,
+    /// Their accounts; `None`: any, or none.
+    pub accounts: Option<Vec<String>>,
+    /// Their tenant; `None`: any.
+    pub tenant: Option<String>,
+}
+
+impl Askers {
+    /// Whether a job is one of theirs.
+    pub fn has(&self, it: &Waiting) -> bool {
+        let accounts = self.accounts.as_ref();
+        self.kinds.contains(&it.kind)
+            && accounts.is_none_or(|all| it.account.as_ref().is_some_and(|it| all.contains(it)))
+            && self
+                .tenant
+                .as_ref()
+                .is_none_or(|tenant| *tenant == it.tenant)
+    }
+}
+
+/// A job that a place is kept for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Planned {
+    /// The job.
+    pub job: JobId,
+    /// When its producer wanted it.
+    pub at: Time,
+}
+
+/// A job that waits for its turn, its time, or a person.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// The job.
+    pub job: JobId,
+    /// Its kind.
+    pub kind: String,
+    /// Its tenant.
+    pub tenant: String,
+    /// Its account.
+    pub account: Option<String>,
+    /// A person has to mend something first.
+    pub held: bool,
+    /// When it may run.
+    pub run_at: Time,
+    /// When its producer wanted it, where that lay ahead when it was accepted.
+    pub wanted_at: Option<Time>,
+}
+
+/// What budgets ask of the ledger besides what is used of them.
+#[async_trait]
+pub trait Places: Send + Sync {
+    /// The jobs of these that were scheduled for a time less than `ahead` from now, or not longer than
+    /// [`KEPT_FOR`] ago, and haven't sent anything yet: the nearest first, at most `limit`. Without an
+    /// account to go by, of each kind [`LOOKED_AT`] are looked through.
+    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>>;
+    /// The jobs of these kinds that wait for their turn, their time or a person, in the order in which they
+    /// may run, at most `limit`. For people: it is no quick look.
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>>;
+}
