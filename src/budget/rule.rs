@@ -1,5 +1,7 @@
 //! A named budget: what it counts, and for whom apart.
 
+use chrono::Duration;
+
 use super::form::Form;
 use super::money::Spend;
 use crate::outcome::words;
@@ -62,7 +64,12 @@ pub struct Asked<'a> {
     pub nearby: bool,
     /// The send that it is, where that is paid for.
     pub spend: Option<&'a Spend>,
+    /// It comes late: of its account one such request goes in each span of this length.
+    pub pace: Option<Duration>,
 }
+
+/// The name under which the paces of accounts are counted: no budget has it.
+pub const PACE: &str = "pace";
 
 /// What of a budget is counted together: its name, and whose.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -123,7 +130,6 @@ pub fn matches(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::Duration;
 
     const ASKED: Asked<'_> = Asked {
         platform: "x",
@@ -133,6 +139,7 @@ mod tests {
         op: "x.post",
         nearby: false,
         spend: None,
+        pace: None,
     };
 
     fn budget(per: Per) -> Budget {

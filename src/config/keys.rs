@@ -4,6 +4,7 @@
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
 use super::budget_keys::BUDGET_KEYS;
+use super::late_keys;
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
 use super::words::{PLATFORMS, REACTIONS, RESENDS};
@@ -289,6 +290,8 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 None,
             ),
+            late_keys::LATE,
+            late_keys::LATE_AFTER,
             int(
                 "resend_times",
                 (0, ""),
@@ -365,6 +368,7 @@ pub const SECTIONS: &[Section] = &[
             ),
         ],
     },
+    late_keys::SECTION,
     Section {
         name: "accounts",
         by_name: true,
@@ -405,6 +409,7 @@ pub const SECTIONS: &[Section] = &[
             key("webhook_secret", Shape::Secret),
             key("previous_secret", Shape::Secret),
             key("app", TEXT),
+            late_keys::PACE_S,
             key("tenant", TEXT),
             int(
                 "timeout_s",

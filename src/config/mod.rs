@@ -8,9 +8,11 @@ mod error;
 pub mod words;
 mod shape;
 mod budget_keys;
+mod late_keys;
 mod types;
 pub mod keys;
 mod read;
+mod late;
 mod secret;
 mod accounts;
 mod vault;
@@ -33,8 +35,8 @@ pub use error::{ConfigError, ConfigErrors, Place};
 pub use read::shown_key;
 pub use secret::webhook_key;
 pub use types::{
-    Account, Api, Bucket, Command, Config, Home, KindSettings, Lane, Media, Model, Preset, Store,
-    Variable,
+    Account, Api, Bucket, Command, Config, Home, KindSettings, Lane, Late, Media, Model, Preset,
+    Store, Variable,
 };
 
 /// The largest file, in bytes.

@@ -18,8 +18,9 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
-use crate::budget::{Asked, Budget, Change, Counted, End, Form, Key, NEVER, Paid, changed};
+use crate::budget::{Asked, Budget, Change, Counted, End, Form, Key, NEVER, PACE, Paid, changed};
 use crate::clock::{Time, stamp};
+use crate::lateness::paced;
 use crate::ledger::{Ledger, LedgerError};
 use crate::platform::gate::{Bill, Full, Gate, Pass};
 use crate::telemetry::metrics;
@@ -231,6 +232,17 @@ fn wanted(budgets: &BTreeMap<String, Budget>, asked: &Asked<'_>) -> Result<Arc<[
             spend,
         });
     }
+    if let Some(window) = asked.pace {
+        wants.push(Want {
+            key: Key {
+                name: PACE.to_owned(),
+                whose: asked.account.to_owned(),
+            },
+            form: Form::Rolling { most: 1, window },
+            amount: 1,
+            spend: None,
+        });
+    }
     Ok(wants.into())
 }
 
@@ -244,6 +256,7 @@ fn stuck(key: &Key, why: &str) -> Full {
         ),
         wait: Duration::ZERO,
         stuck: true,
+        paced: false,
     }
 }
 
@@ -257,9 +270,12 @@ fn caller(asked: &Asked<'_>) -> Vec<u8> {
         op,
         nearby,
         spend: _,
+        pace,
     } = *asked;
     let texts = [platform, account, tenant, kind, op];
     let mut key = vec![u8::from(nearby)];
+    let pace = pace.map_or(0, |it| it.num_milliseconds());
+    key.extend(pace.to_le_bytes());
     for text in texts {
         key.extend(text.len().to_le_bytes());
         key.extend(text.as_bytes());
@@ -289,7 +305,7 @@ impl Gate for Gatekeeper {
                 wants: wants.clone(),
                 within,
             };
-            let (wait, message) = match self.asks.submit(ask).await {
+            let (wait, message, paced) = match self.asks.submit(ask).await {
                 Some(Answer::Go(grant)) => {
                     let (over, debts) = (self.over.clone(), grant.debts());
                     let repeats = asked.spend.is_some_and(|it| it.repeats);
@@ -334,15 +350,18 @@ impl Gate for Gatekeeper {
                         continue;
                     }
                     metrics::budget_full(&key.name);
-                    (wait, full(&key, &form, used, at))
+                    (wait, full(&key, &form, used, at), key.name == PACE)
                 }
-                Some(Answer::Away(why)) => (AWAY, format!("requests can't be counted now: {why}")),
-                None => (AWAY, "the daemon stops".to_owned()),
+                Some(Answer::Away(why)) => {
+                    (AWAY, format!("requests can't be counted now: {why}"), false)
+                }
+                None => (AWAY, "the daemon stops".to_owned(), false),
             };
             return Err(Full {
                 message,
                 wait,
                 stuck: false,
+                paced,
             });
         }
     }
@@ -387,6 +406,9 @@ fn whose(key: &Key) -> String {
 }
 
 fn full(key: &Key, form: &Form, used: u64, at: Time) -> String {
+    if let (PACE, Form::Rolling { window, .. }) = (key.name.as_str(), form) {
+        return paced(&key.whose, *window, at);
+    }
     let whose = whose(key);
     let (used, most) = (form.amount(used), form.amount(form.most()));
     let when = match at == NEVER {

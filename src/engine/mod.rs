@@ -17,6 +17,7 @@ pub mod accounts;
 pub mod parked;
 pub mod settler;
 pub mod scopes;
+pub mod late;
 pub mod runner;
 pub mod lane;
 pub mod dispatcher;

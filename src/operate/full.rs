@@ -148,6 +148,7 @@ fn asked<'a>(job: &'a Job, config: &'a Config) -> Asked<'a> {
         op: "",
         nearby: of.is_some_and(Account::is_nearby),
         spend: None,
+        pace: None,
     }
 }
 
@@ -180,6 +181,7 @@ mod tests {
             op: "",
             nearby: false,
             spend: None,
+            pace: None,
         };
         for (pattern, platform, kind, may) in [
             ("mastodon.status", "mastodon", "post.mastodon", true),

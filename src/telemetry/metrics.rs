@@ -50,6 +50,7 @@ table! {
     REFUSED = "presswork_intake_refused_total", Shape::Counter, "Envelopes that intake refused or put into quarantine, by door and reason.";
     SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
     ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
+    LATE = "presswork_late_total", Shape::Counter, "Jobs that came later than they may, or than their account's grace, by what became of them: publish, skip, ask.";
     BUDGET_FULL = "presswork_budget_full_total", Shape::Counter, "Requests that a budget held back, by budget.";
     CLOSURES = "presswork_closures", Shape::Gauge, "What is closed for this host's dispatch, by cause: stop, account, credentials, breaker, learned, budget.";
     BREAKER_OPENED = "presswork_breaker_opened_total", Shape::Counter, "Times that this host opened a server's breaker, by server.";
@@ -202,6 +203,11 @@ pub fn settles_stale(outcomes: u64) {
 /// Expired leases taken back.
 pub fn reclaimed(leases: u64) {
     counter!(RECLAIMED).increment(leases);
+}
+
+/// A job that came late. `policy` is what became of it: `publish`, `skip`, `ask`.
+pub fn late(policy: &'static str) {
+    counter!(LATE, "policy" => policy).increment(1);
 }
 
 /// An effect that reached a state. `op` is one of the program's operations: `mastodon.status`.

@@ -16,6 +16,7 @@ mod dispatch;
 mod effects;
 mod intake;
 mod lane;
+mod late;
 mod lease;
 mod looks;
 mod poison;

@@ -152,6 +152,13 @@ impl Accounts for Faulty {
 }
 
 #[async_trait]
+impl Backlog for Faulty {
+    async fn late_before(&self, place: &LatePlace, of: &LateBefore) -> Result<Vec<Time>> {
+        through!(self, late_before(place, of))
+    }
+}
+
+#[async_trait]
 impl Ledger for Faulty {
     fn name(&self) -> &'static str {
         self.inner.name()

@@ -11,6 +11,7 @@ mod intake;
 mod sql_door;
 mod dispatch;
 mod line;
+mod late;
 mod settle;
 mod runs;
 mod closures;

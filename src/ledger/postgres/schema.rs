@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -81,6 +81,12 @@ const MIGRATIONS: [Migration; 9] = [
         version: 9,
         name: "accounts",
         sql: include_str!("../../../migrations/postgres/0009_accounts.sql"),
+        oldest: 9,
+    },
+    Migration {
+        version: 10,
+        name: "late",
+        sql: include_str!("../../../migrations/postgres/0010_late.sql"),
         oldest: 9,
     },
 ];

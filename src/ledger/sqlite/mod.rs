@@ -21,6 +21,7 @@ mod breakers;
 mod restore;
 mod store;
 mod accounts;
+mod late;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
