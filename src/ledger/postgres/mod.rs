@@ -133,6 +133,13 @@ impl Accounts for Postgres {
 }
 
 #[async_trait]
+impl Backlog for Postgres {
+    async fn late_before(&self, place: &LatePlace, of: &LateBefore) -> Result<Vec<Time>> {
+        late::before(&self.pools, place, of).await
+    }
+}
+
+#[async_trait]
 impl Ledger for Postgres {
     fn name(&self) -> &'static str {
         "postgres"

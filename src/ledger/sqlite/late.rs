@@ -2,9 +2,9 @@
 
 use async_trait::async_trait;
 
-use super::Sqlite;
 use super::map::{get, micros, time};
 use super::open::told;
+use super::store::Sqlite;
 use crate::clock::Time;
 use crate::ledger::door::{Backlog, LateBefore, LatePlace, Result};
 
