@@ -278,6 +278,7 @@ mod tests {
         attempt("generate.text", Duration::from_millis(30));
         pickup(Duration::from_millis(3));
         budget_full("posts");
+        late("skip");
         closures("stop", 2);
         breaker_opened("x at https://api.x.com");
         jobs("default", "ready", 7);
@@ -313,6 +314,7 @@ mod tests {
             "presswork_jobs_settled_total{lane=\"default\",outcome=\"completed\"} 1",
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_closures{cause=\"stop\"} 2",
+            "presswork_late_total{policy=\"skip\"} 1",
             "presswork_breaker_opened_total{server=\"x at https://api.x.com\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",

@@ -111,6 +111,7 @@ async fn after_an_outage_each_accounts_posts_go_at_its_pace_in_their_order() {
         let fresh = rig
             .enqueue(&post(&world, "ann fresh", base.clock.now()))
             .await;
+        let whole = [all.clone(), vec![fresh]].concat();
         let ended_at = base.clock.now();
         let mut claims = 0;
         for turn in 0.. {
@@ -120,7 +121,7 @@ async fn after_an_outage_each_accounts_posts_go_at_its_pace_in_their_order() {
             }
             let sent = sent_at(&*base.ledger, &all).await;
             hosts[0].told(sent.iter().flatten().count()).await;
-            let Some(next) = is_over(&*base.ledger, &all).await else {
+            let Some(next) = is_over(&*base.ledger, &whole).await else {
                 break;
             };
             if turn == 0 {
