@@ -24,7 +24,7 @@ use crate::media::Media;
 use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::fetch::SystemNames;
-use crate::platform::gate::{self, Caller, Gate, Pass};
+use crate::platform::gate::{self, Caller, Gate, Lateness, Pass};
 use crate::platform::http::Http;
 pub use crate::protocol::{Permit, Wanted};
 use crate::protocol::{Protocol, away, lease_lost, stopped};
@@ -84,6 +84,8 @@ pub struct Tools {
     pub journal: Option<Journal>,
     /// Counts requests to platforms. `None`: nobody does.
     pub gate: Option<Arc<dyn Gate>>,
+    /// Judges how late the sends of one attempt's job come. `None`: nobody does.
+    pub lateness: Option<Arc<dyn Lateness>>,
 }
 
 impl Tools {
@@ -101,6 +103,7 @@ impl Tools {
             fetcher: Arc::new(fetcher),
             journal: None,
             gate: None,
+            lateness: None,
         })
     }
 
@@ -119,7 +122,10 @@ impl Tools {
             tenant: (*job.tenant).into(),
             kind: (*job.kind).into(),
             nearby: of.is_some_and(Account::is_nearby),
-            wanted_at: job.wanted_at,
+            wanted_at: job.wanted_at(),
+            lateness: self.lateness.clone(),
+            pace: of.and_then(|it| config.pace_of(it)),
+            overdue: false,
         })
     }
 

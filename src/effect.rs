@@ -272,6 +272,25 @@ pub struct Effect {
 }
 
 impl Effect {
+    /// What is told of it where another one says the same.
+    pub fn said_the_same(&self) -> String {
+        let url = self.receipt.as_ref().and_then(|it| it.url.as_deref());
+        let how = match (self.state, url) {
+            (EffectState::Confirmed, Some(url)) => format!("published {url}"),
+            (EffectState::Confirmed, None) => "published the same".to_owned(),
+            _ => "may have published the same".to_owned(),
+        };
+        let at = self.permit_at.map(stamp).unwrap_or_default();
+        format!("job {} {how} for this account at {at}", self.job)
+    }
+
+    /// When its first send was permitted, or may have been; `None`: nothing of it was begun.
+    pub fn begun(&self) -> Option<Time> {
+        let at = self.first_sent_at.or(self.permit_at).or(self.maybe_since);
+        let begun = 0 < self.sends || self.state != EffectState::Intended;
+        at.or_else(|| begun.then_some(Time::UNIX_EPOCH))
+    }
+
     /// The effect number `ordinal` of a job's `step`, before anything was sent. What is to be sent
     /// (`intent`, `keep`) is the caller's to say.
     pub fn new(

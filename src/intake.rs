@@ -304,6 +304,8 @@ pub fn admit_envelope(rules: &Rules, id: JobId, envelope: &Envelope) -> Result<N
         digest,
         run_at: envelope.run_at,
         not_after: envelope.not_after,
+        late: envelope.late,
+        late_after_s: envelope.late_after_s,
         attempts_max: envelope.attempts_max.unwrap_or(settings.retry.attempts_max),
         timeout_s: envelope.timeout_s.unwrap_or(settings.timeout_s),
         age_max_s: settings.age_max_s,

@@ -15,6 +15,7 @@ pub mod outcome;
 pub mod retry;
 pub mod breaker;
 pub mod lifecycle;
+pub mod lateness;
 pub mod content;
 pub mod budget;
 pub mod job;

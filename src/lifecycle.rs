@@ -7,7 +7,7 @@ use chrono::Duration;
 use serde::Serialize;
 
 use crate::clock::Time;
-use crate::outcome::{Class, Failure, Held, Outcome, Scope, words};
+use crate::outcome::{Class, Failure, Held, LATE, Outcome, Scope, words};
 use crate::retry::Policy;
 use crate::sabotage;
 
@@ -70,6 +70,8 @@ pub enum Event {
     Discarded,
     /// What it was held for is mended.
     Mended,
+    /// A person wants what is held to be done however late it is: now, or at another time.
+    Admitted(Option<Time>),
     /// A person has said what happened to its unknown effects.
     Resolved,
     /// A look at the platform told what became of the effect that it waits for, or the platform itself
@@ -114,6 +116,8 @@ pub struct Transition {
     pub crashes: u32,
     /// The count of attempts starts again.
     pub reset: bool,
+    /// However late it is, it is done: a person wants it. Where it is scheduled, it is late from then on.
+    pub admitted: bool,
     /// Why it is held, in state `held` only.
     pub held: Option<Held>,
     /// The failure to keep as its last.
@@ -132,6 +136,7 @@ impl Transition {
             attempts: 0,
             crashes: facts.crashes,
             reset: false,
+            admitted: false,
             held: None,
             failure: None,
             cancel: facts.cancel && !to.is_terminal(),
@@ -169,6 +174,8 @@ pub const CRASHES_MAX: u32 = 5;
 // What kills its daemon each time does so CRASHES_SUSPECT times before it is a suspect itself: an
 // innocent suspect that ran beside it each time must not be at the end by then.
 const _: () = assert!(2 * CRASHES_SUSPECT < CRASHES_MAX);
+/// The code of a job whose time is past.
+const EXPIRED: &str = "expired";
 /// A throttled job without the platform's word waits this long.
 const THROTTLED: Duration = Duration::seconds(30);
 /// What is given back isn't taken again at once: whatever it was given back for takes a moment.
@@ -240,6 +247,7 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
 
         (S::Dead, Event::Revived) => Ok(Transition {
             reset: true,
+            admitted: true,
             crashes: 0,
             cancel: false,
             ..Transition::to(facts, S::Ready).at(now)
@@ -255,6 +263,15 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
         (S::Held, Event::Mended) => Ok(Transition::to(facts, S::Ready).at(now)),
         (_, Event::Mended) => refused("isn't held"),
 
+        (S::Held, Event::Admitted(at)) => Ok(Transition {
+            admitted: true,
+            ..match at.filter(|it| now < *it) {
+                Some(at) => Transition::to(facts, S::Scheduled).at(at),
+                None => Transition::to(facts, S::Ready).at(now),
+            }
+        }),
+        (_, Event::Admitted(_)) => refused("isn't held"),
+
         (S::Unresolved, Event::Resolved) => Ok(Transition::to(facts, S::Ready).at(now)),
         (_, Event::Resolved) => refused("has nothing to resolve"),
 
@@ -264,10 +281,11 @@ pub fn advance(facts: &Facts, event: Event, now: Time) -> Result<Transition, Ref
     }
 }
 
-fn expired() -> Failure {
+/// Why a job is dead whose time is past.
+pub fn expired() -> Failure {
     let message =
         "its not_after or its kind's maximum age is past; revive it if it is still wanted";
-    Failure::new(Class::Permanent, Scope::Content, "expired", message)
+    Failure::new(Class::Permanent, Scope::Content, EXPIRED, message)
 }
 
 /// An attempt that came to an end of its own didn't kill its daemon: its crashes were no row. What is
@@ -343,6 +361,10 @@ fn failed(facts: &Facts, failure: Failure, now: Time) -> Transition {
                 held,
                 ..Transition::to(facts, State::Held).with(failure)
             }
+        }
+        // nothing was tried
+        Class::Permanent if [LATE, EXPIRED].contains(&failure.code.as_str()) => {
+            Transition::to(facts, State::Dead).with(failure)
         }
         Class::Permanent => charged(Transition::to(facts, State::Dead).with(failure)),
         Class::Transient => {

@@ -99,6 +99,8 @@ pub const RESTRICTED: &str = "restricted";
 pub const BLOCKED: &str = "action_blocked";
 /// The codes of a platform's refusals of an account: nothing of it is sent before a person has been there.
 pub const POLICY: [&str; 2] = [RESTRICTED, BLOCKED];
+/// The code of a job that came too late, by its own rule.
+pub const LATE: &str = "late";
 /// A longer message is cut: it is for a person to read.
 const MESSAGE_MAX: usize = 2_048;
 /// A platform's word on when to come back is taken for a year at most.
@@ -153,6 +155,7 @@ impl Failure {
     /// a platform or a handler. The message is for operators.
     pub fn told(&self) -> &'static str {
         match (self.class, self.scope) {
+            _ if self.code == LATE => "It came too late; nothing was sent.",
             (Class::Transient, Scope::Handler) => "It didn't work this time, and may another time.",
             (Class::Transient, _) => {
                 "The platform couldn't do it this time; another time it may work."

@@ -216,7 +216,8 @@ impl Protocol {
         // before its permit, which isn't kept waiting
         let spend = gate::spend(&effect, &wanted.price, self.fence.token);
         let what = (wanted.op, Some(&spend));
-        let mut pass = gate::pass(self.caller.as_ref(), what, wanted.budget).await?;
+        let caller = gate::in_turn(self.caller.as_ref(), &effect, now).await?;
+        let mut pass = gate::pass(caller.as_ref(), what, wanted.budget).await?;
         let _under_way = self.sending.read().await;
         if self.cancelled.is_cancelled() {
             pass.over(false);
@@ -234,6 +235,9 @@ impl Protocol {
             return Err(self.denied(&effect, now).await);
         }
         let sends = effect.sends + 1;
+        if sends == 1 && caller.is_some_and(|it| it.overdue) {
+            metrics::late("publish");
+        }
         let permit = Permit {
             id: effect.id,
             keep: effect.keep.clone(),
@@ -303,7 +307,7 @@ impl Protocol {
         let Some(other) = other.map_err(away)? else {
             return Ok(());
         };
-        let seen = repeats(&other);
+        let seen = other.said_the_same();
         tracing::warn!(job = %effect.job, effect = %effect.id, op = effect.op, "{seen}");
         let evidence = Evidence::new(now, seen);
         self.ledger
@@ -329,7 +333,7 @@ impl Protocol {
             Err(e) => away(e),
             Ok(None) => self.held_or_lost().await,
             Ok(Some(other)) => {
-                let said = repeats(&other);
+                let said = other.said_the_same();
                 let until = other.permit_at.unwrap_or(now) + chrono_of(within);
                 let message = format!(
                     "nothing was sent: {said}; revive it with another text (--edit), or after {}; a new job may say \"again\": true",
@@ -479,18 +483,6 @@ impl Protocol {
             message,
         )))
     }
-}
-
-/// What is told of another effect that says the same.
-fn repeats(other: &Effect) -> String {
-    let url = other.receipt.as_ref().and_then(|it| it.url.as_deref());
-    let how = match (other.state, url) {
-        (EffectState::Confirmed, Some(url)) => format!("published {url}"),
-        (EffectState::Confirmed, None) => "published the same".to_owned(),
-        _ => "may have published the same".to_owned(),
-    };
-    let at = other.permit_at.map(stamp).unwrap_or_default();
-    format!("job {} {how} for this account at {at}", other.job)
 }
 
 /// What kept a send from leaving (a disk that is full, a sleep) is hoped to be over after this.

@@ -62,6 +62,11 @@ pub const LINES: &[(&str, &str)] = &[
         "a job of another tenant than its account's doesn't begin",
     ),
     (
+        "late.begun",
+        "what was begun is finished, however late it is",
+    ),
+    ("late.pace", "what comes late goes at its account's pace"),
+    (
         "permit.tenant",
         "a permit isn't given to a job of another tenant than its account's",
     ),

@@ -141,6 +141,8 @@ mod tests {
             digest: Digest::of_bytes(payload.as_bytes()),
             run_at: None,
             not_after: None,
+            late: None,
+            late_after_s: None,
             attempts_max: 1,
             timeout_s: 1,
             age_max_s: 1,

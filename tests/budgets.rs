@@ -33,6 +33,7 @@ fn tokens(usually: usize) -> usize {
 
 fn asked(account: &str) -> Asked<'_> {
     Asked {
+        pace: None,
         platform: "x",
         app: "",
         account,

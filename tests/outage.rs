@@ -8,6 +8,8 @@ mod accounts;
 mod backlog;
 #[path = "outage/budgets.rs"]
 mod budgets;
+#[path = "outage/late.rs"]
+mod late;
 #[path = "outage/clocks.rs"]
 mod clocks;
 #[path = "outage/explain.rs"]

@@ -5,6 +5,7 @@
 //! GET  /v1/jobs/{id}         a job with all that happened to it
 //! GET  /v1/jobs/{id}/explain everything that keeps it from running
 //! POST /v1/jobs/{id}/cancel  calls it off
+//! POST /v1/jobs/{id}/release lets a held one go on, now or at another time
 //! GET  /v1/jobs/{id}/receipt what it did to the outside world, and the proof
 //! GET  /v1/unresolved        jobs of which a person must say whether they happened
 //! POST /v1/jobs/{id}/resolve that word
@@ -31,6 +32,7 @@ pub mod state;
 pub mod shown;
 pub mod jobs;
 pub mod unresolved;
+pub mod held;
 pub mod stops;
 pub mod budgets;
 pub mod accounts;
@@ -92,6 +94,7 @@ fn router(limits: Limits, access: Access, state: State) -> Router {
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/explain", get(jobs::explained))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
+        .route("/v1/jobs/{id}/release", post(held::release))
         .route("/v1/jobs/{id}/receipt", get(unresolved::show))
         .route("/v1/jobs/{id}/resolve", post(unresolved::resolve))
         .route("/v1/unresolved", get(unresolved::list))

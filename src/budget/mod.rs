@@ -18,7 +18,7 @@ pub use forecast::{Asks, REACH, Stands, forecast};
 pub use form::{Every, Form, NEVER};
 pub use money::{Currency, Hold, Paid, Price, Spend, micros, money};
 pub use reserve::{Kept, KeptBack};
-pub use rule::{Asked, Budget, Key, Per, matches};
+pub use rule::{Asked, Budget, Key, PACE, Per, matches};
 pub use uses::{End, Refused, Share, Uses};
 
 /// What is used is kept for so long after its last change: twice what the longest window counts.

@@ -1,5 +1,7 @@
 //! A named budget: what it counts, and for whom apart.
 
+use chrono::Duration;
+
 use super::form::Form;
 use super::money::Spend;
 use crate::clock::Time;
@@ -73,7 +75,12 @@ pub struct Asked<'a> {
     pub spend: Option<&'a Spend>,
     /// When its job was wanted, where that was scheduled: it takes the place that is kept for it.
     pub wanted_at: Option<Time>,
+    /// It comes late: of its account one such request goes in each span of this length.
+    pub pace: Option<Duration>,
 }
+
+/// The name under which the paces of accounts are counted: no budget has it.
+pub const PACE: &str = "pace";
 
 /// What of a budget is counted together: its name, and whose.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -146,7 +153,6 @@ pub fn matches(pattern: &str, text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use chrono::Duration;
 
     const ASKED: Asked<'_> = Asked {
         platform: "x",
@@ -158,6 +164,7 @@ mod tests {
         nearby: false,
         spend: None,
         wanted_at: None,
+        pace: None,
     };
 
     fn budget(per: Per) -> Budget {

@@ -75,6 +75,12 @@ pub struct Args {
     /// Not after: RFC 3339, or `in 2h`
     #[arg(long, value_name = "WHEN")]
     not_after: Option<String>,
+    /// What becomes of it when it comes late: publish, skip, ask
+    #[arg(long, value_name = "POLICY")]
+    late: Option<String>,
+    /// How many seconds after its time that is
+    #[arg(long, value_name = "SECONDS")]
+    late_after: Option<u32>,
     /// What goes first in its lane: high, normal, low
     #[arg(long)]
     priority: Option<String>,
@@ -130,6 +136,10 @@ struct Sent<'a> {
     run_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_after: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    late_after_s: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts_max: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -216,13 +226,15 @@ fn sent<'a>(args: &'a Args, payload: &'a RawValue, now: Time) -> Result<Sent<'a>
         run_at: args
             .at
             .as_deref()
-            .map(|it| time("--at", it, now))
+            .map(|it| pick::time("--at", it, now))
             .transpose()?,
         not_after: args
             .not_after
             .as_deref()
-            .map(|it| time("--not-after", it, now))
+            .map(|it| pick::time("--not-after", it, now))
             .transpose()?,
+        late: args.late.as_deref(),
+        late_after_s: args.late_after,
         attempts_max: args.attempts,
         timeout_s: args.timeout,
         labels: labels(&args.labels)?,
@@ -258,23 +270,6 @@ fn payload(said: &str) -> Result<Box<RawValue>, CliError> {
         CliError::usage(format!("{from} is no JSON: {e}"))
             .hint("put it into single quotes: --payload '{\"text\": \"Hello\"}', or write @FILE")
     })
-}
-
-fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
-    if let Some(span) = said.strip_prefix("in ") {
-        let span =
-            pick::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
-        let at = chrono::Duration::from_std(span)
-            .ok()
-            .and_then(|it| now.checked_add_signed(it));
-        return at.ok_or_else(|| CliError::usage(format!("{option} {said:?} is too far away")));
-    }
-    chrono::DateTime::parse_from_rfc3339(said)
-        .map(|it| it.to_utc())
-        .map_err(|_| {
-            CliError::usage(format!("{option} {said:?} is no time"))
-                .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
-        })
 }
 
 fn labels(said: &[String]) -> Result<BTreeMap<&str, &str>, CliError> {

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::cx::Cx;
 use super::follow::{end, follow};
 use super::out::{Cell, CliError, Exit, Table, Tone, cut, plain, stamp, when};
-use super::pick::{MOST, Which};
+use super::pick::{MOST, Which, time};
 use super::story::{Story, heading, table, tone};
 use super::watch::lines;
 use crate::clock::Time;
@@ -29,6 +29,8 @@ Examples:
   presswork jobs watch ID --json                   a line of JSON for each change
   presswork jobs cancel ID --reason 'wrong text'
   presswork jobs release --account main            its credentials are renewed
+  presswork jobs release ID                        it is late: publish it all the same
+  presswork jobs release ID --at 2027-01-31T09:00:00Z
 
 Exit codes: 0 done, 2 asked wrongly, 3 not found, 4 refused, 5 ledger away;
 watch: 0 completed, 1 it died, was cancelled or waits for a person, 130 interrupted";
@@ -100,6 +102,9 @@ struct Release {
     /// All that are held for this reason: account, breaker, budget, nondeterministic, policy
     #[arg(long, value_name = "REASON")]
     held: Option<Held>,
+    /// Not before: RFC 3339, or `in 10m` [default: at once]
+    #[arg(long, value_name = "WHEN")]
+    at: Option<String>,
     /// Why, for the audit
     #[arg(
         long,
@@ -288,6 +293,9 @@ async fn told_to_stop(ledger: &dyn Ledger, id: JobId) -> Result<Option<String>, 
 
 async fn release(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Release) -> Result<(), CliError> {
     let by = cx.by(&args.reason);
+    let now = ledger.now().await?;
+    let at = args.at.as_deref().map(|it| time("--at", it, now));
+    let at = at.transpose()?;
     let ids = if args.ids.is_empty() {
         let filter = Filter {
             states: vec![State::Held],
@@ -309,7 +317,7 @@ async fn release(cx: &Cx, ledger: &Arc<dyn Ledger>, args: Release) -> Result<(),
     let mut done = Vec::with_capacity(ids.len());
     let mut worst = None;
     for id in ids {
-        match operate::release(&**ledger, id, &by).await {
+        match operate::release(&**ledger, id, at, &by).await {
             Ok(_) => done.push(Done {
                 id,
                 what: "released",

@@ -23,6 +23,27 @@ pub struct Few {
     limit: Option<u32>,
 }
 
+/// A time that an option says: RFC 3339, or `in 10m` from `now`.
+///
+/// # Errors
+/// It is none, or too far away.
+pub fn time(option: &str, said: &str, now: Time) -> Result<Time, CliError> {
+    if let Some(span) = said.strip_prefix("in ") {
+        let span =
+            self::span(span.trim()).map_err(|e| CliError::usage(format!("{option}: {e}")))?;
+        let at = chrono::Duration::from_std(span)
+            .ok()
+            .and_then(|it| now.checked_add_signed(it));
+        return at.ok_or_else(|| CliError::usage(format!("{option} {said:?} is too far away")));
+    }
+    chrono::DateTime::parse_from_rfc3339(said)
+        .map(|it| it.to_utc())
+        .map_err(|_| {
+            CliError::usage(format!("{option} {said:?} is no time"))
+                .hint("write it as 2027-01-31T09:00:00Z, 2027-01-31T10:00:00+01:00 or `in 10m`")
+        })
+}
+
 /// A filter over jobs.
 #[derive(Args, Clone, Debug, Default)]
 pub struct Which {

@@ -119,6 +119,7 @@ impl Story {
         more("key", job.key.as_deref().map(plain));
         more("due", job.state.is_claimable().then(|| at(job.run_at)));
         more("not after", job.not_after.map(at));
+        more("late", job.late.map(|it| it.to_string()));
         more("ended", job.ended_at.map(at));
         more(
             "failed",

@@ -113,6 +113,7 @@ impl<'a> Reader<'a> {
             previous_secret,
             timeout: Duration::from_secs(self.int_or_default(part, "timeout_s")),
             app: self.text(part, "app").map(|it| it.value),
+            pace: self.pace(part),
             tenant: self.tenant(part),
             claimed: None,
             home: Home::File,
@@ -225,6 +226,7 @@ impl<'a> Reader<'a> {
                 guard: self.guard(part),
                 tenant: self.tenant(part),
                 weight: self.weight(part),
+                pace: self.pace(part),
                 ..Account::at(&platform, base_url)
             }),
             _ => {

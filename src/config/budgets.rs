@@ -125,6 +125,9 @@ impl<'a> Reader<'a> {
             .map(|it| (it.name.to_owned(), built_in(it)))
             .collect();
         for part in self.parts("budgets") {
+            if !self.is_free(&part) {
+                continue;
+            }
             if self.bool(&part, "off") {
                 budgets.remove(part.name);
             } else if let Some(it) = self.budget(&part, accounts) {

@@ -94,6 +94,7 @@ impl<'a> Reader<'a> {
             keep_keys: Duration::from_secs(DAY * self.int_or_default(&keep, "keys_days")),
             media,
             kinds,
+            late: self.late(),
             retry,
             lanes,
             budgets: self.budgets(&accounts),
@@ -337,6 +338,10 @@ impl<'a> Reader<'a> {
                 retry: self.policy(&part, retry),
                 timeout_s: self.small(&part, "timeout_s"),
                 age_max_s: self.small(&part, "age_max_s"),
+                late: self
+                    .text(&part, "late")
+                    .and_then(|it| it.value.parse().ok()),
+                late_after_s: self.small(&part, "late_after_s"),
                 resend_times: self.small(&part, "resend_times"),
                 look_after: self
                     .small(&part, "look_after_ms")

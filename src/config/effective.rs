@@ -43,6 +43,9 @@ impl Config {
             put("cap_ms", kind.retry.map(|it| it.cap_ms.to_string()));
             put("timeout_s", kind.timeout_s.map(|it| it.to_string()));
             put("age_max_s", kind.age_max_s.map(|it| it.to_string()));
+            put("late", kind.late.map(|it| it.to_string()));
+            let late_after = kind.late_after_s.map(|it| it.to_string());
+            put("late_after_s", late_after);
             put("resend_times", kind.resend_times.map(|it| it.to_string()));
             let after = kind.look_after.map(|it| it.as_millis().to_string());
             put("look_after_ms", after);
@@ -182,6 +185,10 @@ impl Config {
             ("breaker.window_s", seconds(breaker.window)),
             ("breaker.cool_down_s", seconds(breaker.cool_down)),
         ]);
+        all.extend([
+            ("late.grace_s", seconds(self.late.grace)),
+            ("late.pace_s", seconds(self.late.pace)),
+        ]);
         if let Some(retry) = self.retry {
             all.push(("retry.attempts", retry.attempts_max.to_string()));
             all.push(("retry.base_ms", retry.base_ms.to_string()));
@@ -287,6 +294,8 @@ fn account_of(it: &Account) -> Vec<(&'static str, String)> {
     let secret = it.webhook_secret.as_ref();
     all.extend(secret.map(|_| ("webhook_secret", HIDDEN.to_owned())));
     all.extend(it.app.clone().map(|it| ("app", it)));
+    let pace = it.pace.map(|it| it.as_secs().to_string());
+    all.extend(pace.map(|it| ("pace_s", it)));
     all.extend(it.tenant.clone().map(|it| ("tenant", it)));
     if it.weight != 1 {
         all.push(("weight", it.weight.to_string()));

@@ -5,6 +5,7 @@
 
 use super::budget_keys::BUDGET_KEYS;
 use super::fair_keys::{TENANTS, WAITS_AT_MOST, WEIGHT};
+use super::late_keys;
 use super::oauth_keys::OAUTH;
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
@@ -293,6 +294,8 @@ pub const SECTIONS: &[Section] = &[
                 ),
                 None,
             ),
+            late_keys::LATE,
+            late_keys::LATE_AFTER,
             int(
                 "resend_times",
                 (0, ""),
@@ -370,6 +373,7 @@ pub const SECTIONS: &[Section] = &[
             ),
         ],
     },
+    late_keys::SECTION,
     Section {
         name: "accounts",
         by_name: true,
@@ -411,6 +415,7 @@ pub const SECTIONS: &[Section] = &[
             key("previous_secret", Shape::Secret),
             WEIGHT,
             key("app", TEXT),
+            late_keys::PACE_S,
             key("tenant", TEXT),
             int(
                 "timeout_s",

@@ -9,10 +9,12 @@ pub mod words;
 mod shape;
 mod budget_keys;
 mod fair_keys;
+mod late_keys;
 mod oauth_keys;
 mod types;
 pub mod keys;
 mod read;
+mod late;
 mod secret;
 mod accounts;
 mod vault;
@@ -38,7 +40,7 @@ pub use fallbacks::falls_back_to;
 pub use read::shown_key;
 pub use secret::webhook_key;
 pub use types::{
-    Account, Api, Bucket, Command, Config, Fallback, Home, KindSettings, Lane, Media, Model,
+    Account, Api, Bucket, Command, Config, Fallback, Home, KindSettings, Lane, Late, Media, Model,
     Preset, Store, Variable,
 };
 

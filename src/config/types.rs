@@ -12,6 +12,7 @@ use crate::breaker::Settings;
 use crate::budget::{Budget, Currency};
 use crate::content::Guard;
 use crate::effect::Resend;
+use crate::lateness::Policy as LatePolicy;
 use crate::oauth::Client;
 use crate::retry::Policy;
 use crate::telemetry::Format;
@@ -68,6 +69,8 @@ pub struct Config {
     pub retry: Option<Policy>,
     /// When a server that fails is left alone, and for how long.
     pub breaker: Settings,
+    /// What holds for jobs that come late.
+    pub late: Late,
     /// By lane. `default` is always there.
     pub lanes: BTreeMap<String, Lane>,
     /// By kind: only what differs from the kind's own defaults.
@@ -86,6 +89,15 @@ pub struct Config {
     pub commands: BTreeMap<String, Command>,
     /// Prices by model, for the recorded cost.
     pub models: BTreeMap<String, Model>,
+}
+
+/// What holds for jobs that come late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Late {
+    /// What is later than this goes at its account's pace.
+    pub grace: Duration,
+    /// The pace of accounts that post and say none: overdue jobs of one go so far apart. None at all: at once.
+    pub pace: Duration,
 }
 
 /// A store's address.
@@ -178,6 +190,10 @@ pub struct KindSettings {
     pub timeout_s: Option<u32>,
     /// Seconds a job may grow old.
     pub age_max_s: Option<u32>,
+    /// What becomes of jobs that come late and don't say it themselves.
+    pub late: Option<LatePolicy>,
+    /// How many seconds late that is.
+    pub late_after_s: Option<u32>,
     /// Class P: sends after an unknown answer (`never` is 0).
     pub resend_times: Option<u32>,
     /// Classes B and C: the wait after a lost answer before it is looked for at the platform.
@@ -243,6 +259,8 @@ pub struct Account {
     pub timeout: Duration,
     /// Accounts of a platform that name the same share an app, and its quota; so do those that name none.
     pub app: Option<String>,
+    /// How far apart its overdue jobs go; `None`: what `[late]` says, of accounts that post.
+    pub pace: Option<Duration>,
     /// Whose jobs alone may use it; `None`: everybody's.
     pub tenant: Option<String>,
     /// Whose the ledger's account of the same name is, where this one stands in `jobs.toml`: both must allow
@@ -271,6 +289,7 @@ impl Account {
             previous_secret: None,
             timeout: Duration::from_secs(60),
             app: None,
+            pace: None,
             tenant: None,
             claimed: None,
             home: Home::File,

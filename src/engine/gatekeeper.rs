@@ -20,11 +20,12 @@ use uuid::Uuid;
 
 use super::batcher::Batcher;
 use crate::budget::{
-    Asked, Budget, Change, Counted, End, Form, KeptBack, Key, NEVER, Paid, changed,
+    Asked, Budget, Change, Counted, End, Form, KeptBack, Key, NEVER, PACE, Paid, changed,
 };
 use crate::clock::{Time, stamp};
 use crate::config::Config;
 use crate::handler::Kind;
+use crate::lateness::paced;
 use crate::ledger::{Ledger, LedgerError};
 use crate::platform::gate::{Bill, Full, Gate, Pass};
 use crate::telemetry::metrics;
@@ -248,6 +249,18 @@ fn wanted(budgets: &BTreeMap<String, Budget>, asked: &Asked<'_>) -> Result<Arc<[
             keeps: it.keeps_places().then(|| Arc::new(it.clone())),
         });
     }
+    if let Some(window) = asked.pace {
+        wants.push(Want {
+            key: Key {
+                name: PACE.to_owned(),
+                whose: asked.account.to_owned(),
+            },
+            form: Form::Rolling { most: 1, window },
+            amount: 1,
+            spend: None,
+            keeps: None,
+        });
+    }
     Ok(wants.into())
 }
 
@@ -261,6 +274,7 @@ fn stuck(key: &Key, why: &str) -> Full {
         ),
         wait: Duration::ZERO,
         stuck: true,
+        paced: false,
     }
 }
 
@@ -276,9 +290,12 @@ fn caller(asked: &Asked<'_>) -> Vec<u8> {
         nearby,
         spend: _,
         wanted_at: _,
+        pace,
     } = *asked;
     let texts = [platform, app, account, tenant, kind, op];
     let mut key = vec![u8::from(nearby)];
+    let pace = pace.map_or(0, |it| it.num_milliseconds());
+    key.extend(pace.to_le_bytes());
     for text in texts {
         key.extend(text.len().to_le_bytes());
         key.extend(text.as_bytes());
@@ -316,7 +333,7 @@ impl Gate for Gatekeeper {
                 }
                 Err(e) => Some(Answer::Away(e.to_string())),
             };
-            let (wait, message) = match answer {
+            let (wait, message, paced) = match answer {
                 Some(Answer::Go(grant)) => {
                     let (over, debts) = (self.over.clone(), grant.debts());
                     let repeats = asked.spend.is_some_and(|it| it.repeats);
@@ -366,15 +383,18 @@ impl Gate for Gatekeeper {
                         Some(back) => kept_back(&key, &form, used, &back),
                         None => full(&key, &form, used, at),
                     };
-                    (wait, message)
+                    (wait, message, key.name == PACE)
                 }
-                Some(Answer::Away(why)) => (AWAY, format!("requests can't be counted now: {why}")),
-                None => (AWAY, "the daemon stops".to_owned()),
+                Some(Answer::Away(why)) => {
+                    (AWAY, format!("requests can't be counted now: {why}"), false)
+                }
+                None => (AWAY, "the daemon stops".to_owned(), false),
             };
             return Err(Full {
                 message,
                 wait,
                 stuck: false,
+                paced,
             });
         }
     }
@@ -419,6 +439,9 @@ fn whose(key: &Key) -> String {
 }
 
 fn full(key: &Key, form: &Form, used: u64, at: Time) -> String {
+    if let (PACE, Form::Rolling { window, .. }) = (key.name.as_str(), form) {
+        return paced(&key.whose, *window, at);
+    }
     let whose = whose(key);
     let (used, most) = (form.amount(used), form.amount(form.most()));
     let when = match at == NEVER {

@@ -20,6 +20,7 @@ pub mod parked;
 pub mod settler;
 pub mod scopes;
 pub mod fallbacks;
+pub mod late;
 pub mod runner;
 pub mod lane;
 pub mod dispatcher;

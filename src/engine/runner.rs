@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::accounts;
 use super::fallbacks::{self, Provided};
+use super::late::{self, Judge};
 use super::progress::Sink;
 use super::scopes;
 use super::settler::{Ended, charge_ahead, settle};
@@ -82,7 +83,7 @@ pub async fn run(shared: Arc<Shared>, assigned: Assigned) {
 ///
 /// # Errors
 /// What ends the job before its handler starts.
-async fn turn(shared: &Shared, job: &Job) -> Result<Option<OwnedSemaphorePermit>, Event> {
+async fn turn(shared: &Shared, job: &Arc<Job>) -> Result<Option<OwnedSemaphorePermit>, Event> {
     let mut alone = None;
     loop {
         // looked at after each wait: it may have been long
@@ -117,7 +118,7 @@ async fn turn(shared: &Shared, job: &Job) -> Result<Option<OwnedSemaphorePermit>
 }
 
 /// What ends a job before its handler starts.
-async fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
+async fn before(shared: &Shared, job: &Arc<Job>, now: Time) -> Option<Event> {
     if job.not_after.is_some_and(|it| it < now) || job.expires_at < now {
         return Some(Event::Expired);
     }
@@ -125,7 +126,9 @@ async fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
         return Some(Event::Ended(stopped(why)));
     }
     if !job.cancel && !shared.running.is_called_off(job.id) {
-        return None;
+        // what would be sent too late, or waits for its turn, needn't be made ready
+        let late = judge(shared, job).look(now).await.err()?;
+        return Some(Event::Ended(late::put_off(shared, job, late).await));
     }
     if shared.is_open(job).await {
         // an effect that may have happened is looked at first, and the job called off after that
@@ -133,6 +136,11 @@ async fn before(shared: &Shared, job: &Job, now: Time) -> Option<Event> {
         return None;
     }
     Some(Event::Ended(Outcome::Cancelled))
+}
+
+/// Who judges how late it comes.
+fn judge(shared: &Shared, job: &Arc<Job>) -> Judge {
+    Judge::of(shared.ledger.clone(), job.clone(), &shared.config.load())
 }
 
 async fn attempt(shared: &Arc<Shared>, job: &Arc<Job>) -> Outcome {
@@ -184,6 +192,7 @@ async fn by(
     let heard = scopes::ear(shared, job.account.as_deref());
     let mut tools = shared.tools.clone();
     tools.http = tools.http.heard_by(heard.clone());
+    tools.lateness = Some(Arc::new(judge(shared, job)));
     let cx = Context::new(
         job.clone(),
         config.clone(),
@@ -200,7 +209,8 @@ async fn by(
     }
     crashpoint!("runner.before_handler");
     let attempt = supervise(shared, kind, cx);
-    scopes::attended(shared, (job, &config), &heard, attempt).await
+    let outcome = scopes::attended(shared, (job, &config), &heard, attempt).await;
+    late::put_off(shared, job, outcome).await
 }
 
 /// How a job ends that may not use its account, or can't on this host. One that was just added this host may

@@ -100,7 +100,7 @@ fn used_up(shared: &Shared, job: &Job, config: &Config, outcome: Outcome) -> Out
     let wait = failure.retry_after().unwrap_or(SECOND).min(USED_UP);
     let closure = Closure::new(Cause::Budget, area, (ACTOR, &failure.message), now);
     // a place may be kept for what was scheduled: it is tried for itself
-    let closure = match job.wanted_at {
+    let closure = match job.wanted_at() {
         None => closure.sparing_planned(),
         Some(_) => closure,
     };

@@ -1,6 +1,7 @@
 //! The envelope: what a producer sends, the same at every door.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::Deserialize;
@@ -9,6 +10,7 @@ use serde_json::value::RawValue;
 use super::priority::Priority;
 use crate::clock::Time;
 use crate::json::{Members, Violation, canonical, did_you_mean, escape};
+use crate::lateness::{AFTER_MAX_S, Policy};
 
 /// The largest envelope, in bytes.
 pub const ENVELOPE_MAX: usize = 256 * 1024;
@@ -44,6 +46,10 @@ pub struct Envelope {
     pub run_at: Option<Time>,
     /// Not after (RFC 3339).
     pub not_after: Option<Time>,
+    /// What becomes of it when it comes late. Default: its kind's, else `publish`.
+    pub late: Option<Policy>,
+    /// How many seconds late that is. Default: its kind's, else 3,600.
+    pub late_after_s: Option<u32>,
     /// Attempts in all, 1 to 100. Default: its kind's policy.
     pub attempts_max: Option<u32>,
     /// An attempt is ended after this many seconds, 1 to 86,400. Default: its kind's.
@@ -59,7 +65,7 @@ pub struct Envelope {
 }
 
 /// The members of an envelope, in the order in which help and schema show them.
-pub const MEMBERS: [&str; 16] = [
+pub const MEMBERS: [&str; 18] = [
     "v",
     "kind",
     "payload",
@@ -70,6 +76,8 @@ pub const MEMBERS: [&str; 16] = [
     "priority",
     "run_at",
     "not_after",
+    "late",
+    "late_after_s",
     "attempts_max",
     "timeout_s",
     "labels",
@@ -142,6 +150,8 @@ impl Envelope {
             "not_after",
             self.not_after.as_ref().map(time).map(Into::into),
         );
+        put("late", self.late.map(|it| it.as_str().into()));
+        put("late_after_s", self.late_after_s.map(Into::into));
         put("attempts_max", self.attempts_max.map(Into::into));
         put("timeout_s", self.timeout_s.map(Into::into));
         if !self.labels.is_empty() {
@@ -200,16 +210,11 @@ impl Reader {
             "tenant" => self.envelope.tenant = self.name(&at, value),
             "account" => self.envelope.account = self.name(&at, value),
             "lane" => self.envelope.lane = self.name(&at, value),
-            "priority" => {
-                if let Some(word) = self.text(&at, value, NAME_MAX) {
-                    match word.parse() {
-                        Ok(it) => self.envelope.priority = Some(it),
-                        Err(e) => self.wrong(&at, e),
-                    }
-                }
-            }
+            "priority" => self.envelope.priority = self.word(&at, value),
             "run_at" => self.envelope.run_at = self.time(&at, value),
             "not_after" => self.envelope.not_after = self.time(&at, value),
+            "late" => self.envelope.late = self.word(&at, value),
+            "late_after_s" => self.envelope.late_after_s = self.number(&at, value, AFTER_MAX_S),
             "attempts_max" => self.envelope.attempts_max = self.number(&at, value, ATTEMPTS_MAX),
             "timeout_s" => self.envelope.timeout_s = self.number(&at, value, TIMEOUT_MAX_S),
             "labels" => self.labels(&at, value),
@@ -255,6 +260,11 @@ impl Reader {
         };
         self.wrong(at, wrong);
         None
+    }
+
+    fn word<T: FromStr<Err = String>>(&mut self, at: &str, value: &RawValue) -> Option<T> {
+        let word = self.text(at, value, NAME_MAX)?;
+        word.parse().map_err(|e: String| self.wrong(at, e)).ok()
     }
 
     fn name(&mut self, at: &str, value: &RawValue) -> Option<String> {

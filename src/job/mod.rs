@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::clock::Time;
 use crate::content::Said;
 use crate::json::Digest;
+use crate::lateness::Policy;
 
 pub use envelope::Envelope;
 pub use priority::Priority;
@@ -80,6 +81,10 @@ pub struct NewJob {
     pub run_at: Option<Time>,
     /// Not after: a job that couldn't start by then is dead as `expired`.
     pub not_after: Option<Time>,
+    /// What becomes of it when it comes late. `None`: what its kind's settings say by then.
+    pub late: Option<Policy>,
+    /// How late that is, in seconds after its time. `None`: what its kind's settings say by then.
+    pub late_after_s: Option<u32>,
     /// Attempts in all.
     pub attempts_max: u32,
     /// An attempt is ended after this many seconds.
@@ -125,15 +130,18 @@ pub struct Job {
     pub created_at: Time,
     /// Not before.
     pub run_at: Time,
-    /// When its producer wanted it, where that lay ahead when it was accepted: a place in budgets is kept
-    /// for it. Of finished jobs it isn't known any more.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub wanted_at: Option<Time>,
     /// Not after.
     pub not_after: Option<Time>,
     /// When it is too old to go on: its kind's maximum age after it was accepted, or after the
     /// `run_at` it was accepted with where that is later.
     pub expires_at: Time,
+    /// When it was to be done: the `run_at` it was accepted with, else its acceptance, or what a person
+    /// said since. `None` of finished jobs, and of those that an older version accepted.
+    pub due_at: Option<Time>,
+    /// What becomes of it when it comes late. `None`: what its kind's settings say.
+    pub late: Option<Policy>,
+    /// How late that is, in seconds after `due_at`. `None`: what its kind's settings say.
+    pub late_after_s: Option<u32>,
     /// Attempts in all.
     pub attempts_max: u32,
     /// An attempt is ended after this many seconds.
@@ -180,6 +188,18 @@ pub struct Job {
 }
 
 impl Job {
+    /// When it is to be done, where that lay ahead when it was accepted, or a person said so since: a place
+    /// in budgets is kept for it. Of finished jobs it isn't known any more.
+    pub fn wanted_at(&self) -> Option<Time> {
+        self.due_at.filter(|it| self.created_at < *it)
+    }
+
+    /// When it was to be done, as far as that is known: until its first attempt has ended, `run_at` tells.
+    pub fn due(&self) -> Option<Time> {
+        let first = || (self.epoch <= 1).then_some(self.run_at);
+        self.due_at.or_else(first)
+    }
+
     /// What [`crate::lifecycle::advance`] needs to know of it, under its kind's policy.
     pub fn facts(&self, policy: crate::retry::Policy) -> crate::lifecycle::Facts {
         crate::lifecycle::Facts {

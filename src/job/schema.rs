@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::envelope::{ATTEMPTS_MAX, KEY_MAX, LABELS_MAX, NAME_MAX, TIMEOUT_MAX_S};
+use crate::lateness::AFTER_MAX_S;
 
 /// The schema of every envelope; the payload is any object.
 pub fn envelope_schema() -> Value {
@@ -50,7 +51,7 @@ const NAME: &str = "^[A-Za-z0-9._@:/+-]+$";
 /// No control characters.
 const TEXT: &str = r"^[^\u0000-\u001f\u007f-\u009f]+$";
 
-fn members() -> [(&'static str, Value); 16] {
+fn members() -> [(&'static str, Value); 18] {
     let name = |about: &str| json!({"type": ["string", "null"], "pattern": NAME, "maxLength": NAME_MAX, "description": about});
     let number = |max: u32, about: &str| json!({"type": ["integer", "null"], "minimum": 1, "maximum": max, "description": about});
     let time = |about: &str| json!({"type": ["string", "null"], "format": "date-time", "description": about});
@@ -95,6 +96,18 @@ fn members() -> [(&'static str, Value); 16] {
         (
             "not_after",
             time("Not after (RFC 3339): a job that couldn't start by then dies as `expired`."),
+        ),
+        (
+            "late",
+            json!({"enum": ["publish", "skip", "ask", null],
+            "description": "What becomes of it when it comes late: it is done all the same, given up (dead as `late`), or held for a person. Default: its kind's, else `publish`."}),
+        ),
+        (
+            "late_after_s",
+            number(
+                AFTER_MAX_S,
+                "How many seconds after its time it is late. Default: its kind's, else 3600.",
+            ),
         ),
         (
             "attempts_max",

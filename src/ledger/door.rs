@@ -20,7 +20,7 @@ use crate::effect::{Effect, EffectId, Evidence};
 use crate::fair::Fair;
 use crate::gate::{Cause, Closure, Scope, Shut};
 use crate::inbox::Inbox;
-use crate::job::{Job, JobId, NewJob, Progress};
+use crate::job::{Job, JobId, NewJob, Priority, Progress};
 use crate::json::Digest;
 use crate::oauth::begun::{Begun, Ended};
 use crate::token::{Token, TokenId};
@@ -146,9 +146,43 @@ pub trait Logins: Send + Sync {
     async fn login_end(&self, digest: &[u8]) -> Result<Option<Ended>>;
 }
 
+/// A job's place among those of its account that come late: by priority, then by the time that they were
+/// asked for.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LatePlace {
+    /// The account.
+    pub account: String,
+    /// What goes first.
+    pub priority: Priority,
+    /// When the job was to be done.
+    pub due: Time,
+    /// The job.
+    pub id: JobId,
+}
+
+/// Which of those before a job are looked at.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LateBefore {
+    /// Those that were to be done before this: the others aren't overdue.
+    pub due: Time,
+    /// Those that began to run, or are to run next, no earlier than this: what was passed over for longer
+    /// is shut, or its lane is.
+    pub tried: Time,
+    /// So many at most: the first ones.
+    pub most: u32,
+}
+
+/// What a ledger knows of jobs that come late.
+#[async_trait]
+pub trait Backlog: Send + Sync {
+    /// When the jobs run next that go before this one, or began to run: of its account, unfinished, waiting
+    /// for nobody.
+    async fn late_before(&self, place: &LatePlace, of: &LateBefore) -> Result<Vec<Time>>;
+}
+
 /// The ledger's door.
 #[async_trait]
-pub trait Ledger: Accounts + Logins + Places + Send + Sync + 'static {
+pub trait Ledger: Accounts + Backlog + Logins + Places + Send + Sync + 'static {
     /// `postgres` or `sqlite`.
     fn name(&self) -> &'static str;
 

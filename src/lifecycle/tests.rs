@@ -59,6 +59,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(Event::Looked),
         Just(Event::Discarded),
         Just(Event::Mended),
+        proptest::option::of(-100i64..100)
+            .prop_map(|s| Event::Admitted(s.map(|s| now() + Duration::seconds(s)))),
         Just(Event::Resolved),
     ]
 }

@@ -144,7 +144,7 @@ impl Facts {
         config: &Config,
     ) -> Result<BTreeMap<Key, Kept>, LedgerError> {
         let mut all = BTreeMap::new();
-        if self.job.wanted_at.is_some() {
+        if self.job.wanted_at().is_some() {
             return Ok(all);
         }
         let kinds = kinds::all();

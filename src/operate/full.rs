@@ -136,7 +136,7 @@ fn kept_back(
     (kept, uses): (&BTreeMap<Key, Kept>, &Uses),
     now: Time,
 ) -> Option<KeptBack> {
-    if job.wanted_at.is_some() || !budget.keeps_places() {
+    if job.wanted_at().is_some() || !budget.keeps_places() {
         return None;
     }
     let key = Key {
@@ -205,7 +205,8 @@ fn asked<'a>(job: &'a Job, config: &'a Config) -> Asked<'a> {
         op: "",
         nearby: of.is_some_and(Account::is_nearby),
         spend: None,
-        wanted_at: job.wanted_at,
+        wanted_at: job.wanted_at(),
+        pace: None,
     }
 }
 
@@ -240,6 +241,7 @@ mod tests {
             nearby: false,
             spend: None,
             wanted_at: None,
+            pace: None,
         };
         for (pattern, platform, kind, may) in [
             ("mastodon.status", "mastodon", "post.mastodon", true),

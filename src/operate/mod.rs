@@ -30,7 +30,7 @@ use crate::ledger::{
     Conclusion, Filter, Guard, Ledger, LedgerError, Quarantined, Reason, Settled, Settlement,
 };
 use crate::lifecycle::{Event, State, advance};
-use crate::outcome::Class;
+use crate::outcome::{Class, LATE};
 use crate::retry::Policy;
 use crate::sabotage;
 
@@ -109,12 +109,32 @@ pub async fn cancel(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Re
     happen(ledger, id, &Event::CancelAsked, Some(("cancel", by)), None).await
 }
 
-/// Lets a held job go on.
+/// Lets a held job go on, now or at another time. What is held since it is late is done however late it is;
+/// put to another time, it is late from then on.
 ///
 /// # Errors
-/// When it isn't held.
-pub async fn release(ledger: &dyn Ledger, id: JobId, by: &By) -> Result<State, Refused> {
-    happen(ledger, id, &Event::Mended, Some(("release", by)), None).await
+/// When it isn't held, or its `not_after` is before that time.
+pub async fn release(
+    ledger: &dyn Ledger,
+    id: JobId,
+    at: Option<Time>,
+    by: &By,
+) -> Result<State, Refused> {
+    let job = job(ledger, id).await?;
+    if let (Some(at), Some(end)) = (at, job.not_after)
+        && end < at
+    {
+        let end = stamp(end);
+        return Err(Refused::Unfit(format!(
+            "job {id}: its not_after is {end}, before that time; enqueue a new one"
+        )));
+    }
+    let late = job.failure.is_some_and(|it| it.code == LATE);
+    let event = match late || at.is_some() {
+        true => Event::Admitted(at),
+        false => Event::Mended,
+    };
+    happen(ledger, id, &event, Some(("release", by)), None).await
 }
 
 /// Gives a dead letter up for good.

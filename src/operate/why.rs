@@ -12,7 +12,7 @@ use crate::gate::Closure;
 use crate::job::Job;
 use crate::ledger::{Ledger, LedgerError, Pause};
 use crate::lifecycle::State;
-use crate::outcome::{Class, Failure, Held};
+use crate::outcome::{Class, Failure, Held, LATE};
 
 /// Words, and the commands that follow from them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -84,6 +84,10 @@ fn of_failure(job: &Job, failure: &Failure) -> Advice {
     match failure.code.as_str() {
         "expired" => Advice::new(
             "Its time passed before it could be done. If it is still wanted, revive it: its age is counted anew and a not_after that is past is lifted. If not, discard it.",
+            [revive(job), discard(job, "too late")],
+        ),
+        LATE => Advice::new(
+            "It came later than it may, and was skipped: nothing was sent. If it is still wanted, revive it: then it is done however late it is. If not, discard it.",
             [revive(job), discard(job, "too late")],
         ),
         "poison" => Advice::new(
@@ -354,6 +358,19 @@ fn held(job: &Job) -> Advice {
             "It is held: a re-run would send something else than was written down, so nothing was sent. Cancel it and enqueue a new job, or let it go on if the difference came from a configuration that is back.",
             [format!("presswork jobs cancel {id}"), release],
         ),
+        Some(Held::Policy) if job.failure.as_ref().is_some_and(|it| it.code == LATE) => {
+            let why = job.failure.as_ref().map_or("", |it| it.message.as_str());
+            Advice::new(
+                format!(
+                    "It waits for your word: {why}. Publish it now or at another time, or skip it."
+                ),
+                [
+                    format!("presswork jobs cancel {id}"),
+                    format!("{release} --at TIME"),
+                    release,
+                ],
+            )
+        }
         Some(Held::Policy) => Advice::new("It is held by an operator's rule.", [release]),
         None => Advice::new("It is held; why wasn't kept.", [release]),
     }
@@ -454,8 +471,10 @@ mod tests {
             revision: 0,
             created_at: now,
             run_at: now,
-            wanted_at: None,
-            not_after: None,
+                not_after: None,
+            due_at: None,
+            late: None,
+            late_after_s: None,
             expires_at: now + Duration::days(7),
             attempts_max: 3,
             timeout_s: 60,

@@ -45,6 +45,8 @@ pub struct Full {
     pub wait: Duration,
     /// No wait helps: a person has to change something.
     pub stuck: bool,
+    /// It comes late, and waits for its turn among those of its account.
+    pub paced: bool,
 }
 
 type Back = Box<dyn FnOnce(bool) + Send>;
@@ -151,6 +153,16 @@ impl Drop for Pass {
     }
 }
 
+/// Whoever judges how late a job's sends come.
+#[async_trait]
+pub trait Lateness: Send + Sync {
+    /// Whether the next send of this effect comes so late that it goes at its account's pace.
+    ///
+    /// # Errors
+    /// It is too late, or others of its account go first: how the attempt ends.
+    async fn judge(&self, effect: &Effect, now: Time) -> Result<bool, Outcome>;
+}
+
 /// For whom requests are made. Cloning is cheap.
 #[derive(Clone)]
 pub struct Caller {
@@ -170,6 +182,12 @@ pub struct Caller {
     pub nearby: bool,
     /// When the job was wanted, where it was scheduled.
     pub wanted_at: Option<Time>,
+    /// Who judges how late its sends come; `None`: none does.
+    pub lateness: Option<Arc<dyn Lateness>>,
+    /// What is overdue of the account goes one in each span of this length. `None`: at once.
+    pub pace: Option<chrono::Duration>,
+    /// What is sent comes late.
+    pub overdue: bool,
 }
 
 /// A request that is made in between may wait so long for its turn, instead of ending its attempt.
@@ -196,6 +214,9 @@ impl Caller {
             nearby: self.nearby,
             spend,
             wanted_at: self.wanted_at,
+            pace: self
+                .pace
+                .filter(|_| self.overdue && !sabotage!("late.pace")),
         };
         self.gate.take(&asked, within, patience).await
     }
@@ -208,6 +229,28 @@ impl Caller {
         };
         format!("{}.{does}", self.platform)
     }
+}
+
+/// The caller of an effect's next send, which may come late.
+///
+/// # Errors
+/// See [`Lateness::judge`].
+pub async fn in_turn(
+    caller: Option<&Caller>,
+    effect: &Effect,
+    now: Time,
+) -> Result<Option<Caller>, Outcome> {
+    let Some(caller) = caller else {
+        return Ok(None);
+    };
+    let overdue = match &caller.lateness {
+        Some(it) => it.judge(effect, now).await?,
+        None => false,
+    };
+    Ok(Some(Caller {
+        overdue,
+        ..caller.clone()
+    }))
 }
 
 /// Takes what an effect's send needs; of nobody who counts, at once.
@@ -241,12 +284,18 @@ impl From<Full> for Outcome {
 impl From<Full> for Failure {
     fn from(full: Full) -> Self {
         let wait = chrono::Duration::from_std(full.wait).ok();
-        Self::new(Class::Throttled, Scope::Handler, BUDGET, full.message).after(wait)
+        let code = match full.paced {
+            true => PACED,
+            false => BUDGET,
+        };
+        Self::new(Class::Throttled, Scope::Handler, code, full.message).after(wait)
     }
 }
 
 /// The code of what a budget held back.
 pub const BUDGET: &str = "budget";
+/// The code of what waits for its turn among what comes late.
+pub const PACED: &str = "paced";
 
 tokio::task_local! {
     /// What was taken before for the next request: an effect is permitted only after its budgets were.

@@ -228,7 +228,7 @@ impl Furnisher {
     }
 }
 
-/// Waits that would only be waited for.
+/// Waits that would only be waited for, and what they would lead to.
 fn shorten(table: &mut Table, kinds: &[Kind], config: &Config) -> anyhow::Result<()> {
     let open = config.breaker.cool_down.as_secs();
     let open = i64::try_from(open).unwrap_or(COOL_DOWN_S);
@@ -244,6 +244,8 @@ fn shorten(table: &mut Table, kinds: &[Kind], config: &Config) -> anyhow::Result
         put(of, "attempts", i64::from(policy.attempts_max));
         put(of, "base_ms", ms(policy.base_ms).min(RETRY_MS.0));
         put(of, "cap_ms", ms(policy.cap_ms).min(RETRY_MS.1));
+        // what was broken here for long is done all the same
+        put(of, "late", "publish");
         if LOOKED_FOR.contains(&kind.name()) {
             put(of, "look_after_ms", LOOK.0);
             put(of, "look_for_s", LOOK.1);

@@ -51,6 +51,7 @@ table! {
     SETTLED = "presswork_jobs_settled_total", Shape::Counter, "Attempts settled, by lane and outcome.";
     ATTEMPT = "presswork_attempt_seconds", Shape::Histogram(LONG), "How long an attempt ran, by kind.";
     FALLBACKS = "presswork_fallbacks_total", Shape::Counter, "Jobs that another account than their own was chosen for, by kind.";
+    LATE = "presswork_late_total", Shape::Counter, "Jobs that came later than they may, or than their account's grace, by what became of them: publish, skip, ask.";
     BUDGET_FULL = "presswork_budget_full_total", Shape::Counter, "Requests that a budget held back, by budget.";
     CLOSURES = "presswork_closures", Shape::Gauge, "What is closed for this host's dispatch, by cause: stop, account, credentials, breaker, learned, budget.";
     BREAKER_OPENED = "presswork_breaker_opened_total", Shape::Counter, "Times that this host opened a server's breaker, by server.";
@@ -211,6 +212,11 @@ pub fn reclaimed(leases: u64) {
     counter!(RECLAIMED).increment(leases);
 }
 
+/// A job that came late. `policy` is what became of it: `publish`, `skip`, `ask`.
+pub fn late(policy: &'static str) {
+    counter!(LATE, "policy" => policy).increment(1);
+}
+
 /// An effect that reached a state. `op` is one of the program's operations: `mastodon.status`.
 pub fn effect(op: &str, state: &'static str) {
     counter!(EFFECTS, "op" => op.to_owned(), "state" => state).increment(1);
@@ -285,6 +291,7 @@ mod tests {
         pickup(Duration::from_millis(3));
         budget_full("posts");
         fallback("generate.text");
+        late("skip");
         closures("stop", 2);
         breaker_opened("x at https://api.x.com");
         jobs("default", "ready", 7);
@@ -322,6 +329,7 @@ mod tests {
             "presswork_attempt_seconds_bucket{kind=\"generate.text\",le=\"0.05\"} 1",
             "presswork_closures{cause=\"stop\"} 2",
             "presswork_fallbacks_total{kind=\"generate.text\"} 1",
+            "presswork_late_total{policy=\"skip\"} 1",
             "presswork_breaker_opened_total{server=\"x at https://api.x.com\"} 1",
             "presswork_jobs{lane=\"default\",state=\"ready\"} 7",
             "presswork_effects_total{op=\"mastodon.status\",state=\"confirmed\"} 1",

@@ -150,6 +150,8 @@ pub fn job(kind: &str) -> NewJob {
         digest: Digest::of_bytes(payload.as_bytes()),
         run_at: None,
         not_after: None,
+        late: None,
+        late_after_s: None,
         attempts_max: 5,
         timeout_s: 60,
         age_max_s: 7 * 86_400,

@@ -147,6 +147,7 @@ async fn meddle(f: &Fixture, model: &mut Model, dice: &mut Dice, seen: &mut BTre
         Event::Revived,
         Event::Discarded,
         Event::Mended,
+        Event::Admitted(None),
         Event::Resolved,
         Event::Expired,
     ];

@@ -13,6 +13,7 @@ pub mod dispatch;
 pub mod effects;
 pub mod fair;
 pub mod histories;
+pub mod late;
 pub mod line;
 pub mod logins;
 pub mod looking;
@@ -154,6 +155,11 @@ macro_rules! conformance {
                 live_runs_tell_where_they_run,
                 control_tells_cancels_pauses_and_the_generation,
                 the_generation_is_counted_by_compare_and_set,
+            }
+            late {
+                a_job_keeps_the_time_that_it_was_asked_for,
+                what_a_person_admits_is_late_no_more,
+                what_goes_before_a_late_job_is_known,
             }
             line {
                 a_place_in_line_is_that_of_what_is_due,

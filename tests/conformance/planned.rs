@@ -81,7 +81,7 @@ pub async fn who_was_scheduled_has_a_place_by_account_tenant_and_kind(f: Fixture
     let both = Askers { kinds, ..any };
     assert_eq!(planned(&f, &both).await.len(), 5);
     assert_eq!(
-        f.look(soon).await.wanted_at,
+        f.look(soon).await.wanted_at(),
         Some(f.look(soon).await.run_at)
     );
 }
@@ -122,7 +122,7 @@ pub async fn a_place_is_free_once_its_job_has_ended_or_sent_or_is_very_late(f: F
     };
     let job = f.happen(&job, Event::Ended(snooze)).await;
     assert_eq!(job.state, State::Scheduled);
-    assert!(job.wanted_at.is_some_and(|it| it < job.run_at));
+    assert!(job.wanted_at().is_some_and(|it| it < job.run_at));
     assert_eq!(planned(&f, &any).await, [late]);
     f.shift(i64::try_from(KEPT_FOR.as_secs()).unwrap()).await;
     assert_eq!(planned(&f, &any).await, []);

@@ -234,7 +234,7 @@ async fn a_rerun_that_would_send_something_else_is_held() {
             (State::Held, Some(Held::Nondeterministic), 1)
         );
         *world.text.lock().unwrap() = "hello".to_owned();
-        operate::release(&*base.ledger, id, &somebody())
+        operate::release(&*base.ledger, id, None, &somebody())
             .await
             .unwrap();
         assert_eq!(rig.drive(id).await.state, State::Completed);

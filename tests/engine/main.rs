@@ -18,6 +18,7 @@ mod fair;
 mod fallbacks;
 mod intake;
 mod lane;
+mod late;
 mod lease;
 mod looks;
 mod poison;

@@ -117,7 +117,7 @@ async fn throttled_unauthorised_and_unknown_charge_nothing() {
             (State::Held, Some(Held::Account), 0)
         );
         assert_eq!(rig.step(LANE).await, 0);
-        operate::release(&*base.ledger, id, &somebody())
+        operate::release(&*base.ledger, id, None, &somebody())
             .await
             .unwrap();
         let it = rig.drive(id).await;

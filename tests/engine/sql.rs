@@ -5,6 +5,7 @@ use std::sync::Arc;
 use presswork::engine::doors::Doors;
 use presswork::inbox::Inbox;
 use presswork::job::{JobId, Priority};
+use presswork::lateness::Policy;
 use presswork::ledger::Reason;
 use presswork::ledger::postgres::producers_role;
 use presswork::lifecycle::State;
@@ -112,6 +113,7 @@ async fn every_field_of_an_envelope_can_be_said() {
                  key => 'k \"1\"', tenant => 'acme', lane => 'default', priority => 'high',
                  run_at => '2031-05-04 03:02:01+02', not_after => '2031-05-05 00:00:00Z',
                  attempts_max => 7, timeout_s => 33, labels => '{\"shop\": \"7\"}', again => true,
+                 late => 'ask', late_after_s => 600,
                  traceparent => '00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01')",
         )
         .await;
@@ -125,6 +127,7 @@ async fn every_field_of_an_envelope_can_be_said() {
         ("acme", Priority::High)
     );
     assert_eq!(job.run_at.to_rfc3339(), "2031-05-04T01:02:01+00:00");
+    assert_eq!((job.late, job.late_after_s), (Some(Policy::Ask), Some(600)));
     let not_after = job.not_after.expect("it was said");
     assert_eq!(not_after.to_rfc3339(), "2031-05-05T00:00:00+00:00");
     assert_eq!((job.attempts_max, job.timeout_s), (7, 33));

@@ -180,6 +180,13 @@ impl Logins for Faulty {
 }
 
 #[async_trait]
+impl Backlog for Faulty {
+    async fn late_before(&self, place: &LatePlace, of: &LateBefore) -> Result<Vec<Time>> {
+        through!(self, late_before(place, of))
+    }
+}
+
+#[async_trait]
 impl Ledger for Faulty {
     fn name(&self) -> &'static str {
         self.inner.name()

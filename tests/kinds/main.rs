@@ -116,6 +116,8 @@ impl Press {
             payload: payload.into(),
             run_at: None,
             not_after: None,
+            late: None,
+            late_after_s: None,
             attempts_max: 3,
             timeout_s: 60,
             age_max_s: 3_600,

@@ -1,5 +1,7 @@
 //! The hot path: the plans that the server really used, and how fast it goes.
 
+use presswork::ledger::{Backlog, LateBefore, LatePlace};
+
 use super::*;
 use presswork::ledger::Places as _;
 
@@ -108,6 +110,19 @@ async fn the_hot_path_uses_its_indexes() {
                 assert_eq!(together["test"], hints);
             }
             let ids: Vec<_> = hints.iter().map(|it| it.id).collect();
+            let place = LatePlace {
+                account: "nobody".to_owned(),
+                priority: Priority::Normal,
+                due: ledger.now().await.unwrap(),
+                id: ids[0],
+            };
+            let of = LateBefore {
+                due: place.due,
+                tried: place.due,
+                most: 200,
+            };
+            let before = ledger.late_before(&place, &of).await.unwrap();
+            assert!(before.is_empty());
             let claim = [&claim, &passing_over][n % 2];
             let jobs = ledger.claim(claim, &ids).await.unwrap();
             assert_eq!(jobs.iter().map(|it| it.id).collect::<Vec<_>>(), ids);
@@ -120,6 +135,7 @@ async fn the_hot_path_uses_its_indexes() {
             ("head AS (", "jobs_due", "Index Cond"),
             ("free AS MATERIALIZED", "jobs_pkey", by_id),
             ("gone AS (", "jobs_pkey", by_id),
+            ("(j.priority, j.due_at, j.id) <", "jobs_late", "Index Cond"),
         ] {
             let plans = plans(&server, from, mark);
             assert!(8 <= plans.len(), "{mark}: {} plans", plans.len());

@@ -226,6 +226,7 @@ async fn dead_letters_are_found_grouped_and_revived_with_a_new_age() {
             Guard::Version(dead.version),
             Transition {
                 reset: true,
+                admitted: true,
                 ..to(State::Ready)
             },
         )

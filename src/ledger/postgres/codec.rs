@@ -20,7 +20,7 @@ use crate::outcome::Failure;
 macro_rules! live_columns {
     () => {
         "j.id, j.kind, j.lane, j.tenant, j.account, j.priority, j.key, j.payload, j.revision, \
-         j.created_at, j.run_at, j.wanted_at, j.not_after, j.expires_at, j.attempts_max, j.timeout_s, j.labels, \
+         j.created_at, j.run_at, j.not_after, j.due_at, j.late, j.late_after_s, j.expires_at, j.attempts_max, j.timeout_s, j.labels, \
          j.traceparent, j.reply_to, j.state, j.attempts, j.crashes, j.epoch, j.version, j.run, \
          j.token, j.claimed_at, j.cancel, j.held, j.failure, j.fingerprint, j.progress, \
          NULL::text AS result, j.ended_at"
@@ -30,7 +30,8 @@ macro_rules! live_columns {
 macro_rules! finished_columns {
     () => {
         "f.id, f.kind, f.lane, f.tenant, f.account, f.priority, f.key, f.payload, f.revision, \
-         f.created_at, f.run_at, NULL::timestamptz AS wanted_at, f.not_after, f.expires_at, f.attempts_max, f.timeout_s, f.labels, \
+         f.created_at, f.run_at, f.not_after, NULL::timestamptz AS due_at, NULL::text AS late, \
+         NULL::integer AS late_after_s, f.expires_at, f.attempts_max, f.timeout_s, f.labels, \
          f.traceparent, f.reply_to, f.state, f.attempts, f.crashes, f.epoch, f.version, \
          NULL::uuid AS run, NULL::uuid AS token, NULL::timestamptz AS claimed_at, \
          false AS cancel, NULL::text AS held, f.failure, f.fingerprint, NULL::text AS progress, \
@@ -67,9 +68,13 @@ pub fn job(row: &PgRow) -> sqlx::Result<Job> {
         revision: count(row, "revision")?,
         created_at: row.try_get("created_at")?,
         run_at: row.try_get("run_at")?,
-        wanted_at: row.try_get("wanted_at")?,
         not_after: row.try_get("not_after")?,
         expires_at: row.try_get("expires_at")?,
+        due_at: row.try_get("due_at")?,
+        late: optional_word(row, "late")?,
+        late_after_s: row
+            .try_get::<Option<i32>, _>("late_after_s")?
+            .map(i32::unsigned_abs),
         attempts_max: count(row, "attempts_max")?,
         timeout_s: count(row, "timeout_s")?,
         labels: json(row, "labels")?,

@@ -159,7 +159,7 @@ macro_rules! within {
                                 AND (s.tenant = '' OR s.tenant = going.tenant)
                                 AND (s.kind = '' OR s.kind = j.kind)
                                 AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)
-                                     OR (s.mark = chr(1) AND j.wanted_at IS NULL)))
+                                     OR (s.mark = chr(1) AND (j.created_at < j.due_at) IS NOT TRUE)))
         "
     };
 }
@@ -234,7 +234,7 @@ const CLAIM_OPEN: &str = claim!(
               WHERE (s.account = '' OR s.account = j.account) AND (s.tenant = '' OR s.tenant = j.tenant)
                 AND (s.kind = '' OR s.kind = j.kind)
                 AND (s.mark = '' OR 0 < strpos(j.labels, s.mark)
-                     OR (s.mark = chr(1) AND j.wanted_at IS NULL)))"
+                     OR (s.mark = chr(1) AND (j.created_at < j.due_at) IS NOT TRUE)))"
 );
 
 fn due_query<'q>(

@@ -12,6 +12,7 @@ use super::pool::{Pools, explain};
 use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
 use crate::json::Digest;
+use crate::lateness::Policy;
 use crate::ledger::door::{LedgerError, Result, Together};
 use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
 use crate::sabotage;
@@ -28,10 +29,11 @@ want AS MATERIALIZED (
     SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int2[],
                          $7::text[], $8::text[], $9::bytea[], $10::timestamptz[],
                          $11::timestamptz[], $12::int4[], $13::int4[], $14::int4[], $15::text[],
-                         $16::text[], $17::text[], $18::text[], $20::bytea[], $21::bool[])
+                         $16::text[], $17::text[], $18::text[], $20::bytea[], $21::bool[], $22::text[],
+                         $23::int4[])
         AS w(id, kind, lane, tenant, account, priority, key, payload, digest, run_at, not_after,
              attempts_max, timeout_s, age_max_s, labels, traceparent, reply_to, options, content,
-             again)
+             again, late, late_after_s)
 ),
 keyed AS (
     INSERT INTO presswork.idempotency_keys (tenant, kind, key, digest, job, options)
@@ -42,10 +44,10 @@ keyed AS (
 ),
 made AS (
 INSERT INTO presswork.jobs (id, kind, lane, tenant, account, priority, key, payload, created_at,
-                            run_at, wanted_at, not_after, expires_at, attempts_max, timeout_s,
-                            labels, traceparent, reply_to, state)
+                            run_at, due_at, not_after, late, late_after_s, expires_at, attempts_max,
+                            timeout_s, labels, traceparent, reply_to, state)
 SELECT w.id, w.kind, w.lane, w.tenant, w.account, w.priority, w.key, w.payload, clock.now,
-       coalesce(w.run_at, clock.now), CASE WHEN clock.now < w.run_at THEN w.run_at END, w.not_after,
+       coalesce(w.run_at, clock.now), coalesce(w.run_at, clock.now), w.not_after, w.late, w.late_after_s,
        greatest(w.run_at, clock.now) + w.age_max_s * interval '1 second',
        w.attempts_max, w.timeout_s, w.labels, w.traceparent, w.reply_to,
        CASE WHEN clock.now < w.run_at THEN 'scheduled' ELSE 'ready' END
@@ -73,7 +75,7 @@ const ACCEPT: &str = accepting!("SELECT id, due FROM made");
 
 /// All or none: where one of them isn't new, the division by zero undoes the rest.
 const TOGETHER: &str =
-    accepting!("SELECT id, due, 1 / ((SELECT count(*) FROM made) = $22)::int FROM made");
+    accepting!("SELECT id, due, 1 / ((SELECT count(*) FROM made) = $24)::int FROM made");
 
 /// The last job that says the same for the same account within its guard's window and wasn't called off:
 /// of those that aren't there already themselves.
@@ -340,6 +342,8 @@ fn insert<'q>(sql: &'static str, batch: &[&NewJob]) -> Query<'q> {
         .bind(each(batch, |it| {
             it.said.as_ref().is_some_and(|it| it.again)
         }))
+        .bind(each(batch, |it| it.late.map(Policy::as_str)))
+        .bind(each(batch, |it| it.late_after_s.map(codec::int)))
 }
 
 /// No job can have ended before its id was minted, give or take a day of the clocks' difference.

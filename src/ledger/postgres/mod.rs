@@ -11,6 +11,7 @@ mod intake;
 mod sql_door;
 mod dispatch;
 mod line;
+mod late;
 mod settle;
 mod runs;
 mod closures;
@@ -163,6 +164,13 @@ impl Logins for Postgres {
 
     async fn login_end(&self, digest: &[u8]) -> Result<Option<Ended>> {
         logins::ended(&self.pools, digest).await
+    }
+}
+
+#[async_trait]
+impl Backlog for Postgres {
+    async fn late_before(&self, place: &LatePlace, of: &LateBefore) -> Result<Vec<Time>> {
+        late::before(&self.pools, place, of).await
     }
 }
 

@@ -13,9 +13,9 @@ use crate::ledger::planned::{Askers, KEPT_FOR, LOOKED_AT, Planned, Waiting};
 /// The predicate of the indexes `jobs_planned_..`, word for word, and the time that is asked for.
 macro_rules! planned {
     () => {
-        "j.wanted_at IS NOT NULL AND j.state IN ('scheduled', 'ready', 'running', 'retrying')
-          AND (SELECT now FROM clock) - $2 * interval '1 second' < j.wanted_at
-          AND j.wanted_at < (SELECT now FROM clock) + $3 * interval '1 second'"
+        "j.created_at < j.due_at AND j.state IN ('scheduled', 'ready', 'running', 'retrying')
+          AND (SELECT now FROM clock) - $2 * interval '1 second' < j.due_at
+          AND j.due_at < (SELECT now FROM clock) + $3 * interval '1 second'"
     };
 }
 
@@ -25,7 +25,7 @@ macro_rules! not_sent {
         concat!(
             " AND ((SELECT now FROM clock) < ",
             $job,
-            ".wanted_at OR NOT EXISTS (SELECT FROM presswork.effects e WHERE e.job = ",
+            ".due_at OR NOT EXISTS (SELECT FROM presswork.effects e WHERE e.job = ",
             $job,
             ".id AND 0 < e.sends))"
         )
@@ -40,29 +40,30 @@ macro_rules! clock {
 
 const OF_ACCOUNT: &str = concat!(
     clock!(),
-    "SELECT j.id, j.wanted_at FROM presswork.jobs j
+    "SELECT j.id, j.due_at FROM presswork.jobs j
     WHERE j.account = $5 AND j.kind = ANY($1) AND ($6::text IS NULL OR j.tenant = $6) AND ",
     planned!(),
     not_sent!("j"),
-    " ORDER BY j.wanted_at, j.id LIMIT $4"
+    " ORDER BY j.due_at, j.id LIMIT $4"
 );
 
 /// Of each kind by itself, so that it goes by the index.
 const OF_KINDS: &str = concat!(
     clock!(),
-    "SELECT one.id, one.wanted_at FROM unnest($1::text[]) AS k(kind) CROSS JOIN LATERAL (
-        SELECT j.id, j.wanted_at, j.account, j.tenant FROM presswork.jobs j
+    "SELECT one.id, one.due_at FROM unnest($1::text[]) AS k(kind) CROSS JOIN LATERAL (
+        SELECT j.id, j.due_at, j.account, j.tenant FROM presswork.jobs j
         WHERE j.kind = k.kind AND ",
     planned!(),
-    "   ORDER BY j.wanted_at, j.id LIMIT $7) one
+    "   ORDER BY j.due_at, j.id LIMIT $7) one
     WHERE ($5::text[] IS NULL OR one.account = ANY($5)) AND ($6::text IS NULL OR one.tenant = $6)",
     not_sent!("one"),
-    " ORDER BY one.wanted_at, one.id LIMIT $4"
+    " ORDER BY one.due_at, one.id LIMIT $4"
 );
 
 /// Nobody knows how many there are: the connections that may scan a table are asked.
 const BACKLOG: &str = "
-SELECT j.id, j.kind, j.tenant, j.account, j.state = 'held' AS held, j.run_at, j.wanted_at
+SELECT j.id, j.kind, j.tenant, j.account, j.state = 'held' AS held, j.run_at,
+    CASE WHEN j.created_at < j.due_at THEN j.due_at END AS wanted_at
 FROM presswork.jobs j
 WHERE j.kind = ANY($1) AND j.state IN ('scheduled', 'ready', 'retrying', 'held')
 ORDER BY j.run_at, j.id LIMIT $2";
@@ -70,7 +71,7 @@ ORDER BY j.run_at, j.id LIMIT $2";
 fn planned(row: &PgRow) -> sqlx::Result<Planned> {
     Ok(Planned {
         job: JobId(row.try_get("id")?),
-        at: row.try_get("wanted_at")?,
+        at: row.try_get("due_at")?,
     })
 }
 

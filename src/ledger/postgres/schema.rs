@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 12] = [
+const MIGRATIONS: [Migration; 13] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -97,11 +97,17 @@ const MIGRATIONS: [Migration; 12] = [
         sql: include_str!("../../../migrations/postgres/0011_fallbacks.sql"),
         oldest: 11,
     },
-    // a program of the version before keeps no places, and takes none that it wasn't allowed before
     Migration {
         version: 12,
+        name: "late",
+        sql: include_str!("../../../migrations/postgres/0012_late.sql"),
+        oldest: 11,
+    },
+    // a program of the version before keeps no places, and takes none that it wasn't allowed before
+    Migration {
+        version: 13,
         name: "planned",
-        sql: include_str!("../../../migrations/postgres/0012_planned.sql"),
+        sql: include_str!("../../../migrations/postgres/0013_planned.sql"),
         oldest: 11,
     },
 ];

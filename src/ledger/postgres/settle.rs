@@ -24,7 +24,8 @@ macro_rules! guarded {
 /// One statement for the whole batch. `gone`: jobs that leave the hot table, one row of history
 /// each, with their attempts in it. `changed`: jobs that stay. A revive (`reset`) renews the age that
 /// the kind allows and lifts a `not_after` that is past: else what is brought back after it expired
-/// would expire at once.
+/// would expire at once. What a person admits is done however late it is, or is late from the time that
+/// it is put to.
 pub const SETTLE: &str = concat!(
     "WITH clock AS MATERIALIZED (SELECT presswork.now() AS now),
     want AS MATERIALIZED (
@@ -32,10 +33,10 @@ pub const SETTLE: &str = concat!(
                              $6::timestamptz[], $7::int4[], $8::int4[], $9::bool[], $10::text[],
                              $11::text[], $12::bool[], $13::bool[], $14::text[], $15::text[],
                              $16::text[], $17::int4[], $18::text[], $19::text[], $20::text[],
-                             $21::text[])
+                             $21::text[], $22::bool[])
             AS w(n, id, token, version, state, run_at, attempts, crashes, reset, held, failure,
                  cancel, archive, result, fingerprint, payload, epoch, record, actor,
-                 action, detail)
+                 action, detail, admitted)
     ),
     gone AS (
         DELETE FROM presswork.jobs j USING want w, clock WHERE w.archive AND ",
@@ -76,9 +77,13 @@ pub const SETTLE: &str = concat!(
             crashes = w.crashes,
             expires_at = CASE WHEN w.reset
                               THEN greatest(j.expires_at, clock.now + (j.expires_at - j.created_at))
+                              WHEN w.admitted AND w.state = 'scheduled'
+                              THEN greatest(j.expires_at, w.run_at + (j.expires_at - j.created_at))
                               ELSE j.expires_at END,
             not_after = CASE WHEN w.reset AND j.not_after <= clock.now THEN NULL
                              ELSE j.not_after END,
+            due_at = CASE WHEN w.admitted AND w.state = 'scheduled' THEN w.run_at ELSE j.due_at END,
+            late = CASE WHEN w.admitted AND w.state = 'ready' THEN 'publish' ELSE j.late END,
             held = w.held,
             failure = coalesce(w.failure, j.failure),
             fingerprint = coalesce(w.fingerprint, j.fingerprint),
@@ -169,6 +174,7 @@ struct Columns {
     actor: Vec<Option<String>>,
     action: Vec<Option<String>>,
     detail: Vec<Option<String>>,
+    admitted: Vec<bool>,
 }
 
 impl Columns {
@@ -210,6 +216,7 @@ impl Columns {
         self.actor.push(audit.map(|it| codec::plain(&it.actor)));
         self.action.push(audit.map(|it| codec::plain(&it.action)));
         self.detail.push(audit.map(|it| codec::plain(&it.detail)));
+        self.admitted.push(transition.admitted);
     }
 
     fn query(&self) -> sqlx::query::Query<'_, sqlx::Postgres, sqlx::postgres::PgArguments> {
@@ -235,5 +242,6 @@ impl Columns {
             .bind(&self.actor)
             .bind(&self.action)
             .bind(&self.detail)
+            .bind(&self.admitted)
     }
 }

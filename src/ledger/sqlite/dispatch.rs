@@ -88,7 +88,7 @@ async fn take(
                             WHERE s.value ->> 0 IN ('', j.account) AND s.value ->> 1 IN ('', j.tenant)
                               AND s.value ->> 2 IN ('', j.kind)
                               AND (s.value ->> 3 = '' OR instr(j.labels, s.value ->> 3)
-                                   OR (s.value ->> 3 = char(1) AND j.wanted_at IS NULL)))
+                                   OR (s.value ->> 3 = char(1) AND (j.created_at < j.due_at) IS NOT TRUE)))
                       ORDER BY w.key LIMIT ?6)
          RETURNING ",
         job_columns!(hot)

@@ -254,7 +254,7 @@ impl<'a> Look<'a> {
                      WHERE s.value ->> 0 IN ('', ?4) AND s.value ->> 1 IN ('', ?3)
                        AND s.value ->> 2 IN ('', kind)
                        AND (s.value ->> 3 = '' OR instr(labels, s.value ->> 3)
-                            OR (s.value ->> 3 = char(1) AND wanted_at IS NULL)))"
+                            OR (s.value ->> 3 = char(1) AND (created_at < due_at) IS NOT TRUE)))"
             )),
         };
         let query = query

@@ -11,6 +11,7 @@ use super::open::told;
 use super::rows;
 use crate::content::{Reaction, Said};
 use crate::job::{JobId, NewJob};
+use crate::lateness::Policy;
 use crate::ledger::door::{LedgerError, Result, Together};
 use crate::ledger::rows::{Acceptance, Audit, Quarantined, Reason};
 
@@ -313,8 +314,9 @@ fn is_due(job: &NewJob, now: i64) -> bool {
 /// Enters jobs.
 async fn insert(conn: &mut SqliteConnection, now: i64, jobs: &[&NewJob]) -> Result<()> {
     let into = "INSERT INTO jobs (id, kind, lane, tenant, account, priority, key, payload, created_at, run_at,
-        not_after, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state, wanted_at)";
-    rows::insert(conn, (into, 19, ""), jobs, |row, job| {
+        due_at, not_after, late, late_after_s, expires_at, attempts_max, timeout_s, labels, traceparent,
+        reply_to, state)";
+    rows::insert(conn, (into, 21, ""), jobs, |row, job| {
         let run_at = job.run_at.map_or(now, micros);
         let expires_at = run_at.max(now) + i64::from(job.age_max_s) * 1_000_000;
         let state = if is_due(job, now) {
@@ -326,11 +328,12 @@ async fn insert(conn: &mut SqliteConnection, now: i64, jobs: &[&NewJob]) -> Resu
         let row = row.bind(&job.tenant).bind(&job.account);
         let row = row.bind(job.priority.rank()).bind(&job.key);
         let row = row.bind(&*job.payload).bind(now).bind(run_at);
-        let row = row.bind(job.not_after.map(micros)).bind(expires_at);
+        let row = row.bind(run_at).bind(job.not_after.map(micros));
+        let row = row.bind(job.late.map(Policy::as_str));
+        let row = row.bind(job.late_after_s).bind(expires_at);
         let row = row.bind(job.attempts_max).bind(job.timeout_s);
         let row = row.bind(text(&job.labels)?).bind(&job.traceparent);
-        let wanted_at = job.run_at.map(micros).filter(|it| now < *it);
-        Ok(row.bind(&job.reply_to).bind(state).bind(wanted_at))
+        Ok(row.bind(&job.reply_to).bind(state))
     })
     .await
 }

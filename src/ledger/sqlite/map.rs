@@ -98,12 +98,14 @@ fn count(row: &SqliteRow, column: &str) -> Result<u32> {
 /// The columns that a job is read from, of either table; `hot` names those the history lacks.
 macro_rules! job_columns {
     (hot) => {
-        "id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at, wanted_at, not_after, expires_at, \
-         attempts_max, timeout_s, labels, traceparent, reply_to, state, attempts, crashes, epoch, version, run, token, \
+        "id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at, due_at, not_after, late, \
+         late_after_s, expires_at, attempts_max, timeout_s, labels, traceparent, reply_to, state, attempts, crashes, \
+         epoch, version, run, token, \
          claimed_at, cancel, held, failure, fingerprint, progress, NULL AS result, ended_at"
     };
     (finished) => {
-        "id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at, NULL AS wanted_at, not_after, expires_at, \
+        "id, kind, lane, tenant, account, priority, key, payload, revision, created_at, run_at, \
+         NULL AS due_at, not_after, NULL AS late, NULL AS late_after_s, expires_at, \
          attempts_max, timeout_s, labels, traceparent, reply_to, state, attempts, crashes, epoch, version, NULL AS run, \
          NULL AS token, NULL AS claimed_at, 0 AS cancel, NULL AS held, failure, fingerprint, NULL AS progress, result, ended_at"
     };
@@ -126,9 +128,11 @@ pub fn job(row: &SqliteRow) -> Result<Job> {
         revision: count(row, "revision")?,
         created_at: time(get(row, "created_at")?)?,
         run_at: time(get(row, "run_at")?)?,
-        wanted_at: maybe_time(get(row, "wanted_at")?)?,
         not_after: maybe_time(get(row, "not_after")?)?,
         expires_at: time(get(row, "expires_at")?)?,
+        due_at: maybe_time(get(row, "due_at")?)?,
+        late: get::<Option<&str>, _>(row, "late")?.map(word).transpose()?,
+        late_after_s: get(row, "late_after_s")?,
         attempts_max: count(row, "attempts_max")?,
         timeout_s: count(row, "timeout_s")?,
         labels,

@@ -22,6 +22,7 @@ mod breakers;
 mod restore;
 mod store;
 mod accounts;
+mod late;
 mod logins;
 
 use std::collections::BTreeMap;

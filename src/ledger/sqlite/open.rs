@@ -13,7 +13,7 @@ use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
 /// Forward only; a file's number is its place in the list, from 1.
-const MIGRATIONS: [&str; 9] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../migrations/sqlite/0002_media.sql"),
     include_str!("../../../migrations/sqlite/0003_closures.sql"),
@@ -22,7 +22,8 @@ const MIGRATIONS: [&str; 9] = [
     include_str!("../../../migrations/sqlite/0006_budgets.sql"),
     include_str!("../../../migrations/sqlite/0007_accounts.sql"),
     include_str!("../../../migrations/sqlite/0008_oauth.sql"),
-    include_str!("../../../migrations/sqlite/0009_planned.sql"),
+    include_str!("../../../migrations/sqlite/0009_late.sql"),
+    include_str!("../../../migrations/sqlite/0010_planned.sql"),
 ];
 
 /// The newest version that this program knows.
@@ -36,7 +37,7 @@ const ROWS: usize = 1_000;
 const WANT: &str = "CREATE TEMP TABLE want (
     n INTEGER PRIMARY KEY, id BLOB, token BLOB, version INTEGER, state TEXT, run_at INTEGER, reset INTEGER,
     attempts INTEGER, crashes INTEGER, held TEXT, cancel INTEGER, failure TEXT, fingerprint TEXT,
-    payload TEXT, archive INTEGER, result TEXT)";
+    payload TEXT, archive INTEGER, result TEXT, admitted INTEGER)";
 
 /// A writer that finds the file locked by another process waits this long.
 const BUSY: Duration = Duration::from_secs(5);

@@ -16,38 +16,39 @@ use crate::ledger::planned::{Askers, KEPT_FOR, LOOKED_AT, Places, Planned, Waiti
 /// The predicate of the indexes `jobs_planned_..`, word for word, and the time that is asked for.
 macro_rules! planned {
     () => {
-        "state IN ('scheduled', 'ready', 'running', 'retrying') AND ?1 < wanted_at AND wanted_at < ?2"
+        "created_at < due_at AND state IN ('scheduled', 'ready', 'running', 'retrying') AND ?1 < due_at AND due_at < ?2"
     };
 }
 
 /// What has sent something has taken its place.
 macro_rules! not_sent {
     () => {
-        " AND (?3 < wanted_at OR NOT EXISTS (SELECT 1 FROM effects e WHERE e.job = jobs.id AND 0 < e.sends))"
+        " AND (?3 < due_at OR NOT EXISTS (SELECT 1 FROM effects e WHERE e.job = jobs.id AND 0 < e.sends))"
     };
 }
 
 const OF_ACCOUNT: &str = concat!(
-    "SELECT id, wanted_at FROM jobs INDEXED BY jobs_planned_account
+    "SELECT id, due_at FROM jobs INDEXED BY jobs_planned_account
      WHERE account = ?5 AND kind IN (SELECT value FROM json_each(?6)) AND (?7 IS NULL OR tenant = ?7) AND ",
     planned!(),
     not_sent!(),
-    " ORDER BY wanted_at, id LIMIT ?4"
+    " ORDER BY due_at, id LIMIT ?4"
 );
 
 const OF_KIND: &str = concat!(
-    "SELECT id, wanted_at FROM (
-         SELECT id, wanted_at, account, tenant FROM jobs INDEXED BY jobs_planned_kind
+    "SELECT id, due_at FROM (
+         SELECT id, due_at, account, tenant FROM jobs INDEXED BY jobs_planned_kind
          WHERE kind = ?5 AND ",
     planned!(),
-    "    ORDER BY wanted_at, id LIMIT ?8) AS jobs
+    "    ORDER BY due_at, id LIMIT ?8) AS jobs
      WHERE (?6 IS NULL OR account IN (SELECT value FROM json_each(?6))) AND (?7 IS NULL OR tenant = ?7)",
     not_sent!(),
-    " ORDER BY wanted_at, id LIMIT ?4"
+    " ORDER BY due_at, id LIMIT ?4"
 );
 
 const BACKLOG: &str = "
-SELECT id, kind, tenant, account, state = 'held', run_at, wanted_at FROM jobs
+SELECT id, kind, tenant, account, state = 'held', run_at,
+    CASE WHEN created_at < due_at THEN due_at END FROM jobs
 WHERE kind IN (SELECT value FROM json_each(?)) AND state IN ('scheduled', 'ready', 'retrying', 'held')
 ORDER BY run_at, id LIMIT ?";
 

@@ -52,7 +52,7 @@ async fn want(
     round: &[(usize, &Settlement)],
 ) -> Result<HashSet<usize>> {
     run(conn, sqlx::query("DELETE FROM want")).await?;
-    rows::insert(conn, ("INSERT INTO want", 16, ""), round, |row, (n, it)| {
+    rows::insert(conn, ("INSERT INTO want", 17, ""), round, |row, (n, it)| {
         let t = &it.transition;
         let (token, version) = match it.guard {
             Guard::Token(token) => (Some(token), None),
@@ -65,7 +65,7 @@ async fn want(
         let row = row.bind(t.held.map(|it| it.as_str())).bind(t.cancel);
         let row = row.bind(t.failure.as_ref().map(failure).transpose()?);
         let row = row.bind(&it.fingerprint).bind(it.edit.as_deref());
-        Ok(row.bind(t.archive).bind(&it.result))
+        Ok(row.bind(t.archive).bind(&it.result).bind(t.admitted))
     })
     .await?;
     let guarded = "DELETE FROM want WHERE NOT EXISTS (SELECT 1 FROM jobs j
@@ -79,7 +79,8 @@ async fn want(
 }
 
 /// A revive (`reset`) renews the age that the kind allows and lifts a `not_after` that is past: else what is
-/// brought back after it expired would expire at once. A job that goes on running (somebody asked to cancel
+/// brought back after it expired would expire at once. What a person admits is done however late it is, or is
+/// late from the time that it is put to. A job that goes on running (somebody asked to cancel
 /// it) keeps its lease.
 async fn change(conn: &mut SqliteConnection, now: i64) -> Result<()> {
     let keys = "UPDATE idempotency_keys SET ended_at = ?1 WHERE (tenant, kind, key) IN
@@ -115,7 +116,11 @@ async fn change(conn: &mut SqliteConnection, now: i64) -> Result<()> {
             ended_at = CASE WHEN w.state = 'dead' THEN coalesce(ended_at, ?1) END,
             payload = coalesce(w.payload, jobs.payload),
             revision = revision + (w.payload IS NOT NULL),
-            expires_at = CASE WHEN w.reset THEN max(expires_at, ?1 + expires_at - created_at) ELSE expires_at END,
+            expires_at = CASE WHEN w.reset THEN max(expires_at, ?1 + expires_at - created_at)
+                WHEN w.admitted AND w.state = 'scheduled' THEN max(expires_at, w.run_at + expires_at - created_at)
+                ELSE expires_at END,
+            due_at = CASE WHEN w.admitted AND w.state = 'scheduled' THEN w.run_at ELSE due_at END,
+            late = CASE WHEN w.admitted AND w.state = 'ready' THEN 'publish' ELSE late END,
             not_after = CASE WHEN w.reset AND not_after <= ?1 THEN NULL ELSE not_after END,
             version = jobs.version + 1
         FROM want w WHERE jobs.id = w.id AND NOT w.archive";

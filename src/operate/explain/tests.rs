@@ -50,8 +50,10 @@ fn job(state: State) -> Job {
         revision: 0,
         created_at: at(-60),
         run_at: at(-60),
-        wanted_at: None,
         not_after: None,
+        due_at: None,
+        late: None,
+        late_after_s: None,
         expires_at: at(86_400),
         attempts_max: 3,
         timeout_s: 60,
@@ -352,7 +354,7 @@ fn places_that_are_kept_for_others_are_told() {
     let full = one(&facts, &config, What::Budget, &words);
     assert!(at(3_600) <= full.until.unwrap());
     // it has a place itself
-    facts.job.wanted_at = Some(at(-60));
+    facts.job.due_at = Some(facts.job.created_at + chrono::Duration::seconds(1));
     assert_eq!(told(&facts, &config).constraints, []);
 }
 
