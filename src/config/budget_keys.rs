@@ -10,7 +10,7 @@ const LOW: &str = "; to stop it altogether, pause its lane";
 const HIGH: &str = ", because no platform lets more through";
 
 /// The keys of a budget.
-pub(super) const BUDGET_KEYS: [Key; 16] = [
+pub(super) const BUDGET_KEYS: [Key; 17] = [
     key(
         "form",
         Shape::Word {

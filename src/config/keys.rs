@@ -3,14 +3,14 @@
 //! Scalars of the fixed sections can be said by the environment too, which then holds over the
 //! file: `PRESSWORK_<SECTION>_<KEY>` ([`Section::variable`]). An empty variable says nothing.
 
+use super::account_keys::ACCOUNTS;
 use super::budget_keys::BUDGET_KEYS;
-use super::fair_keys::{TENANTS, WAITS_AT_MOST, WEIGHT};
+use super::fair_keys::{TENANTS, WAITS_AT_MOST};
 use super::late_keys;
 use super::oauth_keys::OAUTH;
 pub use super::shape::{Bounds, Key, Section, Shape};
 use super::shape::{TEXT, int, key, text};
-use super::words::{PLATFORMS, REACTIONS, RESENDS};
-use crate::content::Guard;
+use super::words::RESENDS;
 
 /// Variables that aren't keys: the boot's id, where the system hides it; the file; crash points; the
 /// log's level for a while (holds over `daemon.log`); where official descriptions are, for tests.
@@ -374,60 +374,7 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     late_keys::SECTION,
-    Section {
-        name: "accounts",
-        by_name: true,
-        overlay: false,
-        keys: &[
-            key(
-                "platform",
-                Shape::Word {
-                    of: &PLATFORMS,
-                    default: None,
-                },
-            ),
-            key("base_url", TEXT),
-            key("identifier", TEXT),
-            key("secret", Shape::Secret),
-            key("access_key_id", Shape::Secret),
-            key("bucket", TEXT),
-            key("region", TEXT),
-            key("path_style", Shape::Bool { default: true }),
-            key("folder", TEXT),
-            key("public_url", TEXT),
-            key(
-                "same_content",
-                Shape::Word {
-                    of: &REACTIONS,
-                    default: Some("warn"),
-                },
-            ),
-            int(
-                "same_content_within_s",
-                (60, ", because a producer that repeats itself takes longer"),
-                (
-                    Guard::WITHIN_MAX_S,
-                    ", because what was said is kept for 30 days",
-                ),
-                Some(Guard::WITHIN_S),
-            ),
-            key("webhook_secret", Shape::Secret),
-            key("previous_secret", Shape::Secret),
-            WEIGHT,
-            key("app", TEXT),
-            late_keys::PACE_S,
-            key("tenant", TEXT),
-            int(
-                "timeout_s",
-                (1, ", because no answer comes in no time"),
-                (
-                    3_600,
-                    " (an hour); what takes longer is answered with 202 and goes on by itself",
-                ),
-                Some(60),
-            ),
-        ],
-    },
+    ACCOUNTS,
     Section {
         name: "vault",
         by_name: false,

@@ -10,6 +10,7 @@ mod shape;
 mod budget_keys;
 mod fair_keys;
 mod late_keys;
+mod account_keys;
 mod oauth_keys;
 mod types;
 pub mod keys;

@@ -8,6 +8,7 @@
 
 mod places;
 mod asks;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex as Lock, MutexGuard, PoisonError};
@@ -19,13 +20,10 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::batcher::Batcher;
-use crate::budget::{
-    Asked, Budget, Change, Counted, End, Form, KeptBack, Key, NEVER, PACE, Paid, changed,
-};
-use crate::clock::{Time, stamp};
+use crate::budget::{Asked, Budget, Change, Counted, End, Form, Key, NEVER, PACE, Paid, changed};
+use crate::clock::Time;
 use crate::config::Config;
 use crate::handler::Kind;
-use crate::lateness::paced;
 use crate::ledger::{Ledger, LedgerError};
 use crate::platform::gate::{Bill, Full, Gate, Pass};
 use crate::telemetry::metrics;
@@ -33,6 +31,7 @@ use crate::telemetry::metrics;
 pub use asks::Debt;
 use asks::{Answer, Ask, Over, Want, take};
 use places::Places;
+use words::{full, kept_back, whose};
 
 /// Requests that are counted in one statement, at most.
 const BATCH: usize = 500;
@@ -429,43 +428,6 @@ impl Gate for Gatekeeper {
             self.settle(debt, cost.map_or(Paid::Estimate, Paid::Cost));
         }
     }
-}
-
-fn whose(key: &Key) -> String {
-    match key.whose.as_str() {
-        "" => String::new(),
-        whose => format!(" of `{whose}`"),
-    }
-}
-
-fn full(key: &Key, form: &Form, used: u64, at: Time) -> String {
-    if let (PACE, Form::Rolling { window, .. }) = (key.name.as_str(), form) {
-        return paced(&key.whose, *window, at);
-    }
-    let whose = whose(key);
-    let (used, most) = (form.amount(used), form.amount(form.most()));
-    let when = match at == NEVER {
-        true => "one request takes more than it ever allows: raise `most` in jobs.toml".to_owned(),
-        false => format!("it has room again at {}", stamp(at)),
-    };
-    format!(
-        "budget `{}`{whose} is used up ({used} of {most}): {when}",
-        key.name
-    )
-}
-
-/// It would fit, but places are kept.
-fn kept_back(key: &Key, form: &Form, used: u64, back: &KeptBack) -> String {
-    let (name, whose) = (&key.name, whose(key));
-    let (used, most) = (form.amount(used), form.amount(form.most()));
-    let when = match back.at == NEVER {
-        true => "until those have run".to_owned(),
-        false => format!("until {}", stamp(back.at)),
-    };
-    format!(
-        "budget `{name}`{whose}: {} ({used} of {most} used); what wasn't scheduled waits {when}",
-        back.told()
-    )
 }
 
 impl Counter {

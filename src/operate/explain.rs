@@ -15,7 +15,7 @@ use crate::clock::{Time, span, stamp, when};
 use crate::config::Config;
 use crate::effect::EffectState;
 use crate::fair::Fair;
-use crate::gate::{Cause, Closure, Subject};
+use crate::gate::{Cause, Closure};
 use crate::job::{Job, JobId};
 use crate::ledger::Pause;
 use crate::lifecycle::State;

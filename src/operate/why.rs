@@ -471,7 +471,7 @@ mod tests {
             revision: 0,
             created_at: now,
             run_at: now,
-                not_after: None,
+            not_after: None,
             due_at: None,
             late: None,
             late_after_s: None,

@@ -53,9 +53,6 @@ pub use open::KNOWN;
 pub use restore::renew;
 pub use store::Sqlite;
 
-/// A call of `tidy` begins nothing more after this long: the rest is for the next call.
-const TIDY_BUDGET: Duration = Duration::from_secs(10);
-
 #[async_trait]
 impl Ledger for Sqlite {
     fn name(&self) -> &'static str {
@@ -577,7 +574,7 @@ impl Ledger for Sqlite {
             now.saturating_sub(back(finished)),
             now.saturating_sub(back(keys)),
         );
-        let (until, mut gone) = (Instant::now() + TIDY_BUDGET, 0);
+        let (until, mut gone) = (Instant::now() + tidy::BUDGET, 0);
         while Instant::now() < until {
             let past = tidy::past(&mut *self.reader().await?, finished).await?;
             if past.is_empty() {

@@ -1,5 +1,7 @@
 //! Housekeeping: what is past its keeping, dropped in pieces so small that no beat waits for long.
 
+use std::time::Duration;
+
 use sqlx::SqliteConnection;
 
 use super::map::{get, hex, text};
@@ -10,6 +12,8 @@ use crate::job::JobId;
 use crate::ledger::door::Result;
 use crate::ledger::rows::CALLS_KEPT;
 
+/// A call of `tidy` begins nothing more after this long: the rest is for the next call.
+pub const BUDGET: Duration = Duration::from_secs(10);
 /// Rows that one transaction deletes at most: a few milliseconds on the writing connection.
 pub const CHUNK: u32 = 500;
 
