@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn config(text: &str) -> Config {
-        let env = |_: &str| Some("a-secret-of-some-length".to_owned());
+        let env = |name: &str| (name == "A").then(|| "a-secret-of-some-length".to_owned());
         Config::parse(text, None, &env).unwrap()
     }
 
