@@ -14,13 +14,13 @@ mod runs;
 mod calls;
 mod results;
 mod budgets;
-mod planned;
 mod look;
 mod tokens;
 mod tidy;
 mod breakers;
 mod restore;
 mod store;
+mod planned;
 mod accounts;
 
 use std::collections::BTreeMap;
