@@ -6,8 +6,8 @@
 //! on its way goes in the next one; what it read or wrote last is tried first, so one batch is one statement
 //! as long as nobody else writes the same rows.
 
-mod places;
 mod asks;
+mod places;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use super::filter::{Filter, Group};
-use super::planned::Places;
+use super::planned::{Askers, Planned, Waiting};
 use super::rows::*;
 use crate::account::{Kept, State};
 use crate::budget::{Change, Counted, Key};
@@ -178,6 +178,18 @@ pub trait Backlog: Send + Sync {
     /// When the jobs run next that go before this one, or began to run: of its account, unfinished, waiting
     /// for nobody.
     async fn late_before(&self, place: &LatePlace, of: &LateBefore) -> Result<Vec<Time>>;
+}
+
+/// What budgets ask of the ledger besides what is used of them.
+#[async_trait]
+pub trait Places: Send + Sync {
+    /// The jobs of these that were scheduled for a time less than `ahead` from now, or not longer than
+    /// [`super::planned::KEPT_FOR`] ago, and haven't sent anything yet: the nearest first, at most `limit`. Without an
+    /// account to go by, of each kind [`super::planned::LOOKED_AT`] are looked through.
+    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>>;
+    /// The jobs of these kinds that wait for their turn, their time or a person, in the order in which they
+    /// may run, at most `limit`. For people: it is no quick look.
+    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>>;
 }
 
 /// The ledger's door.

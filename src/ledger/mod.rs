@@ -2,8 +2,8 @@
 
 pub mod filter;
 pub mod rows;
-pub mod door;
 pub mod planned;
+pub mod door;
 
 pub mod postgres;
 pub mod sqlite;

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
-
-use super::door::Result;
 use crate::clock::Time;
 use crate::job::JobId;
 
@@ -63,16 +60,4 @@ pub struct Waiting {
     pub run_at: Time,
     /// When its producer wanted it, where that lay ahead when it was accepted.
     pub wanted_at: Option<Time>,
-}
-
-/// What budgets ask of the ledger besides what is used of them.
-#[async_trait]
-pub trait Places: Send + Sync {
-    /// The jobs of these that were scheduled for a time less than `ahead` from now, or not longer than
-    /// [`KEPT_FOR`] ago, and haven't sent anything yet: the nearest first, at most `limit`. Without an
-    /// account to go by, of each kind [`LOOKED_AT`] are looked through.
-    async fn planned(&self, of: &Askers, ahead: Duration, limit: u32) -> Result<Vec<Planned>>;
-    /// The jobs of these kinds that wait for their turn, their time or a person, in the order in which they
-    /// may run, at most `limit`. For people: it is no quick look.
-    async fn backlog(&self, kinds: &[String], limit: u32) -> Result<Vec<Waiting>>;
 }

@@ -155,7 +155,7 @@ pub async fn what_was_scheduled_goes_where_the_rest_is_shut(f: Fixture) {
     let spares = closure.sparing_planned();
     let spares = Shut::of([&spares], &config, now);
     let due = async |shut: &Shut| -> Vec<JobId> {
-        let hints = f.due(LANE, &kinds(), shut, 100).await.unwrap();
+        let hints = f.due(LANE, &kinds(), shut, &Fair::default(), 100).await.unwrap();
         hints.into_iter().map(|it| it.id).collect()
     };
     assert_eq!(due(&Shut::default()).await, [slot, bulk]);

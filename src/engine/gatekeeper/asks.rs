@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::places::Beside;
 use crate::budget::{
     Budget, Counted, End, Form, Kept, KeptBack, Key, Paid, Refused, Share, Spend, Uses,
 };
@@ -31,6 +30,9 @@ pub(super) struct Want {
     /// The budget, where places are kept in it.
     pub(super) keeps: Option<Arc<Budget>>,
 }
+
+/// What is kept in each of what a request wants.
+pub(super) type Beside = Vec<Arc<Kept>>;
 
 /// A request that wants to go, and is over `within` from then.
 pub(super) struct Ask {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use tokio::sync::Mutex;
 
-use super::asks::Want;
+use super::asks::{Beside, Want};
 use crate::budget::{Kept, Key};
 use crate::config::Config;
 use crate::handler::Kind;
@@ -123,6 +123,3 @@ impl Places {
         Ok(Kept::of(want.amount, planned.iter().map(|it| it.at)))
     }
 }
-
-/// What is kept in each of what a request wants.
-pub(super) type Beside = Vec<Arc<Kept>>;

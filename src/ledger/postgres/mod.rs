@@ -46,7 +46,7 @@ use crate::job::{Job, JobId, NewJob, Progress};
 use crate::json::Digest;
 use crate::ledger::door::*;
 use crate::ledger::filter::{Filter, Group};
-use crate::ledger::planned::{Askers, Places, Planned, Waiting};
+use crate::ledger::planned::{Askers, Planned, Waiting};
 use crate::ledger::rows::*;
 use crate::lifecycle::State;
 use crate::oauth::begun::{Begun, Ended};

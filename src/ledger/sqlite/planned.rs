@@ -10,8 +10,8 @@ use super::map::{get, maybe_time, span_micros, text, time};
 use super::open::told;
 use super::store::Sqlite;
 use crate::job::JobId;
-use crate::ledger::door::Result;
-use crate::ledger::planned::{Askers, KEPT_FOR, LOOKED_AT, Places, Planned, Waiting};
+use crate::ledger::door::{Places, Result};
+use crate::ledger::planned::{Askers, KEPT_FOR, LOOKED_AT, Planned, Waiting};
 
 /// The predicate of the indexes `jobs_planned_..`, word for word, and the time that is asked for.
 macro_rules! planned {
