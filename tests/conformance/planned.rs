@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::effect::{Effect, EffectClass, EffectState};
+use presswork::fair::Fair;
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{JobId, NewJob};
 use presswork::ledger::{Askers, Claim, KEPT_FOR};
@@ -155,7 +156,10 @@ pub async fn what_was_scheduled_goes_where_the_rest_is_shut(f: Fixture) {
     let spares = closure.sparing_planned();
     let spares = Shut::of([&spares], &config, now);
     let due = async |shut: &Shut| -> Vec<JobId> {
-        let hints = f.due(LANE, &kinds(), shut, &Fair::default(), 100).await.unwrap();
+        let hints = f
+            .due(LANE, &kinds(), shut, &Fair::default(), 100)
+            .await
+            .unwrap();
         hints.into_iter().map(|it| it.id).collect()
     };
     assert_eq!(due(&Shut::default()).await, [slot, bulk]);

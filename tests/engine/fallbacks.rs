@@ -62,6 +62,7 @@ impl Pair {
                     Lane {
                         concurrency: Some(1),
                         room: 1,
+                        waits_at_most: Duration::from_secs(600),
                     },
                 );
                 config.lanes.extend([lane]);
@@ -344,12 +345,14 @@ async fn a_used_up_budget_and_refused_credentials_move_jobs_on() {
         },
         per: Per::Account,
         platform: None,
+        app: None,
         account: Some(account.to_owned()),
         tenant: None,
         kind: None,
         op: Some("openai.chat_completion".to_owned()),
         amount: 1,
         published: false,
+        reserve: true,
     };
     for base in Base::both().await {
         let pair = Pair::new(&base, |config| {

@@ -41,6 +41,7 @@ fn of(form: Form) -> impl Fn(&mut Config) {
             form,
             per: Per::Tenant,
             platform: None,
+            app: None,
             account: None,
             tenant: None,
             kind: Some("test.*".to_owned()),
@@ -229,7 +230,7 @@ async fn what_becomes_of_the_backlog_is_told() {
                 part.outlook.expect("its kinds are known"),
             )
         };
-        let nine = host.job(day.ten[0]).await.wanted_at.unwrap();
+        let nine = host.job(day.ten[0]).await.wanted_at().unwrap();
         let begins = |days: i64| {
             nine - chrono::Duration::hours(9) + chrono::Duration::seconds(days * 86_400 + 5)
         };
