@@ -126,7 +126,7 @@ fn a_closed_account_moves_a_job_on_and_a_person_or_a_moment_doesnt() {
         assert_eq!(to(&[closed(cause, "a").until(at(0))]), "own", "{cause}");
     }
     let (fails, stopped) = (closed(Cause::Breaker, "a"), closed(Cause::Stop, "a"));
-    assert_eq!(to(&[stopped.clone()]), "own");
+    assert_eq!(to(std::slice::from_ref(&stopped)), "own");
     assert_eq!(to(&[fails.clone(), stopped]), "own");
     let all = Closure::new(Cause::Stop, Scope::default(), ("ada", ""), at(0));
     assert_eq!(to(&[fails.clone(), all]), "own");
@@ -188,7 +188,7 @@ fn what_keeps_a_job_is_told() {
     };
     let fails = closed(Cause::Breaker, "a");
     let none: [&str; 0] = [];
-    assert_eq!(causes(&[], &[fails.clone()]), none);
+    assert_eq!(causes(&[], std::slice::from_ref(&fails)), none);
     let both = [fails.clone(), closed(Cause::Stop, "b")];
     assert_eq!(causes(&[], &both), ["a", "b"]);
     assert_eq!(causes(&[effect("a", EffectState::Unknown)], &both), ["a"]);
