@@ -11,12 +11,14 @@ mod rule;
 mod uses;
 mod reserve;
 mod forecast;
+mod relax;
 mod change;
 
 pub use change::{Change, changed};
 pub use forecast::{Asks, REACH, Stands, forecast};
 pub use form::{Every, Form, NEVER};
 pub use money::{Currency, Hold, Paid, Price, Spend, micros, money};
+pub use relax::{RELAXING, relaxed};
 pub use reserve::{Kept, KeptBack};
 pub use rule::{Asked, Budget, Key, PACE, Per, matches};
 pub use uses::{End, Refused, Share, Uses};

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::read::{Part, Reader};
 use super::types::{Account, Config, Late};
 use super::words::POSTS;
-use crate::budget::PACE;
+use crate::budget::{PACE, RELAXING};
 
 impl<'a> Reader<'a> {
     pub(super) fn late(&mut self) -> Late {
@@ -24,9 +24,16 @@ impl<'a> Reader<'a> {
 
     /// Tells a budget by a name that isn't free; whether it is.
     pub(super) fn is_free(&mut self, part: &Part<'a>) -> bool {
-        let is_free = part.name != PACE;
+        let is_free = ![PACE, RELAXING].contains(&part.name);
         if !is_free {
-            let message = "a name that is taken: the paces of accounts are counted under it; say pace_s of an account, or name the budget otherwise";
+            let message = match part.name {
+                PACE => {
+                    "a name that is taken: the paces of accounts are counted under it; say pace_s of an account, or name the budget otherwise"
+                }
+                _ => {
+                    "a name that is taken: accounts that come back after a limit are counted under it; name the budget otherwise"
+                }
+            };
             self.wrong(&part.place, part.path.clone(), None, message);
         }
         is_free

@@ -56,6 +56,7 @@ impl Control {
             self.shared.running.stop(id, Stop::Cancelled);
         }
         scopes::quiet(&self.shared, &control.closures);
+        self.shared.gate.relax(&control.closures, self.shared.now());
         let paused: BTreeSet<String> = control.paused.into_iter().collect();
         if **self.shared.paused.load() != paused {
             tracing::info!(paused = ?paused, "lanes paused");

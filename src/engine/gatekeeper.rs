@@ -8,6 +8,7 @@
 
 mod asks;
 mod places;
+mod relaxing;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -23,6 +24,7 @@ use super::batcher::Batcher;
 use crate::budget::{Asked, Budget, Change, Counted, End, Form, Key, NEVER, PACE, Paid, changed};
 use crate::clock::Time;
 use crate::config::Config;
+use crate::gate::Closure;
 use crate::handler::Kind;
 use crate::ledger::{Ledger, LedgerError};
 use crate::platform::gate::{Bill, Full, Gate, Pass};
@@ -31,6 +33,7 @@ use crate::telemetry::metrics;
 pub use asks::Debt;
 use asks::{Answer, Ask, Over, Want, take};
 use places::Places;
+use relaxing::Relaxing;
 use words::{full, kept_back, whose};
 
 /// Requests that are counted in one statement, at most.
@@ -106,6 +109,7 @@ pub struct Gatekeeper {
     asks: Batcher<Ask, Answer>,
     over: Arc<Lock<Vec<Over>>>,
     places: Places,
+    relaxing: Relaxing,
 }
 
 impl Gatekeeper {
@@ -125,6 +129,7 @@ impl Gatekeeper {
             }),
             changes: Lock::default(),
             places: Places::new(ledger.clone()),
+            relaxing: Relaxing::default(),
             ledger,
             asks: Batcher::start(BATCH, 1, move |asks| {
                 let counter = counter.clone();
@@ -169,6 +174,12 @@ impl Gatekeeper {
         let changes = self.ledger.budget_changes().await?;
         *locked(&self.changes) = changes;
         Ok(self.renew(now))
+    }
+
+    /// Accounts among those closed because their platform asked for less come back slowly, by the ledger's
+    /// time.
+    pub fn relax(&self, closures: &[Closure], now: Time) {
+        self.relaxing.told(closures, now);
     }
 
     /// Tells the ledger what is over, until the daemon has ended.
@@ -315,6 +326,7 @@ impl Gate for Gatekeeper {
         patience: Duration,
     ) -> Result<Pass, Full> {
         let wants = self.wants(asked)?;
+        let wants = self.relaxing.beside(wants, asked.account);
         if wants.is_empty() {
             return Ok(Pass::free());
         }

@@ -23,6 +23,7 @@ mod lease;
 mod looks;
 mod poison;
 mod quarantine;
+mod relaxing;
 mod retry;
 mod passes;
 mod places;

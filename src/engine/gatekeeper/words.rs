@@ -1,6 +1,6 @@
 //! What is told of a budget that holds a request back.
 
-use crate::budget::{Form, KeptBack, Key, NEVER, PACE};
+use crate::budget::{Form, KeptBack, Key, NEVER, PACE, RELAXING};
 use crate::clock::{Time, stamp};
 use crate::lateness::paced;
 
@@ -16,6 +16,13 @@ pub(super) fn whose(key: &Key) -> String {
 pub(super) fn full(key: &Key, form: &Form, used: u64, at: Time) -> String {
     if let (PACE, Form::Rolling { window, .. }) = (key.name.as_str(), form) {
         return paced(&key.whose, *window, at);
+    }
+    if key.name == RELAXING {
+        return format!(
+            "account `{}` comes back slowly after its platform asked for less: {used} of {} requests are under way",
+            key.whose,
+            form.most()
+        );
     }
     let whose = whose(key);
     let (used, most) = (form.amount(used), form.amount(form.most()));
