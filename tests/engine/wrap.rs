@@ -192,28 +192,16 @@ impl Ledger for Faulty {
         self.inner.name()
     }
     async fn migrate(&self) -> Result<Migrated> {
-        self.gate("migrate").await?;
-        let it = self.inner.migrate().await;
-        self.after("migrate").await?;
-        it
+        through!(self, migrate())
     }
     async fn schema(&self) -> Result<Schema> {
-        self.gate("schema").await?;
-        let it = self.inner.schema().await;
-        self.after("schema").await?;
-        it
+        through!(self, schema())
     }
     async fn concerns(&self) -> Result<Vec<Concern>> {
-        self.gate("concerns").await?;
-        let it = self.inner.concerns().await;
-        self.after("concerns").await?;
-        it
+        through!(self, concerns())
     }
     async fn now(&self) -> Result<Time> {
-        self.gate("now").await?;
-        let it = self.inner.now().await;
-        self.after("now").await?;
-        it
+        through!(self, now())
     }
     async fn accept(&self, jobs: &[NewJob]) -> Result<Vec<Acceptance>> {
         self.gate("accept").await?;
@@ -229,40 +217,22 @@ impl Ledger for Faulty {
         through!(self, accept_together(jobs))
     }
     async fn quarantine(&self, entries: &[Quarantined]) -> Result<()> {
-        self.gate("quarantine").await?;
-        let it = self.inner.quarantine(entries).await;
-        self.after("quarantine").await?;
-        it
+        through!(self, quarantine(entries))
     }
     async fn quarantined(&self, kind: Option<&str>, limit: u32) -> Result<Vec<Quarantined>> {
-        self.gate("quarantined").await?;
-        let it = self.inner.quarantined(kind, limit).await;
-        self.after("quarantined").await?;
-        it
+        through!(self, quarantined(kind, limit))
     }
     async fn quarantined_one(&self, id: JobId) -> Result<Option<Quarantined>> {
-        self.gate("quarantined_one").await?;
-        let it = self.inner.quarantined_one(id).await;
-        self.after("quarantined_one").await?;
-        it
+        through!(self, quarantined_one(id))
     }
     async fn quarantined_kinds(&self, kinds: &[String], limit: u32) -> Result<Vec<JobId>> {
-        self.gate("quarantined_kinds").await?;
-        let it = self.inner.quarantined_kinds(kinds, limit).await;
-        self.after("quarantined_kinds").await?;
-        it
+        through!(self, quarantined_kinds(kinds, limit))
     }
     async fn requarantine(&self, from: Reason, entry: &Quarantined) -> Result<bool> {
-        self.gate("requarantine").await?;
-        let it = self.inner.requarantine(from, entry).await;
-        self.after("requarantine").await?;
-        it
+        through!(self, requarantine(from, entry))
     }
     async fn unquarantine(&self, id: JobId, audit: &Audit) -> Result<bool> {
-        self.gate("unquarantine").await?;
-        let it = self.inner.unquarantine(id, audit).await;
-        self.after("unquarantine").await?;
-        it
+        through!(self, unquarantine(id, audit))
     }
     async fn due(
         &self,
@@ -272,10 +242,7 @@ impl Ledger for Faulty {
         fair: &Fair,
         limit: u32,
     ) -> Result<Vec<Hint>> {
-        self.gate("due").await?;
-        let it = self.inner.due(lane, kinds, shut, fair, limit).await;
-        self.after("due").await?;
-        it
+        through!(self, due(lane, kinds, shut, fair, limit))
     }
     async fn due_in(
         &self,
@@ -285,22 +252,13 @@ impl Ledger for Faulty {
         fair: &Fair,
         limit: u32,
     ) -> Result<BTreeMap<String, Vec<Hint>>> {
-        self.gate("due_in").await?;
-        let it = self.inner.due_in(lanes, kinds, shut, fair, limit).await;
-        self.after("due_in").await?;
-        it
+        through!(self, due_in(lanes, kinds, shut, fair, limit))
     }
     async fn claim(&self, claim: &Claim, ids: &[JobId]) -> Result<Vec<Job>> {
-        self.gate("claim").await?;
-        let it = self.inner.claim(claim, ids).await;
-        self.after("claim").await?;
-        it
+        through!(self, claim(claim, ids))
     }
     async fn claim_due(&self, claim: &Claim, limit: u32) -> Result<Vec<Job>> {
-        self.gate("claim_due").await?;
-        let it = self.inner.claim_due(claim, limit).await;
-        self.after("claim_due").await?;
-        it
+        through!(self, claim_due(claim, limit))
     }
     async fn settle(&self, batch: &[Settlement]) -> Result<Vec<Settled>> {
         self.gate("settle").await?;
@@ -313,28 +271,16 @@ impl Ledger for Faulty {
         it
     }
     async fn lost(&self, limit: u32) -> Result<Vec<Job>> {
-        self.gate("lost").await?;
-        let it = self.inner.lost(limit).await;
-        self.after("lost").await?;
-        it
+        through!(self, lost(limit))
     }
     async fn expired(&self, limit: u32) -> Result<Vec<Job>> {
-        self.gate("expired").await?;
-        let it = self.inner.expired(limit).await;
-        self.after("expired").await?;
-        it
+        through!(self, expired(limit))
     }
     async fn progress(&self, batch: &[(JobId, Uuid, Progress)]) -> Result<()> {
-        self.gate("progress").await?;
-        let it = self.inner.progress(batch).await;
-        self.after("progress").await?;
-        it
+        through!(self, progress(batch))
     }
     async fn running(&self, lane: &str) -> Result<Vec<(JobId, Uuid)>> {
-        self.gate("running").await?;
-        let it = self.inner.running(lane).await;
-        self.after("running").await?;
-        it
+        through!(self, running(lane))
     }
     async fn line(&self, job: &Job, kinds: &[String], shut: &Shut, fair: &Fair) -> Result<Line> {
         through!(self, line(job, kinds, shut, fair))
@@ -343,64 +289,34 @@ impl Ledger for Faulty {
         through!(self, lease(run))
     }
     async fn begin_run(&self, run: &Run, lease: Duration) -> Result<()> {
-        self.gate("begin_run").await?;
-        let it = self.inner.begin_run(run, lease).await;
-        self.after("begin_run").await?;
-        it
+        through!(self, begin_run(run, lease))
     }
     async fn beat(&self, run: Uuid, jobs: &[JobId], lease: Duration) -> Result<Option<Time>> {
-        self.gate("beat").await?;
-        let it = self.inner.beat(run, jobs, lease).await;
-        self.after("beat").await?;
-        it
+        through!(self, beat(run, jobs, lease))
     }
     async fn end_run(&self, run: Uuid) -> Result<()> {
-        self.gate("end_run").await?;
-        let it = self.inner.end_run(run).await;
-        self.after("end_run").await?;
-        it
+        through!(self, end_run(run))
     }
     async fn live_runs(&self) -> Result<Vec<Run>> {
-        self.gate("live_runs").await?;
-        let it = self.inner.live_runs().await;
-        self.after("live_runs").await?;
-        it
+        through!(self, live_runs())
     }
     async fn control(&self, run: Uuid) -> Result<Control> {
-        self.gate("control").await?;
-        let it = self.inner.control(run).await;
-        self.after("control").await?;
-        it
+        through!(self, control(run))
     }
     async fn generation(&self) -> Result<Generation> {
-        self.gate("generation").await?;
-        let it = self.inner.generation().await;
-        self.after("generation").await?;
-        it
+        through!(self, generation())
     }
     async fn next_generation(&self, from: i64, server: &str) -> Result<Option<i64>> {
-        self.gate("next_generation").await?;
-        let it = self.inner.next_generation(from, server).await;
-        self.after("next_generation").await?;
-        it
+        through!(self, next_generation(from, server))
     }
     async fn step(&self, job: JobId, revision: u32, name: &str) -> Result<Option<String>> {
-        self.gate("step").await?;
-        let it = self.inner.step(job, revision, name).await;
-        self.after("step").await?;
-        it
+        through!(self, step(job, revision, name))
     }
     async fn record_step(&self, fence: &Fence, name: &str, value: &str) -> Result<bool> {
-        self.gate("record_step").await?;
-        let it = self.inner.record_step(fence, name, value).await;
-        self.after("record_step").await?;
-        it
+        through!(self, record_step(fence, name, value))
     }
     async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>> {
-        self.gate("intend").await?;
-        let it = self.inner.intend(fence, effect).await;
-        self.after("intend").await?;
-        it
+        through!(self, intend(fence, effect))
     }
     async fn permit(
         &self,
@@ -410,19 +326,13 @@ impl Ledger for Faulty {
         budget: Duration,
         platform: Option<&str>,
     ) -> Result<bool> {
-        self.gate("permit").await?;
-        let it = self.inner.permit(fence, id, from, budget, platform).await;
-        self.after("permit").await?;
-        it
+        through!(self, permit(fence, id, from, budget, platform))
     }
     async fn repeats(&self, id: EffectId, within: Duration) -> Result<Option<Effect>> {
         self.inner.repeats(id, within).await
     }
     async fn conclude(&self, id: EffectId, sends: u32, conclusion: &Conclusion) -> Result<bool> {
-        self.gate("conclude").await?;
-        let it = self.inner.conclude(id, sends, conclusion).await;
-        self.after("conclude").await?;
-        it
+        through!(self, conclude(id, sends, conclusion))
     }
     async fn looks_due(&self, limit: u32, hold: Duration) -> Result<Vec<Effect>> {
         self.inner.looks_due(limit, hold).await
@@ -440,22 +350,13 @@ impl Ledger for Faulty {
         conclusion: &Conclusion,
         audit: Option<&Audit>,
     ) -> Result<bool> {
-        self.gate("decide").await?;
-        let it = self.inner.decide(id, from, conclusion, audit).await;
-        self.after("decide").await?;
-        it
+        through!(self, decide(id, from, conclusion, audit))
     }
     async fn witness(&self, id: EffectId, evidence: &Evidence) -> Result<()> {
-        self.gate("witness").await?;
-        let it = self.inner.witness(id, evidence).await;
-        self.after("witness").await?;
-        it
+        through!(self, witness(id, evidence))
     }
     async fn effects(&self, job: JobId) -> Result<Vec<Effect>> {
-        self.gate("effects").await?;
-        let it = self.inner.effects(job).await;
-        self.after("effects").await?;
-        it
+        through!(self, effects(job))
     }
     async fn keep_media(&self, it: &Stored) -> Result<Stored> {
         through!(self, keep_media(it))
@@ -479,55 +380,31 @@ impl Ledger for Faulty {
         through!(self, fetched(url))
     }
     async fn job(&self, id: JobId) -> Result<Option<Job>> {
-        self.gate("job").await?;
-        let it = self.inner.job(id).await;
-        self.after("job").await?;
-        it
+        through!(self, job(id))
     }
     async fn job_of_key(&self, tenant: &str, kind: &str, key: &str) -> Result<Option<JobId>> {
         through!(self, job_of_key(tenant, kind, key))
     }
     async fn attempts(&self, id: JobId) -> Result<Vec<Attempt>> {
-        self.gate("attempts").await?;
-        let it = self.inner.attempts(id).await;
-        self.after("attempts").await?;
-        it
+        through!(self, attempts(id))
     }
     async fn jobs(&self, filter: &Filter) -> Result<Vec<Job>> {
-        self.gate("jobs").await?;
-        let it = self.inner.jobs(filter).await;
-        self.after("jobs").await?;
-        it
+        through!(self, jobs(filter))
     }
     async fn groups(&self, filter: &Filter) -> Result<Vec<Group>> {
-        self.gate("groups").await?;
-        let it = self.inner.groups(filter).await;
-        self.after("groups").await?;
-        it
+        through!(self, groups(filter))
     }
     async fn counts(&self) -> Result<BTreeMap<(String, presswork::lifecycle::State), u64>> {
-        self.gate("counts").await?;
-        let it = self.inner.counts().await;
-        self.after("counts").await?;
-        it
+        through!(self, counts())
     }
     async fn paused(&self) -> Result<Vec<Pause>> {
-        self.gate("paused").await?;
-        let it = self.inner.paused().await;
-        self.after("paused").await?;
-        it
+        through!(self, paused())
     }
     async fn pause(&self, lane: &str, pause: Option<&Pause>, audit: &Audit) -> Result<()> {
-        self.gate("pause").await?;
-        let it = self.inner.pause(lane, pause, audit).await;
-        self.after("pause").await?;
-        it
+        through!(self, pause(lane, pause, audit))
     }
     async fn audit(&self, job: Option<JobId>, limit: u32) -> Result<Vec<Audit>> {
-        self.gate("audit").await?;
-        let it = self.inner.audit(job, limit).await;
-        self.after("audit").await?;
-        it
+        through!(self, audit(job, limit))
     }
     async fn offer_result(&self, fence: &Fence, request: Digest, age: Duration) -> Result<bool> {
         through!(self, offer_result(fence, request, age))
@@ -538,10 +415,7 @@ impl Ledger for Faulty {
         request: Digest,
         age: Duration,
     ) -> Result<Option<Offered>> {
-        self.gate("offered_result").await?;
-        let it = self.inner.offered_result(tenant, request, age).await;
-        self.after("offered_result").await?;
-        it
+        through!(self, offered_result(tenant, request, age))
     }
     async fn job_of_handle(&self, account: &str, handle: &str) -> Result<Option<JobId>> {
         through!(self, job_of_handle(account, handle))
@@ -612,9 +486,6 @@ impl Ledger for Faulty {
         through!(self, token_used(id))
     }
     async fn tidy(&self, finished: Duration, keys: Duration) -> Result<u64> {
-        self.gate("tidy").await?;
-        let it = self.inner.tidy(finished, keys).await;
-        self.after("tidy").await?;
-        it
+        through!(self, tidy(finished, keys))
     }
 }

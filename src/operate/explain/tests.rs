@@ -1,12 +1,13 @@
 //! One test for each thing that keeps a job from running, and for who is told what.
 
-mod stead;
+mod kit;
 
-use std::path::Path;
 use std::time::Duration as Span;
 
-use chrono::{Duration, TimeZone, Utc};
+use chrono::Duration;
 use url::Url;
+
+use kit::{RUN, SERVER, at, config, facts, job, now, run};
 
 use super::*;
 use crate::breaker::Breaker;
@@ -14,89 +15,9 @@ use crate::budget::{Budget, Counted, Every, Form, Kept, Key, Per, Uses};
 use crate::config::{Account, Fallback};
 use crate::effect::{Effect, EffectClass};
 use crate::gate::Scope as Area;
-use crate::job::{Priority, Progress};
-use crate::ledger::{Line, Run, Standing};
+use crate::job::Progress;
+use crate::ledger::{Line, Standing};
 use crate::outcome::{Class, Held, Scope};
-
-const SERVER: &str = "mastodon at https://social.example";
-const RUN: Uuid = Uuid::from_u128(7);
-
-fn now() -> Time {
-    // 2027-01-15T08:00:00Z: midnight in Los Angeles
-    Utc.timestamp_opt(1_800_000_000, 0).unwrap()
-}
-
-fn at(seconds: i64) -> Time {
-    now() + Duration::seconds(seconds)
-}
-
-fn config() -> Config {
-    let mut config = Config::default_embedded(Path::new("/nowhere"));
-    let url = Url::parse("https://social.example").unwrap();
-    let account = Account::at("mastodon", url);
-    config.accounts.insert("main".to_owned(), account);
-    config.budgets.clear();
-    config
-}
-
-fn job(state: State) -> Job {
-    Job {
-        id: JobId(Uuid::from_u128(1)),
-        kind: "post.mastodon".to_owned(),
-        lane: "default".to_owned(),
-        tenant: "acme".to_owned(),
-        account: Some("main".to_owned()),
-        priority: Priority::Normal,
-        key: None,
-        payload: "{}".into(),
-        revision: 0,
-        created_at: at(-60),
-        run_at: at(-60),
-        not_after: None,
-        due_at: None,
-        late: None,
-        late_after_s: None,
-        expires_at: at(86_400),
-        attempts_max: 3,
-        timeout_s: 60,
-        labels: std::collections::BTreeMap::new(),
-        traceparent: None,
-        reply_to: None,
-        state,
-        attempts: 1,
-        crashes: 0,
-        epoch: 1,
-        version: 3,
-        run: None,
-        token: None,
-        claimed_at: None,
-        cancel: false,
-        held: None,
-        failure: None,
-        fingerprint: None,
-        progress: None,
-        result: None,
-        ended_at: None,
-    }
-}
-
-fn run() -> Run {
-    Run {
-        id: RUN,
-        host: "press-1".to_owned(),
-        boot: None,
-        pid: 1,
-        version: "0".to_owned(),
-        began_at: at(-600),
-    }
-}
-
-/// A daemon runs, and the job is due.
-fn facts(state: State) -> Facts {
-    let mut facts = Facts::bare(job(state), now(), &["post.mastodon".to_owned()]);
-    facts.runs = vec![run()];
-    facts
-}
 
 fn told(facts: &Facts, config: &Config) -> Explanation {
     seen(facts, config, Eyes::Operator)
@@ -554,4 +475,76 @@ fn what_waits_for_somebody_or_has_ended_says_so() {
         What::Ended,
         &["It was completed"],
     );
+}
+
+#[test]
+fn who_does_a_job_in_its_accounts_stead_is_told_and_what_closes_that_one_doesnt_keep_it() {
+    let mut config = config();
+    for name in ["a", "b"] {
+        let url = Url::parse("https://ai.example").unwrap();
+        let account = Account::at("openai", url);
+        config.accounts.insert(name.to_owned(), account);
+    }
+    let (account, model) = ("b".to_owned(), None);
+    let settings = config.kinds.entry("generate.text".to_owned());
+    settings.or_default().fallbacks = vec![Fallback { account, model }];
+    let mut facts = facts(State::Ready);
+    facts.kind_known = true;
+    facts.job.kind = "generate.text".to_owned();
+    facts.job.account = Some("a".to_owned());
+    let closed = |cause, account: &str| {
+        let scope = Area {
+            account: Some(account.to_owned()),
+            ..Area::default()
+        };
+        Closure::new(cause, scope, ("presswork", "http_503"), at(-10))
+    };
+    let fallback = |facts: &Facts| {
+        let it = told(facts, &config);
+        let said = it.fallback.map(|it| (it.account, it.text));
+        (said, it.constraints.len())
+    };
+    assert_eq!(fallback(&facts), (None, 0));
+    facts.closures = vec![closed(Cause::Breaker, "a")];
+    let (said, kept) = fallback(&facts);
+    let (account, text) = said.expect("it goes to another one");
+    assert_eq!((&*account, kept), ("b", 0));
+    assert!(text.contains("`b`: account `a` keeps failing"), "{text}");
+    assert_eq!(seen(&facts, &config, Eyes::User).fallback, None);
+    // both are closed
+    facts.closures.push(closed(Cause::Breaker, "b"));
+    assert_eq!(fallback(&facts), (None, 2));
+    // it was sent there
+    let of = (facts.job.id, 0);
+    let sent = |account: &str| Effect {
+        state: EffectState::Unknown,
+        ..Effect::new(of, ("generate", 0), account, "openai.text", EffectClass::P)
+    };
+    facts.effects = vec![sent("b")];
+    let (said, kept) = fallback(&facts);
+    assert_eq!((said.map(|it| it.0), kept), (Some("b".to_owned()), 1));
+    facts.effects = vec![sent("a")];
+    assert_eq!(fallback(&facts), (None, 1));
+    // a budget that is used up for long is as good as closed
+    (facts.effects, facts.closures) = (vec![], vec![]);
+    let budget = Budget {
+        form: Form::Rolling {
+            most: 0,
+            window: Duration::hours(1),
+        },
+        account: Some("a".to_owned()),
+        per: Per::Account,
+        platform: None,
+        app: None,
+        tenant: None,
+        kind: None,
+        op: None,
+        amount: 1,
+        published: false,
+        reserve: true,
+    };
+    config.budgets.insert("texts".to_owned(), budget);
+    let it = told(&facts, &config);
+    let (said, kept) = (it.fallback.map(|it| it.account), it.constraints);
+    assert_eq!((said.as_deref(), kept), (Some("b"), vec![]));
 }
