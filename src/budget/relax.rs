@@ -23,7 +23,7 @@ pub fn relaxed((since, until): (Time, Time), now: Time) -> Option<u64> {
     let part = (until - since) / PART;
     let step = part.clamp(Duration::seconds(LEAST), Duration::seconds(MOST));
     let steps = (now - until).num_milliseconds() / step.num_milliseconds();
-    (steps < STEPS).then_some(1 << steps)
+    (steps < STEPS).then(|| 1 << steps)
 }
 
 #[cfg(test)]
