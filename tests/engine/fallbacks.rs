@@ -242,7 +242,10 @@ async fn an_unknown_effect_never_moves() {
         })
         .await;
         pair.a.fault(CHAT, "act_hang", 1).await;
-        let killed = pair.text().await;
+        // the other one may be due again by then
+        let mut urgent = envelope(TEXT, "default");
+        urgent["priority"] = "high".into();
+        let killed = pair.one.enqueue(&urgent).await;
         let run = victim.begin(victim.take("openai").await.pop().unwrap());
         kit::wait::until("it is sent", SOON, async || {
             2 == pair.a.count("acts", CHAT).await

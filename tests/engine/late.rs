@@ -140,10 +140,11 @@ async fn after_an_outage_each_accounts_posts_go_at_its_pace_in_their_order() {
             for pair in sent.windows(2) {
                 let apart = pair[1] - pair[0];
                 assert!(chrono::Duration::seconds(PACE) <= apart, "{sent:?}");
-                assert!(apart < chrono::Duration::seconds(PACE + 20), "{sent:?}");
+                // where the ledger's clock is a real one, a busy machine's time adds to it
+                assert!(apart < chrono::Duration::seconds(2 * PACE), "{sent:?}");
             }
             assert!(
-                sent[0] - ended_at < chrono::Duration::seconds(20),
+                sent[0] - ended_at < chrono::Duration::seconds(PACE),
                 "{sent:?}"
             );
         }
