@@ -139,7 +139,9 @@ async fn after_an_outage_each_accounts_posts_go_at_its_pace_in_their_order() {
                 .collect();
             for pair in sent.windows(2) {
                 let apart = pair[1] - pair[0];
-                assert!(chrono::Duration::seconds(PACE) <= apart, "{sent:?}");
+                // where the ledger's clock stands still, what passes on this machine since it told its time
+                // (at most five seconds) seems to pass there, too; the exact pace is measured in real time
+                assert!(chrono::Duration::seconds(PACE - 5) < apart, "{sent:?}");
                 // where the ledger's clock is a real one, a busy machine's time adds to it
                 assert!(apart < chrono::Duration::seconds(2 * PACE), "{sent:?}");
             }
