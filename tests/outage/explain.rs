@@ -98,8 +98,19 @@ async fn what_keeps_a_job_is_told_with_what_holds_it_and_what_helps() {
 
     // a paused lane
     command(&host, &["lanes", "pause", "quiet", "--reason", "moving"]).await;
-    let paused = case.in_lane(&host, "quiet", json!({})).await;
-    let (pause, _) = kept(&host, paused, "pause").await;
+    let mut found = None;
+    while found.is_none() {
+        // a daemon that hasn't noticed yet runs what comes first
+        let paused = case.in_lane(&host, "quiet", json!({})).await;
+        let id = paused.to_string();
+        wait::until("it waits, or has run", ENDED, async || {
+            let has_run = case.one(paused).await.state == State::Completed;
+            has_run || look(&host, &id, "pause").await.is_some()
+        })
+        .await;
+        found = look(&host, &id, "pause").await;
+    }
+    let (pause, _) = found.expect("it was found");
     says(&pause, &["Its lane `quiet` is paused by", "moving"]);
     assert_eq!(pause["command"], "presswork lanes resume quiet");
 
