@@ -93,6 +93,14 @@ impl Subject {
 }
 
 impl Scope {
+    /// All of one account.
+    pub fn of_account(name: &str) -> Self {
+        Self {
+            account: Some(name.to_owned()),
+            ..Self::default()
+        }
+    }
+
     /// The parts by name, in the order in which people read them.
     pub fn parts(&self) -> [(&'static str, Option<&str>); 5] {
         [

@@ -27,13 +27,6 @@ const REFUSALS_MAX: usize = 5;
 /// An account that somebody else is changing is read again so often.
 const TRIES: usize = 5;
 
-fn area(account: &str) -> Area {
-    Area {
-        account: Some(account.to_owned()),
-        ..Area::default()
-    }
-}
-
 /// Parks the account that an attempt `used`, whose credentials were refused. How the attempt ended, then:
 /// back to its place, at no charge. Credentials that were renewed meanwhile are tried instead. `None`: the job
 /// waits for a person by itself, since it is what is refused, or since the ledger couldn't park the account.
@@ -116,7 +109,12 @@ async fn of_file(shared: &Shared, (name, used): (&str, &Account), why: &str) -> 
     }
     let closure = Closure {
         refused: Some(mark),
-        ..Closure::new(Cause::Credentials, area(name), (ACTOR, why), shared.now())
+        ..Closure::new(
+            Cause::Credentials,
+            Area::of_account(name),
+            (ACTOR, why),
+            shared.now(),
+        )
     };
     shared.ledger.close(&closure, false, None).await?;
     Ok(Parked::Person)
@@ -136,8 +134,12 @@ async fn of_ledger(shared: &Shared, (name, version): (&str, i64), why: &str) -> 
         match was.state {
             State::Attention => return Ok(Parked::Person),
             State::Paused => {
-                let closure =
-                    Closure::new(Cause::Credentials, area(name), (ACTOR, why), shared.now());
+                let closure = Closure::new(
+                    Cause::Credentials,
+                    Area::of_account(name),
+                    (ACTOR, why),
+                    shared.now(),
+                );
                 shared.ledger.close(&closure, false, None).await?;
                 return Ok(Parked::Person);
             }

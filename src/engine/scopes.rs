@@ -237,7 +237,7 @@ async fn tell(
             Action::Admit => {
                 tracing::info!(server, "its breaker closes: it answers");
                 for name in accounts_of(&config, server) {
-                    let area = area(name);
+                    let area = Area::of_account(name);
                     if let Err(e) = ledger.open(Cause::Breaker, &area, None).await {
                         tracing::warn!("{area} couldn't be opened: {e}; it is in a moment");
                     }
@@ -271,13 +271,6 @@ fn concerned<'a>(config: &'a Config, of: &'a str, scope: Scope) -> Vec<&'a str> 
         .collect()
 }
 
-fn area(account: &str) -> Area {
-    Area {
-        account: Some(account.to_owned()),
-        ..Area::default()
-    }
-}
-
 /// Closes the accounts of a scope; whether the ledger knows that they are.
 async fn close(
     shared: &Shared,
@@ -302,7 +295,7 @@ async fn put(shared: &Shared, cause: Cause, account: &str, until: Option<Time>, 
     }
     let closure = Closure {
         until,
-        ..Closure::new(cause, area(account), (ACTOR, why), now)
+        ..Closure::new(cause, Area::of_account(account), (ACTOR, why), now)
     };
     match shared.ledger.close(&closure, false, None).await {
         Ok(it) => {

@@ -87,10 +87,7 @@ fn job(account: &str, tenant: &str, kind: &str) -> Job {
 }
 
 fn closed(cause: Cause, account: &str) -> Closure {
-    let scope = Scope {
-        account: Some(account.to_owned()),
-        ..Scope::default()
-    };
+    let scope = Scope::of_account(account);
     Closure::new(cause, scope, ("test", "it fails"), at(0))
 }
 

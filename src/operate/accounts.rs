@@ -58,13 +58,6 @@ pub struct Shown {
     pub problem: Option<String>,
 }
 
-fn area(name: &str) -> Scope {
-    Scope {
-        account: Some(name.to_owned()),
-        ..Scope::default()
-    }
-}
-
 fn of_ledger(it: Kept, misfits: &[Misfit]) -> Shown {
     let misfit = misfits.iter().find(|misfit| misfit.name == it.name);
     Shown {
@@ -90,7 +83,7 @@ fn of_ledger(it: Kept, misfits: &[Misfit]) -> Shown {
 
 /// One of `jobs.toml` stands as its closures say.
 fn of_file(name: &str, it: &Account, closures: &[Closure]) -> Shown {
-    let area = area(name);
+    let area = Scope::of_account(name);
     let of = |cause| {
         let mut all = closures.iter();
         all.find(|it| it.cause == cause && it.scope == area)
@@ -291,7 +284,9 @@ pub async fn add(
         )));
     }
     // one of this name that stood in jobs.toml may have been parked
-    ledger.open(Cause::Credentials, &area(&name), None).await?;
+    ledger
+        .open(Cause::Credentials, &Scope::of_account(&name), None)
+        .await?;
     let found = ledger.account(&name).await?;
     found.ok_or_else(|| Refused::Unfit(format!("account `{name}` was removed by somebody else")))
 }
@@ -397,7 +392,7 @@ pub async fn pause(
         return put(ledger, config, name, ("account.pause", by), change).await;
     }
     let (actor, reason) = (&by.actor, &by.reason);
-    stops::stop(ledger, area(name), Hand { actor, reason }).await?;
+    stops::stop(ledger, Scope::of_account(name), Hand { actor, reason }).await?;
     Ok(before.state != State::Paused)
 }
 
@@ -415,7 +410,7 @@ pub async fn resume(
     one(ledger, config, name).await?;
     let (actor, reason) = (&by.actor, &by.reason);
     let hand = Hand { actor, reason };
-    let opened = stops::go_on(ledger, (None, &area(name)), hand).await?;
+    let opened = stops::go_on(ledger, (None, &Scope::of_account(name)), hand).await?;
     Ok(!opened.is_empty())
 }
 

@@ -35,10 +35,7 @@ fn closed(full: &[Full<'_>], account: &str, now: Time) -> Option<Closure> {
         !it.is_of_those_under_way() && it.room_at.is_none_or(|at| MOMENT <= at - now)
     };
     let it = full.iter().find(is_long)?;
-    let scope = Scope {
-        account: Some(account.to_owned()),
-        ..Scope::default()
-    };
+    let scope = Scope::of_account(account);
     let why = format!("budget `{}` is used up", it.name);
     let closure = Closure::new(Cause::Budget, scope, ("presswork", &why), now);
     Some(Closure {

@@ -97,14 +97,11 @@ impl Places {
         if PARTS_MAX < read.len() {
             read.retain(|_, it| it.at.elapsed() < FRESH);
         }
-        let kept_here = kept.clone();
-        read.insert(
-            want.key.clone(),
-            Read {
-                at,
-                kept: kept_here,
-            },
-        );
+        let it = Read {
+            at,
+            kept: kept.clone(),
+        };
+        read.insert(want.key.clone(), it);
         Ok(kept)
     }
 

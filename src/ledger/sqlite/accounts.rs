@@ -112,13 +112,6 @@ async fn add(conn: &mut SqliteConnection, now: i64, it: Kept, audit: Audit) -> R
     Ok(true)
 }
 
-fn area(name: &str) -> Scope {
-    Scope {
-        account: Some(name.to_owned()),
-        ..Scope::default()
-    }
-}
-
 async fn put(
     conn: &mut SqliteConnection,
     now: i64,
@@ -164,12 +157,12 @@ async fn put(
     }
     let Gate { close, open } = Gate::between(&was, &it);
     for cause in open {
-        closures::open(conn, now, cause, &area(&it.name), None).await?;
+        closures::open(conn, now, cause, &Scope::of_account(&it.name), None).await?;
     }
     if let Some(cause) = close {
         let actor = audit.as_ref().map_or("presswork", |it| it.actor.as_str());
         let why = it.why.as_deref().unwrap_or_default();
-        let closure = Closure::new(cause, area(&it.name), (actor, why), time(now)?);
+        let closure = Closure::new(cause, Scope::of_account(&it.name), (actor, why), time(now)?);
         closures::close(conn, now, &closure, true, None).await?;
     }
     if let Some(audit) = audit {
@@ -188,9 +181,16 @@ async fn remove(conn: &mut SqliteConnection, now: i64, name: String, audit: Audi
         .execute(&mut *conn)
         .await
         .map_err(told)?;
-    closures::open(conn, now, Cause::Credentials, &area(&name), None).await?;
+    closures::open(
+        conn,
+        now,
+        Cause::Credentials,
+        &Scope::of_account(&name),
+        None,
+    )
+    .await?;
     if was.state == State::Paused {
-        closures::open(conn, now, Cause::Stop, &area(&name), None).await?;
+        closures::open(conn, now, Cause::Stop, &Scope::of_account(&name), None).await?;
     }
     note(conn, now, &audit).await?;
     Ok(true)

@@ -493,10 +493,7 @@ fn who_does_a_job_in_its_accounts_stead_is_told_and_what_closes_that_one_doesnt_
     facts.job.kind = "generate.text".to_owned();
     facts.job.account = Some("a".to_owned());
     let closed = |cause, account: &str| {
-        let scope = Area {
-            account: Some(account.to_owned()),
-            ..Area::default()
-        };
+        let scope = Area::of_account(account);
         Closure::new(cause, scope, ("presswork", "http_503"), at(-10))
     };
     let fallback = |facts: &Facts| {
