@@ -60,7 +60,8 @@ macro_rules! oldest {
 
 /// What is due in a lane. Jumps from account to account over the index (a loose scan), looks at no more
 /// than `$3` jobs of each, and takes turns between them: the cost is by tenants, their accounts and limit,
-/// not by the backlog. The oldest job of each tells whether something has waited longer than `$waits`. Of
+/// not by the backlog. Flows are told apart by numbers until all is chosen, so that no names are sorted. The
+/// oldest job of each tells whether something has waited longer than `$waits`. Of
 /// three forms, so that what isn't closed costs nothing: `$heads` are the accounts
 /// that may go, `$one` is what a job must be besides.
 macro_rules! due {
@@ -109,7 +110,7 @@ macro_rules! due {
             " * interval '1 second'
     ),
     level AS MATERIALIZED (
-        SELECT going.priority, going.tenant, going.account, ",
+        SELECT row_number() OVER () AS flow, going.priority, going.tenant, going.account, ",
             step!(),
             " AS step,
                CASE WHEN going.priority <= (SELECT priority FROM late) THEN 0
@@ -119,15 +120,20 @@ macro_rules! due {
             " going
     ),
     turn AS (
-        SELECT going.priority, going.tenant, going.account, going.level, one.id, one.run_at,
-               (row_number() OVER (PARTITION BY going.priority, going.tenant, going.account
-                                   ORDER BY one.run_at, one.id) - 1) * going.step AS starts
-        FROM level going CROSS JOIN LATERAL (",
+        SELECT going.flow, going.level, one.id, one.run_at, (one.n - 1) * going.step AS starts
+        FROM level going CROSS JOIN LATERAL (
+            SELECT first.id, first.run_at, row_number() OVER (ORDER BY first.run_at, first.id) AS n
+            FROM (",
             oldest!($lane, $one),
-            " LIMIT $3) one
+            " LIMIT $3) first) one
+    ),
+    best AS (
+        SELECT turn.flow, turn.starts, turn.run_at, turn.id FROM turn
+        ORDER BY turn.level, turn.starts, turn.run_at, turn.id LIMIT $3
     )
-    SELECT id, priority, tenant, account, level, starts, run_at
-    FROM turn ORDER BY level, starts, run_at, id LIMIT $3"
+    SELECT best.id, going.priority, going.tenant, going.account, going.level, best.starts, best.run_at
+    FROM best JOIN level going ON going.flow = best.flow
+    ORDER BY going.level, best.starts, best.run_at, best.id"
         )
     };
 }
