@@ -15,6 +15,7 @@ use crate::clock::{Clock, Time};
 use crate::config::{Account, Config};
 use crate::crashpoint;
 use crate::effect::{EffectId, Evidence, Receipt};
+use crate::fallback::elsewhere;
 use crate::fetch::Fetcher;
 use crate::gate::Subject;
 use crate::job::{Job, JobId, Progress};
@@ -26,11 +27,11 @@ use crate::platform::CallError;
 use crate::platform::fetch::SystemNames;
 use crate::platform::gate::{self, Caller, Gate, Lateness, Pass};
 use crate::platform::http::Http;
-pub use crate::protocol::{Permit, Wanted};
 use crate::protocol::{Protocol, away, lease_lost, stopped};
 use crate::results::Results;
 use crate::stores;
 use crate::telemetry::redact;
+pub use crate::wanted::{Permit, Wanted};
 
 /// Where running attempts tell how far they are; the engine keeps it, coalesced.
 pub trait ProgressSink: Send + Sync {
@@ -240,7 +241,17 @@ impl Context {
 
     /// The context of an attempt whose job names another account than it did, in that one's stead.
     pub fn in_stead_of(self, tried: Option<Tried>) -> Self {
-        Self { tried, ..self }
+        let here = self.job.account.as_deref();
+        let own = tried.as_ref().map(|it| it.account.as_str()).or(here);
+        let elsewhere = match (own, here) {
+            (Some(own), Some(here)) => elsewhere(&self.config, &self.job.kind, own, here),
+            _ => Vec::new(),
+        };
+        Self {
+            protocol: self.protocol.beside(elsewhere),
+            tried,
+            ..self
+        }
     }
 
     /// The name of a step that records what hangs on the account that does the job.

@@ -119,6 +119,18 @@ pub fn has_some(config: &Config, kind: &str, own: &str) -> bool {
     others(config, kind, own).next().is_some()
 }
 
+/// The accounts, other than `here`, that may have done a job of `own`: where the ledger lost its newest
+/// commits, it lost who was chosen, too.
+pub fn elsewhere(config: &Config, kind: &str, own: &str, here: &str) -> Vec<String> {
+    let others = others(config, kind, own).map(|(it, _)| it.account.as_str());
+    let mut all: Vec<&str> = others.collect();
+    if !all.is_empty() {
+        all.push(own);
+    }
+    all.retain(|it| *it != here);
+    all.into_iter().map(str::to_owned).collect()
+}
+
 /// Whom a job goes to, by what was permitted of it and what is closed now.
 pub fn decide(
     job: &Job,

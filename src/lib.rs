@@ -48,6 +48,7 @@ pub mod command;
 // what work means
 pub mod recovery;
 pub mod testimony;
+pub mod wanted;
 pub mod protocol;
 #[cfg(test)]
 mod model;

@@ -22,7 +22,7 @@ use crate::job::JobId;
 use crate::ledger::Conclusion;
 use crate::outcome::{Class, Failure, Scope};
 use crate::platform::CallError;
-use crate::protocol::{Wanted, concluded};
+use crate::wanted::{Wanted, concluded};
 
 const IN_FLIGHT: Duration = Duration::from_secs(2);
 const BUDGET: Duration = Duration::from_secs(2);

@@ -9,61 +9,24 @@ use std::time::{Duration, Instant};
 use backon::{ExponentialBuilder, Retryable};
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::Price;
 use crate::clock::{Time, stamp};
 use crate::content::{Guard, Reaction};
 use crate::crashpoint;
 use crate::effect::{
-    Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, Receipt, Rule, chrono_of,
-    intent_digest, next, pause,
+    Effect, EffectClass, EffectId, EffectState, Evidence, Looking, Next, Receipt, chrono_of,
+    intent_digest, next, restored,
 };
 use crate::gate::Subject;
 use crate::journal::Journal;
-use crate::json::Digest;
 use crate::ledger::{Conclusion, Fence, Ledger, LedgerError};
-use crate::outcome::{Class, Failure, Held, Outcome, POLICY, Scope};
+use crate::outcome::{Class, Failure, Held, Outcome, Scope};
 use crate::platform::CallError;
 use crate::platform::gate::{self, Caller};
 use crate::platform::verdict::settle;
 use crate::sabotage;
 use crate::sync::{RwLock, timeout};
-use crate::telemetry::{metrics, redact};
-
-/// An effect that a handler wants.
-pub struct Wanted<'a> {
-    /// The named part of the job.
-    pub step: &'a str,
-    /// Counts the effects of that step, from 0.
-    pub ordinal: u32,
-    /// What is done: `mastodon.status`.
-    pub op: &'a str,
-    /// What the platform's operation needs to be repeated, or not.
-    pub rule: Rule,
-    /// What is to be sent: text, media digests, target, options. Not what differs in each attempt.
-    pub intent: serde_json::Value,
-    /// What is minted once, before the first send, and the same in each (key, rkey, createdAt). Of class
-    /// B, the handle: another one may be named as long as the last certainly led to nothing.
-    pub keep: serde_json::Value,
-    /// What it says to the readers of the account, for its guard; `None` where nobody reads it.
-    pub says: Option<Digest>,
-    /// The longest a send may take, answer included.
-    pub budget: Duration,
-    /// What a send costs, for budgets that count money.
-    pub price: Price,
-}
-
-/// The right to send, once. `keep` is what was minted before the first send.
-#[derive(Clone, Debug)]
-pub struct Permit {
-    /// The effect's id: a stable key for platforms that dedupe.
-    pub id: EffectId,
-    /// What was minted before the first send.
-    pub keep: serde_json::Value,
-    /// The number of this send, from 1.
-    pub send: u32,
-    /// Sends before this one whose answer was lost: they may have happened, and been paid for.
-    pub lost: u32,
-}
+use crate::telemetry::metrics;
+use crate::wanted::{LOOKED, Permit, Wanted, concluded, shown};
 
 /// The effects of one attempt.
 pub struct Protocol {
@@ -75,6 +38,7 @@ pub struct Protocol {
     lease: Duration,
     cancelled: CancellationToken,
     called_off: bool,
+    elsewhere: Vec<String>,
     caller: Option<Caller>,
     /// Read-locked from a permit to its conclusion: an attempt isn't ended midway.
     sending: RwLock<()>,
@@ -100,6 +64,7 @@ impl Protocol {
             lease,
             cancelled,
             called_off: false,
+            elsewhere: Vec::new(),
             caller,
             sending: RwLock::new(()),
         }
@@ -108,6 +73,11 @@ impl Protocol {
     /// The effects of an attempt that only sees to what is under way, since its job was called off.
     pub fn of_called_off(self, called_off: bool) -> Self {
         Self { called_off, ..self }
+    }
+
+    /// The effects of an attempt for a job that other accounts, these, may have done.
+    pub fn beside(self, elsewhere: Vec<String>) -> Self {
+        Self { elsewhere, ..self }
     }
 
     /// Waits until no call is under way, and says whether one was.
@@ -138,6 +108,9 @@ impl Protocol {
             return Err(self.held_or_lost().await);
         };
         crashpoint!("effect.after_intent", LedgerError::Away).map_err(away)?;
+        if let Some(why) = self.done_elsewhere(&wanted, &effect).await? {
+            return self.ask(effect, why, now).await;
+        }
         let patience = self.patience(&wanted, &effect).await?;
         match next(&effect, &wanted.rule, &intent, patience, now) {
             Next::Done(receipt) => Ok(*receipt),
@@ -167,6 +140,38 @@ impl Protocol {
                 ))
             }
         }
+    }
+
+    /// Why what was never sent here may have been sent for another account that could do the job: the
+    /// ledger has lost who was chosen, and only a person can say what became of it. Paid work is repeated as
+    /// after any lost answer, where nothing tells of it.
+    async fn done_elsewhere(
+        &self,
+        wanted: &Wanted<'_>,
+        effect: &Effect,
+    ) -> Result<Option<String>, Outcome> {
+        if self.elsewhere.is_empty() || 0 < effect.sends || sabotage!("effect.elsewhere") {
+            return Ok(None);
+        }
+        let (job, revision) = (effect.job, effect.revision);
+        let at = |it: &String| EffectId::new(job, revision, wanted.step, wanted.ordinal, it);
+        match (effect.state, effect.maybe_since) {
+            (EffectState::Intended, _) | (EffectState::Unknown, Some(_)) => {}
+            _ => return Ok(None),
+        }
+        let all: Vec<EffectId> = self.elsewhere.iter().map(at).collect();
+        let Some(told) = self.ledger.told_of(&all).await.map_err(away)? else {
+            return Err(self.held_or_lost().await);
+        };
+        let there = self.elsewhere.iter().zip(&all);
+        let there = there.filter(|it| told.contains(it.1)).map(|it| it.0);
+        if let Some(account) = there.into_iter().next() {
+            return Ok(Some(told_elsewhere(account)));
+        }
+        let maybe = effect
+            .maybe_since
+            .filter(|_| wanted.rule.class == EffectClass::A);
+        Ok(maybe.map(|backup| maybe_elsewhere(backup, &self.elsewhere)))
     }
 
     /// How long an earlier request without an answer may still be under way: as long as its budget
@@ -487,89 +492,20 @@ impl Protocol {
 
 /// What kept a send from leaving (a disk that is full, a sleep) is hoped to be over after this.
 const UNSENT: Duration = Duration::from_secs(1);
-/// A job comes back so long after the look at its effect was due, where nobody called it.
-const LOOKED: Duration = Duration::from_secs(3);
 /// How long a known answer is kept for a ledger that is away.
 const CONCLUDE: Duration = Duration::from_secs(60);
 
-/// What an answer means for the effect, of which `lost` earlier sends have no known answer, and for
-/// the handler.
-pub(crate) fn concluded(
-    wanted: &Wanted<'_>,
-    lost: u32,
-    sends: u32,
-    now: Time,
-    answer: Result<Receipt, CallError>,
-) -> (Conclusion, Result<Receipt, Outcome>) {
-    let (to, receipt, seen, result) = match answer {
-        Ok(receipt) => {
-            let seen = match &receipt.remote_id {
-                Some(id) => format!("send {sends}: confirmed as {id}"),
-                None => format!("send {sends}: confirmed"),
-            };
-            let seen = Evidence::new(now, seen);
-            (
-                EffectState::Confirmed,
-                Some(receipt.clone()),
-                seen,
-                Ok(receipt),
-            )
-        }
-        Err(CallError::Refused(failure)) => (
-            // that a repeat was refused says nothing of the sends before it
-            match lost {
-                0 => EffectState::Refused,
-                _ => EffectState::Unknown,
-            },
-            None,
-            Evidence::refusal(now, sends, &failure),
-            Err(failure.into()),
-        ),
-        Err(CallError::Unknown(failure)) => {
-            let seen = Evidence::new(now, format!("send {sends}: {failure}"));
-            let message = format!(
-                "{}: the answer was lost ({failure}); it is looked at again before anything is sent",
-                wanted.op
-            );
-            let wait = match wanted.rule.looking {
-                Some(looking) => Some(chrono_of(looking.wait(0) + LOOKED)),
-                None => failure.retry_after().or_else(|| pause(sends)),
-            };
-            let code = POLICY.into_iter().find(|it| *it == failure.code);
-            let code = code.unwrap_or("unknown");
-            let lost = Failure::new(Class::Unknown, failure.scope, code, message).after(wait);
-            (EffectState::Unknown, None, seen, Err(lost.into()))
-        }
-    };
-    let looking = wanted.rule.looking.filter(|_| to == EffectState::Unknown);
-    (
-        Conclusion {
-            to,
-            receipt,
-            evidence: redacted(seen),
-            look_in: looking.map(|it| it.wait(0)),
-        },
-        result,
+/// What a host's send journal tells, and the ledger doesn't know.
+fn told_elsewhere(account: &str) -> String {
+    format!(
+        "a host's send journal tells that it was sent for account `{account}`, which stood in; the ledger has lost that"
     )
 }
 
-/// Evidence without secrets, which a platform's words may hold.
-pub(crate) fn redacted(evidence: Evidence) -> Evidence {
-    Evidence {
-        seen: redact::text(&evidence.seen).into_owned(),
-        ..evidence
-    }
-}
-
-/// A receipt without our secrets, which a platform may have sent back.
-pub(crate) fn shown(receipt: Receipt) -> Receipt {
-    let known = |it: String| redact::known(&it).into_owned();
-    Receipt {
-        remote_id: receipt.remote_id.map(known),
-        url: receipt.url.map(known),
-        detail: redact::known_value(receipt.detail),
-        ..receipt
-    }
+/// What a restored ledger can't know.
+fn maybe_elsewhere(backup: Time, accounts: &[String]) -> String {
+    let (since, all) = (restored(backup), accounts.join("`, `"));
+    format!("{since}, perhaps for another account that could do it (`{all}`)")
 }
 
 /// An attempt that is asked to stop hasn't failed.

@@ -75,6 +75,10 @@ pub const LINES: &[(&str, &str)] = &[
         "what may have been sent at one provider stays there",
     ),
     (
+        "effect.elsewhere",
+        "what was sent for another account, and lost by the ledger, is a person's to decide",
+    ),
+    (
         "permit.elsewhere",
         "a permit isn't given where the job has one at another account",
     ),

@@ -18,6 +18,9 @@ mod session;
 #[path = "../src/protocol.rs"]
 #[allow(dead_code)]
 mod protocol;
+#[path = "../src/wanted.rs"]
+#[allow(dead_code)]
+mod wanted;
 #[path = "schedules/journal.rs"]
 #[allow(dead_code)]
 mod journal;
@@ -34,6 +37,7 @@ mod ledger {
     pub trait Ledger: Send + Sync {
         async fn live_runs(&self) -> Result<Vec<Run>>;
         async fn history(&self) -> Result<Option<History>>;
+        async fn told_of(&self, effects: &[EffectId]) -> Result<Option<Vec<EffectId>>>;
         async fn intend(&self, fence: &Fence, effect: &Effect) -> Result<Option<(Effect, Time)>>;
         async fn permit(
             &self,

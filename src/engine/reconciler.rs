@@ -17,8 +17,8 @@ use crate::effect::{Effect, EffectState, IN_FLIGHT, Looking};
 use crate::finding::{Finding, judge};
 use crate::ledger::{Conclusion, LedgerError, Result};
 use crate::operate;
-use crate::protocol::{redacted, shown};
 use crate::telemetry::metrics;
+use crate::wanted::{redacted, shown};
 
 /// How often due looks are looked for.
 const EVERY: Duration = Duration::from_millis(500);

@@ -332,6 +332,11 @@ pub trait Ledger: Accounts + Backlog + Logins + Places + Send + Sync + 'static {
     async fn testify(&self, _timeline: &str, _run: Uuid, _told: &[Told]) -> Result<Mended> {
         Ok(Mended::default())
     }
+    /// Those of these effects that a send journal told of, that may have happened, and that no job has come
+    /// to. `None`: not all journals have told yet, and nothing may be sent.
+    async fn told_of(&self, _effects: &[EffectId]) -> Result<Option<Vec<EffectId>>> {
+        Ok(Some(Vec::new()))
+    }
     /// A run has told all that may have been lost; and how much of the old server's log, in bytes, it
     /// knows to be lost. Whether the run is known.
     async fn heard(&self, _timeline: &str, _run: Uuid, _lost_wal: Option<u64>) -> Result<bool> {

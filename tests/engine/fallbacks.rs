@@ -17,21 +17,21 @@ use crate::probe::kinds;
 use crate::rig::{Base, Rig};
 use crate::{SOON, kit};
 
-const TEXT: &str = "generate.text";
-const CHAT: &str = "chat.completion";
+pub const TEXT: &str = "generate.text";
+pub const CHAT: &str = "chat.completion";
 const ALL: [&str; 3] = [TEXT, "illustrate.image", "http.call"];
-const LANES: [&str; 2] = ["openai", "calls"];
+pub const LANES: [&str; 2] = ["openai", "calls"];
 
 /// Two hosts on the same stores, and what is outside of them.
-struct Pair {
-    one: Rig,
-    other: Rig,
-    a: Outside,
-    b: Outside,
+pub struct Pair {
+    pub one: Rig,
+    pub other: Rig,
+    pub a: Outside,
+    pub b: Outside,
 }
 
 impl Pair {
-    async fn new(base: &Base, edit: impl Fn(&mut Config)) -> Self {
+    pub async fn new(base: &Base, edit: impl Fn(&mut Config)) -> Self {
         let a = Outside::new(json!({})).await;
         let b = Outside::new(json!({})).await;
         let edited = |config: &mut Config| {
@@ -85,14 +85,14 @@ impl Pair {
     }
 
     /// What the control loops do.
-    async fn learn(&self) {
+    pub async fn learn(&self) {
         for rig in [&self.one, &self.other] {
             rig.lease.lock().await.tick().await;
             rig.control.tick().await.unwrap();
         }
     }
 
-    async fn text(&self) -> JobId {
+    pub async fn text(&self) -> JobId {
         self.one.enqueue(&envelope(TEXT, "default")).await
     }
 
@@ -142,7 +142,7 @@ impl Pair {
     }
 
     /// A job that was done by this account, and at no charge.
-    async fn done(&self, id: JobId, account: &str) -> Job {
+    pub async fn done(&self, id: JobId, account: &str) -> Job {
         let job = self.one.expect(id, State::Completed).await;
         assert_eq!(job.attempts, 0, "{job:?}");
         assert_eq!(self.at(id).await, [account]);
@@ -162,7 +162,7 @@ impl Pair {
     }
 }
 
-fn envelope(kind: &str, tenant: &str) -> Value {
+pub fn envelope(kind: &str, tenant: &str) -> Value {
     let (account, payload) = match kind {
         TEXT => ("a", json!({"model": "gpt-5-mini", "prompt": "a fox"})),
         "illustrate.image" => ("a", json!({"model": "gpt-image-1", "prompt": "a fox"})),

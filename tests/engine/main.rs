@@ -14,6 +14,7 @@ mod contents;
 mod adopt;
 mod dispatch;
 mod effects;
+mod elsewhere;
 mod fair;
 mod fallbacks;
 mod intake;

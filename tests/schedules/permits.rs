@@ -25,8 +25,9 @@ use crate::journals::{RUN, SYNCED, run};
 use crate::ledger::{
     Audit, Conclusion, Fence, History, Ledger, LedgerError, Result as LedgerResult, Run,
 };
-use crate::protocol::{Permit, Protocol, Wanted};
+use crate::protocol::Protocol;
 use crate::sync::point;
+use crate::wanted::{Permit, Wanted};
 
 /// A ledger of a few rows, each of whose calls takes a while.
 #[derive(Default)]
@@ -55,6 +56,10 @@ impl Ledger for Books {
 
     async fn history(&self) -> LedgerResult<Option<History>> {
         Ok(None)
+    }
+
+    async fn told_of(&self, _effects: &[EffectId]) -> LedgerResult<Option<Vec<EffectId>>> {
+        Ok(Some(Vec::new()))
     }
 
     async fn closures(&self) -> LedgerResult<Vec<Closure>> {

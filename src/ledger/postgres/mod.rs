@@ -332,6 +332,10 @@ impl Ledger for Postgres {
         *follows = Some(timeline.to_owned());
     }
 
+    async fn told_of(&self, effects: &[EffectId]) -> Result<Option<Vec<EffectId>>> {
+        promotion::told_of(&self.pools, effects).await
+    }
+
     async fn testify(&self, timeline: &str, run: Uuid, told: &[Told]) -> Result<Mended> {
         promotion::testify(&self.pools, timeline, run, told).await
     }

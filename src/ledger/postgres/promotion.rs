@@ -11,7 +11,7 @@ use super::codec;
 use super::codec::seconds;
 use super::pool::{Pools, explain};
 use crate::clock::Time;
-use crate::effect::{Evidence, restored};
+use crate::effect::{EffectId, Evidence, restored};
 use crate::job::JobId;
 use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Fork, GENERATIONS_SKIPPED, History, Lifted, Mended, Silent, Told};
@@ -211,6 +211,31 @@ pub async fn testify(pools: &Pools, timeline: &str, run: Uuid, told: &[Told]) ->
 
 fn elsewhere() -> LedgerError {
     LedgerError::Away("another server of the same ledger answered".to_owned())
+}
+
+/// Both in one look: what was told before effects were permitted again is there.
+const TOLD_OF: &str = "
+SELECT m.timeline = presswork.timeline() AS permitted,
+       ARRAY(SELECT t.effect FROM presswork.testimony t
+             WHERE t.effect = ANY($1) AND t.state <> 'refused') AS told
+FROM presswork.meta m";
+
+/// Those of these effects that were told of and may have happened.
+pub async fn told_of(pools: &Pools, effects: &[EffectId]) -> Result<Option<Vec<EffectId>>> {
+    let effects: Vec<Uuid> = effects.iter().map(|it| it.0).collect();
+    let look = || {
+        sqlx::query(TOLD_OF)
+            .bind(&effects)
+            .fetch_one(pools.planned())
+    };
+    let row = pools.again(look).await?;
+    let read = |row: &PgRow| -> sqlx::Result<Option<Vec<EffectId>>> {
+        let permitted: Option<bool> = row.try_get("permitted")?;
+        let told: Vec<Uuid> = row.try_get("told")?;
+        let told = told.into_iter().map(EffectId).collect();
+        Ok((permitted == Some(true)).then_some(told))
+    };
+    read(&row).map_err(explain)
 }
 
 const HEARD: &str = "
