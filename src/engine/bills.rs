@@ -9,6 +9,7 @@ use std::time::Duration;
 use uuid::Uuid;
 
 use super::gatekeeper::Debt;
+use super::rounds::rounds;
 use super::shared::Shared;
 use crate::budget::{Hold, Paid};
 use crate::clock::Time;
@@ -39,14 +40,7 @@ impl Bills {
 
     /// Ticks until the daemon has ended.
     pub async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.tick().await {
-                tracing::debug!("bills: {e}");
-            }
-        }
+        rounds(EVERY, "bills", || self.tick()).await;
     }
 
     /// One round: what became of each amount that is reserved for long enough. How many were settled.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::rounds::rounds;
 use super::shared::Shared;
 use super::{accounts, scopes};
 use crate::context::Stop;
@@ -35,14 +36,7 @@ impl Control {
 
     /// Ticks until the daemon has ended.
     pub async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.tick().await {
-                tracing::debug!("control: {e}");
-            }
-        }
+        rounds(EVERY, "control", || self.tick()).await;
     }
 
     /// One round.
@@ -77,28 +71,21 @@ impl Control {
 
     /// Learns what people changed of budgets, until the daemon has ended.
     pub async fn learn_budgets(&self) {
-        let mut every = tokio::time::interval(BUDGETS_EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            match self.shared.gate.learn(self.shared.now()).await {
-                Ok(true) => self.shared.open_budgets(),
-                Ok(false) => {}
-                Err(e) => tracing::debug!("changes of budgets: {e}"),
+        rounds(BUDGETS_EVERY, "changes of budgets", || async {
+            if self.shared.gate.learn(self.shared.now()).await? {
+                self.shared.open_budgets();
             }
-        }
+            Ok(())
+        })
+        .await;
     }
 
     /// Keeps progress until the daemon has ended: a loop of its own, so that no cancel waits for it.
     pub async fn keep_progress(&self) {
-        let mut every = tokio::time::interval(KEEP_EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.shared.progress.tick(&*self.shared.ledger).await {
-                tracing::debug!("progress: {e}");
-            }
-        }
+        rounds(KEEP_EVERY, "progress", || {
+            self.shared.progress.tick(&*self.shared.ledger)
+        })
+        .await;
     }
 
     /// Passes wake-ups of other hosts on, until the daemon has ended.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
+use super::rounds::rounds;
 use super::shared::Shared;
 use crate::journal::Past;
 use crate::ledger::{Fork, History, Ledger, LedgerError, Mended, Result};
@@ -59,14 +60,7 @@ impl Failover {
 
     /// Ticks until the daemon has ended.
     pub async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.tick().await {
-                tracing::debug!("failover: {e}");
-            }
-        }
+        rounds(EVERY, "failover", || self.tick()).await;
     }
 
     /// One look.

@@ -4,6 +4,7 @@
 //! quiet, wait, give the rest back at no charge.
 
 pub mod batcher;
+pub mod rounds;
 pub mod gatekeeper;
 pub mod progress;
 pub mod pulse;

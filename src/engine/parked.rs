@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::accounts::{self, ACTOR, audit};
 use super::renewing::is_renewable;
+use super::rounds::rounds;
 use super::shared::Shared;
 use crate::account::{Granted, Kept, State};
 use crate::config::{Account, Home};
@@ -255,13 +256,6 @@ impl Learner {
 
     /// Ticks until the daemon has ended.
     pub async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.tick().await {
-                tracing::debug!("accounts: {e}");
-            }
-        }
+        rounds(EVERY, "accounts", || self.tick()).await;
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 
+use super::rounds::rounds;
 use super::scopes;
 use super::shared::Shared;
 use crate::context::Probe;
@@ -44,14 +45,7 @@ impl Reconciler {
 
     /// Ticks until the daemon has ended.
     pub async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.tick().await {
-                tracing::debug!("reconciler: {e}");
-            }
-        }
+        rounds(EVERY, "reconciler", || self.tick()).await;
     }
 
     /// One round: every look that is due, at most `MOST` of them. How many there were.

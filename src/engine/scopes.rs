@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use super::parked;
+use super::rounds::rounds;
 use super::shared::Shared;
 use crate::breaker::{Action, Event};
 use crate::clock::Time;
@@ -341,14 +342,7 @@ impl Prober {
 
     /// Ticks until the daemon has ended.
     pub async fn run(&self) {
-        let mut every = tokio::time::interval(EVERY);
-        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            every.tick().await;
-            if let Err(e) = self.tick().await {
-                tracing::debug!("breakers: {e}");
-            }
-        }
+        rounds(EVERY, "breakers", || self.tick()).await;
     }
 
     /// One round: each server whose time has come is asked once, by one host.
