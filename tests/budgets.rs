@@ -258,6 +258,7 @@ async fn hosts_that_are_killed_never_send_one_too_many_and_use_what_is_allowed()
         used * 100.0
     );
     assert!(found <= most, "{found} of {most}");
-    // a busy machine, and a debug build: the share is for people to read
-    assert!(0.5 <= used, "{used}");
+    // a busy machine, and a debug build, waste some; who asks for many has a release build and a quiet one
+    let least = if tokens <= 100_000 { 0.5 } else { 0.95 };
+    assert!(least <= used, "{used}");
 }
