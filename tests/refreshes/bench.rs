@@ -169,7 +169,7 @@ impl Outside {
         let http = Http::new(base.clock.clone()).unwrap();
         let by = somebody();
         let done = logins::finish(&http, &*base.ledger, &config, (plan, brought), &by);
-        done.await.unwrap()
+        done.await.unwrap().account
     }
 }
 
