@@ -214,7 +214,14 @@ pub async fn an_account_is_changed_by_who_knows_how_it_stood(f: Fixture) {
         key: "new".to_owned(),
         bytes: vec![4, 4],
     };
-    let renewed = was.clone().renewed(others(sealed));
+    assert!(was.person.is_some());
+    let renewed = Kept {
+        person: Some(Person {
+            id: "did:plc:42".to_owned(),
+            name: String::new(),
+        }),
+        ..was.clone().renewed(others(sealed))
+    };
     let action = deed(&f, "account.renew").await;
     let edition = f.put_account(&was, &renewed, Some(&action)).await.unwrap();
     let is = found(&f, "shop").await;

@@ -9,7 +9,7 @@ use presswork::api::{self, State as Given};
 use presswork::oauth::begun::{Ended, digest};
 use presswork::oauth::login::Login;
 use presswork::operate::accounts::Wanted;
-use presswork::operate::logins;
+use presswork::operate::logins::{self, Plan};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -59,8 +59,9 @@ async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
 
     let port = Port::take();
     let number = port.number().to_string();
+    let at = format!("base_url={}", outside.url("/x"));
     let login = home.start(&[
-        "accounts", "login", "bird", "--client", "app", "--port", &number,
+        "accounts", "login", "bird", "--client", "app", "--port", &number, "--set", &at,
     ]);
     let printed = || {
         let stdout = login.stdout();
@@ -152,21 +153,31 @@ async fn a_login_ends_once_at_the_public_address_by_who_brings_its_state() {
             .parse()
             .unwrap();
         let config = host.rig.shared.config.load_full();
-        let begun = async || {
+        let begun = async |replaces| {
             let wanted = Wanted {
                 tenant: Some("acme".to_owned()),
-                settings: BTreeMap::new(),
+                settings: match base.ledger.account("bird").await.unwrap() {
+                    Some(_) => BTreeMap::new(),
+                    None => {
+                        let url = outside.url("/x").to_string();
+                        BTreeMap::from([("base_url".to_owned(), url)])
+                    }
+                },
                 ..Wanted::default()
             };
             let ledger = &*base.ledger;
             let plan = logins::plan(ledger, &config, ("bird", "app"), wanted).await;
+            let plan = Plan {
+                replaces,
+                ..plan.unwrap()
+            };
             let login = Login::begin(&outside.app(), redirect.clone()).unwrap();
             let by = somebody();
-            let begun = logins::begin(ledger, &config, &plan.unwrap(), &login, &by).await;
+            let begun = logins::begin(ledger, &config, &plan, &login, &by).await;
             assert_eq!(begun.unwrap(), digest(&login.state));
             login
         };
-        let login = begun().await;
+        let login = begun(false).await;
         let back = outside.granted(&login.url).await;
         for (strange, status) in [
             (redirect.clone(), 400),
@@ -195,7 +206,7 @@ async fn a_login_ends_once_at_the_public_address_by_who_brings_its_state() {
         assert_eq!(outside.open(&back).await.status(), 404);
         // who is refused is told, and so is who began it
         outside.set(json!({"issuer_denies": true})).await;
-        let login = begun().await;
+        let login = begun(true).await;
         let back = outside.granted(&login.url).await;
         assert_eq!(outside.open(&back).await.status(), 409);
         let end = base.ledger.login_end(&digest(&login.state)).await.unwrap();
@@ -204,6 +215,23 @@ async fn a_login_ends_once_at_the_public_address_by_who_brings_its_state() {
         };
         assert!(told.contains("access_denied"), "{told}");
         assert_eq!(kept(&base, "bird").await.version, 1);
+        // nor is somebody else let in, unless who began it said so
+        for (replaces, status, says) in [
+            (false, 409, "of @cat (id "),
+            (true, 200, "account bird is logged in as @cat"),
+        ] {
+            outside.set(json!({"issuer_account": "cat"})).await;
+            let login = begun(replaces).await;
+            let page = outside.open(&outside.granted(&login.url).await).await;
+            let (is, told) = (page.status(), page.text().await.unwrap());
+            assert!(is == status && told.contains(says), "{is}: {told}");
+            let end = base.ledger.login_end(&digest(&login.state)).await.unwrap();
+            assert_eq!(end.unwrap().done, replaces);
+            let it = kept(&base, "bird").await;
+            assert_eq!(it.version, 1 + i64::from(replaces));
+            let whom = if replaces { "cat" } else { "bird" };
+            assert_eq!(it.person.unwrap().name, whom);
+        }
         stop.cancel();
         let _ = tokio::time::timeout(SOON, serving.task).await;
     }
