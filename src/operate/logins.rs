@@ -340,7 +340,9 @@ pub async fn finish(
     };
     let name = plan.wanted.name.clone();
     let was = ledger.account(&name).await?;
-    let settings = was.as_ref().map_or(&plan.wanted.settings, |it| &it.settings);
+    let settings = was
+        .as_ref()
+        .map_or(&plan.wanted.settings, |it| &it.settings);
     let is = kept::account(&name, &plan.wanted.platform, settings, &credentials);
     let whose = persons::whose(http, &is.map_err(Refused::Unfit)?).await;
     let account = if let Some(was) = was {
