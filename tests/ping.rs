@@ -186,7 +186,7 @@ async fn pasted_credentials_are_compared_with_who_the_account_is() {
         assert_eq!(shown().await["person"], Value::Null);
         let test = ["accounts", "test", platform, "--json"];
         let (exit, told) = run(&test, "").await;
-        assert!(exit == 0 && told.contains("\"works\":true"), "{told}");
+        assert!(exit == 0 && told.contains("\"works\": true"), "{told}");
         let first = shown().await["person"].clone();
         assert_eq!(first["name"], ann, "{platform}");
         let renew = ["accounts", "renew", platform];
