@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::outcome::words;
+use crate::person::Person;
 
 /// The longest label and the longest reason, in characters.
 pub const TEXT_MAX: usize = 300;
@@ -126,6 +127,8 @@ pub struct Kept {
     pub turn: Option<Turn>,
     /// What renews its credentials; `None`: a person alone.
     pub granted: Option<Granted>,
+    /// Who it is at its platform, where that was ever told.
+    pub person: Option<Person>,
     /// When it was added, by the ledger's clock.
     pub created_at: Time,
     /// Who added it.
@@ -364,6 +367,7 @@ mod tests {
                 refused: true,
                 ..Granted::new("app", Time::UNIX_EPOCH)
             }),
+            person: None,
             created_at: Time::UNIX_EPOCH,
             created_by: "ada".to_owned(),
         };

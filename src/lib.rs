@@ -22,6 +22,7 @@ pub mod job;
 pub mod effect;
 pub mod finding;
 pub mod token;
+pub mod person;
 pub mod account;
 pub mod vault;
 pub mod telemetry;

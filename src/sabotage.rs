@@ -65,6 +65,10 @@ pub const LINES: &[(&str, &str)] = &[
         "late.begun",
         "what was begun is finished, however late it is",
     ),
+    (
+        "login.person",
+        "an account gets no other person's credentials unasked",
+    ),
     ("late.pace", "what comes late goes at its account's pace"),
     (
         "permit.tenant",

@@ -148,3 +148,65 @@ async fn fetched(url: &str) -> String {
     let answer = reqwest::get(url).await.expect("the sandbox answers");
     answer.text().await.expect("the sandbox answers")
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pasted_credentials_are_compared_with_who_the_account_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(folder.path()).await;
+    let home = Home::new(&format!(
+        "{HEAD}[vault]\nkeys = [{{ id = \"one\", env = \"KEY\" }}]\n"
+    ))
+    .env("KEY", &"0123456789abcdef".repeat(4));
+    let run = async |args: &[&str], input: &str| {
+        let output = home.cli_with_input(args, input).await;
+        let said = [output.stdout, output.stderr].concat();
+        let said = String::from_utf8_lossy(&said).into_owned();
+        (output.status.code().unwrap(), said)
+    };
+    let (exit, told) = run(&["migrate"], "").await;
+    assert_eq!(exit, 0, "{told}");
+    // of each platform that tells who somebody is: which, with what else, as whom, by which name
+    for (platform, more, [ann, bob]) in [
+        ("mastodon", None, ["ann", "bob"]),
+        ("x", None, ["ann", "bob"]),
+        ("instagram", Some("identifier=me"), ["ann", "bob"]),
+    ] {
+        let at = format!("base_url={}/{platform}", sandbox.url());
+        let mut add = vec!["accounts", "add", platform, "--platform", platform];
+        add.extend(["--set", &at]);
+        add.extend(more.into_iter().flat_map(|it| ["--set", it]));
+        let secret = |whom: &str| format!("sandbox-{whom}");
+        let (exit, told) = run(&add, &secret(ann)).await;
+        assert_eq!(exit, 0, "{told}");
+        let shown = async || {
+            let (_, told) = run(&["accounts", "show", platform, "--json"], "").await;
+            serde_json::from_str::<Value>(&told).unwrap()
+        };
+        // nobody knows who it is before it was asked about
+        assert_eq!(shown().await["person"], Value::Null);
+        let test = ["accounts", "test", platform, "--json"];
+        let (exit, told) = run(&test, "").await;
+        assert!(exit == 0 && told.contains("\"works\": true"), "{told}");
+        let first = shown().await["person"].clone();
+        assert_eq!(first["name"], ann, "{platform}");
+        let renew = ["accounts", "renew", platform];
+        let (exit, told) = run(&renew, &secret(bob)).await;
+        assert!(exit == 4 && told.contains("of @bob (id "), "{told}");
+        assert!(told.contains("is of @ann (id "), "{told}");
+        assert_eq!(shown().await["version"], 1);
+        let (exit, told) = run(&renew, &secret(ann)).await;
+        assert_eq!(exit, 0, "{told}");
+        assert_eq!(shown().await["person"], first);
+        let insisting = [&renew[..], &["--replace"]].concat();
+        let (exit, told) = run(&insisting, &secret(bob)).await;
+        assert_eq!(exit, 0, "{told}");
+        let is = shown().await;
+        assert_eq!(
+            (&is["person"]["name"], &is["version"]),
+            (&bob.into(), &3.into())
+        );
+        assert_ne!(is["person"]["id"], first["id"]);
+        let (_, told) = run(&["accounts", "show", platform], "").await;
+        assert!(told.contains("@bob (id "), "{told}");
+    }
+}

@@ -13,14 +13,16 @@ use super::login;
 use super::out::{Cell, CliError, Exit, Out, Table, Tone, plain, stamp};
 use super::paste;
 use super::pick::span;
+use super::trial;
 use crate::account::{Credentials, State};
 use crate::clock::{Time, when};
+use crate::config::kept;
 use crate::config::words::PLATFORMS;
 use crate::ledger::Ledger;
 use crate::operate::By;
-use crate::operate::accounts::{self, Shown, Wanted};
-use crate::platform;
-use crate::platform::http::Http;
+use crate::operate::accounts::{self, Others, Shown, Wanted};
+use crate::operate::persons;
+use crate::person::Whose;
 use crate::vault::Key;
 
 const AFTER: &str = "\
@@ -128,6 +130,9 @@ enum Command {
         name: String,
         #[command(flatten)]
         from: From,
+        /// Also where they are another person's: its jobs go out as that one
+        #[arg(long)]
+        replace: bool,
         #[command(flatten)]
         why: Reason,
     },
@@ -162,6 +167,9 @@ enum Command {
         /// The browser comes back to the API's public address, where the daemon ends the login
         #[arg(long, conflicts_with = "port")]
         public: bool,
+        /// Also where the account is another person's: its jobs go out as who logs in
+        #[arg(long)]
+        replace: bool,
     },
     /// Stop an account's jobs, on all hosts
     Pause {
@@ -203,9 +211,6 @@ fn setting(text: &str) -> Result<(String, String), String> {
     }
 }
 
-/// How long a platform may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-
 /// Runs it.
 ///
 /// # Errors
@@ -235,8 +240,13 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
         }
         Command::List => list(cx, ledger).await,
         Command::Show { name } => show(cx, ledger, &name).await,
-        Command::Test { name } => test(cx, ledger, &name).await,
-        Command::Renew { name, from, why } => {
+        Command::Test { name } => trial::run(cx, ledger, &name).await,
+        Command::Renew {
+            name,
+            from,
+            replace,
+            why,
+        } => {
             let shown = accounts::one(ledger, config, &name).await?;
             if shown.home != "ledger" {
                 let said = format!("account `{}` stands in jobs.toml", plain(&name));
@@ -246,8 +256,22 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             let credentials = pasted(&from, &shown.platform).await?;
             let expires_at = expiry(ledger, &from).await?;
             let by = cx.by(why.reason);
-            let renewed = (&credentials, &[][..], expires_at);
-            let kept = accounts::renew(ledger, config, &name, renewed, &by).await?;
+            // nothing can be compared with a person that isn't known; a test asks
+            let whose = match shown.person {
+                None => Whose::Untold,
+                Some(_) => {
+                    let is = kept::account(&name, &shown.platform, &shown.settings, &credentials);
+                    persons::whose(&trial::http(cx)?, &is.map_err(CliError::conflict)?).await
+                }
+            };
+            let others = Others {
+                credentials: &credentials,
+                scopes: &[],
+                expires_at,
+                whose,
+                insists: replace,
+            };
+            let kept = accounts::renew(ledger, config, &name, others, &by).await?;
             let said = match kept.state {
                 State::Paused => "has other credentials, and is still paused",
                 _ => "has other credentials; its jobs go on within a second",
@@ -263,6 +287,7 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
             settings,
             port,
             public,
+            replace,
         } => {
             let asked = login::Asked {
                 name: name.clone(),
@@ -273,10 +298,13 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
                 settings: together(settings)?,
                 port,
                 public,
+                replace,
             };
-            login::run(cx, ledger, asked).await?;
-            let said = "is logged in; its jobs go on within a second";
-            done(cx, ledger, &name, (said, true)).await
+            let told = login::run(cx, ledger, asked).await?;
+            match cx.out.json {
+                true => done(cx, ledger, &name, ("", true)).await,
+                false => cx.out.line(&plain(&told)),
+            }
         }
         Command::Pause { name, why } => {
             let changed = accounts::pause(ledger, config, &name, &cx.by(why.reason)).await?;
@@ -484,49 +512,8 @@ async fn show(cx: &Cx, ledger: &dyn Ledger, name: &str) -> Result<(), CliError> 
         "added",
         added.map(|(at, by)| format!("{} by {by}", stamp(at))),
     );
+    row("is there", it.person.map(|it| it.to_string()));
     table.print(&cx.out)
-}
-
-/// What its platform said.
-#[derive(Serialize)]
-struct Tested<'a> {
-    account: &'a str,
-    works: bool,
-    message: String,
-}
-
-async fn test(cx: &Cx, ledger: &dyn Ledger, name: &str) -> Result<(), CliError> {
-    accounts::one(ledger, &cx.config, name).await?;
-    let account = cx.known().accounts.get(name);
-    let account = account.ok_or_else(|| {
-        CliError::conflict(format!(
-            "account `{name}` isn't one that this program knows the platform of"
-        ))
-    })?;
-    if let Some(why) = &account.unusable {
-        return Err(CliError::conflict(format!("account `{name}`: {why}")));
-    }
-    let http = Http::new(cx.clock.clone()).map_err(|e| CliError::failed(format!("{e:#}")))?;
-    let found = platform::ping(&http, account, PATIENCE).await;
-    let (works, message) = match found {
-        Ok(found) => (true, format!("{} takes it: {found}", account.platform)),
-        Err(e) => (false, e.message),
-    };
-    let message = crate::telemetry::redact::text(&message).into_owned();
-    match cx.out.json {
-        true => cx.out.document(&Tested {
-            account: name,
-            works,
-            message,
-        })?,
-        false => cx
-            .out
-            .line(&format!("account {}: {}", plain(name), plain(&message)))?,
-    }
-    match works {
-        true => Ok(()),
-        false => Err(CliError::said(Exit::Failed)),
-    }
 }
 
 async fn rotate(cx: &Cx, ledger: &dyn Ledger, by: &By) -> Result<(), CliError> {

@@ -372,7 +372,7 @@ async fn accounts(cx: &Cx) -> Result<Vec<Finding>, CliError> {
             };
             let (word, verdict, message) = match found {
                 Ok(found) => {
-                    let message = format!("{} takes it: {found}", account.platform);
+                    let message = format!("{} takes it: {}", account.platform, found.told);
                     ("ok", Verdict::Good, message)
                 }
                 Err(e) => refused(cx, &key, account, &e),

@@ -14,7 +14,9 @@ use url::Url;
 
 use super::cx::Cx;
 use super::out::{CliError, plain};
+use super::trial;
 use crate::ledger::Ledger;
+use crate::oauth::begun::Ended;
 use crate::oauth::client::is_loopback;
 use crate::oauth::login::{LASTS, Login, Returned};
 use crate::operate::accounts::Wanted;
@@ -47,13 +49,15 @@ pub struct Asked {
     pub port: Option<u16>,
     /// It comes back to the API's public address instead.
     pub public: bool,
+    /// The account may become another person's.
+    pub replace: bool,
 }
 
-/// Logs an account in.
+/// Logs an account in. How it ended, for people.
 ///
 /// # Errors
 /// What stands in the way, or why it came to nothing.
-pub async fn run(cx: &Cx, ledger: &dyn Ledger, asked: Asked) -> Result<(), CliError> {
+pub async fn run(cx: &Cx, ledger: &dyn Ledger, asked: Asked) -> Result<String, CliError> {
     let config = &**cx.known();
     let wanted = Wanted {
         platform: asked.platform.clone().unwrap_or_default(),
@@ -63,8 +67,12 @@ pub async fn run(cx: &Cx, ledger: &dyn Ledger, asked: Asked) -> Result<(), CliEr
         ..Wanted::default()
     };
     let plan = logins::plan(ledger, config, (&asked.name, &asked.client), wanted).await?;
+    let plan = Plan {
+        replaces: asked.replace,
+        ..plan
+    };
     let registered = logins::client(config, &asked.client)?.redirect.clone();
-    let http = Http::new(cx.clock.clone()).map_err(|e| CliError::failed(format!("{e:#}")))?;
+    let http = trial::http(cx)?;
     let at_home = registered.as_ref().is_none_or(is_loopback);
     match asked.public || !at_home {
         true => elsewhere(cx, ledger, (plan, registered), &http).await,
@@ -114,13 +122,73 @@ fn query(line: &str) -> &str {
     query.split('#').next().unwrap_or_default()
 }
 
+/// What ends the wait for a person.
+enum Came<T> {
+    /// An address that was pasted.
+    Pasted(Returned),
+    /// What else was waited for.
+    Other(T),
+}
+
+/// Waits for an address that is pasted, or for something else, for as long as a login lasts.
+async fn waited<T>(
+    cx: &Cx,
+    login: &Login,
+    other: impl Future<Output = T>,
+) -> Result<Came<T>, CliError> {
+    let end = Instant::now() + LASTS.to_std().unwrap_or_default();
+    let (mut lines, mut reads) = (pasted(), true);
+    tokio::pin!(other);
+    loop {
+        tokio::select! {
+            it = &mut other => return Ok(Came::Other(it)),
+            line = lines.recv(), if reads => match line {
+                None => reads = false,
+                Some(line) if line.trim().is_empty() => {}
+                Some(line) => match login.returned(query(&line)) {
+                    Ok(it) => return Ok(Came::Pasted(it)),
+                    Err(stray) => cx.out.note(&stray.to_string()),
+                },
+            },
+            () = tokio::time::sleep_until(end) => return Err(late()),
+        }
+    }
+}
+
+/// The browser that comes back, and what it brings.
+async fn browsed(listener: &TcpListener, login: &Login) -> (Returned, TcpStream) {
+    loop {
+        let Ok((mut browser, _)) = listener.accept().await else {
+            continue;
+        };
+        match asked_for(&mut browser, login).await {
+            Some(Ok(it)) => return (it, browser),
+            Some(Err(told)) => answered(&mut browser, "400 Bad Request", &told).await,
+            None => answered(&mut browser, "404 Not Found", "there is nothing here").await,
+        }
+    }
+}
+
+/// How a login ends that a daemon ends.
+async fn ended(ledger: &dyn Ledger, digest: &[u8]) -> Ended {
+    let mut every = tokio::time::interval(EVERY);
+    loop {
+        every.tick().await;
+        match ledger.login_end(digest).await {
+            Ok(Some(it)) => return it,
+            Ok(None) => {}
+            Err(e) => tracing::debug!("the login's end: {e}"),
+        }
+    }
+}
+
 /// The browser comes back to this machine, through a tunnel or not, or its last address is pasted.
 async fn here(
     cx: &Cx,
     ledger: &dyn Ledger,
     (plan, registered, port): (Plan, Option<Url>, Option<u16>),
     http: &Http,
-) -> Result<(), CliError> {
+) -> Result<String, CliError> {
     let said = registered.as_ref().and_then(Url::port);
     if let (Some(said), Some(port)) = (said, port)
         && said != port
@@ -149,33 +217,10 @@ async fn here(
         login.redirect
     );
     shown(cx, &login, &words)?;
-    let (mut lines, end) = (
-        pasted(),
-        Instant::now() + LASTS.to_std().unwrap_or(HEAD_WITHIN),
-    );
-    let mut reads = true;
-    let (returned, browser) = loop {
-        tokio::select! {
-            accepted = listener.accept() => {
-                let Ok((mut browser, _)) = accepted else { continue };
-                match asked_for(&mut browser, &login).await {
-                    Some(Ok(it)) => break (it, Some(browser)),
-                    Some(Err(told)) => answered(&mut browser, "400 Bad Request", &told).await,
-                    None => answered(&mut browser, "404 Not Found", "there is nothing here").await,
-                }
-            }
-            line = lines.recv(), if reads => match line {
-                None => reads = false,
-                Some(line) if line.trim().is_empty() => {}
-                Some(line) => match login.returned(query(&line)) {
-                    Ok(it) => break (it, None),
-                    Err(stray) => cx.out.note(&stray.to_string()),
-                },
-            },
-            () = tokio::time::sleep_until(end) => return Err(late()),
-        }
+    let (returned, browser) = match waited(cx, &login, browsed(&listener, &login)).await? {
+        Came::Pasted(it) => (it, None),
+        Came::Other((it, browser)) => (it, Some(browser)),
     };
-    let name = plan.wanted.name.clone();
     let done = match returned {
         Returned::Denied(code, told) => Err(CliError::failed(logins::denied(&code, &told))),
         Returned::Code(code) => {
@@ -186,15 +231,12 @@ async fn here(
             };
             let by = cx.by("login");
             let done = logins::finish(http, ledger, cx.known(), (plan, brought), &by).await;
-            done.map(|_| ()).map_err(CliError::from)
+            done.map(|it| it.told).map_err(CliError::from)
         }
     };
     if let Some(mut browser) = browser {
         match &done {
-            Ok(()) => {
-                let told = format!("account {name} is logged in; its jobs go on within a second");
-                answered(&mut browser, "200 OK", &told).await;
-            }
+            Ok(told) => answered(&mut browser, "200 OK", told).await,
             Err(e) => answered(&mut browser, "409 Conflict", &e.message).await,
         }
     }
@@ -242,7 +284,7 @@ async fn elsewhere(
     ledger: &dyn Ledger,
     (plan, registered): (Plan, Option<Url>),
     http: &Http,
-) -> Result<(), CliError> {
+) -> Result<String, CliError> {
     let config = &**cx.known();
     let own = config.api.public_url.as_ref();
     let own = own.map(|it| below(it, "/v1/oauth/callback"));
@@ -259,32 +301,12 @@ async fn elsewhere(
         login.redirect
     );
     shown(cx, &login, &words)?;
-    let (mut lines, end) = (
-        pasted(),
-        Instant::now() + LASTS.to_std().unwrap_or(HEAD_WITHIN),
-    );
-    let mut reads = true;
-    let mut every = tokio::time::interval(EVERY);
-    let ended = loop {
-        tokio::select! {
-            _ = every.tick() => match ledger.login_end(&digest).await {
-                Ok(Some(it)) => break it,
-                Ok(None) => {}
-                Err(e) => tracing::debug!("the login's end: {e}"),
-            },
-            line = lines.recv(), if reads => match line {
-                None => reads = false,
-                Some(line) if line.trim().is_empty() => {}
-                Some(line) => match login.returned(query(&line)) {
-                    Ok(it) => break logins::end(http, ledger, config, (&login.state, it)).await?,
-                    Err(stray) => cx.out.note(&stray.to_string()),
-                },
-            },
-            () = tokio::time::sleep_until(end) => return Err(late()),
-        }
+    let ended = match waited(cx, &login, ended(ledger, &digest)).await? {
+        Came::Pasted(it) => logins::end(http, ledger, config, (&login.state, it)).await?,
+        Came::Other(it) => it,
     };
     match ended.done {
-        true => Ok(()),
+        true => Ok(ended.told),
         false => Err(CliError::conflict(plain(&ended.told))),
     }
 }

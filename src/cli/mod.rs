@@ -26,6 +26,7 @@ pub mod stop;
 pub mod go;
 pub mod tokens;
 mod paste;
+mod trial;
 pub mod login;
 pub mod accounts;
 pub mod kinds;

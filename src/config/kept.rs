@@ -128,7 +128,10 @@ pub fn opened(vault: &Vault, it: &Kept) -> Result<Credentials, String> {
 }
 
 /// What jobs run by, of a kept account.
-fn made(vault: &Vault, it: &Kept) -> Result<Account, String> {
+///
+/// # Errors
+/// When it can't be opened, or doesn't fit together: why, for people.
+pub fn made(vault: &Vault, it: &Kept) -> Result<Account, String> {
     let credentials = opened(vault, it)?;
     let made = account(&it.name, &it.platform, &it.settings, &credentials);
     made.map_err(|e| format!("it doesn't fit together: {}", e.replace('\n', "; ")))
@@ -263,6 +266,7 @@ mod tests {
             turn: None,
             granted: None,
             created_at: Time::UNIX_EPOCH,
+            person: None,
             created_by: "ada".to_owned(),
         }
     }

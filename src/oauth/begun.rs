@@ -33,6 +33,8 @@ pub struct Begun {
     pub by: String,
     /// Until when it can be ended, by the ledger's clock.
     pub until: Time,
+    /// It may give the account another person's credentials.
+    pub replaces: bool,
 }
 
 /// How a login ended, for who began it.

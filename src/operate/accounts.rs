@@ -14,6 +14,7 @@ use crate::gate::{Cause, Closure, Scope};
 use crate::job::envelope::{NAME_MAX, is_name};
 use crate::json::did_you_mean;
 use crate::ledger::{Audit, Filter, Ledger, LedgerError};
+use crate::person::{Person, Whose, fits};
 use crate::vault::Place;
 
 /// An account that somebody else is changing is read again so often.
@@ -52,6 +53,8 @@ pub struct Shown {
     pub settings: BTreeMap<String, String>,
     /// When it was added to the ledger.
     pub created_at: Option<Time>,
+    /// Who it is at its platform, in the ledger, where that was told.
+    pub person: Option<Person>,
     /// Who added it to the ledger.
     pub created_by: Option<String>,
     /// Why it isn't used on this host as it stands.
@@ -75,6 +78,7 @@ fn of_ledger(it: Kept, misfits: &[Misfit]) -> Shown {
         version: Some(it.version),
         settings: it.settings,
         created_at: Some(it.created_at),
+        person: it.person,
         created_by: Some(it.created_by),
         problem: misfit.map(|it| it.why.clone()),
         name: it.name,
@@ -111,6 +115,7 @@ fn of_file(name: &str, it: &Account, closures: &[Closure]) -> Shown {
         version: None,
         settings: BTreeMap::new(),
         created_at: None,
+        person: None,
         created_by: None,
         problem: None,
     }
@@ -199,6 +204,23 @@ pub struct Wanted {
     pub scopes: Vec<String>,
     /// When its credentials end, where that is known.
     pub expires_at: Option<Time>,
+    /// Who it is at its platform, where that was told.
+    pub person: Option<Person>,
+}
+
+/// Credentials that are to take the place of an account's.
+#[derive(Clone, Debug)]
+pub struct Others<'a> {
+    /// They themselves.
+    pub credentials: &'a Credentials,
+    /// What they allow, where that is known.
+    pub scopes: &'a [String],
+    /// When they end, where that is known.
+    pub expires_at: Option<Time>,
+    /// Whose they are.
+    pub whose: Whose,
+    /// Also where they are somebody else's, or may be.
+    pub insists: bool,
 }
 
 fn check(wanted: &Wanted) -> Result<(), String> {
@@ -269,6 +291,7 @@ pub async fn add(
         since: now,
         turn: None,
         granted: granted(config, credentials, now)?,
+        person: wanted.person,
         created_at: now,
         created_by: by.actor.clone(),
     };
@@ -314,7 +337,7 @@ fn granted(
 }
 
 /// Writes what `change` makes of an account, whoever else changes it at the same time.
-async fn put(
+pub(super) async fn put(
     ledger: &dyn Ledger,
     config: &Config,
     name: &str,
@@ -336,8 +359,8 @@ async fn put(
     )))
 }
 
-/// Gives an account other credentials: its jobs go on by themselves, unless it is paused. What isn't said
-/// anew beside the secret (an access key's id, what call-backs are signed with) stays.
+/// Gives an account other credentials of the same person: its jobs go on by themselves, unless it is paused.
+/// What isn't said anew beside the secret (an access key's id, what call-backs are signed with) stays.
 ///
 /// # Errors
 /// When there is no such account in the ledger, they don't fit it, or there is no key.
@@ -345,12 +368,15 @@ pub async fn renew(
     ledger: &dyn Ledger,
     config: &Config,
     name: &str,
-    (credentials, scopes, expires_at): (&Credentials, &[String], Option<Time>),
+    others: Others<'_>,
     by: &By,
 ) -> Result<Kept, Refused> {
-    let granted = granted(config, credentials, ledger.now().await?)?;
+    let granted = granted(config, others.credentials, ledger.now().await?)?;
     let change = |was: Kept| {
-        let mut credentials = credentials.clone();
+        // compared with what is written over: whoever else learns of a person, or changes it, is heard
+        let person = fits(name, was.person.as_ref(), &others.whose, others.insists);
+        let person = person.map_err(Refused::Unfit)?;
+        let mut credentials = others.credentials.clone();
         if let Ok(before) = kept::opened(&config.vault, &was) {
             credentials.access_key_id = credentials.access_key_id.or(before.access_key_id);
             credentials.webhook_secret = credentials.webhook_secret.or(before.webhook_secret);
@@ -361,12 +387,13 @@ pub async fn renew(
             .vault
             .seal(Place::credentials(name), &credentials.to_json());
         let sealed = sealed.map_err(|e| Refused::Unfit(e.to_string()))?;
-        Ok(Some(was.renewed(Renewed {
+        let is = was.renewed(Renewed {
             sealed,
-            scopes: scopes.to_vec(),
-            expires_at,
+            scopes: others.scopes.to_vec(),
+            expires_at: others.expires_at,
             granted: granted.clone(),
-        })))
+        });
+        Ok(Some(Kept { person, ..is }))
     };
     put(ledger, config, name, ("account.renew", by), change).await?;
     of_name(ledger, config, name).await

@@ -6,9 +6,10 @@ use chrono::TimeDelta;
 use secrecy::{ExposeSecret as _, SecretString};
 use url::Url;
 
-use super::accounts::{self, Wanted};
+use super::accounts::{self, Others, Wanted};
 use super::deed::{By, Refused};
-use crate::account::{Credentials, Kept};
+use super::persons;
+use crate::account::{Credentials, Kept, State};
 use crate::config::words::PLATFORMS;
 use crate::config::{Config, kept};
 use crate::json::did_you_mean;
@@ -16,6 +17,7 @@ use crate::ledger::Ledger;
 use crate::oauth::begun::{Begun, Ended, digest};
 use crate::oauth::login::{LASTS, Login, Returned};
 use crate::oauth::{Client, Grant, Verdict, What};
+use crate::person::Whose;
 use crate::platform::http::Http;
 use crate::platform::oauth::ask;
 use crate::vault::{Place, Unsealed};
@@ -49,6 +51,17 @@ pub struct Plan {
     pub wanted: Wanted,
     /// The name of its `[oauth.NAME]`.
     pub client: String,
+    /// Whether the account may become another person's.
+    pub replaces: bool,
+}
+
+/// A login that has ended well.
+#[derive(Clone, Debug)]
+pub struct LoggedIn {
+    /// The account as it is now.
+    pub account: Kept,
+    /// For people.
+    pub told: String,
 }
 
 /// What a person brought back.
@@ -143,6 +156,7 @@ pub async fn plan(
     Ok(Plan {
         wanted,
         client: client_name.to_owned(),
+        replaces: false,
     })
 }
 
@@ -178,6 +192,7 @@ pub async fn begin(
         verifier: verifier.map_err(|e| Refused::Unfit(e.to_string()))?,
         by: by.actor.clone(),
         until: ledger.now().await? + LASTS,
+        replaces: plan.replaces,
     };
     ledger.begin_login(&begun).await?;
     Ok(digest)
@@ -218,9 +233,9 @@ pub async fn end(
         Returned::Denied(code, told) => unfit(denied(&code, &told)),
     };
     let ended = match done {
-        Ok(_) => Ended {
+        Ok(it) => Ended {
             done: true,
-            told: format!("account {account} is logged in; its jobs go on within a second"),
+            told: it.told,
         },
         Err(e) => Ended {
             done: false,
@@ -248,7 +263,7 @@ async fn take(
     config: &Config,
     begun: Begun,
     code: &SecretString,
-) -> Result<Kept, Refused> {
+) -> Result<LoggedIn, Refused> {
     let odd = |e: &dyn std::fmt::Display| Refused::Unfit(format!("its login can't be read: {e}"));
     let redirect = Url::parse(&begun.redirect).map_err(|e| odd(&e))?;
     let verifier = match &begun.verifier {
@@ -270,6 +285,7 @@ async fn take(
             ..Wanted::default()
         },
         client: begun.client,
+        replaces: begun.replaces,
     };
     let by = By {
         actor: begun.by,
@@ -283,7 +299,8 @@ async fn take(
     finish(http, ledger, config, (plan, brought), &by).await
 }
 
-/// Redeems what a person brought back, and makes the account, or gives it these credentials.
+/// Redeems what a person brought back, and makes the account, or gives it these credentials where they are
+/// the same person's.
 ///
 /// # Errors
 /// Why the issuer gave no token, or why it couldn't be kept.
@@ -293,7 +310,7 @@ pub async fn finish(
     config: &Config,
     (plan, brought): (Plan, Brought<'_>),
     by: &By,
-) -> Result<Kept, Refused> {
+) -> Result<LoggedIn, Refused> {
     let client = client(config, &plan.client)?;
     let facts = client.facts();
     let what = What::Code {
@@ -322,22 +339,81 @@ pub async fn finish(
         ..Credentials::of(grant.access)
     };
     let name = plan.wanted.name.clone();
-    if let Some(was) = ledger.account(&name).await? {
+    let was = ledger.account(&name).await?;
+    let settings = was
+        .as_ref()
+        .map_or(&plan.wanted.settings, |it| &it.settings);
+    let is = kept::account(&name, &plan.wanted.platform, settings, &credentials);
+    let whose = persons::whose(http, &is.map_err(Refused::Unfit)?).await;
+    let account = if let Some(was) = was {
         // as it was planned: who took the name meanwhile keeps it
         if was.platform != plan.wanted.platform || was.tenant != plan.wanted.tenant {
             return unfit(format!(
                 "account `{name}` became another one while this login was under way; nothing was changed"
             ));
         }
-        let renewed = (&credentials, &scopes[..], expires_at);
-        return accounts::renew(ledger, config, &name, renewed, by).await;
-    }
-    let wanted = Wanted {
-        scopes,
-        expires_at,
-        ..plan.wanted
+        // of one that was never asked about, the credentials that it has tell, while they are there
+        if !plan.replaces && matches!(whose, Whose::Of(_)) {
+            persons::ask(http, (ledger, config), &was, by).await?;
+        }
+        let others = Others {
+            credentials: &credentials,
+            scopes: &scopes,
+            expires_at,
+            whose: whose.clone(),
+            insists: plan.replaces,
+        };
+        accounts::renew(ledger, config, &name, others, &said(by, &was, &whose)).await?
+    } else {
+        let wanted = Wanted {
+            scopes,
+            expires_at,
+            person: match &whose {
+                Whose::Of(it) => Some(it.clone()),
+                Whose::Untold | Whose::Unknown(_) => None,
+            },
+            ..plan.wanted
+        };
+        accounts::add(ledger, config, wanted, &credentials, by).await?
     };
-    accounts::add(ledger, config, wanted, &credentials, by).await
+    let told = told(&account, &whose);
+    Ok(LoggedIn { account, told })
+}
+
+/// The deed, with whom it made of whom.
+fn said(by: &By, was: &Kept, whose: &Whose) -> By {
+    let before = was.person.as_ref();
+    let reason = match (whose, before) {
+        (Whose::Of(is), Some(was)) if is.id != was.id => {
+            format!("{} of {is} instead of {was}", by.reason)
+        }
+        (Whose::Of(is), _) => format!("{} of {is}", by.reason),
+        (_, Some(was)) => format!("{} of nobody knows whom instead of {was}", by.reason),
+        (_, None) => by.reason.clone(),
+    };
+    By {
+        reason,
+        ..by.clone()
+    }
+}
+
+/// What is told of an account that was logged in.
+fn told(it: &Kept, whose: &Whose) -> String {
+    let goes = match it.state {
+        State::Paused => "it is still paused",
+        _ => "its jobs go on within a second",
+    };
+    let name = &it.name;
+    match whose {
+        Whose::Of(person) => format!("account {name} is logged in as {person}; {goes}"),
+        Whose::Untold => format!(
+            "account {name} is logged in; {goes} ({} doesn't tell whose a token is: nobody compared)",
+            it.platform
+        ),
+        Whose::Unknown(why) => format!(
+            "account {name} is logged in; {goes} (whose it is isn't known, and `presswork accounts test {name}` asks again: {why})"
+        ),
+    }
 }
 
 async fn granted(http: &Http, client: &Client, what: What<'_>) -> Result<Grant, Refused> {

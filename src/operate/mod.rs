@@ -15,6 +15,7 @@ pub mod receipt;
 pub mod deed;
 pub mod tokens;
 pub mod accounts;
+pub mod persons;
 pub mod logins;
 
 use std::sync::Arc;

@@ -66,6 +66,15 @@ pub struct Instagram<'a> {
     pub deadline: Duration,
 }
 
+/// Who an account is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Who {
+    /// Its id, the same to every app; empty where that wasn't told.
+    pub id: String,
+    /// Its name, as in `@name`.
+    pub username: String,
+}
+
 #[derive(Deserialize)]
 struct Made {
     id: String,
@@ -85,18 +94,35 @@ struct Media {
 }
 
 impl Instagram<'_> {
-    /// Who the account is, as people write it: `@ada`.
+    /// Who the account is.
     ///
     /// # Errors
     /// What was refused or lost.
-    pub async fn who(&self) -> Result<String, CallError> {
+    pub async fn who(&self) -> Result<Who, CallError> {
         #[derive(Deserialize)]
-        struct Who {
+        struct Told {
             username: String,
+            #[serde(default)]
+            user_id: Option<Value>,
         }
-        let call = self.get(self.own(), &[("fields", "username")]);
-        let (who, _) = ask::<Who>(self.http, &call).await?;
-        Ok(format!("@{}", who.username))
+        // a number is where everything goes, whoever's the token is; the `id` of `me` is another to each app
+        let own = self.own();
+        let fields = match own {
+            "me" => "user_id,username",
+            _ => "username",
+        };
+        let call = self.get(own, &[("fields", fields)]);
+        let (told, _) = ask::<Told>(self.http, &call).await?;
+        let id = match (own, told.user_id) {
+            ("me", Some(Value::String(it))) => it,
+            ("me", Some(Value::Number(it))) => it.to_string(),
+            ("me", _) => String::new(),
+            (number, _) => number.to_owned(),
+        };
+        Ok(Who {
+            id,
+            username: told.username,
+        })
     }
 
     /// The account's id; with a login by Instagram itself, `me` is one.

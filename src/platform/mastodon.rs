@@ -49,6 +49,15 @@ pub struct Status {
     pub language: Option<String>,
 }
 
+/// Who an account is.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Who {
+    /// Its id at its instance.
+    pub id: String,
+    /// Its name, as in `@name`.
+    pub acct: String,
+}
+
 /// An instance's limits. The default ones are those of an unchanged Mastodon 4.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -235,22 +244,18 @@ impl Mastodon<'_> {
         Ok(limits)
     }
 
-    /// Asks who the token is, as people write it: `@ada`.
+    /// Asks who the token is.
     ///
     /// # Errors
     /// What was refused or lost.
-    pub async fn who(&self) -> Result<String, CallError> {
-        #[derive(Deserialize)]
-        struct Who {
-            acct: String,
-        }
+    pub async fn who(&self) -> Result<Who, CallError> {
         let url = below(
             &self.account.base_url,
             "/api/v1/accounts/verify_credentials",
         );
         let call = Call::get(url, self.deadline).bearer(&self.account.secret);
         let (who, _) = ask::<Who>(self.http, &RULES, &call).await?;
-        Ok(format!("@{}", who.acct))
+        Ok(who)
     }
 
     /// Uploads a picture. Unattached, it is forgotten by the instance after a day.

@@ -8,6 +8,7 @@ use presswork::account::{Granted, Kept, Renewed, Sealed, State, Turn};
 use presswork::effect::{Effect, EffectClass, EffectState, Evidence};
 use presswork::gate::{Cause, Closure, Scope};
 use presswork::ledger::{Audit, Conclusion};
+use presswork::person::Person;
 use uuid::Uuid;
 
 use super::closures::{new, permitted};
@@ -36,6 +37,10 @@ async fn kept(f: &Fixture, name: &str) -> Kept {
         since: now,
         turn: None,
         granted: None,
+        person: Some(Person {
+            id: "7".to_owned(),
+            name: "ädä".to_owned(),
+        }),
         created_at: now,
         created_by: "ann".to_owned(),
     }
@@ -107,6 +112,7 @@ pub async fn an_account_comes_back_as_it_was(f: Fixture) {
         settings: BTreeMap::new(),
         scopes: vec![],
         expires_at: None,
+        person: None,
         turn: Some(Turn {
             by: Uuid::from_u128(7),
             until: chrono::DateTime::from_timestamp_micros(1_000_007).unwrap(),
@@ -131,7 +137,7 @@ pub async fn an_account_comes_back_as_it_was(f: Fixture) {
     assert_eq!(all[1], wanted);
     let turn = bare.turn;
     assert_eq!((all[0].name.as_str(), all[0].turn), ("bare", turn));
-    assert_eq!(all[0].granted, bare.granted);
+    assert_eq!((&all[0].granted, &all[0].person), (&bare.granted, &None));
     assert_eq!((&all[0].tenant, &all[0].expires_at), (&None, &None));
     let told = f.audit(None, 1).await.unwrap().remove(0);
     assert_eq!(
@@ -208,7 +214,14 @@ pub async fn an_account_is_changed_by_who_knows_how_it_stood(f: Fixture) {
         key: "new".to_owned(),
         bytes: vec![4, 4],
     };
-    let renewed = was.clone().renewed(others(sealed));
+    assert!(was.person.is_some());
+    let renewed = Kept {
+        person: Some(Person {
+            id: "did:plc:42".to_owned(),
+            name: String::new(),
+        }),
+        ..was.clone().renewed(others(sealed))
+    };
     let action = deed(&f, "account.renew").await;
     let edition = f.put_account(&was, &renewed, Some(&action)).await.unwrap();
     let is = found(&f, "shop").await;

@@ -25,6 +25,7 @@ async fn begun(f: &Fixture, state: &str) -> Begun {
         }),
         by: "ada".to_owned(),
         until: chrono::DateTime::from_timestamp_micros(until.timestamp_micros()).unwrap(),
+        replaces: true,
     };
     f.begin_login(&it).await.unwrap();
     it
@@ -51,6 +52,7 @@ pub async fn a_login_is_taken_once_and_in_time(f: Fixture) {
     let bare = Begun {
         verifier: None,
         tenant: None,
+        replaces: false,
         ..begun(&f, "bare").await
     };
     assert_eq!(f.login_end(&one.digest).await.unwrap(), None);

@@ -1,7 +1,7 @@
 //! The real `presswork` binary, as a child that a test may signal, kill and read.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, PipeWriter};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Output, Stdio};
@@ -67,24 +67,32 @@ impl Home {
     pub fn start_with(&self, args: &[&str], env: &[(&str, &str)]) -> Daemon {
         let mut command = dying_with_us(binary(), "KILL");
         command.args(args).envs(env.iter().copied());
-        self.launch(command)
+        self.launch(command, Stdio::null())
+    }
+
+    /// Starts it with a standard input that a test writes to as it goes on.
+    pub fn start_fed(&self, args: &[&str]) -> (Daemon, PipeWriter) {
+        let (reader, writer) = io::pipe().expect("there are pipes");
+        let mut command = dying_with_us(binary(), "KILL");
+        command.args(args);
+        (self.launch(command, reader.into()), writer)
     }
 
     /// Starts it through another program, such as `strace -D`, which must leave it its pid.
     pub fn start_through(&self, words: &[&str], args: &[&str]) -> Daemon {
         let mut command = dying_with_us(Path::new(words[0]), "KILL");
         command.args(&words[1..]).arg(binary()).args(args);
-        self.launch(command)
+        self.launch(command, Stdio::null())
     }
 
-    fn launch(&self, mut command: Command) -> Daemon {
+    fn launch(&self, mut command: Command, stdin: Stdio) -> Daemon {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         self.dress(&mut command);
         let stdout = self.path().join(format!("stdout-{number}.log"));
         let stderr = self.path().join(format!("stderr-{number}.log"));
         let create = |path: &Path| File::create(path).expect("a log can be made");
-        command.stdin(Stdio::null());
+        command.stdin(stdin);
         command.stdout(create(&stdout)).stderr(create(&stderr));
         Daemon {
             process: Process::start(command, self.path()),

@@ -12,8 +12,9 @@ use presswork::engine::refresher::Refresher;
 use presswork::handler::Kind;
 use presswork::oauth::login::{Login, Returned};
 use presswork::oauth::{Client, Issuer};
+use presswork::operate::Refused;
 use presswork::operate::accounts::Wanted;
-use presswork::operate::logins::{self, Brought};
+use presswork::operate::logins::{self, Brought, LoggedIn, Plan};
 use presswork::platform::http::Http;
 use presswork::sandbox::{Options, Sandbox};
 use presswork::vault::{Key, Vault};
@@ -137,9 +138,20 @@ impl Outside {
         config.oauth = BTreeMap::from([("app".to_owned(), self.app())]);
     }
 
-    /// A person logs in: the account is made, or gets other credentials.
+    /// The account's own person logs in: it is made, or gets other credentials.
     pub async fn log_in(&self, base: &Base, name: &str) -> Kept {
-        self.set(json!({"issuer_account": name})).await;
+        let done = self.log_in_as(base, name, (name, false)).await;
+        done.unwrap().account
+    }
+
+    /// Somebody logs in.
+    pub async fn log_in_as(
+        &self,
+        base: &Base,
+        name: &str,
+        (whom, replaces): (&str, bool),
+    ) -> Result<LoggedIn, Refused> {
+        self.set(json!({"issuer_account": whom})).await;
         let mut config = base.config();
         self.edit(&mut config);
         let wanted = Wanted {
@@ -154,7 +166,10 @@ impl Outside {
             ..Wanted::default()
         };
         let plan = logins::plan(&*base.ledger, &config, (name, "app"), wanted);
-        let plan = plan.await.unwrap();
+        let plan = Plan {
+            replaces,
+            ..plan.await.unwrap()
+        };
         let redirect: Url = BACK.parse().unwrap();
         let login = Login::begin(&self.app(), redirect.clone()).unwrap();
         let back = self.granted(&login.url).await;
@@ -169,7 +184,7 @@ impl Outside {
         let http = Http::new(base.clock.clone()).unwrap();
         let by = somebody();
         let done = logins::finish(&http, &*base.ledger, &config, (plan, brought), &by);
-        done.await.unwrap()
+        done.await
     }
 }
 

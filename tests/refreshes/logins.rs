@@ -1,6 +1,7 @@
 //! Logins: by a browser that comes back to this machine, or to the API's public address.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,13 @@ use presswork::api::{self, State as Given};
 use presswork::oauth::begun::{Ended, digest};
 use presswork::oauth::login::Login;
 use presswork::operate::accounts::Wanted;
-use presswork::operate::logins;
+use presswork::operate::logins::{self, Plan};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use crate::bench::{Host, Outside, kept, token};
-use crate::kit::daemon::Home;
+use crate::kit::daemon::{Daemon, Home};
 use crate::kit::port::Port;
 use crate::kit::wait;
 use crate::rig::{Base, somebody};
@@ -38,18 +39,7 @@ fn with(url: &Url, name: &str, value: &str) -> Url {
 async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
     let outside = Outside::new().await;
     outside.set(json!({"issuer_account": "bird"})).await;
-    let home = Home::new("")
-        .env("USER", "ann")
-        .env("APP", "sandbox-app-secret");
-    home.configure(&format!(
-        "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[vault]\nkeys = [{{ id = \"one\", file = \"one.key\" }}]\n[oauth.app]\nissuer = \"x\"\nclient_id = \"sandbox-app\"\nclient_secret = {{ env = \"APP\" }}\nauthorize_url = \"{}\"\ntoken_url = \"{}\"\n",
-        outside.url("/issuer/authorize"),
-        outside.url("/issuer/token"),
-    ));
-    let key = "0123456789abcdef".repeat(4);
-    std::fs::write(home.path().join("one.key"), key).unwrap();
-    let migrated = home.cli(&["migrate"]).await;
-    assert!(migrated.status.success(), "{migrated:?}");
+    let home = home(&outside, "").await;
     let none = home
         .cli(&["accounts", "login", "bird", "--client", "ap"])
         .await;
@@ -59,16 +49,11 @@ async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
 
     let port = Port::take();
     let number = port.number().to_string();
+    let at = format!("base_url={}", outside.url("/x"));
     let login = home.start(&[
-        "accounts", "login", "bird", "--client", "app", "--port", &number,
+        "accounts", "login", "bird", "--client", "app", "--port", &number, "--set", &at,
     ]);
-    let printed = || {
-        let stdout = login.stdout();
-        let line = stdout.lines().find(|it| it.starts_with("http"))?;
-        Url::parse(line).ok()
-    };
-    wait::until("the address is printed", SOON, async || printed().is_some()).await;
-    let url = printed().unwrap();
+    let url = printed(&login).await;
     assert!(
         login
             .stderr()
@@ -115,13 +100,7 @@ async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
     let login = home.start(&[
         "accounts", "login", "bird", "--client", "app", "--port", &number,
     ]);
-    let printed = || {
-        let stdout = login.stdout();
-        let line = stdout.lines().find(|it| it.starts_with("http"))?;
-        Url::parse(line).ok()
-    };
-    wait::until("the address is printed", SOON, async || printed().is_some()).await;
-    let back = outside.granted(&printed().unwrap()).await;
+    let back = outside.granted(&printed(&login).await).await;
     let page = outside.open(&back).await;
     assert_eq!(page.status(), 409);
     assert!(!login.wait_exit(SOON).await.success());
@@ -130,6 +109,130 @@ async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
         "{}",
         login.stderr()
     );
+}
+
+/// A folder whose app is the sandbox's, with an embedded ledger; what else its configuration says.
+async fn home(outside: &Outside, more: &str) -> Home {
+    let home = Home::new("")
+        .env("USER", "ann")
+        .env("APP", "sandbox-app-secret");
+    home.configure(&format!(
+        "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[vault]\nkeys = [{{ id = \"one\", file = \"one.key\" }}]\n[oauth.app]\nissuer = \"x\"\nclient_id = \"sandbox-app\"\nclient_secret = {{ env = \"APP\" }}\nauthorize_url = \"{}\"\ntoken_url = \"{}\"\n{more}",
+        outside.url("/issuer/authorize"),
+        outside.url("/issuer/token"),
+    ));
+    let key = "0123456789abcdef".repeat(4);
+    std::fs::write(home.path().join("one.key"), key).unwrap();
+    let migrated = home.cli(&["migrate"]).await;
+    assert!(migrated.status.success(), "{migrated:?}");
+    home
+}
+
+/// The address that a login prints.
+async fn printed(login: &Daemon) -> Url {
+    let printed = || {
+        let stdout = login.stdout();
+        let line = stdout.lines().find(|it| it.starts_with("http"))?;
+        Url::parse(line).ok()
+    };
+    wait::until("the address is printed", SOON, async || printed().is_some()).await;
+    printed().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_ends_by_the_address_that_is_pasted() {
+    let outside = Outside::new().await;
+    outside.set(json!({"issuer_account": "bird"})).await;
+    let home = home(&outside, "").await;
+    let port = Port::take();
+    let number = port.number().to_string();
+    let at = format!("base_url={}", outside.url("/x"));
+    let login = ["accounts", "login", "bird", "--client", "app", "--port"];
+    let (login, mut input) = home.start_fed(&[&login[..], &[&number, "--set", &at]].concat());
+    let back = outside.granted(&printed(&login).await).await;
+    // what is no end of this login is told, and waited on
+    let strange = with(&back, "state", "another");
+    write!(input, "\n  \nnonsense\n{strange}\n").unwrap();
+    let stray = || login.stderr().matches("another login").count();
+    wait::until("what is strange is told", SOON, async || stray() != 0).await;
+    assert_eq!(login.ended(), None, "{}", login.stderr());
+    assert_eq!(outside.acts("token.grant", "bird").await.len(), 0);
+    writeln!(input, "  {back}#_=_ ").unwrap();
+    let exit = login.wait_exit(SOON).await;
+    assert!(exit.success(), "{}", login.stderr());
+    let told = login.stdout();
+    assert!(
+        told.contains("account bird is logged in as @bird"),
+        "{told}"
+    );
+    assert_eq!(outside.acts("token.grant", "bird").await.len(), 1);
+
+    // an input that ends isn't the end of the wait for a browser; somebody else is told so, here and there
+    outside.set(json!({"issuer_account": "cat"})).await;
+    let login = ["accounts", "login", "bird", "--client", "app", "--port"];
+    let (login, input) = home.start_fed(&[&login[..], &[&number]].concat());
+    drop(input);
+    let back = outside.granted(&printed(&login).await).await;
+    let page = outside.open(&back).await;
+    assert_eq!(page.status(), 409);
+    let page = page.text().await.unwrap();
+    assert!(page.contains("is of @bird (id "), "{page}");
+    assert_eq!(login.wait_exit(SOON).await.code(), Some(4));
+    assert!(login.stderr().contains("--replace"), "{}", login.stderr());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_began_a_login_hears_how_it_ended_at_the_public_address() {
+    let outside = Outside::new().await;
+    outside.set(json!({"issuer_account": "bird"})).await;
+    let port = Port::take();
+    let own = format!("http://127.0.0.1:{}", port.number());
+    let api = format!(
+        "[api]\nlisten = \"127.0.0.1:{}\"\npublic_url = \"{own}\"\n",
+        port.number()
+    );
+    let home = home(&outside, &api).await;
+    let at = format!("base_url={}", outside.url("/x"));
+    let public = ["accounts", "login", "bird", "--client", "app", "--public"];
+    let daemon = home.start(&["run"]);
+    daemon
+        .wait_ready(([127, 0, 0, 1], port.number()).into(), SOON)
+        .await;
+    let first = home.start(&[&public[..], &["--set", &at]].concat());
+    let back = outside.granted(&printed(&first).await).await;
+    assert!(back.as_str().starts_with(&own), "{back}");
+    assert_eq!(outside.open(&back).await.status(), 200);
+    assert!(first.wait_exit(SOON).await.success(), "{}", first.stderr());
+    let told = first.stdout();
+    assert!(
+        told.contains("account bird is logged in as @bird"),
+        "{told}"
+    );
+    // somebody else isn't let in by the daemon either, but where who began it says so
+    outside.set(json!({"issuer_account": "cat"})).await;
+    let other = home.start(&public);
+    let back = outside.granted(&printed(&other).await).await;
+    assert_eq!(outside.open(&back).await.status(), 409);
+    assert_eq!(other.wait_exit(SOON).await.code(), Some(4));
+    assert!(
+        other.stderr().contains("of @cat (id "),
+        "{}",
+        other.stderr()
+    );
+    // where no browser reaches the daemon, the address is pasted, and good once
+    let (pasted, mut input) = home.start_fed(&[&public[..], &["--replace"]].concat());
+    let back = outside.granted(&printed(&pasted).await).await;
+    writeln!(input, "{back}").unwrap();
+    assert!(
+        pasted.wait_exit(SOON).await.success(),
+        "{}",
+        pasted.stderr()
+    );
+    let told = pasted.stdout();
+    assert!(told.contains("account bird is logged in as @cat"), "{told}");
+    assert_eq!(outside.open(&back).await.status(), 404);
+    daemon.signal("TERM");
+    assert!(daemon.wait_exit(SOON).await.success());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,21 +255,31 @@ async fn a_login_ends_once_at_the_public_address_by_who_brings_its_state() {
             .parse()
             .unwrap();
         let config = host.rig.shared.config.load_full();
-        let begun = async || {
+        let begun = async |replaces| {
             let wanted = Wanted {
                 tenant: Some("acme".to_owned()),
-                settings: BTreeMap::new(),
+                settings: match base.ledger.account("bird").await.unwrap() {
+                    Some(_) => BTreeMap::new(),
+                    None => {
+                        let url = outside.url("/x").to_string();
+                        BTreeMap::from([("base_url".to_owned(), url)])
+                    }
+                },
                 ..Wanted::default()
             };
             let ledger = &*base.ledger;
             let plan = logins::plan(ledger, &config, ("bird", "app"), wanted).await;
+            let plan = Plan {
+                replaces,
+                ..plan.unwrap()
+            };
             let login = Login::begin(&outside.app(), redirect.clone()).unwrap();
             let by = somebody();
-            let begun = logins::begin(ledger, &config, &plan.unwrap(), &login, &by).await;
+            let begun = logins::begin(ledger, &config, &plan, &login, &by).await;
             assert_eq!(begun.unwrap(), digest(&login.state));
             login
         };
-        let login = begun().await;
+        let login = begun(false).await;
         let back = outside.granted(&login.url).await;
         for (strange, status) in [
             (redirect.clone(), 400),
@@ -195,7 +308,7 @@ async fn a_login_ends_once_at_the_public_address_by_who_brings_its_state() {
         assert_eq!(outside.open(&back).await.status(), 404);
         // who is refused is told, and so is who began it
         outside.set(json!({"issuer_denies": true})).await;
-        let login = begun().await;
+        let login = begun(true).await;
         let back = outside.granted(&login.url).await;
         assert_eq!(outside.open(&back).await.status(), 409);
         let end = base.ledger.login_end(&digest(&login.state)).await.unwrap();
@@ -204,6 +317,23 @@ async fn a_login_ends_once_at_the_public_address_by_who_brings_its_state() {
         };
         assert!(told.contains("access_denied"), "{told}");
         assert_eq!(kept(&base, "bird").await.version, 1);
+        // nor is somebody else let in, unless who began it said so
+        for (replaces, status, says) in [
+            (false, 409, "of @cat (id "),
+            (true, 200, "account bird is logged in as @cat"),
+        ] {
+            outside.set(json!({"issuer_account": "cat"})).await;
+            let login = begun(replaces).await;
+            let page = outside.open(&outside.granted(&login.url).await).await;
+            let (is, told) = (page.status(), page.text().await.unwrap());
+            assert!(is == status && told.contains(says), "{is}: {told}");
+            let end = base.ledger.login_end(&digest(&login.state)).await.unwrap();
+            assert_eq!(end.unwrap().done, replaces);
+            let it = kept(&base, "bird").await;
+            assert_eq!(it.version, 1 + i64::from(replaces));
+            let whom = if replaces { "cat" } else { "bird" };
+            assert_eq!(it.person.unwrap().name, whom);
+        }
         stop.cancel();
         let _ = tokio::time::timeout(SOON, serving.task).await;
     }

@@ -11,4 +11,5 @@ mod wrap;
 mod bench;
 mod lives;
 mod logins;
+mod persons;
 mod rounds;

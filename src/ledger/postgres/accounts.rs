@@ -10,13 +10,14 @@ use crate::account::{Granted, Kept, Sealed, Turn};
 use crate::gate::Cause;
 use crate::ledger::door::{Gate, LedgerError, Result};
 use crate::ledger::rows::Audit;
+use crate::person::Person;
 
 /// The columns that an account is read from.
 macro_rules! account_columns {
     () => {
         "name, platform, tenant, label, settings, key, credentials, version, edition, scopes, expires_at, \
          state, why, since, held_by, held_until, created_at, created_by, client, granted_at, tries, not_before, \
-         refused"
+         refused, person_id, person_name"
     };
 }
 
@@ -39,6 +40,8 @@ fn read(row: &PgRow) -> sqlx::Result<Kept> {
             })
         }
     };
+    let person: Option<String> = row.try_get("person_id")?;
+    let person = person.zip(row.try_get("person_name")?);
     Ok(Kept {
         name: row.try_get("name")?,
         platform: row.try_get("platform")?,
@@ -62,6 +65,7 @@ fn read(row: &PgRow) -> sqlx::Result<Kept> {
         since: row.try_get("since")?,
         turn: turn.map(|(by, until)| Turn { by, until }),
         granted,
+        person: person.map(|(id, name)| Person { id, name }),
         created_at: row.try_get("created_at")?,
         created_by: row.try_get("created_by")?,
     })
@@ -92,8 +96,8 @@ macro_rules! bound {
     }};
 }
 
-/// Binds what renews an account as the next five parameters.
-macro_rules! bound_grant {
+/// Binds what renews an account, and who it is, as the next seven parameters.
+macro_rules! bound_rest {
     ($query:expr, $it:expr) => {{
         let granted: Option<&Granted> = $it.granted.as_ref();
         $query
@@ -102,6 +106,8 @@ macro_rules! bound_grant {
             .bind(granted.map_or(0, |it| i32::try_from(it.tries).unwrap_or(i32::MAX)))
             .bind(granted.and_then(|it| it.not_before))
             .bind(granted.is_some_and(|it| it.refused))
+            .bind($it.person.as_ref().map(|it| codec::plain(&it.id)))
+            .bind($it.person.as_ref().map(|it| codec::plain(&it.name)))
     }};
 }
 
@@ -114,9 +120,10 @@ added AS (
     INSERT INTO presswork.accounts
         (name, platform, tenant, label, settings, key, credentials, version, edition, scopes, expires_at,
          state, why, since, held_by, held_until, created_at, created_by, client, granted_at, tries,
-         not_before, refused)
+         not_before, refused, person_id, person_name)
     SELECT $4, $5, $6, $7, $8, $9, $10, $11, edition, $12, $13, $14, $15, presswork.now(), $16, $17,
-           presswork.now(), $18, $19, $20, $21, $22, $23
+           presswork.now(), $18, $19, $20, $21, $22, $23,
+           $24, $25
     FROM counted
     ON CONFLICT (name) DO NOTHING
     RETURNING name
@@ -151,6 +158,7 @@ put AS (
         edition = counted.edition, scopes = $12, expires_at = $13, state = $14, why = $15,
         held_by = $16, held_until = $17,
         client = $22, granted_at = $23, tries = $24, not_before = $25, refused = $26,
+        person_id = $27, person_name = $28,
         since = CASE WHEN a.state = $14 THEN a.since ELSE clock.now END
     FROM clock, counted
     WHERE a.name = $4 AND a.edition = $18
@@ -205,7 +213,7 @@ pub async fn add(pools: &Pools, it: &Kept, audit: &Audit) -> Result<bool> {
     let settings = settings(it)?;
     let query = || {
         let query = bound!(ADD, Some(audit), it, &settings).bind(codec::plain(&it.created_by));
-        bound_grant!(query, it).fetch_one(pools.main())
+        bound_rest!(query, it).fetch_one(pools.main())
     };
     let row = pools.again(query).await?;
     row.try_get("done").map_err(explain)
@@ -243,7 +251,7 @@ pub async fn put(
             .bind(&open)
             .bind(close.map(Cause::as_str))
             .bind(Uuid::new_v4());
-        bound_grant!(query, it).fetch_optional(pools.main())
+        bound_rest!(query, it).fetch_optional(pools.main())
     };
     let row = pools.again(query).await?;
     let edition = row.map(|it| it.try_get("edition")).transpose();

@@ -14,13 +14,14 @@ WITH past AS (
     DELETE FROM presswork.logins WHERE until < presswork.now() - interval '1 hour'
 )
 INSERT INTO presswork.logins (digest, account, platform, tenant, label, settings, client, redirect, key,
-                              verifier, begun_by, until)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+                              verifier, begun_by, until, replaces)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)";
 
 const TAKE: &str = "
 UPDATE presswork.logins SET taken_at = presswork.now()
 WHERE digest = $1 AND taken_at IS NULL AND presswork.now() < until
-RETURNING digest, account, platform, tenant, label, settings, client, redirect, key, verifier, begun_by, until";
+RETURNING digest, account, platform, tenant, label, settings, client, redirect, key, verifier, begun_by, until,
+    replaces";
 
 fn read(row: &PgRow) -> sqlx::Result<Begun> {
     let settings: String = row.try_get("settings")?;
@@ -39,6 +40,7 @@ fn read(row: &PgRow) -> sqlx::Result<Begun> {
         verifier: sealed.map(|(key, bytes)| Sealed { key, bytes }),
         by: row.try_get("begun_by")?,
         until: row.try_get("until")?,
+        replaces: row.try_get("replaces")?,
     })
 }
 
@@ -58,7 +60,8 @@ pub async fn begin(pools: &Pools, it: &Begun) -> Result<()> {
         .bind(it.verifier.as_ref().map(|it| codec::plain(&it.key)))
         .bind(it.verifier.as_ref().map(|it| &it.bytes))
         .bind(codec::plain(&it.by))
-        .bind(it.until);
+        .bind(it.until)
+        .bind(it.replaces);
     let done = pools.call(query.execute(pools.main()));
     done.await.map(|_| ())
 }

@@ -25,7 +25,7 @@ struct Migration {
     oldest: i64,
 }
 
-const MIGRATIONS: [Migration; 13] = [
+const MIGRATIONS: [Migration; 14] = [
     Migration {
         version: 1,
         name: "jobs",
@@ -108,6 +108,13 @@ const MIGRATIONS: [Migration; 13] = [
         version: 13,
         name: "planned",
         sql: include_str!("../../../migrations/postgres/0013_planned.sql"),
+        oldest: 11,
+    },
+    // a program of the version before compares no persons, as it did before
+    Migration {
+        version: 14,
+        name: "persons",
+        sql: include_str!("../../../migrations/postgres/0014_persons.sql"),
         oldest: 11,
     },
 ];

@@ -14,6 +14,7 @@ use crate::account::{Granted, Kept, Sealed, State, Turn};
 use crate::gate::{Cause, Closure, Scope};
 use crate::ledger::door::{Accounts, Gate, Result};
 use crate::ledger::rows::Audit;
+use crate::person::Person;
 
 fn read(row: &SqliteRow) -> Result<Kept> {
     let scopes: &str = get(row, "scopes")?;
@@ -29,6 +30,8 @@ fn read(row: &SqliteRow) -> Result<Kept> {
             ..Granted::new(client, at)
         }),
     };
+    let person: Option<String> = get(row, "person_id")?;
+    let person = person.zip(get(row, "person_name")?);
     Ok(Kept {
         name: get(row, "name")?,
         platform: get(row, "platform")?,
@@ -52,6 +55,7 @@ fn read(row: &SqliteRow) -> Result<Kept> {
         since: time(get(row, "since")?)?,
         turn: turn.map(|(by, until)| Turn { by, until }),
         granted,
+        person: person.map(|(id, name)| Person { id, name }),
         created_at: time(get(row, "created_at")?)?,
         created_by: get(row, "created_by")?,
     })
@@ -79,9 +83,9 @@ async fn add(conn: &mut SqliteConnection, now: i64, it: Kept, audit: Audit) -> R
     sqlx::query(
         "INSERT INTO accounts (name, platform, tenant, label, settings, key, credentials, version, edition,
              scopes, expires_at, state, why, since, held_by, held_until, created_at, created_by, client,
-             granted_at, tries, not_before, refused)
+             granted_at, tries, not_before, refused, person_id, person_name)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?14, ?17, ?18, ?19,
-                 ?20, ?21, ?22)",
+                 ?20, ?21, ?22, ?23, ?24)",
     )
     .bind(&it.name)
     .bind(&it.platform)
@@ -105,6 +109,8 @@ async fn add(conn: &mut SqliteConnection, now: i64, it: Kept, audit: Audit) -> R
     .bind(granted.map_or(0, |it| it.tries))
     .bind(granted.and_then(|it| it.not_before).map(micros))
     .bind(granted.is_some_and(|it| it.refused))
+    .bind(it.person.as_ref().map(|it| &it.id))
+    .bind(it.person.as_ref().map(|it| &it.name))
     .execute(&mut *conn)
     .await
     .map_err(told)?;
@@ -124,7 +130,8 @@ async fn put(
          SET platform = ?1, tenant = ?2, label = ?3, settings = ?4, key = ?5, credentials = ?6, version = ?7,
              edition = ?8, scopes = ?9, expires_at = ?10, why = ?12, held_by = ?13, held_until = ?14,
              since = iif(state = ?11, since, ?15), state = ?11,
-             client = ?18, granted_at = ?19, tries = ?20, not_before = ?21, refused = ?22
+             client = ?18, granted_at = ?19, tries = ?20, not_before = ?21, refused = ?22,
+             person_id = ?23, person_name = ?24
          WHERE name = ?16 AND edition = ?17",
     )
     .bind(&it.platform)
@@ -149,6 +156,8 @@ async fn put(
     .bind(granted.map_or(0, |it| it.tries))
     .bind(granted.and_then(|it| it.not_before).map(micros))
     .bind(granted.is_some_and(|it| it.refused))
+    .bind(it.person.as_ref().map(|it| &it.id))
+    .bind(it.person.as_ref().map(|it| &it.name))
     .execute(&mut *conn)
     .await
     .map_err(told)?;

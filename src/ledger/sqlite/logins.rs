@@ -29,6 +29,7 @@ fn read(row: &SqliteRow) -> Result<Begun> {
         verifier: sealed.map(|(key, bytes)| Sealed { key, bytes }),
         by: get(row, "begun_by")?,
         until: time(get(row, "until")?)?,
+        replaces: get(row, "replaces")?,
     })
 }
 
@@ -40,8 +41,8 @@ async fn begin(conn: &mut SqliteConnection, now: i64, it: Begun) -> Result<()> {
         .map_err(told)?;
     sqlx::query(
         "INSERT INTO logins (digest, account, platform, tenant, label, settings, client, redirect, key,
-             verifier, begun_by, until)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+             verifier, begun_by, until, replaces)
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(&it.digest)
     .bind(&it.account)
@@ -55,6 +56,7 @@ async fn begin(conn: &mut SqliteConnection, now: i64, it: Begun) -> Result<()> {
     .bind(it.verifier.as_ref().map(|it| &it.bytes))
     .bind(&it.by)
     .bind(micros(it.until))
+    .bind(it.replaces)
     .execute(conn)
     .await
     .map_err(told)?;

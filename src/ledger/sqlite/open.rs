@@ -13,7 +13,7 @@ use crate::ledger::door::{LedgerError, Result};
 use crate::ledger::rows::{Migrated, Schema};
 
 /// Forward only; a file's number is its place in the list, from 1.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("../../../migrations/sqlite/0001_ledger.sql"),
     include_str!("../../../migrations/sqlite/0002_media.sql"),
     include_str!("../../../migrations/sqlite/0003_closures.sql"),
@@ -24,6 +24,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("../../../migrations/sqlite/0008_oauth.sql"),
     include_str!("../../../migrations/sqlite/0009_late.sql"),
     include_str!("../../../migrations/sqlite/0010_planned.sql"),
+    include_str!("../../../migrations/sqlite/0011_persons.sql"),
 ];
 
 /// The newest version that this program knows.
