@@ -38,17 +38,8 @@ fn rolling() -> Form {
 fn of(form: Form) -> impl Fn(&mut Config) {
     move |config| {
         let budget = Budget {
-            form,
-            per: Per::Tenant,
-            platform: None,
-            app: None,
-            account: None,
-            tenant: None,
             kind: Some("test.*".to_owned()),
-            op: None,
-            amount: 1,
-            published: false,
-            reserve: true,
+            ..Budget::of_all(form, Per::Tenant)
         };
         config.budgets.insert("posts".to_owned(), budget);
         crate::limits(None, 64)(config);
