@@ -118,11 +118,16 @@ impl Standing {
     }
 }
 
+/// A pace in words: to the second, as it was said.
+pub fn one_in(pace: Duration) -> String {
+    format!("one in {} s", pace.num_seconds())
+}
+
 /// What is told of an overdue job that waits for its turn.
 pub fn paced(account: &str, pace: Duration, at: Time) -> String {
     format!(
-        "paced: what is overdue of account `{account}` goes one in {}: next at {}",
-        span(pace),
+        "paced: what is overdue of account `{account}` goes {}: next at {}",
+        one_in(pace),
         stamp(at)
     )
 }

@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Table, Tone, plain, stamp};
 use super::pick::span;
-use crate::clock::{Time, span as span_of, when};
+use crate::clock::{Time, when};
+use crate::lateness::one_in;
 use crate::ledger::Ledger;
 use crate::operate::budgets;
 use crate::operate::outlook::Miss;
@@ -22,8 +23,8 @@ what waits for it, and when it has gone out if nothing else comes. What platform
 built in; [budgets] of jobs.toml changes it, adds to it, or turns it off. What is set here holds over
 jobs.toml, on all hosts, within a second; what runs runs on.
 
-Below, the accounts of which something is overdue: it goes out at their pace (pace_s), so many wait, the next
-goes then, and the last then.
+Below stand the accounts of which something is overdue, which goes out at their pace (pace_s): how many wait,
+when the next goes, and when the last, if nothing else comes and nothing stops it.
 
 Examples:
   presswork budgets
@@ -142,7 +143,7 @@ fn paces(cx: &Cx, all: &[Pace], now: Time) -> Result<(), CliError> {
     let mut table = Table::new(&["OVERDUE OF", "PACE", "WAITING", "NEXT", "LAST"]);
     for it in all {
         let pace = match it.pace_s {
-            Some(seconds) => format!("one in {}", span_of(chrono::Duration::seconds(seconds))),
+            Some(seconds) => one_in(chrono::Duration::seconds(seconds)),
             None => "at once".to_owned(),
         };
         let more = if it.more { " at least" } else { "" };

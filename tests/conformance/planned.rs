@@ -254,7 +254,8 @@ pub async fn a_backlog_tells_how_late_its_jobs_may_be_and_what_was_begun(f: Fixt
     let job = f.take(&claim, said).await;
     let from = (EffectState::Intended, 0);
     let budget = Duration::from_secs(60);
-    let permit = f.permit(&super::fixture::fence(&job), effect.id, from, budget, None);
+    let renewed = super::fixture::fence(&job);
+    let permit = f.permit(&renewed, effect.id, from, budget, None);
     assert!(permit.await.unwrap());
     let begun = f.effects(said).await.unwrap()[0].begun();
     assert!(begun.is_some());
