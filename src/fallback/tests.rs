@@ -8,8 +8,9 @@ use super::*;
 use crate::config::KindSettings;
 use crate::effect::EffectClass;
 use crate::gate::Shut;
-use crate::job::{JobId, sample};
+use crate::job::JobId;
 use crate::lifecycle::State;
+use crate::sample;
 
 const TEXT: &str = "generate.text";
 

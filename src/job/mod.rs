@@ -3,8 +3,6 @@
 pub mod priority;
 pub mod envelope;
 pub mod schema;
-#[cfg(test)]
-pub mod sample;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

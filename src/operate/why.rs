@@ -452,8 +452,9 @@ fn waits(job: &Job, around: &Around) -> Advice {
 mod tests {
     use super::*;
     use crate::gate::{Cause, Scope as Closed};
-    use crate::job::{JobId, sample};
+    use crate::job::JobId;
     use crate::outcome::Scope;
+    use crate::sample;
     use chrono::{Duration, TimeZone, Utc};
     use uuid::Uuid;
 

@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::config::{Account, Config};
-use crate::job::{Job, sample};
+use crate::job::Job;
 use crate::ledger::Run;
 use crate::lifecycle::State;
 use crate::operate::facts::Facts;
+use crate::sample;
 
 pub const SERVER: &str = "mastodon at https://social.example";
 pub const RUN: Uuid = Uuid::from_u128(7);

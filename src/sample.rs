@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
-use super::{Job, JobId, Priority};
 use crate::clock::Time;
+use crate::job::{Job, JobId, Priority};
 use crate::lifecycle::State;
 
 /// A job of tenant `acme` that was accepted at that time, was due at once, and that nobody has tried yet.
