@@ -41,6 +41,19 @@ pub struct Standing {
     pub grace: Duration,
 }
 
+/// What a job itself says of it; [`crate::config::Config::standing`] adds what holds where it says nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Terms {
+    /// When it was to be done; `None`: nobody knows.
+    pub due: Option<Time>,
+    /// Not after this.
+    pub not_after: Option<Time>,
+    /// What becomes of it when it comes late.
+    pub late: Option<Policy>,
+    /// How late that is, in seconds.
+    pub late_after_s: Option<u32>,
+}
+
 /// What follows.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Verdict {
@@ -105,11 +118,16 @@ impl Standing {
     }
 }
 
+/// A pace in words: to the second, as it was said.
+pub fn one_in(pace: Duration) -> String {
+    format!("one in {} s", pace.num_seconds())
+}
+
 /// What is told of an overdue job that waits for its turn.
 pub fn paced(account: &str, pace: Duration, at: Time) -> String {
     format!(
-        "paced: what is overdue of account `{account}` goes one in {}: next at {}",
-        span(pace),
+        "paced: what is overdue of account `{account}` goes {}: next at {}",
+        one_in(pace),
         stamp(at)
     )
 }

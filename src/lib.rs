@@ -19,6 +19,8 @@ pub mod lateness;
 pub mod content;
 pub mod budget;
 pub mod job;
+#[cfg(test)]
+mod sample;
 pub mod effect;
 pub mod finding;
 pub mod token;

@@ -46,22 +46,6 @@ fn asked(account: &str) -> Asked<'_> {
     }
 }
 
-fn budget(form: Form, per: Per) -> Budget {
-    Budget {
-        form,
-        per,
-        platform: None,
-        app: None,
-        account: None,
-        tenant: None,
-        kind: None,
-        op: None,
-        amount: 1,
-        published: false,
-        reserve: true,
-    }
-}
-
 async fn ledger(url: &str) -> Arc<dyn Ledger> {
     let ledger = Postgres::open(&url.into(), PgOptions::new(Role::Ledger)).expect("a good URL");
     ledger.migrate().await.expect("it is migrated");
@@ -93,9 +77,9 @@ async fn hosts_that_race_never_take_one_too_many() {
         window,
     };
     let budgets = BTreeMap::from([
-        ("all".to_owned(), budget(form, Per::All)),
+        ("all".to_owned(), Budget::of_all(form, Per::All)),
         // of two that are needed, the other one must come back where this one is refused
-        ("each".to_owned(), budget(form, Per::Account)),
+        ("each".to_owned(), Budget::of_all(form, Per::Account)),
     ]);
     let taken: Arc<Mutex<Vec<Instant>>> = Arc::default();
     let mut hosts = Vec::new();
@@ -153,7 +137,7 @@ const WITHIN: Duration = Duration::from_millis(500);
 fn posts(most: u64) -> BTreeMap<String, Budget> {
     let window = chrono::Duration::from_std(LONG).expect("some seconds");
     let form = Form::Rolling { most, window };
-    BTreeMap::from([("posts".to_owned(), budget(form, Per::Account))])
+    BTreeMap::from([("posts".to_owned(), Budget::of_all(form, Per::Account))])
 }
 
 /// A host that sends for as long as it lives and the platform answers.

@@ -221,11 +221,12 @@ impl From<Refused> for Problem {
 }
 
 /// What there is: told to whoever asks for something else.
-const ENDPOINTS: [&str; 20] = [
+const ENDPOINTS: [&str; 21] = [
     "POST /v1/jobs",
     "GET /v1/jobs/{id}",
     "GET /v1/jobs/{id}/explain",
     "POST /v1/jobs/{id}/cancel",
+    "POST /v1/jobs/{id}/release",
     "GET /v1/jobs/{id}/receipt",
     "POST /v1/jobs/{id}/resolve",
     "GET /v1/unresolved",
@@ -273,6 +274,12 @@ pub async fn wrong_method(method: axum::http::Method, uri: axum::http::Uri) -> P
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_route_is_told() {
+        let routes = include_str!("mod.rs").matches("        .route(").count();
+        assert_eq!(ENDPOINTS.len(), routes);
+    }
 
     #[test]
     fn an_endpoint_s_paths_are_told_from_others() {

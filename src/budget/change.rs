@@ -80,22 +80,14 @@ mod tests {
     #[test]
     fn a_change_holds_until_its_time_and_of_what_there_is() {
         let window = Duration::minutes(1);
+        let form = Form::Bucket {
+            most: 10,
+            window,
+            burst: 5,
+        };
         let budget = Budget {
-            form: Form::Bucket {
-                most: 10,
-                window,
-                burst: 5,
-            },
-            per: Per::All,
-            platform: None,
-            app: None,
-            account: None,
-            tenant: None,
-            kind: None,
-            op: None,
-            amount: 1,
             published: true,
-            reserve: true,
+            ..Budget::of_all(form, Per::All)
         };
         let said = BTreeMap::from([("posts".to_owned(), budget)]);
         let now = Time::UNIX_EPOCH;

@@ -92,6 +92,23 @@ pub struct Key {
 }
 
 impl Budget {
+    /// A budget of every request, each of which takes one of it.
+    pub const fn of_all(form: Form, per: Per) -> Self {
+        Self {
+            form,
+            per,
+            platform: None,
+            app: None,
+            account: None,
+            tenant: None,
+            kind: None,
+            op: None,
+            amount: 1,
+            published: false,
+            reserve: true,
+        }
+    }
+
     /// Whether places are kept in it for jobs that were scheduled.
     pub fn keeps_places(&self) -> bool {
         self.reserve && self.form.keeps_places()
@@ -168,22 +185,11 @@ mod tests {
     };
 
     fn budget(per: Per) -> Budget {
-        Budget {
-            form: Form::Rolling {
-                most: 1,
-                window: Duration::minutes(1),
-            },
-            per,
-            platform: None,
-            app: None,
-            account: None,
-            tenant: None,
-            kind: None,
-            op: None,
-            amount: 1,
-            published: false,
-            reserve: true,
-        }
+        let form = Form::Rolling {
+            most: 1,
+            window: Duration::minutes(1),
+        };
+        Budget::of_all(form, per)
     }
 
     #[test]

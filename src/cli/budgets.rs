@@ -9,17 +9,22 @@ use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Table, Tone, plain, stamp};
 use super::pick::span;
 use crate::clock::{Time, when};
+use crate::lateness::one_in;
 use crate::ledger::Ledger;
 use crate::operate::budgets;
 use crate::operate::outlook::Miss;
+use crate::operate::paces::Pace;
 use crate::operate::stops::Hand;
 
 const AFTER: &str = "\
 A budget that counts each account (tenant, platform, kind, operation) apart has a line for each that has
 used something of it. In long windows places are kept for jobs that were scheduled (kept); the backlog is
-what waits for it, and when it has gone out if nothing else comes. What platforms publish of their limits is built in; [budgets] of jobs.toml changes it,
-adds to it, or turns it off. What is set here holds over jobs.toml, on all hosts, within a second; what runs
-runs on.
+what waits for it, and when it has gone out if nothing else comes. What platforms publish of their limits is
+built in; [budgets] of jobs.toml changes it, adds to it, or turns it off. What is set here holds over
+jobs.toml, on all hosts, within a second; what runs runs on.
+
+Below stand the accounts of which something is overdue, which goes out at their pace (pace_s): how many wait,
+when the next goes, and when the last, if nothing else comes and nothing stops it.
 
 Examples:
   presswork budgets
@@ -101,13 +106,13 @@ pub async fn run(cx: &Cx, args: Args) -> Result<(), CliError> {
 }
 
 async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
-    let parts = budgets::parts(ledger, cx.known(), &kinds()).await?;
+    let limits = budgets::limits(ledger, cx.known(), &kinds()).await?;
     if cx.out.json {
-        return cx.out.document(&parts);
+        return cx.out.document(&limits);
     }
-    let now = ledger.now().await?;
+    let now = limits.now;
     let mut table = Table::new(&["BUDGET", "OF", "ALLOWS", "USED", "", "BACKLOG", ""]);
-    for it in &parts {
+    for it in &limits.budgets {
         let full = it
             .room_at
             .map(|at| format!("used up: room again {}", when(at, now)));
@@ -126,6 +131,35 @@ async fn list(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
             plain(&said).as_str().into(),
         ]);
     }
+    table.print(&cx.out)?;
+    paces(cx, &limits.paces, now)
+}
+
+/// What is overdue, and goes out at its account's pace.
+fn paces(cx: &Cx, all: &[Pace], now: Time) -> Result<(), CliError> {
+    if all.is_empty() {
+        return Ok(());
+    }
+    let mut table = Table::new(&["OVERDUE OF", "PACE", "WAITING", "NEXT", "LAST"]);
+    for it in all {
+        let pace = match it.pace_s {
+            Some(seconds) => one_in(chrono::Duration::seconds(seconds)),
+            None => "at once".to_owned(),
+        };
+        let more = if it.more { " at least" } else { "" };
+        table.row(vec![
+            plain(&it.account).as_str().into(),
+            pace.into(),
+            Cell::number(format!("{}{more}", it.waiting)),
+            it.next_at
+                .map_or_else(String::new, |at| when(at, now))
+                .into(),
+            it.drains_at
+                .map_or_else(String::new, |at| when(at, now))
+                .into(),
+        ]);
+    }
+    cx.out.line("")?;
     table.print(&cx.out)
 }
 
@@ -173,8 +207,8 @@ struct Missed<'a> {
 }
 
 async fn misses(cx: &Cx, ledger: &dyn Ledger) -> Result<(), CliError> {
-    let parts = budgets::parts(ledger, cx.known(), &kinds()).await?;
-    let all = parts.iter().flat_map(|it| {
+    let limits = budgets::limits(ledger, cx.known(), &kinds()).await?;
+    let all = limits.budgets.iter().flat_map(|it| {
         let (budget, whose) = (it.budget.as_str(), it.whose.as_str());
         let misses = it.outlook.iter().flat_map(|it| &it.misses);
         misses.map(move |miss| Missed {

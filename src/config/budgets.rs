@@ -298,17 +298,10 @@ impl<'a> Reader<'a> {
 
 fn built_in(it: &Published) -> Budget {
     Budget {
-        form: (it.form)(),
-        per: it.per,
         platform: Some(it.platform.to_owned()),
-        app: None,
-        account: None,
-        tenant: None,
-        kind: None,
         op: Some(it.op.to_owned()),
-        amount: 1,
         published: true,
-        reserve: true,
+        ..Budget::of_all((it.form)(), it.per)
     }
 }
 

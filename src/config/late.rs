@@ -6,6 +6,7 @@ use super::read::{Part, Reader};
 use super::types::{Account, Config, Late};
 use super::words::POSTS;
 use crate::budget::{PACE, RELAXING};
+use crate::lateness::{AFTER_S, Policy, Standing, Terms};
 
 impl<'a> Reader<'a> {
     pub(super) fn late(&mut self) -> Late {
@@ -41,6 +42,20 @@ impl<'a> Reader<'a> {
 }
 
 impl Config {
+    /// How late a job of a kind stands, by its own word and its kind's.
+    pub fn standing(&self, kind: &str, terms: &Terms) -> Standing {
+        let kind = self.kinds.get(kind);
+        let policy = terms.late.or_else(|| kind?.late);
+        let after = terms.late_after_s.or_else(|| kind?.late_after_s);
+        Standing {
+            due: terms.due,
+            not_after: terms.not_after,
+            policy: policy.unwrap_or(Policy::Publish),
+            after: chrono::Duration::seconds(after.unwrap_or(AFTER_S).into()),
+            grace: chrono::Duration::from_std(self.late.grace).unwrap_or_default(),
+        }
+    }
+
     /// What is overdue of this account goes one in each span of this length. `None`: at once.
     pub fn pace_of(&self, account: &Account) -> Option<chrono::Duration> {
         let posts = POSTS.contains(&account.platform.as_str()) && !account.is_nearby();

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::gatekeeper::Debt;
 use super::rounds::rounds;
 use super::shared::Shared;
 use crate::budget::{Hold, Paid};
@@ -48,19 +47,14 @@ impl Bills {
     /// # Errors
     /// When the ledger is away; the next round goes on.
     pub async fn tick(&self) -> Result<usize> {
-        let of_money = self.shared.gate.of_money();
-        if of_money.is_empty() {
-            return Ok(0);
-        }
-        let (rows, now) = (self.shared.ledger.all_counted().await?, self.shared.now());
+        let purses = self.shared.gate.purses().await?;
+        let now = self.shared.now();
         let mut known: HashMap<Uuid, Vec<Effect>> = HashMap::new();
         let mut settled = 0;
-        for row in &rows {
-            let Some(form) = of_money.get(&row.key.name) else {
-                continue;
-            };
-            let old = |it: &&(&String, &Hold)| age(it.1, now) >= AGE;
-            for (name, hold) in row.uses.holds().iter().filter(|it| old(&it)).take(MOST) {
+        for purse in &purses {
+            let old = purse.reserved().filter(|it| age(it.1, now) >= AGE);
+            for reserved in old.take(MOST) {
+                let hold = reserved.1;
                 let effects = match known.entry(hold.job) {
                     Entry::Occupied(it) => it.into_mut(),
                     Entry::Vacant(it) => {
@@ -71,13 +65,7 @@ impl Bills {
                 let id = EffectId(hold.effect);
                 let effect = effects.iter().find(|it| it.id == id);
                 if let Some(paid) = settles(effect, hold, now) {
-                    let debt = Debt {
-                        key: row.key.clone(),
-                        form: *form,
-                        name: name.clone(),
-                        by: hold.by,
-                    };
-                    self.shared.gate.settle(debt, paid);
+                    self.shared.gate.settle(purse.debt(reserved), paid);
                     settled += 1;
                 }
             }

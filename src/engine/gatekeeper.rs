@@ -8,6 +8,7 @@
 
 mod asks;
 mod places;
+mod purse;
 mod relaxing;
 mod words;
 
@@ -33,6 +34,7 @@ use crate::telemetry::metrics;
 pub use asks::Debt;
 use asks::{Answer, Ask, Over, Want, take};
 use places::Places;
+pub use purse::Purse;
 use relaxing::Relaxing;
 use words::{full, kept_back, whose};
 
@@ -201,11 +203,22 @@ impl Gatekeeper {
         }
     }
 
-    /// The budgets that count money, as they hold.
-    pub fn of_money(&self) -> BTreeMap<String, Form> {
+    /// The parts of the budgets that count money, as they hold and as they are counted. Where no budget
+    /// counts money, the ledger isn't asked.
+    ///
+    /// # Errors
+    /// When the ledger is away.
+    pub async fn purses(&self) -> Result<Vec<Purse>, LedgerError> {
         let budgets = locked(&self.holding).budgets.clone();
-        let of_money = budgets.iter().map(|(name, it)| (name.clone(), it.form));
-        of_money.filter(|it| it.1.is_money()).collect()
+        if !budgets.values().any(|it| it.form.is_money()) {
+            return Ok(Vec::new());
+        }
+        let counted = self.ledger.all_counted().await?.into_iter();
+        let purses = counted.filter_map(|row| {
+            let form = budgets.get(&row.key.name)?.form;
+            form.is_money().then_some(Purse { form, row })
+        });
+        Ok(purses.collect())
     }
 
     /// It is known what became of a debt: the ledger is told within a moment. Said again it changes nothing.
@@ -411,33 +424,19 @@ impl Gate for Gatekeeper {
     }
 
     async fn paid(&self, effect: Uuid, cost: Option<u64>) {
-        let of_money = self.of_money();
-        if of_money.is_empty() {
-            return;
-        }
-        let counted = match self.ledger.all_counted().await {
+        let purses = match self.purses().await {
             Ok(it) => it,
             Err(e) => {
                 tracing::debug!("what a send has cost can't be told: {e}");
                 return;
             }
         };
-        for row in &counted {
-            let Some(form) = of_money.get(&row.key.name) else {
-                continue;
-            };
-            let its = row.uses.holds().iter().filter(|it| it.1.effect == effect);
+        for purse in &purses {
+            let its = purse.reserved().filter(|it| it.1.effect == effect);
             // the last send is the one that was answered
-            let Some((name, hold)) = its.max_by_key(|it| it.1.send) else {
-                continue;
-            };
-            let debt = Debt {
-                key: row.key.clone(),
-                form: *form,
-                name: name.clone(),
-                by: hold.by,
-            };
-            self.settle(debt, cost.map_or(Paid::Estimate, Paid::Cost));
+            if let Some(last) = its.max_by_key(|it| it.1.send) {
+                self.settle(purse.debt(last), cost.map_or(Paid::Estimate, Paid::Cost));
+            }
         }
     }
 }

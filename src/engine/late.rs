@@ -10,7 +10,7 @@ use crate::clock::Time;
 use crate::config::Config;
 use crate::effect::Effect;
 use crate::job::{Job, Progress};
-use crate::lateness::{AFTER_S, Policy, Standing, Verdict, judge, paced, turn};
+use crate::lateness::{Policy, Standing, Verdict, judge, paced, turn};
 use crate::ledger::{LateBefore, LatePlace, Ledger};
 use crate::outcome::{Class, Failure, Outcome, Scope};
 use crate::platform::gate::{Lateness, PACED};
@@ -19,20 +19,6 @@ use crate::telemetry::{metrics, redact};
 
 /// Jobs that are looked at before one that comes late, at most: with more, it is tried again before its turn.
 const BEFORE_MAX: u32 = 200;
-
-/// How late a job stands, by its own word and its kind's.
-pub fn standing(job: &Job, config: &Config) -> Standing {
-    let kind = config.kinds.get(&job.kind);
-    let policy = job.late.or_else(|| kind?.late);
-    let after = job.late_after_s.or_else(|| kind?.late_after_s);
-    Standing {
-        due: job.due(),
-        not_after: job.not_after,
-        policy: policy.unwrap_or(Policy::Publish),
-        after: Duration::seconds(after.unwrap_or(AFTER_S).into()),
-        grace: Duration::from_std(config.late.grace).unwrap_or_default(),
-    }
-}
 
 /// Judges one attempt's job.
 pub struct Judge {
@@ -50,7 +36,7 @@ impl Judge {
         let account = account.and_then(|it| config.accounts.get(it));
         Self {
             ledger,
-            standing: standing(&job, config),
+            standing: config.standing(&job.kind, &job.terms()),
             pace: account.and_then(|it| config.pace_of(it)),
             job,
         }

@@ -8,8 +8,9 @@ use super::*;
 use crate::config::KindSettings;
 use crate::effect::EffectClass;
 use crate::gate::Shut;
-use crate::job::{JobId, Priority};
+use crate::job::JobId;
 use crate::lifecycle::State;
+use crate::sample;
 
 const TEXT: &str = "generate.text";
 
@@ -47,42 +48,10 @@ fn config() -> Config {
 
 fn job(account: &str, tenant: &str, kind: &str) -> Job {
     Job {
-        id: JobId(Uuid::nil()),
-        kind: kind.to_owned(),
-        lane: "openai".to_owned(),
         tenant: tenant.to_owned(),
-        account: Some(account.to_owned()),
-        priority: Priority::Normal,
-        key: None,
-        payload: "{}".into(),
-        revision: 0,
-        created_at: at(0),
-        run_at: at(0),
-        not_after: None,
-        expires_at: at(9_999),
-        due_at: None,
-        late: None,
-        late_after_s: None,
-        attempts_max: 3,
-        timeout_s: 60,
-        labels: std::collections::BTreeMap::new(),
-        traceparent: None,
-        reply_to: None,
         state: State::Running,
-        attempts: 0,
-        crashes: 0,
         epoch: 2,
-        version: 1,
-        run: None,
-        token: None,
-        claimed_at: None,
-        cancel: false,
-        held: None,
-        failure: None,
-        fingerprint: None,
-        progress: None,
-        result: None,
-        ended_at: None,
+        ..sample::job(kind, account, at(0))
     }
 }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::clock::Time;
 use crate::content::Said;
 use crate::json::Digest;
-use crate::lateness::Policy;
+use crate::lateness::{Policy, Terms};
 
 pub use envelope::Envelope;
 pub use priority::Priority;
@@ -198,6 +198,16 @@ impl Job {
     pub fn due(&self) -> Option<Time> {
         let first = || (self.epoch <= 1).then_some(self.run_at);
         self.due_at.or_else(first)
+    }
+
+    /// What it says of its own lateness.
+    pub fn terms(&self) -> Terms {
+        Terms {
+            due: self.due(),
+            not_after: self.not_after,
+            late: self.late,
+            late_after_s: self.late_after_s,
+        }
     }
 
     /// What [`crate::lifecycle::advance`] needs to know of it, under its kind's policy.

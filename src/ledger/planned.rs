@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Time;
 use crate::job::JobId;
+use crate::lateness::Terms;
 
 /// A place is kept for so long after a job's time, where something holds the job up.
 pub const KEPT_FOR: Duration = Duration::from_secs(24 * 3_600);
@@ -44,7 +45,7 @@ pub struct Planned {
 }
 
 /// A job that waits for its turn, its time, or a person.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Waiting {
     /// The job.
     pub job: JobId,
@@ -60,4 +61,9 @@ pub struct Waiting {
     pub run_at: Time,
     /// When its producer wanted it, where that lay ahead when it was accepted.
     pub wanted_at: Option<Time>,
+    /// What it says of its own lateness.
+    pub terms: Terms,
+    /// When its first effect was permitted, as [`crate::effect::Effect::begun`]; `None`: nothing of it was
+    /// begun.
+    pub begun: Option<Time>,
 }

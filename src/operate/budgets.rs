@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::Serialize;
 
 use super::outlook::{Backlog, Outlook};
+use super::paces::{Pace, paces};
 use super::stops::Hand;
 use crate::budget::{Budget, Change, Counted, Form, Key, Uses, changed, micros, money};
 use crate::clock::Time;
@@ -44,16 +45,27 @@ pub struct Part {
     pub changed: Option<Change>,
 }
 
-/// Every part of the budgets, as they hold now, that anything was counted in, and those that nothing was;
-/// with what becomes of the jobs of these kinds that ask for them.
+/// What holds jobs of these kinds back, and how it stands.
+#[derive(Clone, Debug, Serialize)]
+pub struct Limits {
+    /// Every part of the budgets, as they hold now, that anything was counted in, and those that nothing
+    /// was; with what becomes of the jobs that ask for them.
+    pub budgets: Vec<Part>,
+    /// The accounts of which something is overdue, or went out lately at their pace.
+    pub paces: Vec<Pace>,
+    /// The ledger's time when it was read.
+    pub now: Time,
+}
+
+/// Reads it.
 ///
 /// # Errors
 /// When the ledger is away.
-pub async fn parts(
+pub async fn limits(
     ledger: &dyn Ledger,
     config: &Config,
     kinds: &[Kind],
-) -> Result<Vec<Part>, LedgerError> {
+) -> Result<Limits, LedgerError> {
     let (counted, now) = (ledger.all_counted().await?, ledger.now().await?);
     let changes = ledger.budget_changes().await?;
     let budgets = changed(&config.budgets, &changes, now);
@@ -85,7 +97,11 @@ pub async fn parts(
             parts.push(part(budget, &unused, change));
         }
     }
-    Ok(parts)
+    Ok(Limits {
+        budgets: parts,
+        paces: paces(backlog.waiting(), &counted, config, now),
+        now,
+    })
 }
 
 fn part(budget: &Budget, it: &Counted, change: Option<&Change>, now: Time) -> Part {
@@ -208,5 +224,61 @@ fn audit(hand: Hand<'_>, action: &str, what: &str, at: Time) -> Audit {
             reason => format!("{what}: {reason}"),
         },
         at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::{Currency, Every, Per};
+
+    fn said() -> BTreeMap<String, Budget> {
+        let money = Form::Spend {
+            most: 1,
+            currency: Currency::USD,
+            every: Every::Day,
+            zone: chrono_tz::Tz::UTC,
+        };
+        let posts = Form::Concurrency { most: 1 };
+        let of = |name: &str, form| (name.to_owned(), Budget::of_all(form, Per::All));
+        BTreeMap::from([of("money", money), of("posts", posts)])
+    }
+
+    #[test]
+    fn another_number_is_read_by_what_its_budget_counts() {
+        let all = said();
+        for (name, text, read) in [
+            ("posts", "1", Some(1)),
+            ("posts", "1000000000", Some(MOST_MAX)),
+            ("posts", "1000000001", None),
+            ("posts", "0", None),
+            ("posts", "-5", None),
+            ("posts", "1.5", None),
+            ("posts", "20.00", None),
+            ("posts", "ten", None),
+            ("posts", "", None),
+            ("posts", "18446744073709551616", None),
+            ("money", "20", Some(20_000_000)),
+            ("money", "20.00", Some(20_000_000)),
+            ("money", "0.000001", Some(1)),
+            ("money", "0.0000001", None),
+            ("money", "0", None),
+            ("money", "-1.00", None),
+            ("money", "1000000000", Some(MONEY_MAX)),
+            ("money", "1000000000.01", None),
+            ("money", "much", None),
+            ("money", "", None),
+        ] {
+            let told = most(&all, name, text);
+            assert_eq!(told.as_ref().ok().copied(), read, "{name} {text}: {told:?}");
+            let Err(told) = told else { continue };
+            // what was wrong, and what to write instead
+            assert!(told.starts_with(&format!("`{text}`: ")), "{told}");
+            let advice = match name {
+                "money" => "such as 20.00",
+                _ => "a whole number, 1 to 1000000000",
+            };
+            assert!(told.contains(advice), "{told}");
+        }
     }
 }

@@ -4,6 +4,7 @@
 pub mod stops;
 pub mod askers;
 pub mod outlook;
+pub mod paces;
 pub mod budgets;
 pub mod why;
 pub mod full;

@@ -69,6 +69,12 @@ impl Backlog {
         Ok(Self { waiting, more })
     }
 
+    /// All of it, those that may run first at the front; held ones, too. And whether there is more than was
+    /// read.
+    pub fn waiting(&self) -> (&[Waiting], bool) {
+        (&self.waiting, self.more)
+    }
+
     /// What becomes of those who ask for a part of a budget; `None` where nobody is known to.
     pub fn of(
         &self,

@@ -452,50 +452,23 @@ fn waits(job: &Job, around: &Around) -> Advice {
 mod tests {
     use super::*;
     use crate::gate::{Cause, Scope as Closed};
-    use crate::job::{JobId, Priority};
+    use crate::job::JobId;
     use crate::outcome::Scope;
+    use crate::sample;
     use chrono::{Duration, TimeZone, Utc};
     use uuid::Uuid;
 
     fn job(state: State) -> Job {
-        let now = now();
         Job {
             id: JobId(Uuid::nil()),
-            kind: "post.mastodon".to_owned(),
             lane: "mastodon".to_owned(),
             tenant: "default".to_owned(),
-            account: Some("main".to_owned()),
-            priority: Priority::Normal,
-            key: None,
-            payload: "{}".into(),
-            revision: 0,
-            created_at: now,
-            run_at: now,
-            not_after: None,
-            due_at: None,
-            late: None,
-            late_after_s: None,
-            expires_at: now + Duration::days(7),
-            attempts_max: 3,
-            timeout_s: 60,
-            labels: std::collections::BTreeMap::new(),
-            traceparent: None,
-            reply_to: None,
             state,
             attempts: 3,
-            crashes: 0,
             epoch: 3,
             version: 9,
-            run: None,
-            token: None,
-            claimed_at: None,
-            cancel: false,
-            held: None,
-            failure: None,
             fingerprint: Some("abc".to_owned()),
-            progress: None,
-            result: None,
-            ended_at: None,
+            ..sample::job("post.mastodon", "main", now())
         }
     }
 

@@ -12,6 +12,7 @@ mod bounds;
 mod budgets;
 mod doors;
 mod explain;
+mod held;
 mod hooks;
 mod looks;
 mod stops;

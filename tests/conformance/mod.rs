@@ -87,6 +87,7 @@ macro_rules! conformance {
                 a_place_is_free_once_its_job_has_ended_or_sent_or_is_very_late,
                 what_was_scheduled_goes_where_the_rest_is_shut,
                 a_backlog_is_told_in_its_order,
+                a_backlog_tells_how_late_its_jobs_may_be_and_what_was_begun,
             }
             contents {
                 what_was_just_said_is_refused_at_intake,

@@ -7,6 +7,7 @@ use presswork::effect::{Effect, EffectClass, EffectState};
 use presswork::fair::Fair;
 use presswork::gate::{Cause, Closure, Scope, Shut};
 use presswork::job::{JobId, NewJob};
+use presswork::lateness::Policy;
 use presswork::ledger::{Askers, Claim, KEPT_FOR};
 use presswork::lifecycle::{Event, State};
 use presswork::outcome::Outcome;
@@ -202,4 +203,62 @@ pub async fn a_backlog_is_told_in_its_order(f: Fixture) {
     assert_eq!(f.backlog(&kinds(), 1).await.unwrap().len(), 1);
     let other = ["demo.other".to_owned()];
     assert!(f.backlog(&other, 9).await.unwrap().is_empty());
+}
+
+pub async fn a_backlog_tells_how_late_its_jobs_may_be_and_what_was_begun(f: Fixture) {
+    let due = at(&f, -600).await;
+    let said = NewJob {
+        run_at: Some(due),
+        not_after: Some(at(&f, 7_200).await),
+        late: Some(Policy::Skip),
+        late_after_s: Some(900),
+        ..closures::new("ann", "acme", &[])
+    };
+    let said = f.add(&[said]).await[0];
+    let bare = f.add(&[closures::new("ann", "acme", &[])]).await[0];
+    let of = async |id: JobId| {
+        let waiting = f.backlog(&kinds(), 100).await.unwrap();
+        let one = waiting.into_iter().find(|it| it.job == id).unwrap();
+        // as the job itself tells
+        assert_eq!(one.terms, f.look(id).await.terms());
+        one
+    };
+    let one = of(said).await;
+    assert_eq!((one.terms.due, one.begun), (Some(due), None));
+    assert_eq!(
+        (one.terms.late, one.terms.late_after_s),
+        (Some(Policy::Skip), Some(900))
+    );
+    let terms = of(bare).await.terms;
+    assert_eq!((terms.late, terms.late_after_s), (None, None));
+    // it was put off, and its time stays; what it only means to do wasn't begun
+    let claim = f.enter().await;
+    let job = f.take(&claim, said).await;
+    let fence = fence(&job);
+    let step = ("post", 0);
+    let effect = Effect::new((job.id, 0), step, "ann", "demo.post", EffectClass::C);
+    let (effect, _) = f.intend(&fence, &effect).await.unwrap().unwrap();
+    let put_off = async |seconds: i64, job: &presswork::job::Job| {
+        let snooze = Outcome::Snoozed {
+            until: at(&f, seconds).await,
+            reason: "later".to_owned(),
+        };
+        f.happen(job, Event::Ended(snooze)).await
+    };
+    put_off(60, &job).await;
+    let one = of(said).await;
+    assert_eq!((one.terms.due, one.begun), (Some(due), None));
+    assert!(due < one.run_at);
+    // and now it is
+    f.shift(90).await;
+    let job = f.take(&claim, said).await;
+    let from = (EffectState::Intended, 0);
+    let budget = Duration::from_secs(60);
+    let renewed = super::fixture::fence(&job);
+    let permit = f.permit(&renewed, effect.id, from, budget, None);
+    assert!(permit.await.unwrap());
+    let begun = f.effects(said).await.unwrap()[0].begun();
+    assert!(begun.is_some());
+    put_off(60, &job).await;
+    assert_eq!(of(said).await.begun, begun);
 }

@@ -344,21 +344,14 @@ async fn a_choice_that_was_never_permitted_is_made_anew_and_work_that_was_begun_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_up_budget_and_refused_credentials_move_jobs_on() {
+    let form = Form::Rolling {
+        most: 1,
+        window: chrono::Duration::hours(1),
+    };
     let budget = |account: &str| Budget {
-        form: Form::Rolling {
-            most: 1,
-            window: chrono::Duration::hours(1),
-        },
-        per: Per::Account,
-        platform: None,
-        app: None,
         account: Some(account.to_owned()),
-        tenant: None,
-        kind: None,
         op: Some("openai.chat_completion".to_owned()),
-        amount: 1,
-        published: false,
-        reserve: true,
+        ..Budget::of_all(form, Per::Account)
     };
     for base in Base::both().await {
         let pair = Pair::new(&base, |config| {

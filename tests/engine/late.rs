@@ -8,7 +8,7 @@ use presswork::effect::EffectState;
 use presswork::job::JobId;
 use presswork::ledger::Ledger;
 use presswork::lifecycle::State;
-use presswork::operate::{self, Verdict};
+use presswork::operate::{self, Verdict, budgets};
 use presswork::outcome::Held;
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
@@ -112,6 +112,22 @@ async fn after_an_outage_each_accounts_posts_go_at_its_pace_in_their_order() {
         let fresh = rig.enqueue(&post(&world, "ann fresh", now)).await;
         let whole = [all.clone(), vec![fresh]].concat();
         let ended_at = base.ledger.now().await.unwrap();
+        // what is told ahead: all wait, the first goes now, the last after the turns of the others
+        let config = rig.shared.config.load_full();
+        let told = async || {
+            let limits = budgets::limits(&*base.ledger, &config, &rig.shared.kinds).await;
+            limits.unwrap().paces
+        };
+        for (pace, name) in told().await.iter().zip(["ann", "bob"]) {
+            assert_eq!((&*pace.account, pace.waiting), (name, EACH as u64));
+            let last = pace.drains_at.unwrap() - pace.next_at.unwrap();
+            let turns = i64::try_from(EACH).unwrap() - 1;
+            assert!(
+                (0..=turns).contains(&(last.num_seconds() - turns * PACE)),
+                "{pace:?}"
+            );
+        }
+        assert_eq!(told().await.len(), 2);
         let mut claims = 0;
         for turn in 0.. {
             for host in &hosts {
@@ -131,6 +147,7 @@ async fn after_an_outage_each_accounts_posts_go_at_its_pace_in_their_order() {
             let wait = (next - now).to_std().unwrap_or_default();
             base.advance(wait + Duration::from_millis(2)).await;
         }
+        assert!(told().await.iter().all(|it| it.waiting == 0));
         for ids in [&anns, &bobs] {
             let sent: Vec<Time> = sent_at(&*base.ledger, ids)
                 .await

@@ -38,17 +38,8 @@ fn rolling() -> Form {
 fn of(form: Form) -> impl Fn(&mut Config) {
     move |config| {
         let budget = Budget {
-            form,
-            per: Per::Tenant,
-            platform: None,
-            app: None,
-            account: None,
-            tenant: None,
             kind: Some("test.*".to_owned()),
-            op: None,
-            amount: 1,
-            published: false,
-            reserve: true,
+            ..Budget::of_all(form, Per::Tenant)
         };
         config.budgets.insert("posts".to_owned(), budget);
         crate::limits(None, 64)(config);
@@ -220,8 +211,8 @@ async fn what_becomes_of_the_backlog_is_told() {
         let (host, kinds) = (&day.hosts[0], presswork::kinds::all());
         let config = host.shared.config.load_full();
         let part = async || {
-            let parts = budgets::parts(&*base.ledger, &config, &kinds).await;
-            let mut parts = parts.unwrap().into_iter();
+            let limits = budgets::limits(&*base.ledger, &config, &kinds).await;
+            let mut parts = limits.unwrap().budgets.into_iter();
             let part = parts.find(|it| it.budget == "posts" && it.whose == "acme");
             let part = part.expect("something was counted in it");
             (

@@ -23,19 +23,7 @@ async fn a_budget_of_money_counts_what_each_send_costs() {
         every: Every::Month,
         zone: chrono_tz::Tz::UTC,
     };
-    let budget = Budget {
-        form,
-        per: Per::Account,
-        platform: None,
-        app: None,
-        account: None,
-        tenant: None,
-        kind: None,
-        op: None,
-        amount: 1,
-        published: false,
-        reserve: true,
-    };
+    let budget = Budget::of_all(form, Per::Account);
     let budgets = BTreeMap::from([("money".to_owned(), budget)]);
     let gate = Gatekeeper::start(press.ledger.clone(), budgets);
     let told = gate.clone();

@@ -4,6 +4,7 @@
 #[path = "../kit/mod.rs"]
 mod kit;
 mod halves;
+mod limits;
 mod tokens;
 mod shop;
 

@@ -24,7 +24,8 @@ use uuid::Uuid;
 
 use crate::kit::daemon::Home;
 
-const CONFIG: &str = r#"
+/// Its `jobs.toml`.
+pub const CONFIG: &str = r#"
 [api]
 listen = "off"
 

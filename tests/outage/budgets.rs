@@ -209,11 +209,9 @@ async fn money_is_counted_through_kills_and_never_too_low() {
     ended(&*case.ledger, JOBS, ENDED).await;
     let parts = async || {
         let rules = rules(&hosts[0]);
-        let parts = budgets::parts(&*case.ledger, &rules.config, &rules.kinds).await;
-        let money = parts
-            .expect("they are listed")
-            .into_iter()
-            .find(|it| it.budget == "money");
+        let limits = budgets::limits(&*case.ledger, &rules.config, &rules.kinds).await;
+        let all = limits.expect("they are listed").budgets;
+        let money = all.into_iter().find(|it| it.budget == "money");
         money.expect("it is one of them")
     };
     wait::until("nothing is reserved any more", ENDED, async || {

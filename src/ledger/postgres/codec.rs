@@ -255,7 +255,11 @@ pub fn word<T: FromStr<Err = String>>(row: &PgRow, column: &str) -> sqlx::Result
     word.parse().map_err(|e: String| wrong(column, e))
 }
 
-fn optional_word<T: FromStr<Err = String>>(row: &PgRow, column: &str) -> sqlx::Result<Option<T>> {
+/// A word of a fixed set from a text column, where there is one.
+pub fn optional_word<T: FromStr<Err = String>>(
+    row: &PgRow,
+    column: &str,
+) -> sqlx::Result<Option<T>> {
     let word: Option<&str> = row.try_get(column)?;
     let word = word.map(|it| it.parse().map_err(|e: String| wrong(column, e)));
     word.transpose()

@@ -5,8 +5,10 @@ use std::time::Duration;
 use sqlx::Row;
 use sqlx::postgres::PgRow;
 
+use super::codec::optional_word;
 use super::pool::{Pools, explain};
 use crate::job::JobId;
+use crate::lateness::Terms;
 use crate::ledger::door::Result;
 use crate::ledger::planned::{Askers, KEPT_FOR, LOOKED_AT, Planned, Waiting};
 
@@ -63,7 +65,12 @@ const OF_KINDS: &str = concat!(
 /// Nobody knows how many there are: the connections that may scan a table are asked.
 const BACKLOG: &str = "
 SELECT j.id, j.kind, j.tenant, j.account, j.state = 'held' AS held, j.run_at,
-    CASE WHEN j.created_at < j.due_at THEN j.due_at END AS wanted_at
+    CASE WHEN j.created_at < j.due_at THEN j.due_at END AS wanted_at,
+    coalesce(j.due_at, CASE WHEN j.epoch <= 1 THEN j.run_at END) AS due, j.not_after, j.late,
+    j.late_after_s,
+    (SELECT min(coalesce(e.first_sent_at, e.permit_at, e.maybe_since,
+            CASE WHEN 0 < e.sends OR e.state <> 'intended' THEN to_timestamp(0) END))
+     FROM presswork.effects e WHERE e.job = j.id) AS begun
 FROM presswork.jobs j
 WHERE j.kind = ANY($1) AND j.state IN ('scheduled', 'ready', 'retrying', 'held')
 ORDER BY j.run_at, j.id LIMIT $2";
@@ -84,6 +91,15 @@ fn waiting(row: &PgRow) -> sqlx::Result<Waiting> {
         held: row.try_get("held")?,
         run_at: row.try_get("run_at")?,
         wanted_at: row.try_get("wanted_at")?,
+        terms: Terms {
+            due: row.try_get("due")?,
+            not_after: row.try_get("not_after")?,
+            late: optional_word(row, "late")?,
+            late_after_s: row
+                .try_get::<Option<i32>, _>("late_after_s")?
+                .map(i32::unsigned_abs),
+        },
+        begun: row.try_get("begun")?,
     })
 }
 

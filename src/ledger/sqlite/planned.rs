@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use sqlx::SqliteConnection;
 use sqlx::sqlite::SqliteRow;
 
-use super::map::{get, maybe_time, span_micros, text, time};
+use super::map::{get, maybe_time, span_micros, text, time, word};
 use super::open::told;
 use super::store::Sqlite;
 use crate::job::JobId;
+use crate::lateness::Terms;
 use crate::ledger::door::{Places, Result};
 use crate::ledger::planned::{Askers, KEPT_FOR, LOOKED_AT, Planned, Waiting};
 
@@ -48,7 +49,11 @@ const OF_KIND: &str = concat!(
 
 const BACKLOG: &str = "
 SELECT id, kind, tenant, account, state = 'held', run_at,
-    CASE WHEN created_at < due_at THEN due_at END FROM jobs
+    CASE WHEN created_at < due_at THEN due_at END,
+    coalesce(due_at, CASE WHEN epoch <= 1 THEN run_at END), not_after, late, late_after_s,
+    (SELECT min(coalesce(e.first_sent_at, e.permit_at, e.maybe_since,
+            CASE WHEN 0 < e.sends OR e.state <> 'intended' THEN 0 END))
+     FROM effects e WHERE e.job = jobs.id) FROM jobs
 WHERE kind IN (SELECT value FROM json_each(?)) AND state IN ('scheduled', 'ready', 'retrying', 'held')
 ORDER BY run_at, id LIMIT ?";
 
@@ -68,6 +73,13 @@ fn waiting(row: &SqliteRow) -> Result<Waiting> {
         held: get(row, 4)?,
         run_at: time(get(row, 5)?)?,
         wanted_at: maybe_time(get(row, 6)?)?,
+        terms: Terms {
+            due: maybe_time(get(row, 7)?)?,
+            not_after: maybe_time(get(row, 8)?)?,
+            late: get::<Option<&str>, _>(row, 9)?.map(word).transpose()?,
+            late_after_s: get(row, 10)?,
+        },
+        begun: maybe_time(get(row, 11)?)?,
     })
 }
 

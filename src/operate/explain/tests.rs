@@ -191,17 +191,8 @@ fn a_paused_lane_is_told_with_who_and_why() {
 
 fn budget(form: Form, per: Per, op: Option<&str>) -> Budget {
     Budget {
-        form,
-        per,
-        platform: None,
-        app: None,
-        account: None,
-        tenant: None,
-        kind: None,
         op: op.map(str::to_owned),
-        amount: 1,
-        published: false,
-        reserve: true,
+        ..Budget::of_all(form, per)
     }
 }
 
@@ -524,21 +515,13 @@ fn who_does_a_job_in_its_accounts_stead_is_told_and_what_closes_that_one_doesnt_
     assert_eq!(fallback(&facts), (None, 1));
     // a budget that is used up for long is as good as closed
     (facts.effects, facts.closures) = (vec![], vec![]);
+    let form = Form::Rolling {
+        most: 0,
+        window: Duration::hours(1),
+    };
     let budget = Budget {
-        form: Form::Rolling {
-            most: 0,
-            window: Duration::hours(1),
-        },
         account: Some("a".to_owned()),
-        per: Per::Account,
-        platform: None,
-        app: None,
-        tenant: None,
-        kind: None,
-        op: None,
-        amount: 1,
-        published: false,
-        reserve: true,
+        ..budget(form, Per::Account, None)
     };
     config.budgets.insert("texts".to_owned(), budget);
     let it = told(&facts, &config);

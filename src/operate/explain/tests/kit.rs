@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use crate::clock::Time;
 use crate::config::{Account, Config};
-use crate::job::{Job, JobId, Priority};
+use crate::job::Job;
 use crate::ledger::Run;
 use crate::lifecycle::State;
 use crate::operate::facts::Facts;
+use crate::sample;
 
 pub const SERVER: &str = "mastodon at https://social.example";
 pub const RUN: Uuid = Uuid::from_u128(7);
@@ -36,42 +37,11 @@ pub fn config() -> Config {
 
 pub fn job(state: State) -> Job {
     Job {
-        id: JobId(Uuid::from_u128(1)),
-        kind: "post.mastodon".to_owned(),
-        lane: "default".to_owned(),
-        tenant: "acme".to_owned(),
-        account: Some("main".to_owned()),
-        priority: Priority::Normal,
-        key: None,
-        payload: "{}".into(),
-        revision: 0,
-        created_at: at(-60),
-        run_at: at(-60),
-        not_after: None,
-        due_at: None,
-        late: None,
-        late_after_s: None,
-        expires_at: at(86_400),
-        attempts_max: 3,
-        timeout_s: 60,
-        labels: std::collections::BTreeMap::new(),
-        traceparent: None,
-        reply_to: None,
         state,
         attempts: 1,
-        crashes: 0,
         epoch: 1,
         version: 3,
-        run: None,
-        token: None,
-        claimed_at: None,
-        cancel: false,
-        held: None,
-        failure: None,
-        fingerprint: None,
-        progress: None,
-        result: None,
-        ended_at: None,
+        ..sample::job("post.mastodon", "main", at(-60))
     }
 }
 
