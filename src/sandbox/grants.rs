@@ -36,6 +36,13 @@ impl Grants {
         }
     }
 
+    /// Whose a token of the issuer is, and of which family, while it lives.
+    pub(super) fn family(&self, text: &str, now: DateTime<Utc>) -> Option<(String, String)> {
+        let given = held(&self.0);
+        let found = given.get(text).filter(|it| now < it.expires)?;
+        Some((found.account.clone(), found.family.clone()))
+    }
+
     /// A token was given.
     pub(super) fn give(&self, text: &str, (account, family): (&str, &str), end: DateTime<Utc>) {
         let given = Given {

@@ -218,6 +218,7 @@ fn assemble(shared: &Arc<Shared>, base: String) -> (Router, Arc<World>) {
     let instagram = Instagram::new(
         Arc::clone(acts),
         Arc::clone(clock),
+        Arc::clone(&grants),
         Arc::clone(&shared.settings),
         Arc::clone(&shared.spool),
         base.clone(),

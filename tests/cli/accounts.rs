@@ -1,12 +1,15 @@
 //! `presswork accounts` over the embedded ledger: added, looked at, stopped, renewed, encrypted anew,
 //! forgotten; and no file holds what was pasted.
 
+use std::io::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::{code, said};
 use crate::kit::daemon::Home;
+use crate::kit::wait;
 
 const TOKEN: &str = "a-token-that-is-nowhere-7f3a";
 const RENEWED: &str = "another-one-that-is-nowhere-91bc";
@@ -56,6 +59,36 @@ fn anywhere(folder: &Path, bytes: &[u8]) -> Option<String> {
     None
 }
 
+#[tokio::test]
+async fn what_is_pasted_at_a_terminal_is_not_shown() {
+    let home = Home::new("");
+    configured(&home, "{ id = \"one\", file = \"one.key\" }");
+    let home = home.env("FILED", "the-files-own-token");
+    key(&home, "one.key").await;
+    json(&home, &["migrate"], "").await;
+    // the terminal shows what is typed before and after: `head` says it once more
+    let (terminal, mut input) = home.start_at_terminal(&ADD, "head -n 1");
+    let shows = async |what: &str, times: usize| {
+        let told = || format!("{times} x {what}: {}", terminal.stdout());
+        wait::until_or(told, SOON, async || {
+            times <= terminal.stdout().matches(what).count()
+        })
+        .await;
+    };
+    shows("Secret: ", 1).await;
+    writeln!(input, "{TOKEN}").expect("it is typed");
+    shows("account news is in the ledger", 1).await;
+    writeln!(input, "typed-afterwards").expect("it is typed");
+    shows("typed-afterwards", 2).await;
+    drop(input);
+    terminal.wait_exit(SOON).await;
+    assert!(!terminal.stdout().contains(TOKEN), "{}", terminal.stdout());
+    assert_eq!(anywhere(home.path(), TOKEN.as_bytes()), None);
+    let shown = json(&home, &["accounts", "show", "news"], "").await;
+    assert_eq!(shown["version"], 1);
+}
+
+const SOON: Duration = Duration::from_secs(30);
 const ADD: [&str; 7] = [
     "accounts",
     "add",

@@ -85,6 +85,21 @@ impl Home {
         self.launch(command, Stdio::null())
     }
 
+    /// Runs it at a terminal of its own, which shows what is typed unless it is told not to; and then
+    /// `after`, a command of the shell. What the terminal shows is its standard output.
+    pub fn start_at_terminal(&self, args: &[&str], after: &str) -> (Daemon, PipeWriter) {
+        let (reader, writer) = io::pipe().expect("there are pipes");
+        let words = args.iter().map(|it| format!(" '{it}'"));
+        let line = format!(
+            "'{}'{}; {after}",
+            binary().display(),
+            words.collect::<String>()
+        );
+        let mut command = dying_with_us(Path::new("script"), "KILL");
+        command.args(["-q", "-f", "-E", "always", "-c", &line, "/dev/null"]);
+        (self.launch(command, reader.into()), writer)
+    }
+
     fn launch(&self, mut command: Command, stdin: Stdio) -> Daemon {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

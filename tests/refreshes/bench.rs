@@ -29,6 +29,9 @@ const BACK: &str = "http://127.0.0.1:8723/callback";
 /// As the sandbox gives them unless it is told otherwise, in seconds.
 pub const LIFE_S: u64 = 7_200;
 
+/// The platform of an account that may have to be made, and what is set of it then.
+pub type Made<'a> = (&'a str, &'a [(&'a str, String)]);
+
 /// The simulated platforms and their issuer.
 pub struct Outside {
     sandbox: Sandbox,
@@ -152,16 +155,30 @@ impl Outside {
         (whom, replaces): (&str, bool),
     ) -> Result<LoggedIn, Refused> {
         self.set(json!({"issuer_account": whom})).await;
+        let settings = [("base_url", self.url("/mastodon").to_string())];
+        let wanted = ("mastodon", &settings[..]);
+        let plan = (name, replaces, wanted);
+        self.log_in_by(base, self.app(), plan).await
+    }
+
+    /// Whoever is next to log in at the issuer does, by an app.
+    pub async fn log_in_by(
+        &self,
+        base: &Base,
+        app: Client,
+        (name, replaces, (platform, settings)): (&str, bool, Made<'_>),
+    ) -> Result<LoggedIn, Refused> {
         let mut config = base.config();
         self.edit(&mut config);
+        config.oauth = BTreeMap::from([("app".to_owned(), app.clone())]);
+        let settings = settings
+            .iter()
+            .map(|(key, it)| ((*key).to_owned(), it.clone()));
         let wanted = Wanted {
-            platform: "mastodon".to_owned(),
+            platform: platform.to_owned(),
             settings: match base.ledger.account(name).await.unwrap() {
                 Some(_) => BTreeMap::new(),
-                None => {
-                    let url = self.url("/mastodon").to_string();
-                    BTreeMap::from([("base_url".to_owned(), url)])
-                }
+                None => settings.collect(),
             },
             ..Wanted::default()
         };
@@ -171,7 +188,7 @@ impl Outside {
             ..plan.await.unwrap()
         };
         let redirect: Url = BACK.parse().unwrap();
-        let login = Login::begin(&self.app(), redirect.clone()).unwrap();
+        let login = Login::begin(&app, redirect.clone()).unwrap();
         let back = self.granted(&login.url).await;
         let Returned::Code(code) = login.returned(back.query().unwrap()).unwrap() else {
             panic!("no code: {back}");

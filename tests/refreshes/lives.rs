@@ -1,6 +1,8 @@
 //! An account's life: refused amid its work, revoked, logged in again; a host that dies or is told to stop with
 //! new tokens in its hands.
 
+use std::fmt::{Debug, Write as _};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use presswork::account::State as Stands;
@@ -9,10 +11,43 @@ use presswork::intake::Answer;
 use presswork::kinds;
 use presswork::lifecycle::State;
 use serde_json::{Value, json};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt as _};
 
 use crate::bench::{Host, LIFE_S, Outside, kept, pass, token};
 use crate::kit::wait;
 use crate::rig::Base;
+
+/// What this thread says of a renewal's end.
+#[derive(Clone, Default)]
+struct Said(Arc<Mutex<Vec<String>>>);
+
+impl Said {
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl<S: Subscriber> Layer<S> for Said {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        struct Text(String);
+        impl Visit for Text {
+            fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+                let _ = write!(self.0, " {field}={value:?}");
+            }
+            fn record_str(&mut self, field: &Field, value: &str) {
+                let _ = write!(self.0, " {field}={value}");
+            }
+        }
+        let mut text = Text(event.metadata().level().to_string());
+        event.record(&mut text);
+        if event.metadata().target().ends_with("refresher") {
+            self.0.lock().unwrap().push(text.0);
+        }
+    }
+}
 
 const SOON: Duration = Duration::from_secs(20);
 const LANE: &str = "mastodon";
@@ -145,7 +180,20 @@ async fn new_tokens_are_held_until_the_ledger_takes_them_and_used_by_nobody_befo
         );
         // whoever else looks leaves it to who has it, also when its time is just past
         assert_eq!(other.renew().await, 0);
-        one.refresher.end(Duration::from_millis(20)).await;
+        // who has to stop now says whose tokens go with it
+        let said = Said::default();
+        let hears = tracing_subscriber::registry().with(said.clone());
+        let hears = tracing::subscriber::set_default(hears);
+        wait::until("it has them, and says so", SOON, async || {
+            one.refresher.end(Duration::from_millis(20)).await;
+            !said.all().is_empty()
+        })
+        .await;
+        drop(hears);
+        let told = said.all().remove(0);
+        for says in ["ERROR", "account=press", "they are lost", "log in again"] {
+            assert!(told.contains(says), "{says}: {told}");
+        }
         base.advance(Duration::from_secs(61)).await;
         other.hear().await;
         assert_eq!(other.refresher.tick(), 1);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use presswork::api::keyring::Keyring;
 use presswork::api::{self, State as Given};
+use presswork::daemon::Reloaded;
 use presswork::oauth::begun::{Ended, digest};
 use presswork::oauth::login::Login;
 use presswork::operate::accounts::Wanted;
@@ -111,16 +112,23 @@ async fn a_person_logs_in_by_a_browser_that_comes_back_to_this_machine() {
     );
 }
 
+/// What names the sandbox's app.
+fn app(outside: &Outside) -> String {
+    format!(
+        "[oauth.app]\nissuer = \"x\"\nclient_id = \"sandbox-app\"\nclient_secret = {{ env = \"APP\" }}\nauthorize_url = \"{}\"\ntoken_url = \"{}\"\n",
+        outside.url("/issuer/authorize"),
+        outside.url("/issuer/token"),
+    )
+}
+
+const LEDGER: &str = "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[vault]\nkeys = [{ id = \"one\", file = \"one.key\" }]\n";
+
 /// A folder whose app is the sandbox's, with an embedded ledger; what else its configuration says.
 async fn home(outside: &Outside, more: &str) -> Home {
     let home = Home::new("")
         .env("USER", "ann")
         .env("APP", "sandbox-app-secret");
-    home.configure(&format!(
-        "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[vault]\nkeys = [{{ id = \"one\", file = \"one.key\" }}]\n[oauth.app]\nissuer = \"x\"\nclient_id = \"sandbox-app\"\nclient_secret = {{ env = \"APP\" }}\nauthorize_url = \"{}\"\ntoken_url = \"{}\"\n{more}",
-        outside.url("/issuer/authorize"),
-        outside.url("/issuer/token"),
-    ));
+    home.configure(&[LEDGER, &app(outside), more].concat());
     let key = "0123456789abcdef".repeat(4);
     std::fs::write(home.path().join("one.key"), key).unwrap();
     let migrated = home.cli(&["migrate"]).await;
@@ -231,6 +239,55 @@ async fn who_began_a_login_hears_how_it_ended_at_the_public_address() {
     let told = pasted.stdout();
     assert!(told.contains("account bird is logged in as @cat"), "{told}");
     assert_eq!(outside.open(&back).await.status(), 404);
+    daemon.signal("TERM");
+    assert!(daemon.wait_exit(SOON).await.success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_is_reloaded_ends_logins_and_renews() {
+    let outside = Outside::new().await;
+    // due soon
+    outside
+        .set(json!({"issuer_account": "bird", "issuer_access_s": 6}))
+        .await;
+    let port = Port::take();
+    let own = format!("http://127.0.0.1:{}", port.number());
+    let api = format!(
+        "[api]\nlisten = \"127.0.0.1:{}\"\npublic_url = \"{own}\"\n",
+        port.number()
+    );
+    let home = home(&outside, &api).await;
+    let at = format!("base_url={}", outside.url("/x"));
+    let public = ["accounts", "login", "bird", "--client", "app", "--public"];
+    let public = [&public[..], &["--set", &at]].concat();
+    home.configure(&[LEDGER, &api].concat());
+    let daemon = home.start(&["run"]);
+    daemon
+        .wait_ready(([127, 0, 0, 1], port.number()).into(), SOON)
+        .await;
+    // who begins a login knows the app already; the daemon doesn't before it is told
+    home.configure(&[LEDGER, &app(&outside), &api].concat());
+    let early = home.start(&public);
+    let back = outside.granted(&printed(&early).await).await;
+    let page = outside.open(&back).await;
+    assert_eq!(page.status(), 409);
+    assert!(page.text().await.unwrap().contains("no [oauth.app]"));
+    assert_eq!(early.wait_exit(SOON).await.code(), Some(4));
+    assert_eq!(outside.acts("token.grant", "bird").await.len(), 0);
+
+    daemon.signal("HUP");
+    let folder = home.path().join(".presswork");
+    let reloaded = || Reloaded::last(&folder).is_some_and(|it| it.pid == daemon.pid());
+    wait::until("it is reloaded", SOON, async || reloaded()).await;
+    assert_eq!(Reloaded::last(&folder).unwrap().error, None);
+    let login = home.start(&public);
+    let back = outside.granted(&printed(&login).await).await;
+    assert_eq!(outside.open(&back).await.status(), 200);
+    assert!(login.wait_exit(SOON).await.success(), "{}", login.stderr());
+    wait::until("the daemon renews its token", SOON, async || {
+        !outside.acts("token.refresh", "bird").await.is_empty()
+    })
+    .await;
     daemon.signal("TERM");
     assert!(daemon.wait_exit(SOON).await.success());
 }

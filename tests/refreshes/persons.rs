@@ -2,11 +2,13 @@
 
 use presswork::account::{Kept, State};
 use presswork::kinds;
+use presswork::oauth::{Client, Issuer};
 use presswork::operate::Refused;
 use presswork::operate::logins::LoggedIn;
 
 use crate::bench::{Host, LIFE_S, Outside, kept, pass, token};
 use crate::rig::Base;
+use serde_json::json;
 
 const ASK: &str = "account.verify";
 
@@ -134,5 +136,46 @@ async fn of_an_account_that_nobody_asked_about_its_own_credentials_tell_first() 
             (name(&is), is.version, is.state),
             (Some("other"), 2, State::Ok)
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_short_lived_token_is_changed_for_a_long_lived_one_before_it_is_kept() {
+    for base in Base::both().await {
+        let outside = Outside::new().await;
+        for (issuer, name) in [(Issuer::Facebook, "ada"), (Issuer::Instagram, "iris")] {
+            outside.set(json!({"issuer_account": name})).await;
+            let app = Client {
+                issuer,
+                exchange: Some(outside.url("/issuer/exchange")),
+                ..outside.app()
+            };
+            let settings = [
+                ("base_url", outside.url("/instagram").to_string()),
+                ("identifier", "me".to_owned()),
+            ];
+            let log_in = async || {
+                let plan = (name, false, ("instagram", &settings[..]));
+                outside.log_in_by(&base, app.clone(), plan).await
+            };
+            // one that can't be changed isn't kept as it is: it would end within the hour
+            outside.fault("token.exchange", name, "refuse").await;
+            let told = refused(log_in().await);
+            assert!(told.contains("gave no token"), "{told}");
+            assert_eq!(base.ledger.account(name).await.unwrap(), None);
+            let it = log_in().await.unwrap().account;
+            let given = outside.acts("token.exchange", name).await.remove(0);
+            let short = outside.acts("token.grant", name).await.remove(1);
+            assert_eq!(given["detail"]["used"], short["detail"]["access"]);
+            assert_eq!(given["detail"]["access"], token(&it), "{issuer}");
+            assert!(outside.takes(&token(&it)).await);
+            let left = it.expires_at.unwrap() - base.ledger.now().await.unwrap();
+            assert_eq!((left.num_seconds() + 30) / 60, 60 * 24 * 60, "{left}");
+            assert_eq!(
+                it.person.as_ref().map(|it| it.name.as_str()),
+                Some(name),
+                "{issuer}"
+            );
+        }
     }
 }

@@ -21,7 +21,7 @@ use self::{
 };
 use super::{
     acts::{Act, held},
-    exchange::{Answer, Peek, Platform, Request, Token, token},
+    exchange::{Answer, Peek, Platform, Request, Token},
     rate::{Rate, Rates},
 };
 
@@ -68,6 +68,10 @@ fn bearer(request: &Request, all: &Map<String, Value>) -> Option<String> {
 }
 
 impl Instagram {
+    fn who(&self, bearer: Option<String>) -> Token {
+        self.grants.who(bearer.as_deref(), self.clock.now())
+    }
+
     fn understand(
         &self,
         request: &Request,
@@ -130,7 +134,7 @@ impl Instagram {
         (peek.op, peek.writes, peek.quiet) = ("container.upload", true, true);
         peek.text = self.caption_of(&id);
         peek.key = Some(id.clone());
-        let Token::Account(account) = token(bearer(request, &Map::new()).as_deref()) else {
+        let Token::Account(account) = self.who(bearer(request, &Map::new())) else {
             return Err(refuse(
                 401,
                 "NotAuthorizedError",
@@ -184,7 +188,7 @@ impl Platform for Instagram {
             Ok(all) => all,
             Err(why) => return (peek, Err(graph::parameter(&why))),
         };
-        let account = match token(bearer(request, &all).as_deref()) {
+        let account = match self.who(bearer(request, &all)) {
             Token::Account(account) => account,
             other => {
                 let (subcode, why) = match other {

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::super::{
     acts::{Act, ActLog, Media},
     clock::Clock,
+    grants::Grants,
     rate::Rates,
     settings::Settings,
     spool::Spool,
@@ -28,6 +29,7 @@ pub(super) const LIFE: TimeDelta = TimeDelta::hours(24);
 pub(in super::super) struct Instagram {
     pub(super) acts: Arc<ActLog>,
     pub(super) clock: Arc<Clock>,
+    pub(super) grants: Arc<Grants>,
     pub(super) settings: Arc<Settings>,
     pub(super) spool: Arc<Spool>,
     pub(super) rates: Rates,
@@ -40,6 +42,7 @@ impl Instagram {
     pub(in super::super) fn new(
         acts: Arc<ActLog>,
         clock: Arc<Clock>,
+        grants: Arc<Grants>,
         settings: Arc<Settings>,
         spool: Arc<Spool>,
         base: String,
@@ -47,6 +50,7 @@ impl Instagram {
         Instagram {
             acts,
             clock,
+            grants,
             settings,
             spool,
             rates: Rates::new(REQUESTS, PERIOD_S),

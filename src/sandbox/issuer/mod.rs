@@ -36,6 +36,9 @@ pub(super) enum Op {
     Refresh {
         token: String,
     },
+    Prolong {
+        token: String,
+    },
     Revoke {
         token: String,
     },
@@ -157,6 +160,34 @@ impl Issuer {
         };
         Ok(op)
     }
+
+    /// A short-lived token is changed for a long-lived one, in the ways of Meta's platforms.
+    fn prolonging(&self, request: &Request, peek: &mut Peek) -> Result<Op, Answer> {
+        let query = |name: &str| request.query(name).filter(|it| !it.is_empty());
+        let missing = |name: &str| refuse(400, "invalid_request", &format!("{name} is missing"));
+        let name = match query("grant_type") {
+            Some("fb_exchange_token") => "fb_exchange_token",
+            Some("ig_exchange_token" | "th_exchange_token") => "access_token",
+            _ => {
+                let why =
+                    "grant_type must be fb_exchange_token, ig_exchange_token or th_exchange_token";
+                return Err(refuse(400, "unsupported_grant_type", why));
+            }
+        };
+        let token = query(name).ok_or_else(|| missing(name))?.to_owned();
+        let found = self.grants.family(&token, self.clock.now());
+        peek.account = found.map(|it| it.0);
+        // Facebook asks for the client's id, too
+        let is_named = name == "access_token" || query("client_id") == Some(APP.0);
+        if query("client_secret") != Some(APP.1) || !is_named {
+            return Err(refuse(
+                401,
+                "invalid_client",
+                "Client authentication failed",
+            ));
+        }
+        Ok(Op::Prolong { token })
+    }
 }
 
 impl Platform for Issuer {
@@ -181,6 +212,10 @@ impl Platform for Issuer {
             (&Method::POST, ["token"]) => {
                 peek.op = "token";
                 self.exchange(request, &mut peek)
+            }
+            (&Method::GET, ["exchange"]) => {
+                peek.op = "token.exchange";
+                self.prolonging(request, &mut peek)
             }
             (&Method::POST, ["revoke"]) => {
                 peek.op = "family.revoke";
@@ -207,6 +242,7 @@ impl Platform for Issuer {
                 verifier,
             } => self.redeem(&app, &code, &redirect, verifier.as_deref()),
             Op::Refresh { token } => self.refresh(&token),
+            Op::Prolong { token } => self.prolong(&token),
             Op::Revoke { token } => {
                 self.revoke(&token);
                 // also of a token that isn't known (RFC 7009)

@@ -27,6 +27,8 @@ const REQUESTS: u32 = 90_000;
 const PERIOD_S: u32 = 900;
 /// How long a code may be redeemed, in seconds.
 const CODE_S: i64 = 60;
+/// How long a token lives that a short-lived one was changed for, in seconds.
+const LONG_S: u32 = 60 * 86_400;
 
 /// The issuer.
 #[derive(Debug)]
@@ -147,6 +149,7 @@ impl Side {
                     family.current = text("refresh");
                 }
             }
+            "token.exchange" => {}
             "family.revoke" => {
                 if let Some(family) = self.families.get_mut(&act.id) {
                     family.revoked = true;
@@ -330,6 +333,21 @@ impl Issuer {
             "expires_in": life_s, "scope": what["scope"],
         });
         self.record(side, (op, account, family), what);
+        Answer::json(200, &answer).with("cache-control", "no-store")
+    }
+
+    /// A long-lived token, for a short-lived one that is alive.
+    pub(super) fn prolong(&self, token: &str) -> Answer {
+        let mut side = held(&self.side);
+        let now = self.clock.now();
+        let Some((account, family)) = self.grants.family(token, now) else {
+            return refuse(400, "invalid_grant", "The token is unknown or has expired");
+        };
+        let access = side.text(ISSUED, &account);
+        let expires = now + TimeDelta::seconds(i64::from(LONG_S));
+        let answer = json!({"token_type": "bearer", "access_token": access, "expires_in": LONG_S});
+        let what = json!({"used": token, "access": access, "expires": expires});
+        self.record(&mut side, ("token.exchange", &account, &family), what);
         Answer::json(200, &answer).with("cache-control", "no-store")
     }
 
