@@ -54,6 +54,16 @@ pub enum Whose {
     Unknown(String),
 }
 
+impl Whose {
+    /// Who that is, where it is known.
+    pub const fn person(&self) -> Option<&Person> {
+        match self {
+            Self::Of(it) => Some(it),
+            Self::Untold | Self::Unknown(_) => None,
+        }
+    }
+}
+
 /// Whether other credentials may take the place of those of an account: who it is then, as far as that is
 /// known. An account that nobody knows the person of takes any.
 ///
@@ -65,10 +75,7 @@ pub fn fits(
     whose: &Whose,
     insists: bool,
 ) -> Result<Option<Person>, String> {
-    let is = match whose {
-        Whose::Of(it) => Some(it.clone()),
-        Whose::Untold | Whose::Unknown(_) => None,
-    };
+    let is = whose.person().cloned();
     let Some(was) = was.filter(|_| !insists && !sabotage!("login.person")) else {
         return Ok(is);
     };

@@ -150,22 +150,22 @@ impl Protocol {
         wanted: &Wanted<'_>,
         effect: &Effect,
     ) -> Result<Option<String>, Outcome> {
-        if self.elsewhere.is_empty() || 0 < effect.sends || sabotage!("effect.elsewhere") {
+        let unsent = effect.sends == 0
+            && matches!(
+                (effect.state, effect.maybe_since),
+                (EffectState::Intended, _) | (EffectState::Unknown, Some(_))
+            );
+        if self.elsewhere.is_empty() || !unsent || sabotage!("effect.elsewhere") {
             return Ok(None);
         }
         let (job, revision) = (effect.job, effect.revision);
         let at = |it: &String| EffectId::new(job, revision, wanted.step, wanted.ordinal, it);
-        match (effect.state, effect.maybe_since) {
-            (EffectState::Intended, _) | (EffectState::Unknown, Some(_)) => {}
-            _ => return Ok(None),
-        }
         let all: Vec<EffectId> = self.elsewhere.iter().map(at).collect();
         let Some(told) = self.ledger.told_of(&all).await.map_err(away)? else {
             return Err(self.held_or_lost().await);
         };
-        let there = self.elsewhere.iter().zip(&all);
-        let there = there.filter(|it| told.contains(it.1)).map(|it| it.0);
-        if let Some(account) = there.into_iter().next() {
+        let mut there = self.elsewhere.iter().zip(&all);
+        if let Some((account, _)) = there.find(|it| told.contains(it.1)) {
             return Ok(Some(told_elsewhere(account)));
         }
         let maybe = effect

@@ -10,13 +10,14 @@ use serde::Serialize;
 use super::acl;
 use super::cx::{Cx, kinds};
 use super::out::{Cell, CliError, Exit, Table, Tone, plain};
+use super::trial;
 use crate::clock::stamp;
 use crate::config::{Account, Home, Store, keys, shown_key, unknown_variables};
 use crate::handler::Kind;
 use crate::inbox::place;
 use crate::ledger::Ledger;
 use crate::outcome::{Class, Failure};
-use crate::platform::{self, http::Http};
+use crate::platform;
 use crate::stores;
 use crate::telemetry::redact;
 
@@ -359,7 +360,7 @@ async fn queue(cx: &Cx) -> Vec<Finding> {
 
 /// Asks the platform of every account, all at once.
 async fn accounts(cx: &Cx) -> Result<Vec<Finding>, CliError> {
-    let http = Http::new(cx.clock.clone()).map_err(|e| CliError::failed(format!("{e:#}")))?;
+    let http = trial::http(cx)?;
     // a ledger that is away was told; then those of the file are asked alone
     let _ = cx.ledger().await;
     let asked = cx.known().accounts.iter().map(|(name, account)| {

@@ -353,7 +353,7 @@ pub async fn finish(
             ));
         }
         // of one that was never asked about, the credentials that it has tell, while they are there
-        if !plan.replaces && matches!(whose, Whose::Of(_)) {
+        if !plan.replaces && whose.person().is_some() {
             persons::ask(http, (ledger, config), &was, by).await?;
         }
         let others = Others {
@@ -368,10 +368,7 @@ pub async fn finish(
         let wanted = Wanted {
             scopes,
             expires_at,
-            person: match &whose {
-                Whose::Of(it) => Some(it.clone()),
-                Whose::Untold | Whose::Unknown(_) => None,
-            },
+            person: whose.person().cloned(),
             ..plan.wanted
         };
         accounts::add(ledger, config, wanted, &credentials, by).await?

@@ -1,12 +1,11 @@
 //! Why a job isn't running, over HTTP: in full for operators, and for users without hosts, people, others'
 //! jobs and commands.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::gate::{Cause, Closure, Scope};
 use presswork::job::JobId;
-use presswork::ledger::{Claim, Run};
+use presswork::ledger::Run;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -111,17 +110,7 @@ async fn all_that_keeps_a_job_is_told_and_to_users_without_hosts_and_people() {
     };
     let lease = Duration::from_secs(600);
     site.ledger.begin_run(&run, lease).await.unwrap();
-    let claim = Claim {
-        run: run.id,
-        generation: None,
-        lane: "default".to_owned(),
-        kinds: Arc::new(["test.echo".to_owned()]),
-        concurrency: None,
-        shut: Arc::default(),
-        fair: Arc::default(),
-    };
-    let claimed = site.ledger.claim(&claim, &[first]).await.unwrap();
-    assert_eq!(claimed.len(), 1);
+    site.claimed(run.id, first).await;
     let told = site.get(&path).await.json();
     assert_eq!(kinds_of(&told), ["running"]);
     assert_eq!(told["constraints"][0]["by"], "press-9");

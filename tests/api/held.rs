@@ -1,13 +1,9 @@
 //! A person's word on a held job, over HTTP: it goes on, now or at another time.
 
-use std::sync::Arc;
-
 use presswork::clock::Time;
 use presswork::job::{Job, JobId};
-use presswork::ledger::{Claim, Guard, Settlement};
-use presswork::lifecycle::{Event, State, advance};
+use presswork::lifecycle::State;
 use presswork::outcome::{Failure, Held, Outcome};
-use presswork::retry::Policy;
 use serde_json::{Value, json};
 
 use crate::site::{Reply, Site, Wishes};
@@ -28,31 +24,9 @@ async fn enqueued(site: &Site, key: &str, not_after: Option<Time>) -> JobId {
 /// A job whose attempt found that it comes too late.
 async fn held(site: &Site, key: &str, not_after: Option<Time>) -> JobId {
     let id = enqueued(site, key, not_after).await;
-    let ledger = &*site.shared.ledger;
-    let claim = Claim {
-        run: site.shared.run.id,
-        generation: None,
-        lane: "default".to_owned(),
-        kinds: Arc::new(["test.echo".to_owned()]),
-        concurrency: None,
-        shut: Arc::default(),
-        fair: Arc::default(),
-    };
-    let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);
+    let job = site.claimed(site.shared.run.id, id).await;
     let why = Failure::permanent("late", "it was due at noon");
-    let ended = Event::Ended(Outcome::Held(Held::Policy, why));
-    let now = ledger.now().await.unwrap();
-    let settlement = Settlement {
-        id,
-        guard: Guard::Token(job.token.unwrap()),
-        transition: advance(&job.facts(Policy::default()), ended, now).unwrap(),
-        attempt: None,
-        result: None,
-        fingerprint: None,
-        edit: None,
-        audit: None,
-    };
-    ledger.settle(&[settlement]).await.unwrap();
+    site.ended(&job, Outcome::Held(Held::Policy, why)).await;
     assert_eq!(look(site, id).await.state, State::Held);
     id
 }

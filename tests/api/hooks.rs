@@ -9,10 +9,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use presswork::config::{Account, Config};
 use presswork::effect::{Effect, EffectClass, EffectState, Evidence, Receipt, UNDER_WAY};
 use presswork::job::{Job, JobId};
-use presswork::ledger::{Claim, Conclusion, Fence, Guard, Settlement};
-use presswork::lifecycle::{Event, State, advance};
+use presswork::ledger::{Conclusion, Fence};
+use presswork::lifecycle::State;
 use presswork::outcome::Outcome;
-use presswork::retry::Policy;
 use serde_json::json;
 use sha2::Sha256;
 use tokio::io::AsyncWriteExt;
@@ -83,17 +82,8 @@ impl Site {
     async fn adopting(&self, handle: &str) -> Job {
         let body = json!({"kind": "test.echo", "payload": {"text": handle}});
         let id = self.post_as(&body.to_string()).await;
-        let claim = Claim {
-            run: self.shared.run.id,
-            generation: None,
-            lane: "default".to_owned(),
-            kinds: Arc::new(["test.echo".to_owned()]),
-            concurrency: None,
-            shut: Arc::default(),
-            fair: Arc::default(),
-        };
         let ledger = &*self.shared.ledger;
-        let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);
+        let job = self.claimed(self.shared.run.id, id).await;
         let fence = Fence {
             job: id,
             revision: 0,
@@ -149,17 +139,7 @@ impl Site {
             until: now + chrono::TimeDelta::hours(1),
             reason: "OpenAI works".to_owned(),
         };
-        let settlement = Settlement {
-            id: job.id,
-            guard: Guard::Token(job.token.unwrap()),
-            transition: advance(&job.facts(Policy::default()), Event::Ended(outcome), now).unwrap(),
-            attempt: None,
-            result: None,
-            fingerprint: None,
-            edit: None,
-            audit: None,
-        };
-        self.shared.ledger.settle(&[settlement]).await.unwrap();
+        self.ended(job, outcome).await;
         assert_eq!(self.job(job.id).await.state, State::Scheduled);
     }
 }

@@ -15,9 +15,11 @@ use presswork::engine::assemble;
 use presswork::engine::doors::Doors;
 use presswork::engine::shared::{Parts, Shared};
 use presswork::handler::{AGE_MAX_S, Defaults, Handler, Kind};
+use presswork::job::{Job, JobId};
 use presswork::ledger::postgres::{PgOptions, Postgres, Role};
 use presswork::ledger::sqlite::Sqlite;
-use presswork::ledger::{Ledger, Run};
+use presswork::ledger::{Claim, Guard, Ledger, Run, Settled, Settlement};
+use presswork::lifecycle::{Event, advance};
 use presswork::outcome::Outcome;
 use presswork::queue::memory::MemoryQueue;
 use presswork::retry::Policy;
@@ -174,6 +176,41 @@ impl Site {
             task,
             _folder: folder,
         }
+    }
+
+    /// A job that a run has taken.
+    pub async fn claimed(&self, run: Uuid, id: JobId) -> Job {
+        let claim = Claim {
+            run,
+            generation: None,
+            lane: Echo::DEFAULTS.lane.to_owned(),
+            kinds: Arc::new([Echo::DEFAULTS.name.to_owned()]),
+            concurrency: None,
+            shut: Arc::default(),
+            fair: Arc::default(),
+        };
+        let claimed = self.shared.ledger.claim(&claim, &[id]).await;
+        let claimed = claimed.expect("the ledger is there");
+        claimed.into_iter().next().expect("it is free")
+    }
+
+    /// The attempt at a job that was claimed ends so.
+    pub async fn ended(&self, job: &Job, outcome: Outcome) {
+        let ledger = &*self.shared.ledger;
+        let now = ledger.now().await.expect("the ledger is there");
+        let ended = Event::Ended(outcome);
+        let settlement = Settlement {
+            id: job.id,
+            guard: Guard::Token(job.token.expect("it is claimed")),
+            transition: advance(&job.facts(Policy::default()), ended, now).expect("it may end so"),
+            attempt: None,
+            result: None,
+            fingerprint: None,
+            edit: None,
+            audit: None,
+        };
+        let settled = ledger.settle(&[settlement]).await.expect("it is settled");
+        assert_eq!(settled, [Settled::Done]);
     }
 
     /// Connects; what is sent and read is the test's business.

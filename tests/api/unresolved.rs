@@ -1,14 +1,12 @@
 //! What only a person can say, over HTTP: the list, the evidence, the word, and receipts.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use presswork::effect::{Effect, EffectClass, EffectState, Evidence};
 use presswork::job::JobId;
-use presswork::ledger::{Claim, Conclusion, Fence, Guard, Settlement};
-use presswork::lifecycle::{Event, State, advance};
+use presswork::ledger::{Conclusion, Fence};
+use presswork::lifecycle::State;
 use presswork::outcome::{Class, Failure, Outcome, Scope};
-use presswork::retry::Policy;
 use serde_json::json;
 
 use super::site::{Site, Wishes};
@@ -23,16 +21,7 @@ pub async fn lost(site: &Site, text: &str) -> JobId {
     let (ledger, run) = (&*site.shared.ledger, site.shared.run.clone());
     let lease = Duration::from_secs(600);
     ledger.begin_run(&run, lease).await.unwrap();
-    let claim = Claim {
-        run: run.id,
-        generation: None,
-        lane: "default".to_owned(),
-        kinds: std::sync::Arc::new(["test.echo".to_owned()]),
-        concurrency: None,
-        shut: Arc::default(),
-        fair: Arc::default(),
-    };
-    let job = ledger.claim(&claim, &[id]).await.unwrap().remove(0);
+    let job = site.claimed(run.id, id).await;
     let token = job.token.unwrap();
     let fence = Fence {
         job: id,
@@ -62,18 +51,7 @@ pub async fn lost(site: &Site, text: &str) -> JobId {
     };
     assert!(ledger.conclude(effect.id, 1, &conclusion).await.unwrap());
     let failure = Failure::new(Class::Unknown, Scope::Platform, "unresolved", "look there");
-    let ended = Event::Ended(Outcome::Unresolved(failure));
-    let settlement = Settlement {
-        id,
-        guard: Guard::Token(token),
-        transition: advance(&job.facts(Policy::default()), ended, now).unwrap(),
-        attempt: None,
-        result: None,
-        fingerprint: None,
-        edit: None,
-        audit: None,
-    };
-    ledger.settle(&[settlement]).await.unwrap();
+    site.ended(&job, Outcome::Unresolved(failure)).await;
     id
 }
 

@@ -123,6 +123,15 @@ fn app(outside: &Outside) -> String {
 
 const LEDGER: &str = "[ledger]\nurl = \"sqlite:ledger.sqlite\"\n[vault]\nkeys = [{ id = \"one\", file = \"one.key\" }]\n";
 
+/// A port for the API, its public address there, and the configuration that says so.
+fn public_api() -> (Port, String, String) {
+    let port = Port::take();
+    let listen = format!("127.0.0.1:{}", port.number());
+    let own = format!("http://{listen}");
+    let api = format!("[api]\nlisten = \"{listen}\"\npublic_url = \"{own}\"\n");
+    (port, own, api)
+}
+
 /// A folder whose app is the sandbox's, with an embedded ledger; what else its configuration says.
 async fn home(outside: &Outside, more: &str) -> Home {
     let home = Home::new("")
@@ -193,12 +202,7 @@ async fn a_login_ends_by_the_address_that_is_pasted() {
 async fn who_began_a_login_hears_how_it_ended_at_the_public_address() {
     let outside = Outside::new().await;
     outside.set(json!({"issuer_account": "bird"})).await;
-    let port = Port::take();
-    let own = format!("http://127.0.0.1:{}", port.number());
-    let api = format!(
-        "[api]\nlisten = \"127.0.0.1:{}\"\npublic_url = \"{own}\"\n",
-        port.number()
-    );
+    let (port, own, api) = public_api();
     let home = home(&outside, &api).await;
     let at = format!("base_url={}", outside.url("/x"));
     let public = ["accounts", "login", "bird", "--client", "app", "--public"];
@@ -250,12 +254,7 @@ async fn an_app_that_is_reloaded_ends_logins_and_renews() {
     outside
         .set(json!({"issuer_account": "bird", "issuer_access_s": 6}))
         .await;
-    let port = Port::take();
-    let own = format!("http://127.0.0.1:{}", port.number());
-    let api = format!(
-        "[api]\nlisten = \"127.0.0.1:{}\"\npublic_url = \"{own}\"\n",
-        port.number()
-    );
+    let (port, _, api) = public_api();
     let home = home(&outside, &api).await;
     let at = format!("base_url={}", outside.url("/x"));
     let public = ["accounts", "login", "bird", "--client", "app", "--public"];
